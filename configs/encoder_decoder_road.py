@@ -1,0 +1,31 @@
+"""Road / no road with two strided convolutions and one up-sampling: the net to beat.
+
+The settings of configs/unet_road.py with 53,761 parameters in place of 578,417.
+
+  python launch/train.py --config=configs/encoder_decoder_road.py
+  python launch/train.py --config=configs/encoder_decoder_road.py:data=kitti_road
+  python launch/train.py --config=configs/encoder_decoder_road.py:smoke
+"""
+
+from segjax import config as config_lib
+
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
+  c = config_lib.default()
+  c.name = "encoder_decoder_road"
+  c.data.size = (256, 256)
+  c.data.batch_size = 4
+  c.model = dict(name="encoder_decoder", widths=(32, 64), dtype="float32")
+  c.optimizer.name = "adam"
+  c.schedule.learning_rate = 1e-4
+  c.total_epochs = 12.0
+  if a.data == "kitti_road":
+    # Black pixels count as not road here; the benchmark, and the default, ignore them.
+    c.data.source = config_lib.data_source("kitti_road", black="not_road")
+  else:
+    c.data.source = config_lib.data_source(a.data)
+  if a.data == "road_scenes":
+    c.schedule.learning_rate = 1e-3  # as in configs/unet_road.py, to compare like with like
+    c.total_epochs = 8.0
+  return config_lib.smoke(c) if a.smoke else c

@@ -1,0 +1,50 @@
+"""Road / no road, for real use: augmentation, batch norm, Dice beside cross-entropy, one cycle.
+
+A U-Net of width 16 (batch norm, 1.9 M parameters) at 256x256 with the moving average of its parameters.
+
+  python launch/train.py --config=configs/unet_road_strong.py:data=kitti_road
+  python launch/train.py --config=configs/unet_road_strong.py
+  python launch/train.py --config=configs/unet_road_strong.py:smoke
+"""
+
+from segjax import config as config_lib
+
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
+  c = config_lib.default()
+  c.name = "unet_road_strong"
+  c.data.source = config_lib.data_source(a.data)
+  c.data.size = (256, 256)
+  c.data.batch_size = 8
+  c.model = dict(
+    name="unet",
+    widths=(16, 32, 64, 128, 256),
+    norm="batch",
+    up="transposed2",
+    up_keeps=False,
+    up_relu=False,
+    skip=True,
+    dropout=0.0,
+    dtype="float32",
+  )
+  c.loss.dice = 1.0
+  c.optimizer.name = "adamw"
+  c.optimizer.weight_decay = 1e-2
+  c.schedule.name = "one_cycle"
+  c.schedule.learning_rate = 3e-3
+  c.ema_decay = 0.99
+  c.total_epochs = 40.0 if a.data == "kitti_road" else 10.0
+  c.augment.update(
+    flip=0.5,
+    scale_min=0.75,
+    scale_max=2.0,
+    aspect=0.2,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+  )
+  c.best_metric = "val/f1/road"
+  c.eval_epochs = 2.0
+  return config_lib.smoke(c) if a.smoke else c

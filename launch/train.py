@@ -1,0 +1,37 @@
+"""Trains an experiment, or resumes it.
+
+  python launch/train.py --config=configs/unet_road.py
+  python launch/train.py --config=configs/unet_road.py:data=kitti_road --workdir=runs/kitti
+  python launch/train.py --config=configs/unet_road.py --config.schedule.learning_rate=3e-4
+
+Without --workdir a new folder under runs/; the same --workdir again resumes. The workdir holds
+config.json, metrics.jsonl, TensorBoard events, checkpoints/, images/ and figures/curves.png.
+Exit code: 0 done, 1 an error that the message explains, 130 or 143 stopped and saved.
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from segjax import cli
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is resumed.")
+flags.mark_flag_as_required("config")
+
+
+def main():
+  from segjax import training
+  from segjax.analysis import figures
+
+  config = CONFIG.value
+  stamp = time.strftime("%Y%m%d-%H%M%S")
+  workdir = Path(WORKDIR.value or f"runs/{config.name}-{stamp}")
+  training.train(config, workdir)
+  file = figures.curves(workdir, config.name)
+  print(f"  curves in {file}, pictures in {workdir / 'images'}")
+
+
+if __name__ == "__main__":
+  cli.run(main)

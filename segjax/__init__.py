@@ -1,0 +1,3 @@
+"""segjax: semantic segmentation and its experiments in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""From finished runs to figures: numpy and matplotlib in, files out."""

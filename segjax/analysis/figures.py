@@ -1,0 +1,80 @@
+"""Figures of a run from its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from segjax.training.writers import read_metrics
+
+TRAIN, VAL, CONSTANT = "#0072B2", "#D55E00", "#777777"  # blue and vermilion of Okabe and Ito
+
+
+def series(rows, name):
+  """(steps, values) of a scalar over the rows that hold it, as float64 arrays."""
+  pairs = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+  return np.array(pairs, np.float64).reshape(-1, 2).T
+
+
+def interval_means(rows, name, ends):
+  """Means of a training scalar over the intervals that end at the given steps.
+
+  Args:
+    rows: of metrics.jsonl; a train row holds the mean over its last `train/steps` steps.
+    name: of the scalar.
+    ends: increasing steps; the first interval starts at 0.
+
+  Returns:
+    f64[len(ends)], nan where nothing was logged.
+  """
+  steps, values = series(rows, name)
+  _, weights = series(rows, "train/steps")
+  out, start = [], 0
+  for end in ends:
+    inside = (steps > start) & (steps <= end)
+    out.append(np.average(values[inside], weights=weights[inside]) if inside.any() else np.nan)
+    start = end
+  return np.array(out)
+
+
+def curves(workdir, title):
+  """Writes `figures/curves.png`: train and validation loss and accuracy over epochs.
+
+  The train curve is the mean over the steps since the evaluation before (with augmentation and
+  dropout on, if they are), the validation curve one evaluation.
+
+  Args:
+    workdir: of a run.
+    title: of the figure.
+
+  Returns:
+    The file's path, or None where nothing was evaluated yet.
+  """
+  rows = read_metrics(workdir / "metrics.jsonl")
+  ends = series(rows, "val/loss")[0]
+  if not ends.size:
+    return None
+  steps_per_epoch = series(rows, "info/steps_per_epoch")[1][0]
+  figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+  epochs = ends / steps_per_epoch
+  panels = (("loss", "loss (nats)"), ("pixel_accuracy", "pixel accuracy"))
+  for axis, (name, label) in zip(axes, panels, strict=True):
+    train, val = interval_means(rows, f"train/{name}", ends), series(rows, f"val/{name}")[1]
+    axis.plot(epochs, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
+    axis.plot(epochs, val, "s-", color=VAL, ms=3.5, label="validation")
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.grid(alpha=0.3)
+  constant = series(rows, "val/constant_accuracy")[1][-1]
+  axes[1].axhline(constant, color=CONSTANT, ls="--", label=f"best constant answer ({constant:.3f})")
+  axes[0].set_ylim(bottom=0)
+  for axis in axes:
+    axis.legend(fontsize=8)
+  figure.suptitle(title)
+  file = workdir / "figures" / "curves.png"
+  file.parent.mkdir(exist_ok=True)
+  figure.savefig(file, dpi=130)
+  plt.close(figure)
+  return file

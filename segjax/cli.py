@@ -1,0 +1,101 @@
+"""What the launchers share: flags, one message for an error of the user's, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before CLU brings TensorFlow in
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from segjax.errors import UserError
+
+
+def define_config():
+  """Defines --config, locked, so that a mistyped override is an error; returns its holder."""
+  return config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment: a file of configs/, with an argument after a colon if it takes one "
+    "(--config=configs/unet_road.py:data=kitti_road). Fields are set by "
+    "--config.FIELD=VALUE, e.g. --config.data.batch_size=8.",
+    lock_config=True,
+  )
+
+
+def run(main):
+  """Runs `main()` with parsed flags and exits: 0, 1 after one line of error, 128 + signal.
+
+  Unexpected errors keep their stack: they are ours, not the user's.
+  """
+  app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def writing(write, file, *args):
+  """Calls write(file, ...); a UserError names the file that cannot be written."""
+  try:
+    return write(file, *args)
+  except OSError as error:
+    raise UserError(
+      f"cannot write {file}: {error}; check the permissions and the free space"
+    ) from error
+
+
+def write_text(file, text):
+  """Writes a text file, see `writing`."""
+  writing(lambda f: f.write_text(text), file)
+
+
+def make_folder(folder):
+  """Makes a folder and its parents, see `writing`."""
+  writing(lambda f: f.mkdir(parents=True, exist_ok=True), folder)
+
+
+def _guarded(main):
+  from segjax.training.loop import Stopped
+
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every rename otherwise
+  try:
+    main()
+  except Stopped as stop:
+    print(f"stopped at step {stop.step}; saved. The same command with the same --workdir goes on")
+    sys.exit(128 + stop.signal)
+  except KeyboardInterrupt:
+    print("interrupted; the last complete checkpoint stays", file=sys.stderr)
+    sys.exit(130)
+  except UserError as error:
+    _fail(error)
+
+
+def _fail(message):
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(1)
+
+
+def _parse(argv):
+  """Parses flags; turns what a wrong --config raises into one line."""
+  for arg, after in zip(argv, [*argv[1:], ""], strict=True):
+    if arg in ("--config", "-config") or re.match(r"--?config=", arg):
+      file = (after if "=" not in arg else arg.partition("=")[2]).partition(":")[0]
+      if not Path(file).is_file():
+        near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
+        hint = f"; there is {', '.join(near)}" if near else ""
+        _fail(f"--config: no such file {file!r}{hint}")
+  try:
+    return flags.FLAGS(argv)
+  except UserError as error:
+    _fail(error)
+  except flags.Error as error:
+    _fail(f"{error}; --help lists the flags")
+  except (AttributeError, KeyError) as error:
+    name = re.match(r"\W*(\w+)", str(error.args[0])).group(1)
+    given = [a for a in argv if re.match(rf"--?config\.(\w+\.)*{name}\b", a)]
+    if not given:
+      raise
+    near = re.search(r'Did you mean "([^"]+)"', str(error.args[0]))
+    hint = f"; did you mean {near.group(1)!r}?" if near else ""
+    _fail(f"{given[0]}: the config has no field {name!r}{hint}")

@@ -1,0 +1,234 @@
+"""The config of an experiment: every field with its default, and the tools around it.
+
+A config file's `get_config(arg="")` starts from `default()` and says what differs. Durations
+come in pairs, `x_steps` and `x_epochs`, of which at most one may be above 0.
+"""
+
+from __future__ import annotations
+
+import json
+
+import ml_collections
+
+from segjax.errors import UserError, check_fields
+
+# Fields of each data source, see the functions of the same names in segjax.data.sources.
+DATA_SOURCES = dict(
+  road_scenes=dict(seed=0, num_train=272, num_val=48, height=256, width=512, classes="road"),
+  kitti_road=dict(
+    folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
+  ),
+  folder=dict(
+    folder="",
+    images="images",
+    masks="masks",
+    classes=(),
+    ignore_value=255,
+    split_by="auto",
+    train_fraction=0.9,
+    split_seed=0,
+  ),
+)
+
+# Fields that a resumed run may change: they do not change what was computed so far.
+MAY_CHANGE = (
+  "name", "total_", "eval_", "checkpoint_", "log_steps", "data.threads", "data.cache_mb",
+  "data.source.folder", "pictures", "writers",
+)  # fmt: skip
+
+
+def default():
+  """All fields with their defaults, as a fresh ConfigDict."""
+  c = ml_collections.ConfigDict()
+  c.name = "unnamed"
+  c.seed = 0  # of initial parameters, data order, augmentation and dropout
+
+  c.total_steps = 0  # length of the training: one of the two
+  c.total_epochs = 10.0
+  c.eval_steps = 0  # between evaluations, each with pictures and a checkpoint: one of the two
+  c.eval_epochs = 1.0
+  c.checkpoint_steps = 0  # between checkpoints besides those at evaluations: at most one
+  c.checkpoint_epochs = 0.0
+  c.log_steps = 10  # between lines of training loss
+
+  c.data = dict(
+    source=data_source("road_scenes"),
+    size=(256, 256),  # height, width in pixels that images are resized to
+    batch_size=4,  # images, over all devices
+    mean=(0.0, 0.0, 0.0),  # images in [0,1] become (image - mean) / std
+    std=(1.0, 1.0, 1.0),
+    threads=2,  # that decode
+    cache_mb=2048,  # a resized split stays in memory if it is not larger
+  )
+  c.model = dict(name="unet", dtype="float32")  # + any field of the class
+  c.task = dict(name="segmentation", sigmoid=True)  # sigmoid: one logit for two classes
+  c.loss = dict(
+    cross_entropy=1.0,  # weights of the parts of the loss
+    dice=0.0,
+    focal=0.0,
+    focal_gamma=2.0,
+    class_weights=(),  # of the cross-entropy, one a class
+  )
+  c.optimizer = dict(
+    name="adam",  # sgd, adam, adamw
+    momentum=0.9,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,  # L2 for sgd and adam, decoupled for adamw
+    clip_norm=0.0,  # largest gradient norm, 0 for none
+  )
+  c.schedule = dict(
+    name="constant",  # constant, step, multi_step, cosine, polynomial, one_cycle
+    learning_rate=1e-3,
+    warmup_steps=0,  # at most one of the two
+    warmup_epochs=0.0,
+    factor=0.1,  # of a step
+    every_steps=0,  # between the steps of "step": one of the two
+    every_epochs=0.0,
+    milestone_steps=(),  # of "multi_step": one of the two
+    milestone_epochs=(),
+    power=0.9,  # of "polynomial"
+    peak_fraction=0.3,  # of "one_cycle"
+  )
+  c.augment = dict(  # on the device, train only; see segjax.augment.make_augment
+    flip=0.0,  # probability
+    scale_min=1.0,
+    scale_max=1.0,
+    aspect=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,  # radians
+  )
+  c.ema_decay = 0.0  # of a moving average of the parameters, which evaluation then uses; 0: none
+
+  c.best_metric = "val/mean_iou"  # the best checkpoint by it is kept beside the latest
+  c.best_mode = "max"
+  c.pictures = 4  # validation examples drawn at each evaluation
+  c.writers = ("clu", "pictures")  # besides metrics.jsonl; clu: TensorBoard, needs TensorFlow
+  return c
+
+
+def data_source(name, **changes):
+  """The fields of a data source as they stand in `config.data.source`."""
+  if name not in DATA_SOURCES:
+    raise UserError(f"unknown data {name!r} (data: {', '.join(DATA_SOURCES)})")
+  check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
+  return dict(name=name) | DATA_SOURCES[name] | changes
+
+
+def parse_arg(arg, **defaults):
+  """Reads a config file's argument, as in `--config=configs/x.py:data=kitti_road,smoke`.
+
+  Args:
+    arg: comma-separated `key=value`, or `key` alone for True.
+    **defaults: the keys there are; a value is read as its default's type.
+
+  Returns:
+    ConfigDict of the values.
+
+  Raises:
+    UserError: unknown key or a value of another type.
+
+  >>> parse_arg("smoke,data=x", smoke=False, data="y").to_dict()
+  {'smoke': True, 'data': 'x'}
+  """
+  out = dict(defaults)
+  for part in filter(None, arg.split(",")):
+    key, _, text = part.partition("=")
+    check_fields([key], list(defaults), "the config's argument")
+    kind = type(defaults[key])
+    try:
+      if kind is bool:
+        out[key] = {"": True, "1": True, "true": True, "0": False, "false": False}[text.lower()]
+      else:
+        out[key] = kind(text)
+    except (KeyError, ValueError):
+      raise UserError(f"config argument {key}={text!r}: expected a {kind.__name__}") from None
+  return ml_collections.ConfigDict(out)
+
+
+def smoke(config):
+  """Shrinks an experiment until it trains, evaluates and saves within a minute on a CPU."""
+  config.total_steps, config.total_epochs = 6, 0.0
+  config.eval_steps, config.eval_epochs = 3, 0.0
+  config.log_steps = 2
+  config.data.size = (64, 64)
+  config.data.batch_size = 4
+  config.pictures = 2
+  config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 1.0)
+  if config.data.source.name == "road_scenes":
+    config.data.source.update(num_train=12, num_val=6, height=64, width=128)
+  return config
+
+
+def duration(config, name, steps_per_epoch, *, required=False):
+  """Steps of the duration `name`, from `name_steps` or `name_epochs`; 0 where both are 0.
+
+  Raises:
+    UserError: both are set, or none where one is required.
+  """
+  steps, epochs = config[f"{name}_steps"], config[f"{name}_epochs"]
+  if steps and epochs:
+    raise UserError(
+      f"{name}_steps={steps} and {name}_epochs={epochs:g} are both set; set one of them to 0"
+    )
+  if steps < 0 or epochs < 0 or (required and not steps and not epochs):
+    raise UserError(
+      f"{name}_steps={steps}, {name}_epochs={epochs:g}: expected one of them above 0"
+    )
+  return int(steps) or (max(round(epochs * steps_per_epoch), 1) if epochs else 0)
+
+
+def flatten(node, prefix=""):
+  """ConfigDict or dict -> flat dict, `{"data.batch_size": 4, ...}`; lists become tuples."""
+  out = {}
+  for key, value in node.items():
+    if hasattr(value, "items"):
+      out |= flatten(value, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = _plain(value)
+  return out
+
+
+def _plain(value):
+  return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def differences(old, new):
+  """Lines "field: old -> new" for the fields of two configs that a resumed run must not change."""
+  old, new = flatten(old), flatten(new)
+  lines = []
+  for key in sorted(old.keys() | new.keys()):
+    a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+    if a != b and not key.startswith(MAY_CHANGE):
+      lines.append(f"{key}: {a!r} -> {b!r}")
+  return lines
+
+
+def save(config, file):
+  """Writes the config as JSON."""
+  file.write_text(json.dumps(config.to_dict(), indent=2, default=list) + "\n")
+
+
+def load(file):
+  """Reads a config that `save` wrote.
+
+  Raises:
+    UserError: no such file, or not JSON.
+  """
+  if not file.is_file():
+    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
+  try:
+    values = json.loads(file.read_text())
+  except json.JSONDecodeError as error:
+    raise UserError(f"{file}: not valid JSON ({error}); restore it or start a new run") from None
+  return ml_collections.ConfigDict(_tuples(values))
+
+
+def _tuples(value):
+  """Lists, which JSON makes of tuples, back to tuples."""
+  if isinstance(value, dict):
+    return {k: _tuples(v) for k, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Label tables, random-access sources and the grain pipelines over them."""

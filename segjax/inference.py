@@ -1,0 +1,70 @@
+"""Finished runs: restoring them, and segmenting images of any size with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segjax import config as config_lib
+from segjax.errors import UserError
+from segjax.training import experiment as experiment_lib
+from segjax.training.checkpoints import Checkpoints
+
+
+def restore(workdir, checkpoint="latest"):
+  """Restores a run.
+
+  Args:
+    workdir: of a run.
+    checkpoint: "latest", "best" or a step.
+
+  Returns:
+    (Experiment, TrainState).
+
+  Raises:
+    UserError: no run in the folder, or no such checkpoint.
+  """
+  workdir = Path(workdir)
+  config = config_lib.load(workdir / "config.json")
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  experiment = experiment_lib.build(config, labels)
+  checkpoints = Checkpoints(
+    workdir / "checkpoints",
+    best_metric=config.best_metric,
+    best_mode=config.best_mode,
+    read_only=True,
+  )
+  step = checkpoints.step_of(checkpoint)
+  if step is None:
+    raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")
+  state = checkpoints.restore(step, experiment.abstract_state())
+  checkpoints.close()
+  return experiment, state
+
+
+def predict_image(predict_step, state, image, size):
+  """Logits at the image's own size.
+
+  The net sees the image resized to the size it was trained at, as in training; its logits are
+  resized back bilinearly, so that class borders are smooth at the original size. One size for
+  the net means one compilation, whatever the images' sizes.
+
+  Args:
+    predict_step: from `steps.make_predict_step`.
+    state: TrainState.
+    image: u8[H,W,3].
+    size: (height, width) that the net works at.
+
+  Returns:
+    f32[H,W,K].
+  """
+  height, width = image.shape[:2]
+  small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+  logits = np.asarray(predict_step(state, np.asarray(small)[None])[0])
+  channels = [
+    np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BILINEAR))
+    for c in np.ascontiguousarray(logits.transpose(2, 0, 1))
+  ]
+  return np.stack(channels, -1)

@@ -1,0 +1,117 @@
+"""Segmentation metrics from summed counts: count on the device, sum on the host, divide once."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
+
+
+def confusion_matrix(pred, label, *, num_classes, valid):
+  """Counts pixels by (true class, predicted class).
+
+  Pixels where `valid` is False land in no cell, so ignored regions and the padded tail of an
+  evaluation cost nothing. Counts are per batch; the host sums them in int64, because a whole
+  evaluation can exceed int32.
+
+  Args:
+    pred: i32[B,H,W], class indices in [0, num_classes).
+    label: i32[B,H,W], class indices; any value where `valid` is False.
+    num_classes: number of classes C, background included.
+    valid: bool[B,H,W], True where the pixel is scored.
+
+  Returns:
+    i32[C,C], pixels; row = truth, column = prediction.
+
+  >>> one = jnp.ones((1, 1, 3), int)
+  >>> confusion_matrix(one, one, num_classes=2, valid=one == 1).tolist()
+  [[0, 0], [0, 3]]
+  """
+  cells = num_classes * num_classes
+  cell = jnp.where(valid, label * num_classes + pred, cells)
+  counts = jnp.bincount(cell.ravel(), length=cells + 1)[:cells]
+  return counts.reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+def score_histogram(probability, label, *, valid):
+  """Counts pixels by (true class, bin of the probability of class 1), for two classes.
+
+  Args:
+    probability: f32[B,H,W] in [0,1], of class 1.
+    label: i32[B,H,W], 0 or 1; any value where `valid` is False.
+    valid: bool[B,H,W].
+
+  Returns:
+    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin 1 as well.
+  """
+  bins = jnp.clip((probability * THRESHOLDS).astype(jnp.int32), 0, THRESHOLDS - 1)
+  cell = jnp.where(valid, label * THRESHOLDS + bins, 2 * THRESHOLDS)
+  counts = jnp.bincount(cell.ravel(), length=2 * THRESHOLDS + 1)[:-1]
+  return counts.reshape(2, THRESHOLDS).astype(jnp.int32)
+
+
+def _ratio(a, b):
+  """a / b in float64, nan where b is 0."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def _mean_of_present(values):
+  """Mean of the values that are not nan; nan when there are none."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float("nan")
+
+
+def summarize(matrix):
+  """The IoU family from a confusion matrix.
+
+  A class absent from truth and prediction is nan and left out of the means; a ratio whose
+  denominator is 0 (the precision of a class never predicted) is nan too.
+
+  Args:
+    matrix: int[C,C], pixels; row = truth, column = prediction.
+
+  Returns:
+    dict of `pixel_accuracy`, `mean_iou`, `mean_class_recall`, `constant_accuracy` (of the best
+    constant answer, that is, the share of the most frequent class) as floats and `iou`,
+    `precision`, `recall`, `f1` as f64[C]; all in [0,1] or nan.
+
+  >>> summarize(np.array([[3, 1], [0, 0]]))["iou"].tolist()
+  [0.75, 0.0]
+  """
+  matrix = np.asarray(matrix, np.int64)
+  hit, truth, pred = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+  iou, recall = _ratio(hit, truth + pred - hit), _ratio(hit, truth)
+  return dict(
+    pixel_accuracy=float(_ratio(hit.sum(), matrix.sum())),
+    constant_accuracy=float(_ratio(truth.max(), matrix.sum())),
+    mean_iou=_mean_of_present(iou),
+    mean_class_recall=_mean_of_present(recall),
+    iou=iou,
+    precision=_ratio(hit, pred),
+    recall=recall,
+    f1=_ratio(2 * hit, truth + pred),
+  )
+
+
+def max_f1(histogram):
+  """Largest F1 of class 1 over the thresholds k/256, as the KITTI road benchmark's MaxF.
+
+  Fritsch, Kuehnl, Geiger, "A New Performance Measure and Evaluation Benchmark for Road
+  Detection Algorithms", ITSC 2013.
+
+  Args:
+    histogram: int[2,256] from `score_histogram`, summed.
+
+  Returns:
+    (f1, threshold): both floats in [0,1]; a pixel is positive if its probability is at least
+    the threshold. f1 is nan where there is no positive pixel at all.
+  """
+  # Suffix sums: positives and false alarms at threshold k are everything in bins k and above.
+  false, true = np.asarray(histogram, np.int64)[:, ::-1].cumsum(1)[:, ::-1]
+  f1 = _ratio(2 * true, true + false + true[0])
+  if np.isnan(f1).all() or true[0] == 0:
+    return float("nan"), float("nan")
+  best = int(np.nanargmax(f1))
+  return float(f1[best]), best / THRESHOLDS

@@ -1,0 +1,91 @@
+"""U-Net (Ronneberger, Fischer, Brox, MICCAI 2015), padded convolutions, two common forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.errors import UserError
+from segjax.models import layers
+
+
+class UNet(nn.Module):
+  """Encoder of double convolutions and pooling, decoder of up-sampling and skip connections.
+
+  With its defaults the small road net (578,417 parameters; 529,457 with `skip=False`).
+  `widths=(32, 64, 128, 256, 512), norm="batch", up="transposed3", up_keeps=False, up_relu=False,
+  dropout=0.5, fit="resize"` is the aerial net (8,633,672 parameters for 8 classes).
+
+  Attributes:
+    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    widths: channels of each level; the last is the bottleneck. Depth is `len(widths) - 1`.
+    norm: "none", "batch" or "group", after each 3x3 convolution.
+    up: "transposed2" (2x2, stride 2), "transposed3" (3x3, stride 2) or "bilinear" (then conv 3x3).
+    up_keeps: the up-sampling keeps its input's channel count; else it gives the level's width.
+    up_relu: a ReLU after the up-sampling.
+    skip: concatenates the encoder's features of the same resolution.
+    dropout: rate, before each decoder block.
+    fit: an input that 2**depth does not divide is extended at its edges and the logits are cut
+      ("pad"), or is resized to the next multiple and the logits are resized back ("resize").
+    dtype: compute dtype; parameters and logits are float32.
+  """
+
+  num_outputs: int = 1
+  widths: tuple[int, ...] = (8, 16, 32, 64, 128)
+  norm: str = "none"
+  up: str = "transposed2"
+  up_keeps: bool = True
+  up_relu: bool = True
+  skip: bool = True
+  dropout: float = 0.0
+  fit: str = "pad"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """Segments images.
+
+    Args:
+      image: f32[B,H,W,3], any H and W.
+      train: batch statistics from the batch and dropout on (needs a "dropout" rng).
+
+    Returns:
+      f32[B,H,W,num_outputs], logits.
+    """
+    height, width = image.shape[1:3]
+    *levels, bottom = self.widths
+    x = self._fitted(image, 2 ** len(levels)).astype(self.dtype)
+    features = []
+    for i, w in enumerate(levels):
+      x = layers.DoubleConv(w, self.norm, self.dtype, name=f"down{i + 1}")(x, train=train)
+      features.append(x)
+      x = layers.max_pool_2x2(x)
+    x = layers.DoubleConv(bottom, self.norm, self.dtype, name="bottom")(x, train=train)
+    for i in reversed(range(len(levels))):
+      x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")
+      x = nn.relu(x) if self.up_relu else x
+      x = jnp.concatenate([x, features[i]], -1) if self.skip else x
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = layers.DoubleConv(levels[i], self.norm, self.dtype, name=f"join{i + 1}")(x, train=train)
+    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(x)
+    x = x.astype(jnp.float32)
+    return layers.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
+
+  def _fitted(self, image, multiple):
+    if self.fit == "pad":
+      return layers.pad_to_multiple(image, multiple)
+    if self.fit == "resize":
+      return layers.resize_bilinear(image, [-(-n // multiple) * multiple for n in image.shape[1:3]])
+    raise UserError(f"UNet: fit is {self.fit!r}, expected 'pad' or 'resize'")
+
+  def _upsampled(self, x, features, name):
+    if self.up == "transposed2":
+      return layers.ConvTranspose2x2(features, dtype=self.dtype, name=name)(x)
+    if self.up == "transposed3":
+      return layers.ConvTranspose3x3(features, dtype=self.dtype, name=name)(x)
+    if self.up == "bilinear":
+      x = layers.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+      return nn.Conv(features, (3, 3), kernel_init=layers.glorot, dtype=self.dtype, name=name)(x)
+    raise UserError(f"UNet: up is {self.up!r}, expected one of {', '.join(layers.UPSAMPLINGS)}")

@@ -1,0 +1,53 @@
+"""Pictures from arrays: tints and captioned panels. numpy; Pillow only for the captions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def blend(image, color, where, alpha=0.45):
+  """Tints u8[H,W,3] with a colour (or a picture of colours) where the bool[H,W] mask is True.
+
+  >>> blend(np.zeros((1, 1, 3), np.uint8), (200, 0, 0), [[True]], alpha=0.5)[0, 0].tolist()
+  [100, 0, 0]
+  """
+  mixed = (1 - alpha) * image + alpha * np.asarray(color)
+  return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
+
+
+def panel(rows, *, gap=6, caption=16):
+  """Lays out captioned pictures of one size in a grid on white.
+
+  Args:
+    rows: a list a row of (title, u8[H,W,3]); captions stand above the pictures.
+    gap: pixels between pictures.
+    caption: pixels of a caption line.
+
+  Returns:
+    u8[height,width,3].
+  """
+  from PIL import Image, ImageDraw, ImageFont
+
+  height, width = rows[0][0][1].shape[:2]
+  scale = max(1, -(-220 // width))  # captions need some width: enlarge tiny pictures
+  height, width = height * scale, width * scale
+  columns = max(len(row) for row in rows)
+  size = (columns * (width + gap) + gap, len(rows) * (height + caption + gap) + gap)
+  canvas = Image.new("RGB", size, "white")
+  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+  for r, row in enumerate(rows):
+    for c, (title, image) in enumerate(row):
+      x, y = gap + c * (width + gap), gap + r * (height + caption + gap)
+      draw.text((x, y), _fit(title, draw, font, width), fill="black", font=font)
+      picture = Image.fromarray(np.asarray(image)).resize((width, height), Image.Resampling.NEAREST)
+      canvas.paste(picture, (x, y + caption))
+  return np.asarray(canvas)
+
+
+def _fit(text, draw, font, width):
+  """Shortens a caption to a width in pixels."""
+  if draw.textlength(text, font) <= width:
+    return text
+  while text and draw.textlength(text + "...", font) > width:
+    text = text[:-1]
+  return text + "..."

@@ -1,0 +1,172 @@
+"""Semantic segmentation: binary with one logit (sigmoid) or multi-class (softmax)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import losses, metrics
+from segjax.errors import UserError
+from segjax.pictures import blend
+
+IGNORE = 255
+FALSE_POSITIVE, MISSED = (230, 159, 0), (0, 114, 178)  # orange and blue of Okabe and Ito
+UNSCORED = (70, 70, 70)
+RED = (255, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+  """Loss, statistics, summary and pictures of a segmentation batch.
+
+  Attributes:
+    classes: class names in label order.
+    palette: u8[256,3], display colour of each label value.
+    sigmoid: one logit for two classes; else a softmax over all classes.
+    cross_entropy: weight of the cross-entropy in the loss.
+    dice: weight of the Dice loss.
+    focal: weight of the focal loss.
+    focal_gamma: exponent of the focal loss.
+    class_weights: empty, or a weight a class for the cross-entropy; its mean is then taken over
+      the weights, as PyTorch does.
+  """
+
+  classes: tuple[str, ...]
+  palette: np.ndarray = dataclasses.field(repr=False, hash=False, compare=False)
+  sigmoid: bool = False
+  cross_entropy: float = 1.0
+  dice: float = 0.0
+  focal: float = 0.0
+  focal_gamma: float = 2.0
+  class_weights: tuple[float, ...] = ()
+
+  def __post_init__(self):
+    n = len(self.classes)
+    if self.sigmoid and n != 2:
+      raise UserError(f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}")
+    if self.class_weights and len(self.class_weights) != n:
+      raise UserError(
+        f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
+        f"{', '.join(self.classes)}"
+      )
+    if not (self.cross_entropy or self.dice or self.focal):
+      raise UserError("the loss is empty: one of cross_entropy, dice, focal must be above 0")
+
+  @property
+  def num_outputs(self):
+    """Channels of the logits."""
+    return 1 if self.sigmoid else len(self.classes)
+
+  def predict(self, logits):
+    """f32[B,H,W,K] -> i32[B,H,W], the most likely class."""
+    return (logits[..., 0] >= 0).astype(jnp.int32) if self.sigmoid else logits.argmax(-1)
+
+  def statistics(self, logits, label, mask, *, histogram):
+    """Sums over a batch, from which loss and metrics follow; add them up over batches.
+
+    Args:
+      logits: f32[B,H,W,K].
+      label: i32[B,H,W], class indices or 255.
+      mask: bool[B], False for examples that do not count.
+      histogram: also counts scores, for MaxF; only with a sigmoid.
+
+    Returns:
+      dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
+    """
+    valid = (label != IGNORE) & mask[:, None, None]
+    sums = dict(
+      pixels=valid.sum(),
+      examples=mask.sum(),
+      matrix=metrics.confusion_matrix(
+        self.predict(logits), label, num_classes=len(self.classes), valid=valid
+      ),
+    )
+    if self.cross_entropy:
+      weights = jnp.array(self.class_weights) if self.class_weights else None
+      loss = losses.cross_entropy(logits, label, valid=valid, class_weights=weights)
+      sums["cross_entropy"] = loss.sum()
+      if self.class_weights:
+        sums["weight"] = jnp.where(valid, weights[jnp.where(valid, label, 0)], 0.0).sum()
+    if self.focal:
+      sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
+    if self.dice:
+      sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
+    if histogram and self.sigmoid:
+      positive = losses.class_probabilities(logits)[..., 1]
+      sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
+    return sums
+
+  def loss(self, sums):
+    """The loss from (summed) statistics: pixel means of cross-entropy and focal, example mean of Dice.
+
+    Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
+    at all is 0.
+    """
+    total, pixels = 0.0, jnp if isinstance(sums["pixels"], jnp.ndarray) else np
+    at_least_one = pixels.maximum
+    if self.cross_entropy:
+      scale = sums.get("weight", sums["pixels"])
+      floor = at_least_one(scale, 1e-12 if self.class_weights else 1)
+      total = total + self.cross_entropy * sums["cross_entropy"] / floor
+    if self.focal:
+      total = total + self.focal * sums["focal"] / at_least_one(sums["pixels"], 1)
+    if self.dice:
+      total = total + self.dice * sums["dice"] / at_least_one(sums["examples"], 1)
+    return total
+
+  def summary(self, sums):
+    """Scalars from summed statistics, named as in `val/<name>`.
+
+    Args:
+      sums: dict of numpy sums over a whole split.
+
+    Returns:
+      dict of floats: `loss`, `pixel_accuracy`, `constant_accuracy` (of the constant answer that is
+      right most often), `mean_iou`, `mean_class_recall`, `iou/<class>` ..., and with a sigmoid
+      `max_f1` and `max_f1_threshold`.
+    """
+    family = metrics.summarize(sums["matrix"])
+    out = dict(loss=float(self.loss(sums)))
+    for name in ("pixel_accuracy", "constant_accuracy", "mean_iou", "mean_class_recall"):
+      out[name] = family[name]
+    for name in ("iou", "precision", "recall", "f1"):
+      out |= {f"{name}/{c}": float(v) for c, v in zip(self.classes, family[name], strict=True)}
+    if "histogram" in sums:
+      out["max_f1"], out["max_f1_threshold"] = metrics.max_f1(sums["histogram"])
+    return out
+
+  def constant_answer(self, sums):
+    """Name of the class that is right most often as a constant answer."""
+    return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
+
+  def pictures(self, image, logits, label):
+    """Panels for one example: overlay, truth, prediction, errors.
+
+    Args:
+      image: u8[H,W,3].
+      logits: f32[H,W,K].
+      label: i32[H,W].
+
+    Returns:
+      list of (title, u8[H,W,3]).
+    """
+    pred, scored = np.asarray(self.predict(logits)), label != IGNORE
+    truth_colors = np.where(scored[..., None], self.palette[label], UNSCORED).astype(np.uint8)
+    errors = np.repeat(image.mean(-1, keepdims=True) * 0.6, 3, -1)
+    wrong = scored & (pred != label)
+    if self.sigmoid:
+      name = self.classes[1]
+      errors[wrong & (pred == 1)], errors[wrong & (pred == 0)] = FALSE_POSITIVE, MISSED
+      over, legend = blend(image, RED, pred == 1), f"orange: not {name}, blue: missed {name}"
+      first = f"predicted {name} in red"
+    else:
+      errors[wrong] = FALSE_POSITIVE
+      over, legend, first = blend(image, self.palette[pred], True), "orange: wrong", "prediction"
+    return [
+      (first, over),
+      ("truth (grey: not scored)" if not scored.all() else "truth", truth_colors),
+      ("prediction", self.palette[pred]),
+      (f"errors ({legend})", errors.astype(np.uint8)),
+    ]

@@ -1,0 +1,168 @@
+"""From a config to the parts of an experiment; the only reader of the config beside the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+
+from segjax import augment, models
+from segjax import config as config_lib
+from segjax.data import pipeline, sources
+from segjax.data.labels import LabelTable
+from segjax.errors import UserError, check_fields, choose
+from segjax.tasks import TASKS
+from segjax.training import optim, steps
+from segjax.training.state import init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Model, task and optimiser of a run, without its data.
+
+  Attributes:
+    config: ConfigDict.
+    labels: label table of the data.
+    model: Flax module.
+    task: of `segjax.tasks`.
+    mesh: of the devices.
+    optimizer: optax GradientTransformation; its schedule needs `total_steps`.
+    schedule: step -> learning rate.
+  """
+
+  config: Any
+  labels: LabelTable
+  model: Any
+  task: Any
+  mesh: Any
+  optimizer: Any
+  schedule: Any
+
+  def init(self):
+    """A fresh, replicated TrainState."""
+    shardings = steps.replicated(self.mesh)
+    return jax.jit(self._init, out_shardings=shardings)()
+
+  def abstract_state(self):
+    """Shapes, dtypes and shardings of the state, for restoring."""
+    sharding = steps.replicated(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(self._init)
+    )
+
+  def _init(self):
+    c = self.config
+    return init_state(
+      self.model, self.optimizer, seed=c.seed, size=c.data.size, ema=c.ema_decay > 0
+    )
+
+  def train_step(self):
+    """See `steps.make_train_step`."""
+    c = self.config
+    return steps.make_train_step(
+      self.model,
+      self.task,
+      self.optimizer,
+      mesh=self.mesh,
+      seed=c.seed,
+      augment=augment.make_augment(**c.augment),
+      mean=c.data.mean,
+      std=c.data.std,
+      ema_decay=c.ema_decay,
+    )
+
+  def eval_step(self):
+    """See `steps.make_eval_step`."""
+    data = self.config.data
+    return steps.make_eval_step(self.model, self.task, mesh=self.mesh, mean=data.mean, std=data.std)
+
+  def predict_step(self):
+    """See `steps.make_predict_step`."""
+    data = self.config.data
+    return steps.make_predict_step(self.model, mesh=self.mesh, mean=data.mean, std=data.std)
+
+  def eval_batches(self, source):
+    """One pass over a `Resized` source, see `pipeline.eval_batches`."""
+    data = self.config.data
+    return pipeline.eval_batches(
+      source, batch_size=data.batch_size, num_threads=data.threads, **processes()
+    )
+
+
+def processes():
+  """This process's place among all, as the pipelines take it."""
+  return dict(process_index=jax.process_index(), process_count=jax.process_count())
+
+
+def make_source(config, split):
+  """The source of a split at the config's size."""
+  source = sources.make(split=split, **config.data.source)
+  return pipeline.Resized(source, config.data.size, config.data.cache_mb)
+
+
+def build(config, labels, steps_per_epoch=1):
+  """Builds an Experiment.
+
+  Args:
+    config: ConfigDict of an experiment.
+    labels: LabelTable of its data.
+    steps_per_epoch: for durations in epochs.
+
+  Raises:
+    UserError: unknown name or field, devices that do not divide the batch, loss that does not
+      fit the classes.
+  """
+  mesh = steps.make_mesh()
+  steps.check_batch_size(config.data.batch_size, mesh)
+  task_fields = dict(config.task)
+  make_task = choose(TASKS, task_fields.pop("name"), "task")
+  fields = task_fields | dict(config.loss)
+  known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
+  check_fields(config.loss, known, "the loss")
+  check_fields(task_fields, known, "the task")
+  fields["class_weights"] = tuple(fields["class_weights"])
+  task = make_task(classes=labels.names, palette=labels.palette, **fields)
+  model = models.make(**dict(config.model), num_outputs=task.num_outputs)
+  schedule = _make_schedule(config, steps_per_epoch)
+  optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
+  check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
+  return Experiment(config, labels, model, task, mesh, optimizer, schedule)
+
+
+def _call(function, what, fields, **more):
+  known = [n for n in function.__code__.co_varnames[: _count(function)] if n not in more]
+  check_fields(fields, known, what)
+  return function(**fields, **more)
+
+
+def _count(function):
+  return function.__code__.co_argcount + function.__code__.co_kwonlyargcount
+
+
+def _make_schedule(config, steps_per_epoch):
+  fields = config.schedule.to_dict()
+  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
+  for name in ("warmup", "every"):
+    fields[name + "_steps"] = config_lib.duration(config.schedule, name, steps_per_epoch)
+    del fields[name + "_epochs"]
+  epochs = fields.pop("milestone_epochs")
+  if epochs and fields["milestone_steps"]:
+    raise UserError("schedule.milestone_steps and milestone_epochs are both set; empty one of them")
+  fields["milestone_steps"] = tuple(fields["milestone_steps"]) or tuple(
+    round(e * steps_per_epoch) for e in epochs
+  )
+  return _call(optim.make_schedule, "schedule", fields, total_steps=total)
+
+
+def save_labels(labels, file):
+  """Writes the label table beside the config, so that prediction needs no data set."""
+  file.write_text(json.dumps([[name, list(color)] for name, color in labels.classes]) + "\n")
+
+
+def load_labels(file):
+  """Reads a label table that `save_labels` wrote."""
+  if not file.is_file():
+    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
+  return LabelTable(tuple((name, tuple(color)) for name, color in json.loads(file.read_text())))

@@ -1,0 +1,353 @@
+"""The training loop: data in, updates, evaluations, checkpoints, numbers and pictures out."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from segjax import config as config_lib
+from segjax import models
+from segjax.data import pipeline
+from segjax.errors import UserError
+from segjax.pictures import panel
+from segjax.training import experiment as experiment_lib
+from segjax.training import steps
+from segjax.training.checkpoints import Checkpoints
+from segjax.training.progress import Progress
+from segjax.training.writers import Writers, read_metrics
+
+
+class Stopped(Exception):
+  """Training was asked to stop by a signal; the state is saved. `signal` is its number."""
+
+  def __init__(self, number, step):
+    super().__init__(number, step)
+    self.signal, self.step = number, step
+
+
+def train(config, workdir):
+  """Trains an experiment, from where the workdir's last checkpoint left off.
+
+  A run is a pure function of its config: killed anywhere and started again with the same
+  workdir, it ends with the same parameters, bit for bit.
+
+  Args:
+    config: ConfigDict with the fields of `segjax.config.default`.
+    workdir: folder of the run, made if need be.
+
+  Returns:
+    The final TrainState.
+
+  Raises:
+    UserError: anything the user can mend; see the message.
+    Stopped: after SIGTERM or Ctrl-C, when everything is saved.
+  """
+  workdir = Path(workdir)
+  run = _Run(config, workdir)
+  try:
+    return run.loop()
+  except OSError as error:
+    raise UserError(f"cannot write to {workdir.absolute()}: {error}") from error
+  finally:
+    run.close()
+
+
+class _Run:
+  """One call of `train`: the parts that the loop's steps share."""
+
+  def __init__(self, config, workdir):
+    self.config, self.workdir = config, workdir
+    self.train_source = experiment_lib.make_source(config, "train")
+    self.val_source = experiment_lib.make_source(config, "val")
+    labels = self.train_source.source.labels
+    self.steps_per_epoch = max(len(self.train_source) // config.data.batch_size, 1)
+    self.experiment = experiment_lib.build(config, labels, self.steps_per_epoch)
+
+    def every(name, required=False):
+      return config_lib.duration(config, name, self.steps_per_epoch, required=required)
+
+    self.total = every("total", required=True)
+    self.eval_every, self.save_every = every("eval", required=True), every("checkpoint")
+    self.iterator = pipeline.train_iterator(
+      self.train_source,
+      batch_size=config.data.batch_size,
+      seed=config.seed,
+      num_threads=config.data.threads,
+      **experiment_lib.processes(),
+    )
+    abstract = self.experiment.abstract_state()
+    _open_workdir(config, workdir, labels, _megabytes(abstract) * 4)
+    self.checkpoints = Checkpoints(
+      workdir / "checkpoints", best_metric=config.best_metric, best_mode=config.best_mode
+    )
+    self.first = self.checkpoints.step_of("latest") or 0
+    if self.first:
+      self.state = self.checkpoints.restore(self.first, abstract, self.iterator)
+    else:
+      self.state = self.experiment.init()
+    rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
+    self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
+    self.writers = Writers(config.writers, workdir, first_step=self.first)
+    self.pending, self.window, self.last_row = [], None, None
+    self.eval_step = self.experiment.eval_step()
+    self.predict_step = self.experiment.predict_step()
+    self.sums = None
+
+  def loop(self):
+    """Trains to the end; see `train`."""
+    self._announce()
+    if self.first >= self.total:
+      print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
+      return self.state
+    train_step = self.experiment.train_step()
+    self.progress = Progress(
+      self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
+    )
+    self.started = time.perf_counter()
+    with _StopSignals() as stop:
+      for step in range(self.first + 1, self.total + 1):
+        batch = steps.put_batch(next(self.iterator), self.experiment.mesh)
+        self.state, sums = train_step(self.state, batch)
+        self.pending.append((step, sums))
+        self._after_step(step, stop)
+    self.checkpoints.wait()
+    self.progress.close()
+    self._say_summary()
+    return self.state
+
+  def _after_step(self, step, stop):
+    evaluate = step % self.eval_every == 0 or step == self.total
+    save = evaluate or (self.save_every and step % self.save_every == 0) or stop.signal
+    if save:
+      self._log(keep=0)
+    elif step % self.config.log_steps == 0:
+      self._log(keep=1)  # the newest step is still running
+    metrics = self._evaluate(step) if evaluate else None
+    if save:
+      self.checkpoints.save(step, self.state, self.iterator, metrics)
+      self.progress.skip_time()
+    if stop.signal and step < self.total:
+      self.checkpoints.wait()
+      self.progress.close()
+      raise Stopped(stop.signal, step)
+
+  def _log(self, keep):
+    """Fetches the sums of all but the newest `keep` steps and writes a row of their means."""
+    count = len(self.pending) - keep
+    if count <= 0:
+      return
+    ready, self.pending = jax.device_get(self.pending[:count]), self.pending[count:]
+    task, window, norms = self.experiment.task, None, []
+    for step, sums in ready:
+      norm = float(sums.pop("grad_norm"))
+      loss = float(task.loss(sums))
+      if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise UserError(self._not_finite(step, loss, norm))
+      norms.append(norm)
+      window = add_sums(window, sums)
+    step = ready[-1][0]
+    summary = task.summary(window)
+    self.progress.update(step, summary["loss"])
+    row = dict(loss=summary["loss"], pixel_accuracy=summary["pixel_accuracy"])
+    row |= dict(mean_iou=summary["mean_iou"], grad_norm=float(np.mean(norms)), steps=count)
+    row["learning_rate"] = float(self.experiment.schedule(step - 1))
+    values = {f"train/{k}": v for k, v in row.items()}
+    values["time/images_per_s"] = self.progress.images_per_second
+    values["time/minutes"] = self._minutes()
+    self.writers.scalars(step, values)
+
+  def _not_finite(self, step, loss, norm):
+    good = self.checkpoints.step_of("latest")
+    kept = f"the checkpoint of step {good} is kept" if good else "there is no checkpoint yet"
+    return (
+      f"not finite at step {step}: loss {loss}, gradient norm {norm}; {kept} in "
+      f"{self.workdir / 'checkpoints'}. A smaller schedule.learning_rate, a warm-up or "
+      "optimizer.clip_norm=1 usually helps"
+    )
+
+  def _minutes(self):
+    return self.minutes_before + (time.perf_counter() - self.started) / 60
+
+  def _evaluate(self, step):
+    exp = self.experiment
+    batches = exp.eval_batches(self.val_source)
+    self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
+    metrics = {f"val/{k}": v for k, v in exp.task.summary(self.sums).items()}
+    if self.config.best_metric not in metrics:
+      raise UserError(
+        f"best_metric {self.config.best_metric!r} is not measured; there is {', '.join(metrics)}"
+      )
+    self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
+    self.writers.images(step, {"val/examples": self._pictures(step)} if self.config.pictures else {})
+    shown = ("loss", "pixel_accuracy", "mean_iou", f"f1/{exp.task.classes[-1]}")
+    text = "  ".join(f"{k} {metrics['val/' + k]:.4f}" for k in shown)
+    self.progress.say(f"  val  step {step}  {text}  (constant answer: accuracy "
+                      f"{metrics['val/constant_accuracy']:.4f})")  # fmt: skip
+    return metrics
+
+  def _pictures(self, step):
+    """Panel of fixed validation examples, spread over the split."""
+    count = min(self.config.pictures, len(self.val_source))
+    chosen = np.linspace(0, len(self.val_source) - 1, count).round().astype(int)
+    examples = [self.val_source[int(i)] for i in chosen]
+    images = np.stack([e["image"] for e in examples])
+    logits = np.asarray(self.predict_step(self.state, images))
+    rows = []
+    for i, example, logit in zip(chosen, examples, logits, strict=True):
+      label = example["label"].astype(np.int32)
+      row = self.experiment.task.pictures(example["image"], logit, label)
+      name = self.val_source.source.names[int(i)]
+      rows.append([(f"{name}, step {step}", example["image"]), *row])
+    return panel(rows)
+
+  def _announce(self):
+    exp, c = self.experiment, self.config
+    count = models.count_params(self.state.params)
+    info = dict(
+      parameters=count,
+      parameters_mb=count * 4 / 1e6,
+      steps_per_epoch=self.steps_per_epoch,
+      total_steps=self.total,
+      train_examples=len(self.train_source),
+      val_examples=len(self.val_source),
+    )
+    device = exp.mesh.devices.flat[0]
+    print(f"{c.name} in {self.workdir}")
+    print(f"  model       {c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
+    print(
+      f"  data        {c.data.source.name}: {len(self.train_source)} train and "
+      f"{len(self.val_source)} val examples at {c.data.size[0]}x{c.data.size[1]}, "
+      f"classes {', '.join(exp.labels.names)}"
+    )
+    print(
+      f"  steps       {self.steps_per_epoch} an epoch at batch {c.data.batch_size}, "
+      f"{self.total} in all"
+    )
+    print(f"  devices     {exp.mesh.size} x {device.device_kind}")
+    if self.first:
+      print(f"  resumes     from the checkpoint of step {self.first}", flush=True)
+    else:
+      self.writers.hparams(config_lib.flatten(c) | info)
+      self.writers.scalars(0, {f"info/{k}": float(v) for k, v in info.items()})
+
+  def _say_summary(self):
+    task = self.experiment.task
+    best = self.checkpoints.step_of("best")
+    print(summary_table(task, self.sums))
+    print(f"  trained for {self._minutes():.1f} minutes; best {self.config.best_metric} at step "
+          f"{best}, kept with the latest in {self.workdir / 'checkpoints'}", flush=True)  # fmt: skip
+
+  def close(self):
+    """Closes files and background threads; an error of theirs does not hide the first one."""
+    try:
+      self.checkpoints.close()
+    finally:
+      self.writers.close()
+
+
+def add_sums(total, sums):
+  """Adds statistics on the host: counts in int64, the rest in float64."""
+  wide = {
+    k: np.asarray(v, np.int64 if np.issubdtype(np.asarray(v).dtype, np.integer) else np.float64)
+    for k, v in sums.items()
+  }
+  return wide if total is None else {k: total[k] + v for k, v in wide.items()}
+
+
+def evaluate(eval_step, state, batches, mesh):
+  """Sums of the task's statistics over all batches, each example once.
+
+  Args:
+    eval_step: from `steps.make_eval_step`.
+    state: TrainState.
+    batches: from `pipeline.eval_batches`.
+    mesh: of the devices.
+
+  Returns:
+    dict of numpy sums, see the task's `statistics`.
+  """
+  total, running = None, None
+  for batch in batches:
+    previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
+    if previous is not None:
+      total = add_sums(total, jax.device_get(previous))
+  return add_sums(total, jax.device_get(running))
+
+
+def summary_table(task, sums):
+  """Text table of an evaluation: scalars, then a row a class."""
+  s = task.summary(sums)
+  lines = ["", f"  {'loss':<28}{s['loss']:.4f}", f"  {'pixel accuracy':<28}{s['pixel_accuracy']:.4f}"]
+  constant = f"accuracy of always {task.constant_answer(sums)!r}"
+  lines.append(f"  {constant:<28}{s['constant_accuracy']:.4f}")
+  lines.append(f"  {'mean IoU':<28}{s['mean_iou']:.4f}")
+  lines.append(f"  {'mean class recall':<28}{s['mean_class_recall']:.4f}")
+  if "max_f1" in s:
+    threshold = f" (at probability {s['max_f1_threshold']:.3f})"
+    lines.append(f"  {'MaxF over thresholds':<28}{s['max_f1']:.4f}{threshold}")
+  lines += ["", f"  {'class':<16}{'IoU':>8}{'precision':>11}{'recall':>8}{'F1':>8}"]
+  for c in task.classes:
+    iou, precision, recall, f1 = (s[f"{k}/{c}"] for k in ("iou", "precision", "recall", "f1"))
+    lines.append(f"  {c:<16}{iou:>8.4f}{precision:>11.4f}{recall:>8.4f}{f1:>8.4f}")
+  return "\n".join([*lines, ""])
+
+
+def _megabytes(tree):
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 1e6
+
+
+def _open_workdir(config, workdir, labels, needed_mb):
+  """Makes the folder, or checks that the run in it is this one; writes config and labels."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "config.json"
+    if file.exists():
+      lines = config_lib.differences(config_lib.load(file), config)
+      if lines:
+        raise UserError(
+          f"{workdir} holds a run with another config; it differs (old -> new) in "
+          f"{'; '.join(lines)}. Use the old values, or another --workdir"
+        )
+    config_lib.save(config, file)
+    experiment_lib.save_labels(labels, workdir / "labels.json")
+    free = shutil.disk_usage(workdir).free / 1e6
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {workdir.absolute()}: {error}; check the permissions and the free space, "
+      "or choose another --workdir"
+    ) from error
+  if free < needed_mb:
+    raise UserError(
+      f"{workdir.absolute()}: {free:.0f} MB are free, checkpoints of this model need about "
+      f"{needed_mb:.0f} MB; free some space or choose another --workdir"
+    )
+
+
+class _StopSignals:
+  """Notes SIGTERM and Ctrl-C in `signal`; a second Ctrl-C interrupts at once."""
+
+  def __enter__(self):
+    self.signal = 0
+    self._old = {}
+    try:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._old[number] = signal.signal(number, self._note)
+    except ValueError:  # not the main thread: signals are somebody else's
+      pass
+    return self
+
+  def _note(self, number, _):
+    if self.signal:
+      raise KeyboardInterrupt
+    self.signal = number
+    print("stopping after this step; once more to stop at once", flush=True)
+
+  def __exit__(self, *_):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""What a person sees of a training: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+  """Progress in steps, with loss, images/s and time left.
+
+  Attributes:
+    total: steps in all.
+    first: steps done before.
+    images_per_step: for the rate.
+    images_per_second: over the last window.
+  """
+
+  def __init__(self, total, first, steps_per_epoch, images_per_step):
+    self.total, self.steps_per_epoch = total, steps_per_epoch
+    self.images_per_step = images_per_step
+    self.images_per_second = 0.0
+    self._last_step, self._last_time, self._seconds = first, time.perf_counter(), 0.0
+    self._first, self._bar = first, None
+    if sys.stderr.isatty():
+      from tqdm import tqdm
+
+      self._bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True)
+
+  def skip_time(self):
+    """Leaves the time since the last call out of the rate: evaluation is not training."""
+    self._last_time = time.perf_counter()
+
+  def update(self, step, loss):
+    """Shows the mean loss of the steps since the last call."""
+    now, done = time.perf_counter(), step - self._last_step
+    self._seconds += now - self._last_time
+    self.images_per_second = done * self.images_per_step / max(now - self._last_time, 1e-9)
+    self._last_step, self._last_time = step, now
+    left = (self.total - step) * self._seconds / max(step - self._first, 1)
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+      self._bar.set_postfix_str(f"loss {loss:.4f}, {self.images_per_second:.1f} images/s")
+    else:
+      epoch = step / self.steps_per_epoch
+      print(
+        f"step {step:>6}/{self.total}  epoch {epoch:6.2f}  loss {loss:.4f}  "
+        f"{self.images_per_second:6.1f} images/s  {_clock(left)} left",
+        flush=True,
+      )
+
+  def say(self, text):
+    """Prints a line without breaking the bar."""
+    if self._bar is not None:
+      self._bar.write(text)
+    else:
+      print(text, flush=True)
+
+  def close(self):
+    """Ends the bar."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _clock(seconds):
+  minutes, seconds = divmod(round(seconds), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

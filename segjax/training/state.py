@@ -1,0 +1,53 @@
+"""The train state and what it is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a train step changes.
+
+  Attributes:
+    step: i32[], updates done.
+    params: parameters, float32.
+    batch_stats: running statistics of batch norm; empty without it.
+    opt_state: of the optax optimiser.
+    ema_params: moving average of the parameters, or None.
+  """
+
+  step: Any
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  ema_params: Any = None
+
+  def eval_variables(self):
+    """What evaluation applies the model with: the moving average where there is one."""
+    params = self.params if self.ema_params is None else self.ema_params
+    return dict(params=params, batch_stats=self.batch_stats)
+
+
+def init_state(model, optimizer, *, seed, size, ema=False):
+  """A fresh state, pure in `seed`.
+
+  Args:
+    model: a module of `segjax.models`.
+    optimizer: optax GradientTransformation.
+    seed: of the initial parameters.
+    size: (height, width) of the images; parameters do not depend on it.
+    ema: keeps a moving average of the parameters.
+  """
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, *size, 3)), train=False)
+  params = variables["params"]
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=variables.get("batch_stats", {}),
+    opt_state=optimizer.init(params),
+    ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+  )

@@ -1,0 +1,134 @@
+"""The jitted steps: pure functions of a state and a batch, sharded over a mesh of devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from segjax.errors import UserError
+
+
+def make_mesh(devices=None):
+  """A one-dimensional mesh called "data" over all devices.
+
+  Axes are Auto: under Explicit ones Dropout and sharded `bincount` do not trace.
+  """
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh):
+  """Sharding of the state: a copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh):
+  """Sharding of a batch: split along its first axis."""
+  return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(batch_size, mesh):
+  """Raises a UserError where the devices do not divide the batch."""
+  if batch_size % mesh.size:
+    raise UserError(
+      f"data.batch_size is {batch_size}, not divisible by the {mesh.size} devices; use a multiple "
+      f"of {mesh.size}, e.g. --config.data.batch_size={-(-batch_size // mesh.size) * mesh.size}"
+    )
+
+
+def put_batch(batch, mesh):
+  """Moves this process's part of a batch to the devices; batches of one process are whole."""
+  sharding = batched(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def normalize(image, mean, std):
+  """f32[...,3] in [0,1] -> (image - mean) / std, channel by channel."""
+  return (image - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def make_train_step(
+  model, task, optimizer, *, mesh, seed=0, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3, ema_decay=0.0
+):
+  """Builds train_step(state, batch) -> (state, sums); the old state is donated.
+
+  Args:
+    model: a module of `segjax.models`.
+    task: of `segjax.tasks`.
+    optimizer: optax GradientTransformation.
+    mesh: from `make_mesh`.
+    seed: of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
+    augment: function of one example from `segjax.augment`, or None.
+    mean: subtracted from images in [0,1].
+    std: divides them then.
+    ema_decay: of the moving average of the parameters; 0 for none.
+
+  Returns:
+    A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
+    `sums` are the task's statistics of this batch before the update, and `grad_norm`.
+  """
+
+  def train_step(state, batch):
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    image = batch["image"].astype(jnp.float32) / 255
+    label = batch["label"].astype(jnp.int32)
+    if augment is not None:
+      image, label = jax.vmap(augment)(jax.random.split(augment_key, len(image)), image, label)
+
+    def loss_fn(params):
+      logits, updates = model.apply(
+        dict(params=params, batch_stats=state.batch_stats),
+        normalize(image, mean, std),
+        train=True,
+        mutable=["batch_stats"],
+        rngs=dict(dropout=dropout_key),
+      )
+      sums = task.statistics(logits, label, batch["mask"], histogram=False)
+      return task.loss(sums), (sums, updates.get("batch_stats", state.batch_stats))
+
+    grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+      ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    sums["grad_norm"] = optax.global_norm(grads)
+    new_state = state.replace(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      ema_params=ema_params,
+    )
+    return new_state, sums
+
+  whole, split = replicated(mesh), batched(mesh)
+  return jax.jit(
+    train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+  )
+
+
+def make_eval_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
+  """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`."""
+
+  def eval_step(state, batch):
+    image = normalize(batch["image"].astype(jnp.float32) / 255, mean, std)
+    logits = model.apply(state.eval_variables(), image, train=False)
+    label = batch["label"].astype(jnp.int32)
+    return task.statistics(logits, label, batch["mask"], histogram=True)
+
+  whole = replicated(mesh)
+  return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
+
+
+def make_predict_step(model, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
+  """Builds predict_step(state, u8[B,H,W,3]) -> logits f32[B,H,W,K]; any B, on one copy each."""
+
+  def predict_step(state, image):
+    image = normalize(image.astype(jnp.float32) / 255, mean, std)
+    return model.apply(state.eval_variables(), image, train=False)
+
+  whole = replicated(mesh)
+  return jax.jit(predict_step, in_shardings=(whole, whole), out_shardings=whole)

@@ -1,0 +1,138 @@
+"""Where scalars and pictures go: TensorBoard by CLU, `metrics.jsonl`, PNG files."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from segjax.errors import choose
+
+
+class JsonLines:
+  """Appends a line a step to `metrics.jsonl`; nan and infinity are written as null.
+
+  Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and a
+  torn last line are dropped.
+  """
+
+  def __init__(self, workdir, first_step):
+    path = workdir / "metrics.jsonl"
+    kept = [row for row in read_metrics(path) if row["step"] <= first_step]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    self._file = path.open("a")
+
+  def scalars(self, step, values):
+    """Writes dict of name -> float."""
+    row = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
+    self._file.write(json.dumps(dict(step=step) | row) + "\n")
+    self._file.flush()
+
+  def hparams(self, values):
+    """Hyper-parameters stand in config.json already."""
+
+  def images(self, step, images):
+    """JSON lines hold no pictures."""
+
+  def close(self):
+    """Closes the file."""
+    self._file.close()
+
+
+class Clu:
+  """CLU's asynchronous TensorBoard writer; the only place that imports TensorFlow."""
+
+  def __init__(self, workdir, first_step):
+    del first_step
+    from clu import metric_writers
+
+    self._writer = metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+
+  def scalars(self, step, values):
+    """Writes dict of name -> float."""
+    self._writer.write_scalars(step, values)
+
+  def hparams(self, values):
+    """Writes dict of name -> int, float, str or bool."""
+    plain = (int, float, str, bool)
+    self._writer.write_hparams(
+      {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
+    )
+
+  def images(self, step, images):
+    """Writes dict of name -> u8[H,W,3]."""
+    self._writer.write_images(step, {k: v[None] for k, v in images.items()})
+
+  def close(self):
+    """Flushes and closes the event file."""
+    self._writer.flush()
+    self._writer.close()
+
+
+class Pictures:
+  """Writes `images/<name>_<step>.png`."""
+
+  def __init__(self, workdir, first_step):
+    del first_step
+    self._folder = workdir / "images"
+
+  def scalars(self, step, values):
+    """PNG files hold no scalars."""
+
+  def hparams(self, values):
+    """PNG files hold no hyper-parameters."""
+
+  def images(self, step, images):
+    """Writes dict of name -> u8[H,W,3]."""
+    from PIL import Image
+
+    self._folder.mkdir(exist_ok=True)
+    for name, image in images.items():
+      file = self._folder / f"{name.replace('/', '_')}_step{step:06d}.png"
+      Image.fromarray(np.asarray(image)).save(file)
+
+  def close(self):
+    """Every picture is written at once."""
+
+
+WRITERS = {"clu": Clu, "pictures": Pictures}
+
+
+class Writers:
+  """Sends everything to `metrics.jsonl` and to each of the named writers."""
+
+  def __init__(self, names, workdir, *, first_step=0):
+    kinds = [choose(WRITERS, name, "writer") for name in names]
+    self._writers = [kind(workdir, first_step) for kind in (JsonLines, *kinds)]
+
+  def scalars(self, step, values):
+    """Writes dict of name -> float."""
+    for writer in self._writers:
+      writer.scalars(step, values)
+
+  def hparams(self, values):
+    """Writes dict of name -> value."""
+    for writer in self._writers:
+      writer.hparams(values)
+
+  def images(self, step, images):
+    """Writes dict of name -> u8[H,W,3]."""
+    for writer in self._writers:
+      writer.images(step, images)
+
+  def close(self):
+    """Closes all."""
+    for writer in self._writers:
+      writer.close()
+
+
+def read_metrics(file):
+  """Rows of a `metrics.jsonl`, as dicts; none without the file; a torn last line is left out."""
+  rows = []
+  for line in file.read_text().splitlines() if file.exists() else ():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
