@@ -26,6 +26,7 @@ def get_config(arg=""):
   else:
     c.data.source = config_lib.data_source(a.data)
   if a.data == "road_scenes":
-    c.schedule.learning_rate = 1e-3  # as in configs/unet_road.py, to compare like with like
-    c.total_epochs = 8.0
+    c.schedule.name = "cosine"
+    c.schedule.learning_rate = 2e-3
+    c.total_epochs = 5.0  # of 125 steps
   return config_lib.smoke(c) if a.smoke else c

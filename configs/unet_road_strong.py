@@ -1,6 +1,7 @@
 """Road / no road, for real use: augmentation, batch norm, Dice beside cross-entropy, one cycle.
 
-A U-Net of width 16 (batch norm, 1.9 M parameters) at 256x256 with the moving average of its parameters.
+A U-Net of width 16 (batch norm, 1.9 M parameters) at 256x256; the moving average of its
+parameters is evaluated.
 
   python launch/train.py --config=configs/unet_road_strong.py:data=kitti_road
   python launch/train.py --config=configs/unet_road_strong.py
@@ -16,7 +17,7 @@ def get_config(arg=""):
   c.name = "unet_road_strong"
   c.data.source = config_lib.data_source(a.data)
   c.data.size = (256, 256)
-  c.data.batch_size = 8
+  c.data.batch_size = 4
   c.model = dict(
     name="unet",
     widths=(16, 32, 64, 128, 256),
@@ -32,7 +33,7 @@ def get_config(arg=""):
   c.optimizer.name = "adamw"
   c.optimizer.weight_decay = 1e-2
   c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = 3e-3
+  c.schedule.learning_rate = 2e-3
   c.ema_decay = 0.99
   c.total_epochs = 40.0 if a.data == "kitti_road" else 10.0
   c.augment.update(

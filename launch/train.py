@@ -19,6 +19,7 @@ from segjax import cli
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is resumed.")
 flags.mark_flag_as_required("config")
+flags.declare_key_flag("config")
 
 
 def main():

@@ -97,8 +97,9 @@ def make_augment(
   Returns:
     (key, f32[H,W,3] in [0,1], i32[H,W]) -> (image, label), same shapes and ranges.
   """
-  scaling, coloring = (scale_min, scale_max, aspect) != (1.0, 1.0, 0.0), any(
-    (brightness, contrast, saturation, hue)
+  scaling, coloring = (
+    (scale_min, scale_max, aspect) != (1.0, 1.0, 0.0),
+    any((brightness, contrast, saturation, hue)),
   )
   if not (flip or scaling or coloring):
     return None

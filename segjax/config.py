@@ -14,7 +14,7 @@ from segjax.errors import UserError, check_fields
 
 # Fields of each data source, see the functions of the same names in segjax.data.sources.
 DATA_SOURCES = dict(
-  road_scenes=dict(seed=0, num_train=272, num_val=48, height=256, width=512, classes="road"),
+  road_scenes=dict(seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"),
   kitti_road=dict(
     folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
   ),
@@ -131,8 +131,8 @@ def parse_arg(arg, **defaults):
   Raises:
     UserError: unknown key or a value of another type.
 
-  >>> parse_arg("smoke,data=x", smoke=False, data="y").to_dict()
-  {'smoke': True, 'data': 'x'}
+  >>> parse_arg("smoke,data=x", smoke=False, data="y").smoke
+  True
   """
   out = dict(defaults)
   for part in filter(None, arg.split(",")):
@@ -175,9 +175,7 @@ def duration(config, name, steps_per_epoch, *, required=False):
       f"{name}_steps={steps} and {name}_epochs={epochs:g} are both set; set one of them to 0"
     )
   if steps < 0 or epochs < 0 or (required and not steps and not epochs):
-    raise UserError(
-      f"{name}_steps={steps}, {name}_epochs={epochs:g}: expected one of them above 0"
-    )
+    raise UserError(f"{name}_steps={steps}, {name}_epochs={epochs:g}: expected one of them above 0")
   return int(steps) or (max(round(epochs * steps_per_epoch), 1) if epochs else 0)
 
 

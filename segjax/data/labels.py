@@ -50,7 +50,7 @@ def default_table(names):
 
   n = max(len(names) - 1, 1)
   colors = [(0, 0, 0)] + [
-    tuple(int(255 * v) for v in colorsys.hsv_to_rgb(i / n, 0.75 if i % 2 else 1, 1 if i % 3 else 0.7))
+    tuple(int(255 * v) for v in colorsys.hsv_to_rgb(i / n, (1, 0.75)[i % 2], 1 if i % 3 else 0.7))
     for i in range(n)
   ]
   return LabelTable(tuple(zip(names, colors, strict=False)))

@@ -120,8 +120,8 @@ def eval_batches(
     label = example["label"] if i < count else np.full_like(example["label"], IGNORE)
     return dict(image=example["image"], label=label, mask=np.bool_(i < count))
 
-  total = -(-count // batch_size) * batch_size
-  mine = [i for start in range(0, total, batch_size) for i in range(start, start + batch_size)[part]]
+  starts = range(0, count, batch_size)
+  mine = [i for start in starts for i in range(start, start + batch_size)[part]]
   batches = grain.MapDataset.source(mine).map(load).batch(local)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=-(-prefetch // local))
   return iter(batches.to_iter_dataset(options))

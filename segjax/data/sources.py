@@ -70,7 +70,7 @@ class Scenes:
     return dict(image=image, label=self.lookup[classes])
 
 
-def road_scenes(split, *, seed=0, num_train=272, num_val=48, height=256, width=512, classes="road"):
+def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
   """Embedded driver's views, each a pure function of (seed, index).
 
   Args:
@@ -272,13 +272,14 @@ def kitti_road(
   def label_of(name):
     return label_files.get("{}_road_{}".format(*name.partition("_")[::2]))
 
-  names = _split_names(root, split, split_by, sorted(images), train_fraction, split_seed)
+  how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+  names = _split_names(root, split, sorted(images), **how)
   _require_labels(names, images, label_of, root)
   pairs = tuple((images[n], label_of(n)) for n in names)
   return Files(ROAD, tuple(names), pairs, lambda f: _read_road_label(f, black=black))
 
 
-def _split_names(root, split, split_by, names, train_fraction, split_seed):
+def _split_names(root, split, names, *, split_by, train_fraction, split_seed):
   """Names of a split, from `<root>/<split>.txt` or by seed; see `kitti_road`."""
   if split_by not in ("auto", "files", "seed"):
     raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
@@ -327,7 +328,8 @@ def folder(
   found, mask_files = _images_by_stem(base / images), _images_by_stem(base / masks)
   names = sorted(found)
   if not has_splits:
-    names = _split_names(root, split, split_by, names, train_fraction, split_seed)
+    how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+    names = _split_names(root, split, names, **how)
   _require_labels(names, found, mask_files.get, base)
   pairs = tuple((found[n], mask_files[n]) for n in names)
 

@@ -36,5 +36,7 @@ class EncoderDecoder(nn.Module):
           w, (5, 5), strides=2, kernel_init=layers.glorot, dtype=self.dtype, name=f"conv{i + 1}"
         )(x)
       )
-    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(x)
+    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(
+      x
+    )
     return layers.resize_bilinear(x.astype(jnp.float32), image.shape[1:3])

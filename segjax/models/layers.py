@@ -124,7 +124,9 @@ class ConvTranspose3x3(nn.Module):
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     taps = (slice(1, 2), slice(0, 3, 2))  # even outputs see the middle tap, odd ones the outer two
     conv = partial(
-      jax.lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
+      jax.lax.conv_general_dilated,
+      window_strides=(1, 1),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     parts = [
       conv(x, kernel[taps[i], taps[j]], padding=((0, i), (0, j))) for i in (0, 1) for j in (0, 1)

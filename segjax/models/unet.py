@@ -69,9 +69,13 @@ class UNet(nn.Module):
       x = jnp.concatenate([x, features[i]], -1) if self.skip else x
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
       x = layers.DoubleConv(levels[i], self.norm, self.dtype, name=f"join{i + 1}")(x, train=train)
-    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(x)
+    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(
+      x
+    )
     x = x.astype(jnp.float32)
-    return layers.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
+    return (
+      layers.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
+    )
 
   def _fitted(self, image, multiple):
     if self.fit == "pad":

@@ -99,7 +99,7 @@ class Segmentation:
     return sums
 
   def loss(self, sums):
-    """The loss from (summed) statistics: pixel means of cross-entropy and focal, example mean of Dice.
+    """The loss from summed statistics: pixel means, for Dice the mean over examples.
 
     Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
     at all is 0.
@@ -159,7 +159,7 @@ class Segmentation:
     if self.sigmoid:
       name = self.classes[1]
       errors[wrong & (pred == 1)], errors[wrong & (pred == 0)] = FALSE_POSITIVE, MISSED
-      over, legend = blend(image, RED, pred == 1), f"orange: not {name}, blue: missed {name}"
+      over, legend = blend(image, RED, pred == 1), f"orange: false {name}, blue: missed {name}"
       first = f"predicted {name} in red"
     else:
       errors[wrong] = FALSE_POSITIVE

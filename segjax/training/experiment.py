@@ -49,7 +49,8 @@ class Experiment:
     """Shapes, dtypes and shardings of the state, for restoring."""
     sharding = steps.replicated(self.mesh)
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(self._init)
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      jax.eval_shape(self._init),
     )
 
   def _init(self):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segjax import config as config_lib
@@ -81,6 +82,7 @@ class _Run:
       num_threads=config.data.threads,
       **experiment_lib.processes(),
     )
+    _check_metric(config.best_metric, self.experiment.task)
     abstract = self.experiment.abstract_state()
     _open_workdir(config, workdir, labels, _megabytes(abstract) * 4)
     self.checkpoints = Checkpoints(
@@ -179,12 +181,10 @@ class _Run:
     batches = exp.eval_batches(self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
     metrics = {f"val/{k}": v for k, v in exp.task.summary(self.sums).items()}
-    if self.config.best_metric not in metrics:
-      raise UserError(
-        f"best_metric {self.config.best_metric!r} is not measured; there is {', '.join(metrics)}"
-      )
     self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
-    self.writers.images(step, {"val/examples": self._pictures(step)} if self.config.pictures else {})
+    self.writers.images(
+      step, {"val/examples": self._pictures(step)} if self.config.pictures else {}
+    )
     shown = ("loss", "pixel_accuracy", "mean_iou", f"f1/{exp.task.classes[-1]}")
     text = "  ".join(f"{k} {metrics['val/' + k]:.4f}" for k in shown)
     self.progress.say(f"  val  step {step}  {text}  (constant answer: accuracy "
@@ -244,7 +244,7 @@ class _Run:
           f"{best}, kept with the latest in {self.workdir / 'checkpoints'}", flush=True)  # fmt: skip
 
   def close(self):
-    """Closes files and background threads; an error of theirs does not hide the first one."""
+    """Closes files and background threads."""
     try:
       self.checkpoints.close()
     finally:
@@ -283,7 +283,11 @@ def evaluate(eval_step, state, batches, mesh):
 def summary_table(task, sums):
   """Text table of an evaluation: scalars, then a row a class."""
   s = task.summary(sums)
-  lines = ["", f"  {'loss':<28}{s['loss']:.4f}", f"  {'pixel accuracy':<28}{s['pixel_accuracy']:.4f}"]
+  lines = [
+    "",
+    f"  {'loss':<28}{s['loss']:.4f}",
+    f"  {'pixel accuracy':<28}{s['pixel_accuracy']:.4f}",
+  ]
   constant = f"accuracy of always {task.constant_answer(sums)!r}"
   lines.append(f"  {constant:<28}{s['constant_accuracy']:.4f}")
   lines.append(f"  {'mean IoU':<28}{s['mean_iou']:.4f}")
@@ -296,6 +300,19 @@ def summary_table(task, sums):
     iou, precision, recall, f1 = (s[f"{k}/{c}"] for k in ("iou", "precision", "recall", "f1"))
     lines.append(f"  {c:<16}{iou:>8.4f}{precision:>11.4f}{recall:>8.4f}{f1:>8.4f}")
   return "\n".join([*lines, ""])
+
+
+def _check_metric(name, task):
+  """Raises a UserError where an evaluation does not measure `name`."""
+
+  def statistics():
+    logits, label = jnp.zeros((1, 1, 1, task.num_outputs)), jnp.zeros((1, 1, 1), int)
+    return task.statistics(logits, label, jnp.ones(1, bool), histogram=True)
+
+  nothing = {k: np.zeros(x.shape, x.dtype) for k, x in jax.eval_shape(statistics).items()}
+  known = [f"val/{k}" for k in task.summary(nothing)]
+  if name not in known:
+    raise UserError(f"best_metric {name!r} is not measured; there is {', '.join(known)}")
 
 
 def _megabytes(tree):

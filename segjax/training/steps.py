@@ -50,7 +50,16 @@ def normalize(image, mean, std):
 
 
 def make_train_step(
-  model, task, optimizer, *, mesh, seed=0, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3, ema_decay=0.0
+  model,
+  task,
+  optimizer,
+  *,
+  mesh,
+  seed=0,
+  augment=None,
+  mean=(0.0,) * 3,
+  std=(1.0,) * 3,
+  ema_decay=0.0,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -71,7 +80,9 @@ def make_train_step(
   """
 
   def train_step(state, batch):
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    augment_key, dropout_key = jax.random.split(
+      jax.random.fold_in(jax.random.key(seed), state.step)
+    )
     image = batch["image"].astype(jnp.float32) / 255
     label = batch["label"].astype(jnp.int32)
     if augment is not None:

@@ -1,0 +1,86 @@
+"""Fixtures: small data sets on disk, tiny configs, launchers as subprocesses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("SEGJAX_DATA", "/nonexistent"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Subprocesses share what they compile; a killed run's resumption needs no second compilation."""
+  folder = str(tmp_path_factory.mktemp("xla_cache"))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def kitti():
+  """Folder of real photographs with road labels."""
+  folder = DATA / "kitti_road"
+  if not folder.is_dir():
+    pytest.skip("SEGJAX_DATA names no folder with kitti_road/: no real photographs here")
+  return folder
+
+
+def launch(name, *args, env=None, **kwargs):
+  """Runs launch/<name>.py to its end and returns the CompletedProcess, output as text."""
+  return subprocess.run(
+    [sys.executable, str(ROOT / "launch" / f"{name}.py"), *map(str, args)],
+    cwd=ROOT,
+    env={**os.environ, **(env or {})},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+    **kwargs,
+  )
+
+
+def write_pairs(folder, count=6, size=(40, 60), classes=("ground", "thing"), images="images"):
+  """Writes a data set for the source `folder`: a bright rectangle is class 1."""
+  rng = np.random.default_rng(0)
+  (folder / images).mkdir(parents=True)
+  (folder / "masks").mkdir()
+  (folder / "classes.txt").write_text("\n".join(classes) + "\n")
+  for i in range(count):
+    label = np.zeros(size, np.uint8)
+    top, left = rng.integers(0, size[0] // 2), rng.integers(0, size[1] // 2)
+    label[top : top + size[0] // 2, left : left + size[1] // 2] = 1
+    image = rng.integers(0, 60, (*size, 3)) + 150 * label[..., None]
+    Image.fromarray(image.astype(np.uint8)).save(folder / images / f"x{i:03d}.png")
+    Image.fromarray(label).save(folder / "masks" / f"x{i:03d}.png")
+  return folder
+
+
+def write_kitti(folder, count=6, size=(40, 120), ending="png"):
+  """Writes a set in KITTI road's layout; returns the true road masks by name."""
+  rng = np.random.default_rng(1)
+  for name in ("image_2", "gt_image_2"):
+    (folder / "training" / name).mkdir(parents=True)
+  roads = {}
+  for i in range(count):
+    category = ("um", "umm", "uu")[i % 3]
+    road = np.zeros(size, bool)
+    road[size[0] // 2 :, 30 + i : 90 + i] = True
+    color = np.where(road[..., None], (255, 0, 255), (255, 0, 0)).astype(np.uint8)
+    color[:3] = 0
+    color[-1, :2] = (0, 0, 255)
+    image = rng.integers(0, 255, (*size, 3)).astype(np.uint8)
+    Image.fromarray(image).save(folder / "training" / "image_2" / f"{category}_{i:06d}.{ending}")
+    labels = folder / "training" / "gt_image_2"
+    Image.fromarray(color).save(labels / f"{category}_road_{i:06d}.png")
+    if category == "um":
+      Image.fromarray(color[:, ::-1].copy()).save(labels / f"{category}_lane_{i:06d}.png")
+    roads[f"{category}_{i:06d}"] = road
+  return roads

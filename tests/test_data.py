@@ -1,0 +1,305 @@
+"""Sources and pipelines: layouts, label values, alignment, shuffling, shards, tails, errors."""
+
+import inspect
+
+import numpy as np
+import pytest
+from conftest import write_kitti, write_pairs
+from PIL import Image
+
+from segjax import config as config_lib
+from segjax.data import pipeline, sources
+from segjax.data.labels import IGNORE, LabelTable, default_table
+from segjax.errors import UserError
+
+
+class Numbered:
+  """Example i is an image whose pixels are i, and a label that says i % 2."""
+
+  labels = default_table(("even", "odd"))
+
+  def __init__(self, count):
+    self.count = count
+    self.names = tuple(map(str, range(count)))
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, i):
+    return dict(image=np.full((4, 4, 3), i, np.uint8), label=np.full((4, 4), i % 2, np.uint8))
+
+
+def numbers(batch):
+  return batch["image"][:, 0, 0, 0].tolist()
+
+
+def numbered(count):
+  return pipeline.Resized(Numbered(count), (4, 4), 1)
+
+
+# ---------------------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_config_lists_exactly_the_fields_of_each_source(name):
+  fields = inspect.signature(sources.SOURCES[name]).parameters
+  defaults = {k: p.default for k, p in fields.items() if p.default is not inspect.Parameter.empty}
+  assert config_lib.DATA_SOURCES[name] == defaults
+
+
+def test_road_scenes_is_pure_and_its_splits_differ():
+  fields = dict(height=48, width=96, num_train=3, num_val=2)
+  train = sources.make("road_scenes", "train", **fields)
+  again = sources.make("road_scenes", "train", **fields)
+  val = sources.make("road_scenes", "val", **fields)
+  assert (len(train), len(val)) == (3, 2)
+  for i in range(3):
+    np.testing.assert_array_equal(train[i]["image"], again[i]["image"])
+    assert set(np.unique(train[i]["label"])) <= {0, 1}
+  assert not set(train.names) & set(val.names)
+  assert not np.array_equal(train[0]["image"], val[0]["image"])
+  every = sources.make("road_scenes", "train", classes="all", **fields)
+  road = np.isin(every[0]["label"], [every.labels.names.index(n) for n in ("road", "lane_marking")])
+  np.testing.assert_array_equal(road, train[0]["label"] == 1)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("black", ["ignore", "not_road"])
+def test_kitti_road_layout_and_colors(tmp_path, ending, black):
+  roads = write_kitti(tmp_path, ending=ending)
+  fields = dict(folder=str(tmp_path), black=black, train_fraction=0.5)
+  parts = [sources.make("kitti_road", s, **fields) for s in ("train", "val")]
+  assert sorted(parts[0].names + parts[1].names) == sorted(roads)
+  for part in parts:
+    for i, name in enumerate(part.names):
+      label = part[i]["label"]
+      if black == "ignore":
+        assert (label[:3] == IGNORE).all()
+        assert (label[-1, :2] == IGNORE).all()
+      else:
+        assert (label[:3] == 0).all()
+        assert (label[-1, :2] == 1).all()
+      np.testing.assert_array_equal(label[3:-1], roads[name][3:-1])
+
+
+def test_kitti_road_splits_by_files_or_by_seed(tmp_path):
+  roads = sorted(write_kitti(tmp_path))
+  (tmp_path / "train.txt").write_text("\n".join(roads[:4]))
+  (tmp_path / "val.txt").write_text("\n".join(roads[4:]) + "\n\n")
+  make = lambda split, **kw: sources.make("kitti_road", split, folder=str(tmp_path), **kw)  # noqa: E731
+  assert make("train").names == tuple(roads[:4])
+  assert make("val").names == tuple(roads[4:])
+  seeded = [
+    make("train", split_by="seed", train_fraction=0.5, split_seed=s).names for s in (1, 1, 2)
+  ]
+  assert seeded[0] == seeded[1] != seeded[2]
+  (tmp_path / "val.txt").write_text("um_999999\n")
+  with pytest.raises(UserError, match=r"no image.*um_999999"):
+    make("val")
+
+
+def test_real_kitti_road(kitti):
+  train = sources.make("kitti_road", "train", folder=str(kitti))
+  val = sources.make("kitti_road", "val", folder=str(kitti), black="not_road")
+  assert (len(train), len(val)) == (193, 37)
+  label = np.concatenate([val[i]["label"].ravel() for i in range(0, 37, 6)])
+  assert set(np.unique(label)) == {0, 1}
+  assert 0.1 < label.mean() < 0.3
+  # The original PNGs hold the same label, and nearly the same image as the JPEG.
+  png = sources.make(
+    "kitti_road", "train", folder=str(kitti / "original_png"), split_by="seed", train_fraction=1.0
+  )
+  i = train.names.index(png.names[0])
+  np.testing.assert_array_equal(png[0]["label"], train[i]["label"])
+  assert np.abs(png[0]["image"].astype(int) - train[i]["image"]).mean() < 8
+
+
+def test_folder_reads_index_palette_and_color_masks_alike(tmp_path):
+  write_pairs(tmp_path / "index", classes=("ground 0 0 0", "thing 250 10 20"))
+  make = lambda name: sources.make("folder", "train", folder=str(tmp_path / name))  # noqa: E731
+  index = make("index")
+  assert index.labels.classes == (("ground", (0, 0, 0)), ("thing", (250, 10, 20)))
+  for kind in ("palette", "color"):
+    write_pairs(tmp_path / kind, classes=("ground 0 0 0", "thing 250 10 20"))
+    for file in (tmp_path / kind / "masks").iterdir():
+      label = np.array(Image.open(file))
+      mask = Image.fromarray(label).convert("P")
+      mask.putpalette(index.labels.palette.ravel().tolist())
+      (mask if kind == "palette" else mask.convert("RGB")).save(file)
+    other = make(kind)
+    for i in range(len(index)):
+      np.testing.assert_array_equal(index[i]["label"], other[i]["label"])
+
+
+def test_folder_ignore_value_and_split_folders(tmp_path):
+  for split in ("train", "val"):
+    write_pairs(tmp_path / split, count=2 if split == "val" else 3)
+  (tmp_path / "classes.txt").write_text("ground\nthing\n")
+  file = tmp_path / "val" / "masks" / "x000.png"
+  label = np.array(Image.open(file))
+  label[:5] = 7
+  Image.fromarray(label).save(file)
+  val = sources.make("folder", "val", folder=str(tmp_path), ignore_value=7)
+  assert len(val) == 2
+  assert len(sources.make("folder", "train", folder=str(tmp_path))) == 3
+  got = val[0]["label"]
+  assert (got[:5] == IGNORE).all()
+  np.testing.assert_array_equal(got[5:], label[5:])
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+def folder_source(tmp_path, split="train", **fields):
+  return sources.make("folder", split, folder=str(tmp_path), **{"train_fraction": 1.0} | fields)
+
+
+def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
+  monkeypatch.delenv("SEGJAX_DATA", raising=False)
+  with pytest.raises(UserError, match=r"no such folder: .*nowhere"):
+    sources.make("folder", "train", folder=str(tmp_path / "nowhere"))
+  with pytest.raises(UserError, match=r"config.data.source.folder"):
+    sources.make("kitti_road", "train")
+  with pytest.raises(UserError, match="did you mean 'kitti_road'"):
+    sources.make("kitti_raod", "train")
+  with pytest.raises(UserError, match="did you mean 'black'"):
+    sources.make("kitti_road", "train", blac="ignore")
+  with pytest.raises(UserError, match="splits: train, val"):
+    sources.make("road_scenes", "test")
+  write_pairs(tmp_path)
+  with pytest.raises(UserError, match="'val' is empty"):
+    folder_source(tmp_path, "val")
+  (tmp_path / "masks" / "x002.png").unlink()
+  with pytest.raises(UserError, match=r"1 of 6 images have no label: x002\.png"):
+    folder_source(tmp_path)
+  (tmp_path / "classes.txt").write_text("ground\nthing 300 0 0\n")
+  with pytest.raises(UserError, match=r"classes\.txt, line 2: found 'thing 300 0 0'"):
+    folder_source(tmp_path)
+  (tmp_path / "classes.txt").unlink()
+  with pytest.raises(UserError, match="write one class a line"):
+    folder_source(tmp_path)
+
+
+def test_errors_of_reading_name_the_file(tmp_path):
+  write_pairs(tmp_path)
+  source = folder_source(tmp_path)
+  masks, images = tmp_path / "masks", tmp_path / "images"
+  Image.fromarray(np.zeros((40, 50), np.uint8)).save(masks / "x000.png")
+  with pytest.raises(UserError, match=r"x000\.png: label is 50x40 .*60x40"):
+    source[0]
+  Image.fromarray(np.full((40, 60), 2, np.uint8)).save(masks / "x001.png")
+  with pytest.raises(
+    UserError, match=r"x001\.png: label value 2 .*0 to 1 \(ground, thing\) or 255"
+  ):
+    source[1]
+  whole = (images / "x002.png").read_bytes()
+  (images / "x002.png").write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(UserError, match=r"x002\.png: cannot be read"):
+    source[2]
+  (images / "x003.png").write_text("not an image")
+  with pytest.raises(UserError, match=r"x003\.png: not an image"):
+    source[3]
+  Image.fromarray(np.full((40, 60, 3), 9, np.uint8)).save(masks / "x004.png")
+  with pytest.raises(UserError, match=r"x004\.png: colour \(9, 9, 9\) belongs to no class"):
+    source[4]
+
+
+def test_truncated_jpeg_is_named(tmp_path):
+  write_kitti(tmp_path, ending="jpg", size=(100, 300))
+  file = tmp_path / "training" / "image_2" / "um_000000.jpg"
+  file.write_bytes(file.read_bytes()[:3000])
+  source = sources.make("kitti_road", "train", folder=str(tmp_path), train_fraction=1.0)
+  with pytest.raises(UserError, match=r"um_000000\.jpg: cannot be read"):
+    source[source.names.index("um_000000")]
+
+
+# ---------------------------------------------------------------------------- pipelines
+
+
+def test_every_epoch_is_another_permutation_without_its_tail():
+  it = pipeline.train_iterator(numbered(10), batch_size=4, seed=0)
+  epochs = [[n for _ in range(2) for n in numbers(next(it))] for _ in range(4)]
+  assert all(len(set(e)) == 8 for e in epochs)
+  assert len({tuple(e) for e in epochs}) == 4
+  again = pipeline.train_iterator(numbered(10), batch_size=4, seed=0, num_threads=0)
+  assert [numbers(next(again)) for _ in range(2)] == [epochs[0][:4], epochs[0][4:]]
+  other = pipeline.train_iterator(numbered(10), batch_size=4, seed=1)
+  assert [n for _ in range(2) for n in numbers(next(other))] != epochs[0]
+
+
+def test_the_iterators_state_is_exact_in_spite_of_prefetching():
+  it = pipeline.train_iterator(numbered(10), batch_size=4, seed=0, prefetch=8)
+  for _ in range(3):
+    next(it)
+  state, want = it.get_state(), [numbers(next(it)) for _ in range(5)]
+  it = pipeline.train_iterator(numbered(10), batch_size=4, seed=0, prefetch=8)
+  it.set_state(state)
+  assert [numbers(next(it)) for _ in range(5)] == want
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_split_the_same_global_batches(processes):
+  whole = pipeline.train_iterator(numbered(11), batch_size=4, seed=3)
+  parts = [
+    pipeline.train_iterator(
+      numbered(11), batch_size=4, seed=3, process_index=i, process_count=processes
+    )
+    for i in range(processes)
+  ]
+  for _ in range(6):
+    mine = [numbers(next(p)) for p in parts]
+    assert sorted(np.concatenate(mine).tolist()) == sorted(numbers(next(whole)))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("count", [7, 8, 1])
+def test_evaluation_sees_every_example_once(count, processes):
+  seen = []
+  for i in range(processes):
+    batches = pipeline.eval_batches(
+      numbered(count), batch_size=4, process_index=i, process_count=processes
+    )
+    for batch in batches:
+      assert len(batch["mask"]) == 4 // processes
+      seen += [n for n, real in zip(numbers(batch), batch["mask"], strict=True) if real]
+      assert (batch["label"][~batch["mask"]] == IGNORE).all()
+  assert sorted(seen) == list(range(count))
+
+
+def test_batches_that_do_not_fit_are_refused():
+  with pytest.raises(UserError, match="3 examples, fewer than batch_size=4"):
+    pipeline.train_iterator(numbered(3), batch_size=4, seed=0)
+  with pytest.raises(UserError, match="not divisible by the 3 processes"):
+    pipeline.train_iterator(numbered(9), batch_size=4, seed=0, process_count=3)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (20, 30), (64, 64), (13, 29)])
+def test_image_and_label_stay_aligned_through_the_pipeline(tmp_path, size):
+  """The label is painted into the image: after resizing, bright pixels are the labelled ones."""
+  source = pipeline.Resized(folder_source(write_pairs(tmp_path)), size, 10)
+  batch = next(pipeline.eval_batches(source, batch_size=6))
+  assert batch["image"].shape == (6, *size, 3)
+  assert batch["label"].shape == (6, *size)
+  bright = batch["image"].mean(-1) > 105
+  assert (bright == (batch["label"] == 1)).mean() > 0.95
+  assert set(np.unique(batch["label"])) == {0, 1}
+
+
+def test_cached_and_uncached_examples_are_equal(tmp_path):
+  source = folder_source(write_pairs(tmp_path))
+  warm, cold = (pipeline.Resized(source, (20, 30), mb) for mb in (10, 0))
+  assert (warm.cached, cold.cached) == (True, False)
+  for i in (0, 0, 3):
+    for key in ("image", "label"):
+      np.testing.assert_array_equal(warm[i][key], cold[i][key])
+
+
+def test_label_table():
+  table = LabelTable((("a", (0, 0, 0)), ("b", (1, 2, 3))))
+  assert table.names == ("a", "b")
+  assert len(table) == 2
+  np.testing.assert_array_equal(
+    table.colorize(np.array([[0, 1, 255]])), [[[0, 0, 0], [1, 2, 3], [0, 0, 0]]]
+  )
+  many = default_table(tuple(map(str, range(12))))
+  assert len({color for _, color in many.classes}) == 12

@@ -1,0 +1,315 @@
+"""The commands a user types: every config, evaluation, prediction, and every error's one line."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import DATA, ROOT, launch, write_kitti, write_pairs
+from PIL import Image
+
+from segjax.training.writers import read_metrics
+
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def smoked(request, tmp_path_factory):
+  """A workdir in which the config's :smoke variant ran, and what it printed."""
+  workdir = tmp_path_factory.mktemp(request.param) / "run"
+  done = launch("train", f"--config=configs/{request.param}.py:smoke", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  return workdir, done.stdout
+
+
+def test_every_config_smokes_and_leaves_all_its_results(smoked):
+  workdir, output = smoked
+  names = {p.name for p in workdir.iterdir()}
+  assert {"config.json", "labels.json", "metrics.jsonl", "checkpoints", "images"} <= names
+  assert any(n.startswith("events.out.tfevents") for n in names)
+  assert Image.open(workdir / "figures" / "curves.png").size[0] > 600
+  assert all(Image.open(p).size[0] > 400 for p in (workdir / "images").iterdir())
+  for text in ("parameters,", "MB", "an epoch at batch 4", "6 in all", "accuracy of always",
+               "precision", "recall", "F1", "MaxF", "mean IoU", "images/s", "left"):  # fmt: skip
+    assert text in output
+
+
+def test_evaluation_gives_trainings_last_numbers_exactly(smoked):
+  workdir, _ = smoked
+  done = launch("evaluate", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  row = [r for r in read_metrics(workdir / "metrics.jsonl") if "val/loss" in r][-1]
+  (file,) = workdir.glob("evaluation_val_*.json")
+  values = json.loads(file.read_text())
+  compared = [k for k in row if k.startswith("val/")]
+  assert len(compared) > 10
+  for key in compared:
+    got = values[key.removeprefix("val/")]
+    assert row[key] == (None if np.isnan(got) else got), key
+
+
+def test_a_finished_run_says_so(smoked):
+  workdir, _ = smoked
+  config = f"configs/{workdir.parent.name.rstrip('0123456789')}.py:smoke"
+  done = launch("train", f"--config={config}", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  assert "already at step 6; nothing left to train" in done.stdout
+
+
+def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(smoked):
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+  workdir, _ = smoked
+  events = EventAccumulator(str(workdir), size_guidance=dict(tensors=0)).Reload()
+  tags = events.Tags()["tensors"]
+  assert {"train/loss", "val/loss", "val/mean_iou", "val/f1/road", "val/examples"} <= set(tags)
+  assert [e.step for e in events.Tensors("val/loss")] == [3, 6]
+  assert "_hparams_/session_start_info" in " ".join(
+    [*tags, *events.summary_metadata, *(events.PluginTagToContent("hparams") or {})]
+  )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A tiny run on drawn scenes, without TensorBoard."""
+  workdir = tmp_path_factory.mktemp("trained") / "run"
+  done = launch(
+    "train", "--config=configs/unet_road.py:smoke", f"--workdir={workdir}", "--config.writers=()"
+  )
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_prediction_of_any_size(trained, tmp_path):
+  sizes = {"a": (123, 77), "b": (64, 64), "c": (31, 200)}
+  (tmp_path / "in").mkdir()
+  for name, size in sizes.items():
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3)).astype("u1")).save(
+      tmp_path / "in" / f"{name}.png"
+    )
+  Image.new("L", (50, 40), 100).save(tmp_path / "in" / "grey.jpg")
+  (tmp_path / "in" / "broken.png").write_text("nothing")
+  args = (f"--workdir={trained}", f"--output={tmp_path / 'out'}")
+  done = launch("predict", *args, f"--input={tmp_path / 'in'}")
+  assert done.returncode == 1
+  assert "4 of 5 images segmented" in done.stdout
+  assert "broken.png: not an image" in done.stderr
+  for name, size in (sizes | {"grey": (50, 40)}).items():
+    index = Image.open(tmp_path / "out" / f"{name}_index.png")
+    color = Image.open(tmp_path / "out" / f"{name}_color.png")
+    assert index.size == color.size == size
+    assert Image.open(tmp_path / "out" / f"{name}_overlay.png").size == size
+    index, color = np.asarray(index), np.asarray(color)
+    assert index.max() <= 1
+    np.testing.assert_array_equal(color[..., 0] == 255, index == 1)
+  done = launch("predict", *args, f"--input={tmp_path / 'in' / 'b.png'}")
+  assert done.returncode == 0, done.stderr
+
+
+def test_color_baseline_is_reported(trained):
+  done = launch("evaluate", f"--workdir={trained}", "--split=train", "--color_baseline")
+  assert done.returncode == 0, done.stderr
+  assert "12 train examples" in done.stdout
+  assert "colour and position alone" in done.stdout
+  assert done.stdout.count("accuracy of always") == 2
+
+
+def test_real_photographs_smoke(kitti, tmp_path):
+  done = launch(
+    "train",
+    "--config=configs/unet_road.py:data=kitti_road,smoke",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.writers=()",
+    "--config.data.cache_mb=0",
+    env=dict(SEGJAX_DATA=str(DATA)),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "193 train and 37 val examples" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_help_shows_examples_and_flags(name):
+  done = launch(name, "--help")
+  assert f"python launch/{name}.py --" in done.stdout
+  assert "--workdir:" in done.stdout
+  if name == "train":
+    assert "--config:" in done.stdout
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+def broken_sets(root):
+  """Data sets for the source `folder`, each with one fault."""
+  out = {}
+  for fault in ("bare", "size", "truncated", "value", "empty", "good"):
+    folder = out[fault] = write_pairs(root / fault, count=10)
+    image, mask = folder / "images" / "x003.png", folder / "masks" / "x003.png"
+    if fault == "bare":
+      mask.unlink()
+    elif fault == "size":
+      Image.new("L", (9, 9)).save(mask)
+    elif fault == "truncated":
+      image.write_bytes(image.read_bytes()[:200])
+    elif fault == "value":
+      Image.new("L", (60, 40), 9).save(mask)
+    elif fault == "empty":
+      (folder / "train.txt").write_text("x001\nx002\nx003\nx004\n")
+      (folder / "val.txt").write_text("")
+  return out
+
+
+def own_config(root, name, line):
+  """A user's own config file with one more line."""
+  file = root / f"{name}.py"
+  file.write_text(
+    "from segjax import config as config_lib\n\n\ndef get_config():\n"
+    "  c = config_lib.smoke(config_lib.default())\n"
+    f"  c.writers = ()\n  {line}\n  return c\n"
+  )
+  return f"--config={file}"
+
+
+ON_FOLDER = ["--config=configs/unet_road.py:data=folder,smoke", "--config.writers=()"]
+EMBEDDED = ["--config=configs/unet_road.py:smoke", "--config.writers=()"]
+
+
+def error_cases(root):
+  """name -> (arguments, expected parts of the message, more environment)."""
+  sets = broken_sets(root)
+
+  def on(fault, *args):
+    return [*ON_FOLDER, f"--config.data.source.folder={sets[fault]}", *args]
+
+  (root / "file").write_text("")
+  eight = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+  huge = "--config.schedule.learning_rate=1e30"
+  return {
+    "no such folder": ([*ON_FOLDER, "--config.data.source.folder=/no/where"], ["/no/where"], {}),
+    "image without label": (on("bare"), ["no label", "x003.png"], {}),
+    "label of another size": (on("size"), ["x003.png", "9x9", "60x40"], {}),
+    "truncated image": (on("truncated"), ["x003.png", "cannot be read"], {}),
+    "value outside the table": (on("value"), ["x003.png", "value 9", "0 to 1"], {}),
+    "empty split": (on("empty"), ["'val'", "empty"], {}),
+    "unknown model": ([*EMBEDDED, "--config.model.name=unett"], ["'unett'", "'unet'"], {}),
+    "unknown data": ([*EMBEDDED, "--config.data.source.name=road_scene"], ["'road_scenes'"], {}),
+    "unknown data argument": (["--config=configs/unet_road.py:data=kity"], ["kitti_road"], {}),
+    "unknown optimizer": ([*EMBEDDED, "--config.optimizer.name=adan"], ["'adam'", "sgd"], {}),
+    "unknown schedule": ([*EMBEDDED, "--config.schedule.name=cosin"], ["'cosine'"], {}),
+    "unknown loss": ([own_config(root, "a", "c.loss.dise = 1.0")], ["'dise'", "'dice'"], {}),
+    "unknown model field": (
+      [own_config(root, "b", "c.model.witdhs = (4, 8)")], ["'witdhs'", "'widths'"], {}),
+    "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
+    "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
+    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'nam'", "'name'"], {}),
+    "mistyped nested field": (
+      [*EMBEDDED, "--config.data.batchsize=2"], ["'batchsize'", "'batch_size'"], {}),
+    "mistyped flag": ([*EMBEDDED, "--workdri=x"], ["workdri", "workdir"], {}),
+    "mistyped argument": (["--config=configs/unet_road.py:smok"], ["'smok'", "'smoke'"], {}),
+    "wrong type": ([*EMBEDDED, "--config.total_steps=ten"], ["total_steps", "ten"], {}),
+    "no such config": (["--config=configs/unet_raod.py"], ["unet_raod", "unet_road.py"], {}),
+    "no config": ([], ["--config is required"], {}),
+    "indivisible batch": (EMBEDDED, ["batch_size is 4", "8 devices", "batch_size=8"], eight),
+    "batch larger than the split": (
+      [*EMBEDDED, "--config.data.batch_size=64"], ["12 examples", "batch_size=64"], {}),
+    "two durations": ([*EMBEDDED, "--config.total_epochs=3"], ["total_steps=6", "both set"], {}),
+    "loss not finite": ([*EMBEDDED, huge], ["not finite at step", "learning_rate"], {}),
+    "workdir is a file": ([*EMBEDDED, f"--workdir={root / 'file'}"], ["cannot write to"], {}),
+    "read-only folder": ([*EMBEDDED, "--workdir=/proc/runs/x"], ["cannot write to /proc"], {}),
+  }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+  """Runs all error cases, two at a time; name -> (CompletedProcess, expected parts)."""
+  root = tmp_path_factory.mktemp("errors")
+  cases = error_cases(root)
+
+  def run(name):
+    args, parts, env = cases[name]
+    if not any(a.startswith("--workdir") for a in args):
+      args = [*args, f"--workdir={root / 'runs' / name.replace(' ', '_')}"]
+    return name, (launch("train", *args, env=env), parts)
+
+  with ThreadPoolExecutor(2) as pool:
+    return dict(pool.map(run, cases))
+
+
+def test_every_error_is_one_clear_message_with_exit_code_1(failures):
+  for name, (done, parts) in failures.items():
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1, (name, done.stdout, done.stderr)
+    assert len(lines) == 1, (name, done.stderr)
+    assert "Traceback" not in done.stderr, (name, done.stderr)
+    for part in parts:
+      assert part in lines[0], (name, part, lines[0])
+
+
+def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
+  """Trains on a file system of 6 MB, which its checkpoints outgrow."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("mounting a small file system needs privileges that are missing here")
+  try:
+    fits = ["--config.model.widths=(4,8)", f"--workdir={disk / 'run'}"]
+    done = launch("train", *EMBEDDED, *fits)
+    assert done.returncode == 0, done.stderr
+    (disk / "filler").write_bytes(bytes(5_000_000))
+    with (disk / "filler").open("ab") as filler:
+      with contextlib.suppress(OSError):
+        filler.write(bytes(3_000_000))
+    done = launch("train", *EMBEDDED, *fits, "--config.total_steps=20")
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr
+    (disk / "filler").unlink()
+    done = launch("train", *EMBEDDED, *fits, "--config.total_steps=8")
+    assert done.returncode == 0, done.stderr
+    assert "from the checkpoint of step 6" in done.stdout
+  finally:
+    subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
+  cases = [
+    ("evaluate", [f"--workdir={tmp_path}"], "config.json"),
+    ("evaluate", [f"--workdir={trained}", "--split=test"], "splits: train, val"),
+    ("evaluate", [f"--workdir={trained}", "--checkpoint=99"], "no checkpoint '99'"),
+    ("predict", [f"--workdir={trained}", "--input=/no/where", f"--output={tmp_path}"], "/no/where"),
+    ("predict", [f"--workdir={trained}", f"--output={tmp_path}"], "--input is required"),
+  ]
+  for name, args, part in cases:
+    done = launch(name, *args)
+    assert done.returncode == 1
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_workdir_makes_a_new_one(tmp_path):
+  done = subprocess.run(
+    [sys.executable, str(ROOT / "launch" / "train.py"),
+     f"--config={ROOT / 'configs' / 'encoder_decoder_road.py'}:smoke", "--config.writers=()"],
+    cwd=tmp_path, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  (workdir,) = (tmp_path / "runs").iterdir()
+  assert workdir.name.startswith("encoder_decoder_road-")
+
+
+def test_kitti_folder_from_the_environment(tmp_path):
+  write_kitti(tmp_path / "kitti_road", count=10)
+  done = launch(
+    "train",
+    "--config=configs/encoder_decoder_road.py:data=kitti_road,smoke",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.writers=()",
+    "--config.data.source.train_fraction=0.6",
+    env=dict(SEGJAX_DATA=str(tmp_path)),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "6 train and 4 val examples" in done.stdout

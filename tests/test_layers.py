@@ -1,0 +1,104 @@
+"""The fast layers against the standard ones, in value and gradient."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import layers
+
+KEY = jax.random.key(0)
+
+
+def value_and_pullback(f, g, *args):
+  """f(*args) and the gradients of its inner product with g, compiled."""
+  return jax.jit(lambda *a: (f(*a), jax.vjp(f, *a)[1](g)))(*args)
+
+
+def standard_pool(x):
+  return nn.max_pool(x, (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (1, 7, 9, 5), (3, 2, 3, 1)])
+@pytest.mark.parametrize("kind", ["continuous", "ties", "relu", "constant"])
+def test_max_pool_is_nn_max_pool_bit_for_bit(shape, kind):
+  x = jax.random.normal(KEY, shape)
+  if kind == "ties":
+    x = jnp.round(x * 2) / 2
+  elif kind == "relu":
+    x = nn.relu(x)
+  elif kind == "constant":
+    x = jnp.full_like(x, -1.5)
+  g = jax.random.normal(jax.random.key(1), standard_pool(x).shape)
+  (y, dx), (y0, dx0) = (
+    value_and_pullback(layers.max_pool_2x2, g, x),
+    value_and_pullback(standard_pool, g, x),
+  )
+  np.testing.assert_array_equal(y, y0)
+  np.testing.assert_array_equal(dx[0], dx0[0])
+
+
+def test_max_pool_gradient_goes_to_the_first_maximum():
+  g = jax.grad(lambda x: layers.max_pool_2x2(x).sum())(jnp.zeros((1, 2, 2, 1)))
+  assert g[0, :, :, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+PAIRS = {
+  "2x2": (
+    lambda: layers.ConvTranspose2x2(5),
+    lambda: nn.ConvTranspose(5, (2, 2), strides=(2, 2), padding="VALID"),
+  ),
+  "3x3": (
+    lambda: layers.ConvTranspose3x3(5),
+    lambda: nn.ConvTranspose(5, (3, 3), strides=(2, 2), padding=((1, 2), (1, 2))),
+  ),
+}
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 4), (1, 5, 3, 4), (1, 1, 1, 4)])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_transposed_convolution_is_nn_conv_transpose(pair, shape):
+  fast, standard = (make() for make in PAIRS[pair])
+  x = jax.random.normal(KEY, shape)
+  variables = jax.jit(standard.init)(KEY, x)
+  variables = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), variables)
+  own = jax.eval_shape(fast.init, KEY, x)
+  assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
+  g = jax.random.normal(jax.random.key(1), (shape[0], 2 * shape[1], 2 * shape[2], 5))
+  y, pull = value_and_pullback(fast.apply, g, variables, x)
+  y0, pull0 = value_and_pullback(standard.apply, g, variables, x)
+  np.testing.assert_allclose(y, y0, atol=1e-5)
+  for a, b in zip(jax.tree.leaves(pull), jax.tree.leaves(pull0), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_transposed_convolution_is_pytorchs(pair):
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  x = np.random.default_rng(0).normal(size=(2, 5, 7, 4)).astype("f4")
+  module = PAIRS[pair][0]()
+  variables = module.init(KEY, x)
+  size = int(pair[0])
+  peer = torch.nn.ConvTranspose2d(
+    4, 5, size, stride=2, padding=size - 2, output_padding=size - 2, bias=False
+  )
+  kernel = np.asarray(variables["params"]["kernel"])[::-1, ::-1].transpose(2, 3, 0, 1)
+  peer.weight.data = torch.tensor(kernel.copy())
+  want = peer(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
+
+
+def test_resize_bilinear_enlarges_as_pytorch_does():
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype("f4")
+  want = torch.nn.functional.interpolate(
+    torch.tensor(x.transpose(0, 3, 1, 2)), size=(11, 20), mode="bilinear", align_corners=False
+  )
+  got = layers.resize_bilinear(x, (11, 20))
+  np.testing.assert_allclose(got, want.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+
+
+def test_unknown_norm_lists_the_known_ones():
+  with pytest.raises(ValueError, match="none, batch, group"):
+    layers.DoubleConv(4, norm="layer").init(KEY, jnp.zeros((1, 8, 8, 3)), train=False)

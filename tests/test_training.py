@@ -1,0 +1,423 @@
+"""Steps, schedules, the loop, checkpoints: exactness, resumption, devices."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT, launch, write_pairs
+
+from segjax import config as config_lib
+from segjax import inference, models, training
+from segjax.data import pipeline, sources
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.tasks import Segmentation
+from segjax.training import experiment as experiment_lib
+from segjax.training import loop, optim, steps
+from segjax.training.state import init_state
+from segjax.training.writers import read_metrics
+
+SIZE = (16, 24)
+
+
+def tiny_config(folder, **changes):
+  """A run of seconds on the files of `write_pairs`."""
+  c = config_lib.default()
+  c.name = "tiny"
+  c.data.source = config_lib.data_source("folder", folder=str(folder), train_fraction=0.7)
+  c.data.update(size=SIZE, batch_size=2)
+  c.model = dict(name="unet", widths=(4, 6), norm="batch", dropout=0.1, dtype="float32")
+  c.total_steps, c.total_epochs = 6, 0.0
+  c.eval_steps, c.eval_epochs = 3, 0.0
+  c.log_steps, c.pictures, c.ema_decay, c.writers = 2, 1, 0.9, ()
+  c.augment.flip = 0.5
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+@pytest.fixture
+def data(tmp_path):
+  return write_pairs(tmp_path / "data", count=10)
+
+
+def parts(num_classes=2, sigmoid=True, learning_rate=1e-2, **model):
+  table = default_table(tuple("abcd"[:num_classes]))
+  task = Segmentation(table.names, table.palette, sigmoid=sigmoid, dice=0.5)
+  net = models.make("unet", num_outputs=task.num_outputs, **{"widths": (4, 6)} | model)
+  schedule = optim.make_schedule("constant", learning_rate=learning_rate, total_steps=10)
+  return net, task, optim.make_optimizer("adam", schedule)
+
+
+def random_batch(count, num_classes=2, seed=0):
+  rng = np.random.default_rng(seed)
+  return dict(
+    image=rng.integers(0, 256, (count, *SIZE, 3)).astype(np.uint8),
+    label=rng.choice([*range(num_classes), 255], (count, *SIZE)).astype(np.uint8),
+    mask=np.ones(count, bool),
+  )
+
+
+def same(a, b):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(np.array_equal(x, y) for x, y in pairs)
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
+  """One step against the textbook: optax's own loss on float images, Adam by hand."""
+  net, task, optimizer = parts()
+  task = Segmentation(task.classes, task.palette, sigmoid=True)
+  mesh = steps.make_mesh(jax.devices()[:1])
+  state = init_state(net, optimizer, seed=0, size=SIZE)
+  batch = random_batch(4)
+  valid = batch["label"] != 255
+
+  def loss_fn(params):
+    logits = net.apply(dict(params=params), batch["image"] / np.float32(255), train=True)[..., 0]
+    loss = optax.sigmoid_binary_cross_entropy(logits, (batch["label"] == 1).astype("f4"))
+    return (loss * valid).sum() / valid.sum()
+
+  want, grads = jax.jit(jax.value_and_grad(loss_fn))(state.params)
+  adam = jax.tree.map(lambda p, g: p - 1e-2 * g / (jnp.abs(g) + 1e-8), state.params, grads)
+  step = steps.make_train_step(net, task, optimizer, mesh=mesh)
+  new, sums = step(state, steps.put_batch(batch, mesh))
+  assert float(task.loss(sums)) == pytest.approx(float(want), rel=1e-5)
+  assert float(sums["grad_norm"]) == pytest.approx(float(optax.global_norm(grads)), rel=1e-4)
+  assert int(new.step) == 1
+  for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(adam), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_the_state_is_donated_and_the_average_is_exact():
+  net, task, optimizer = parts(norm="batch")
+  mesh = steps.make_mesh(jax.devices()[:1])
+  init = jax.jit(lambda: init_state(net, optimizer, seed=0, size=SIZE, ema=True),
+                 out_shardings=steps.replicated(mesh))  # fmt: skip
+  state = init()
+  step = steps.make_train_step(net, task, optimizer, mesh=mesh, ema_decay=0.75)
+  want = jax.device_get(state.ema_params)
+  for seed in range(4):
+    old = state
+    state, _ = step(state, steps.put_batch(random_batch(4, seed=seed), mesh))
+    want = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, want, jax.device_get(state.params))
+    assert all(x.is_deleted() for x in jax.tree.leaves(old.params))
+  for a, b in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  assert step._cache_size() == 1
+  assert same(state.eval_variables()["params"], state.ema_params)
+
+
+@pytest.mark.parametrize(("num_classes", "sigmoid"), [(2, True), (3, False)])
+def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
+  net, task, optimizer = parts(num_classes, sigmoid, norm="batch")
+  mesh = steps.make_mesh(jax.devices()[:1])
+  state = init_state(net, optimizer, seed=0, size=SIZE)
+  whole = random_batch(7, num_classes)
+
+  class Source:
+    size, cached = SIZE, False
+
+    def __len__(self):
+      return 7
+
+    def __getitem__(self, i):
+      return dict(image=whole["image"][i], label=whole["label"][i])
+
+  eval_step = steps.make_eval_step(net, task, mesh=mesh)
+  sums = [
+    loop.evaluate(eval_step, state, pipeline.eval_batches(Source(), batch_size=n), mesh)
+    for n in (4, 1)
+  ]
+  assert sums[0]["examples"] == 7
+  for key in sums[0]:
+    if np.issubdtype(sums[0][key].dtype, np.integer):
+      np.testing.assert_array_equal(sums[0][key], sums[1][key])
+    else:
+      np.testing.assert_allclose(sums[0][key], sums[1][key], rtol=1e-5)
+  assert sums[0]["pixels"] == (whole["label"] != 255).sum() == sums[0]["matrix"].sum()
+
+
+def test_one_device_and_eight_agree(tmp_path):
+  """The same three steps with batch norm, dropout and augmentation on 1 and on 8 devices."""
+  code = """
+    import sys
+    import jax, numpy as np
+    sys.path.insert(0, "tests")
+    from test_training import parts, random_batch, SIZE
+    from segjax import augment
+    from segjax.training import steps
+    from segjax.training.state import init_state
+
+    out = {}
+    for count in (1, 8):
+      net, task, optimizer = parts(norm="batch", dropout=0.3, learning_rate=1e-3)
+      mesh = steps.make_mesh(jax.devices()[:count])
+      init = jax.jit(lambda: init_state(net, optimizer, seed=0, size=SIZE),
+                     out_shardings=steps.replicated(mesh))
+      state = init()
+      step = steps.make_train_step(net, task, optimizer, mesh=mesh,
+                                   augment=augment.make_augment(flip=0.5, brightness=0.3))
+      eval_step = steps.make_eval_step(net, task, mesh=mesh)
+      for seed in range(3):
+        batch = steps.put_batch(random_batch(16, seed=seed), mesh)
+        assert len(batch["image"].sharding.device_set) == count
+        state, sums = step(state, batch)
+      out[count] = jax.device_get((state, sums, eval_step(state, batch)))
+    assert len(jax.devices()) == 8
+    for a, b in zip(*map(jax.tree.leaves, out.values()), strict=True):
+      np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+    assert (out[1][1]["pixels"] == out[8][1]["pixels"]).all()
+    print("agree")
+  """
+  env = os.environ | dict(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.stdout == "agree\n", done.stderr
+
+
+def test_four_scenes_are_overfitted():
+  source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)
+  examples = [pipeline.resize(source[i], (64, 64)) for i in range(4)]
+  batch = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
+  batch["mask"] = np.ones(4, bool)
+  net, task, optimizer = parts(widths=(8, 16, 32), norm="batch")
+  mesh = steps.make_mesh(jax.devices()[:1])
+  state = init_state(net, optimizer, seed=0, size=(64, 64))
+  step, batch = steps.make_train_step(net, task, optimizer, mesh=mesh), steps.put_batch(batch, mesh)
+  for _ in range(150):
+    state, sums = step(state, batch)
+  assert task.summary(jax.device_get(sums))["mean_iou"] > 0.95
+
+
+# ---------------------------------------------------------------------------- schedules
+
+
+def test_schedules_at_chosen_steps():
+  def at(name, points, **fields):
+    s = optim.make_schedule(name, learning_rate=1.0, total_steps=100, **fields)
+    return [round(float(s(p)), 4) for p in points]
+
+  assert at("constant", [0, 99]) == [1, 1]
+  assert at("step", [0, 9, 10, 25], every_steps=10, factor=0.5) == [1, 1, 0.5, 0.25]
+  assert at("multi_step", [0, 49, 50, 80], milestone_steps=(50, 75)) == [1, 1, 0.1, 0.01]
+  assert at("cosine", [0, 50, 100]) == [1, 0.5, 0]
+  assert at("polynomial", [0, 50, 100], power=2.0) == [1, 0.25, 0]
+  assert at("one_cycle", [0, 30, 100]) == [0.04, 1, 0.0]
+  assert at("cosine", [0, 5, 10, 55, 100], warmup_steps=10) == [0, 0.5, 1, 0.5, 0]
+  assert at("multi_step", [10, 49, 50], warmup_steps=10, milestone_steps=(50,)) == [1, 1, 0.1]
+  with pytest.raises(UserError, match="every_epochs"):
+    at("step", [0])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizers_are_pytorchs(name):
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  optimizer = optim.make_optimizer(name, 0.1, weight_decay=0.05)
+  peers = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam, adamw=torch.optim.AdamW)
+  fields = dict(lr=0.1, weight_decay=0.05) | (dict(momentum=0.9) if name == "sgd" else {})
+  w = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+  peer, params = peers[name]([w], **fields), jnp.array([1.0, -2.0, 3.0])
+  state = optimizer.init(params)
+  for i in range(5):
+    peer.zero_grad()
+    ((w - i) ** 3).sum().backward()
+    peer.step()
+    grads = jax.grad(lambda p, i=i: ((p - i) ** 3).sum())(params)
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  np.testing.assert_allclose(params, w.detach().numpy(), rtol=2e-4)
+
+
+def test_gradients_are_clipped():
+  optimizer = optim.make_optimizer("sgd", 1.0, momentum=0.0, clip_norm=1.0)
+  updates, _ = optimizer.update(jnp.array([30.0, 40.0]), optimizer.init(jnp.zeros(2)))
+  np.testing.assert_allclose(updates, [-0.6, -0.8], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------- durations
+
+
+def test_durations_by_suffix():
+  c = config_lib.default()
+  assert config_lib.duration(c, "total", 50) == 500
+  c.total_steps = 7
+  with pytest.raises(UserError, match=r"total_steps=7 and total_epochs=10 are both set"):
+    config_lib.duration(c, "total", 50)
+  c.total_epochs = 0.0
+  assert config_lib.duration(c, "total", 50) == 7
+  c.total_steps = 0
+  with pytest.raises(UserError, match="one of them above 0"):
+    config_lib.duration(c, "total", 50, required=True)
+  c.total_epochs = 0.001
+  assert config_lib.duration(c, "total", 50) == 1
+
+
+# ---------------------------------------------------------------------------- the loop
+
+
+def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(data, tmp_path):
+  whole = training.train(tiny_config(data), tmp_path / "whole")
+  again = training.train(tiny_config(data), tmp_path / "again")
+  assert same(whole, again)
+  other = training.train(tiny_config(data, seed=1), tmp_path / "other")
+  assert not same(whole.params, other.params)
+  half = tiny_config(data, total_steps=3)
+  training.train(half, tmp_path / "parts")
+  resumed = training.train(tiny_config(data), tmp_path / "parts")
+  assert same(whole, resumed)
+  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "parts"))
+  strip = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "info/"))}  # noqa: E731
+  assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
+  done = training.train(tiny_config(data), tmp_path / "parts")
+  assert same(whole, done)
+
+
+def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
+  made = []
+  for kind in ("train_step", "eval_step"):
+    original = getattr(experiment_lib.Experiment, kind)
+
+    def spy(self, original=original):
+      made.append(original(self))
+      return made[-1]
+
+    monkeypatch.setattr(experiment_lib.Experiment, kind, spy)
+  training.train(tiny_config(data), tmp_path / "run")
+  assert [f._cache_size() for f in made] == [1, 1]
+
+
+def test_what_a_workdir_holds(data, tmp_path):
+  run = tmp_path / "run"
+  training.train(tiny_config(data, writers=("pictures",)), run)
+  assert json.loads((run / "config.json").read_text())["data"]["batch_size"] == 2
+  rows = read_metrics(run / "metrics.jsonl")
+  assert rows[0]["info/steps_per_epoch"] == 3
+  assert rows[0]["info/total_steps"] == 6
+  assert rows[0]["info/parameters"] > 0
+  assert sum(r.get("train/steps", 0) for r in rows) == 6
+  assert [r["step"] for r in rows if "val/loss" in r] == [3, 6]
+  assert sorted(p.name for p in (run / "images").iterdir()) == [
+    "val_examples_step000003.png",
+    "val_examples_step000006.png",
+  ]
+  kept = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
+  assert kept in ([6], [3, 6])
+
+
+def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
+  config = tiny_config(data, total_steps=8, eval_steps=1, best_metric="val/loss", best_mode="min")
+  config.schedule.learning_rate = 0.3  # so large that the best is not the last
+  training.train(config, tmp_path / "run")
+  rows = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val/loss" in r]
+  best = min(rows, key=lambda r: r["val/loss"])["step"]
+  kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert kept == {best, 8}
+  _, state = inference.restore(tmp_path / "run", "best")
+  assert int(state.step) == best
+  with pytest.raises(UserError, match=f"there is 'best', 'latest', .*{best}"):
+    inference.restore(tmp_path / "run", "77")
+
+
+def test_another_model_in_the_same_workdir_is_refused_and_named(data, tmp_path):
+  training.train(tiny_config(data, total_steps=3), tmp_path)
+  with pytest.raises(UserError, match=r"model\.widths: \(4, 6\) -> \(4, 8\)"):
+    training.train(tiny_config(data, **{"model.widths": (4, 8)}), tmp_path)
+  assert config_lib.load(tmp_path / "config.json").model.widths == (4, 6)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path):
+  training.train(tiny_config(data, total_steps=3), tmp_path)
+  config = config_lib.load(tmp_path / "config.json")
+  config.total_steps, config.schedule.learning_rate = 40, 1e30
+  config_lib.save(config, tmp_path / "config.json")
+  with pytest.raises(UserError, match=r"not finite at step \d+.*checkpoint of step \d+ is kept"):
+    training.train(config, tmp_path)
+  _, state = inference.restore(tmp_path, "latest")
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_metric_that_is_not_measured_is_named(data, tmp_path):
+  with pytest.raises(UserError, match=r"'val/miou' is not measured.*val/mean_iou"):
+    training.train(tiny_config(data, best_metric="val/miou"), tmp_path)
+
+
+KILLED = """
+import sys
+from test_training import tiny_config
+from segjax import training
+config = tiny_config(sys.argv[1], total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
+training.train(config, sys.argv[2])
+"""
+
+
+def run_killable(data, workdir):
+  return subprocess.Popen(
+    [sys.executable, "-c", KILLED, str(data), str(workdir)],
+    cwd=ROOT / "tests",
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step):
+  limit = time.time() + 120
+  while time.time() < limit:
+    rows = read_metrics(workdir / "metrics.jsonl")
+    if rows and rows[-1]["step"] >= step:
+      return
+    time.sleep(0.005)
+  raise AssertionError(f"step {step} was never reached")
+
+
+def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path):
+  config = tiny_config(data, total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
+  whole = training.train(config, tmp_path / "whole")
+  for step in (7, 60, 131):
+    process = run_killable(data, tmp_path / "killed")
+    wait_for_step(tmp_path / "killed", step)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+  resumed = training.train(config, tmp_path / "killed")
+  assert int(resumed.step) == 200
+  assert same(whole, resumed)
+  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "killed"))
+  val = lambda rows: [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]  # noqa: E731
+  assert val(rows) == val(rows2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
+  args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
+          "--config.total_steps=2000", "--config.eval_steps=1000",
+          "--config.writers=()"]  # fmt: skip
+  process = subprocess.Popen(
+    [sys.executable, "launch/train.py", *args], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  )
+  wait_for_step(tmp_path / "run", 6)
+  process.send_signal(number)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 128 + number
+  assert "saved. The same command with the same --workdir goes on" in output
+  stopped = int(output.split("stopped at step ")[1].split(";")[0])
+  done = launch("train", *args, f"--config.total_steps={stopped + 2}")
+  assert done.returncode == 0, done.stderr
+  assert f"from the checkpoint of step {stopped}" in done.stdout
