@@ -16,7 +16,7 @@ def get_config(arg=""):
   c.name = "encoder_decoder_road"
   c.data.size = (256, 256)
   c.data.batch_size = 4
-  c.model = dict(name="encoder_decoder", widths=(32, 64), dtype="float32")
+  c.model = dict(name="encoder_decoder", widths=(32, 64), kernel_init="glorot", dtype="float32")
   c.optimizer.name = "adam"
   c.schedule.learning_rate = 1e-4
   c.total_epochs = 12.0
@@ -26,7 +26,8 @@ def get_config(arg=""):
   else:
     c.data.source = config_lib.data_source(a.data)
   if a.data == "road_scenes":
+    c.model.kernel_init = "he"
     c.schedule.name = "cosine"
     c.schedule.learning_rate = 2e-3
-    c.total_epochs = 5.0  # of 125 steps
+    c.total_epochs = 4.0  # of 125 steps
   return config_lib.smoke(c) if a.smoke else c

@@ -31,6 +31,7 @@ def get_config(arg=""):
     up_relu=True,
     skip=a.skip,
     dropout=0.0,
+    kernel_init="glorot",
     dtype="float32",
   )
   c.optimizer.name = "adam"
@@ -42,7 +43,8 @@ def get_config(arg=""):
   else:
     c.data.source = config_lib.data_source(a.data)
   if a.data == "road_scenes":
+    c.model.kernel_init = "he"
     c.schedule.name = "cosine"
     c.schedule.learning_rate = 2e-3
-    c.total_epochs = 5.0  # of 125 steps
+    c.total_epochs = 4.0  # of 125 steps
   return config_lib.smoke(c) if a.smoke else c

@@ -35,7 +35,7 @@ def get_config(arg=""):
   c.schedule.name = "one_cycle"
   c.schedule.learning_rate = 2e-3
   c.ema_decay = 0.99
-  c.total_epochs = 40.0 if a.data == "kitti_road" else 10.0
+  c.total_epochs = 24.0 if a.data == "kitti_road" else 6.0
   c.augment.update(
     flip=0.5,
     scale_min=0.75,

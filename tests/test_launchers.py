@@ -260,9 +260,8 @@ def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
     done = launch("train", *EMBEDDED, *fits)
     assert done.returncode == 0, done.stderr
     (disk / "filler").write_bytes(bytes(5_000_000))
-    with (disk / "filler").open("ab") as filler:
-      with contextlib.suppress(OSError):
-        filler.write(bytes(3_000_000))
+    with (disk / "filler").open("ab") as filler, contextlib.suppress(OSError):
+      filler.write(bytes(3_000_000))
     done = launch("train", *EMBEDDED, *fits, "--config.total_steps=20")
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stderr

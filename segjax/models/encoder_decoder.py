@@ -18,11 +18,13 @@ class EncoderDecoder(nn.Module):
   Attributes:
     num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of the strided convolutions.
+    kernel_init: of all kernels, "glorot" or "he"; biases start at 0.
     dtype: compute dtype; parameters and logits are float32.
   """
 
   num_outputs: int = 1
   widths: tuple[int, ...] = (32, 64)
+  kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -33,10 +35,19 @@ class EncoderDecoder(nn.Module):
     for i, w in enumerate(self.widths):
       x = nn.relu(
         nn.Conv(
-          w, (5, 5), strides=2, kernel_init=layers.glorot, dtype=self.dtype, name=f"conv{i + 1}"
+          w,
+          (5, 5),
+          strides=2,
+          kernel_init=layers.initializer(self.kernel_init),
+          dtype=self.dtype,
+          name=f"conv{i + 1}",
         )(x)
       )
-    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(
-      x
-    )
+    x = nn.Conv(
+      self.num_outputs,
+      (1, 1),
+      kernel_init=layers.initializer(self.kernel_init),
+      dtype=self.dtype,
+      name="head",
+    )(x)
     return layers.resize_bilinear(x.astype(jnp.float32), image.shape[1:3])

@@ -14,11 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import UserError
+from segjax.errors import UserError, choose
 
 NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
-glorot = nn.initializers.glorot_uniform()
+INITS = {"glorot": nn.initializers.glorot_uniform(), "he": nn.initializers.he_uniform()}
+
+
+def initializer(name):
+  """Kernels: "glorot" (Glorot, Bengio, 2010) or "he" (He et al., 2015), both uniform."""
+  return choose(INITS, name, "kernel_init")
 
 
 def _windows_2x2(x):
@@ -80,24 +85,24 @@ class ConvTranspose2x2(nn.Module):
 
   Attributes:
     features: output channels.
-    use_bias: adds a bias.
+    kernel_init: of the kernel, see `initializer`.
     dtype: compute dtype; parameters stay float32.
   """
 
   features: int
-  use_bias: bool = True
+  kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     """[B,H,W,C] -> [B,2H,2W,features]."""
-    kernel = self.param("kernel", glorot, (2, 2, x.shape[-1], self.features), jnp.float32)
+    kernel = self.param(
+      "kernel", initializer(self.kernel_init), (2, 2, x.shape[-1], self.features), jnp.float32
+    )
     # nn.ConvTranspose does not flip its kernel: tap (1, 1) feeds the output offset (0, 0).
     matrix = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[-1], 4 * self.features)
     x = depth_to_space(x.astype(self.dtype) @ matrix.astype(self.dtype), self.features)
-    if self.use_bias:
-      x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return x
+    return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
 
 
 class ConvTranspose3x3(nn.Module):
@@ -110,16 +115,20 @@ class ConvTranspose3x3(nn.Module):
 
   Attributes:
     features: output channels.
+    kernel_init: of the kernel, see `initializer`.
     dtype: compute dtype; parameters stay float32.
   """
 
   features: int
+  kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     """[B,H,W,C] -> [B,2H,2W,features]."""
-    kernel = self.param("kernel", glorot, (3, 3, x.shape[-1], self.features), jnp.float32)
+    kernel = self.param(
+      "kernel", initializer(self.kernel_init), (3, 3, x.shape[-1], self.features), jnp.float32
+    )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     taps = (slice(1, 2), slice(0, 3, 2))  # even outputs see the middle tap, odd ones the outer two
@@ -173,11 +182,13 @@ class DoubleConv(nn.Module):
   Attributes:
     features: output channels of both convolutions.
     norm: "none", "batch" or "group".
+    kernel_init: of the kernels, see `initializer`.
     dtype: compute dtype.
   """
 
   features: int
   norm: str = "none"
+  kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -188,7 +199,7 @@ class DoubleConv(nn.Module):
         self.features,
         (3, 3),
         use_bias=self.norm == "none",
-        kernel_init=glorot,
+        kernel_init=initializer(self.kernel_init),
         dtype=self.dtype,
         name="conv" + i,
       )(x)

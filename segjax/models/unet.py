@@ -29,6 +29,7 @@ class UNet(nn.Module):
     dropout: rate, before each decoder block.
     fit: an input that 2**depth does not divide is extended at its edges and the logits are cut
       ("pad"), or is resized to the next multiple and the logits are resized back ("resize").
+    kernel_init: of all kernels, "glorot" or "he"; biases start at 0.
     dtype: compute dtype; parameters and logits are float32.
   """
 
@@ -41,6 +42,7 @@ class UNet(nn.Module):
   skip: bool = True
   dropout: float = 0.0
   fit: str = "pad"
+  kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -57,21 +59,25 @@ class UNet(nn.Module):
     height, width = image.shape[1:3]
     *levels, bottom = self.widths
     x = self._fitted(image, 2 ** len(levels)).astype(self.dtype)
-    features = []
+    features, common = [], (self.norm, self.kernel_init, self.dtype)
     for i, w in enumerate(levels):
-      x = layers.DoubleConv(w, self.norm, self.dtype, name=f"down{i + 1}")(x, train=train)
+      x = layers.DoubleConv(w, *common, name=f"down{i + 1}")(x, train=train)
       features.append(x)
       x = layers.max_pool_2x2(x)
-    x = layers.DoubleConv(bottom, self.norm, self.dtype, name="bottom")(x, train=train)
+    x = layers.DoubleConv(bottom, *common, name="bottom")(x, train=train)
     for i in reversed(range(len(levels))):
       x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")
       x = nn.relu(x) if self.up_relu else x
       x = jnp.concatenate([x, features[i]], -1) if self.skip else x
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
-      x = layers.DoubleConv(levels[i], self.norm, self.dtype, name=f"join{i + 1}")(x, train=train)
-    x = nn.Conv(self.num_outputs, (1, 1), kernel_init=layers.glorot, dtype=self.dtype, name="head")(
-      x
-    )
+      x = layers.DoubleConv(levels[i], *common, name=f"join{i + 1}")(x, train=train)
+    x = nn.Conv(
+      self.num_outputs,
+      (1, 1),
+      kernel_init=layers.initializer(self.kernel_init),
+      dtype=self.dtype,
+      name="head",
+    )(x)
     x = x.astype(jnp.float32)
     return (
       layers.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
@@ -86,10 +92,16 @@ class UNet(nn.Module):
 
   def _upsampled(self, x, features, name):
     if self.up == "transposed2":
-      return layers.ConvTranspose2x2(features, dtype=self.dtype, name=name)(x)
+      return layers.ConvTranspose2x2(features, self.kernel_init, self.dtype, name=name)(x)
     if self.up == "transposed3":
-      return layers.ConvTranspose3x3(features, dtype=self.dtype, name=name)(x)
+      return layers.ConvTranspose3x3(features, self.kernel_init, self.dtype, name=name)(x)
     if self.up == "bilinear":
       x = layers.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
-      return nn.Conv(features, (3, 3), kernel_init=layers.glorot, dtype=self.dtype, name=name)(x)
+      return nn.Conv(
+        features,
+        (3, 3),
+        kernel_init=layers.initializer(self.kernel_init),
+        dtype=self.dtype,
+        name=name,
+      )(x)
     raise UserError(f"UNet: up is {self.up!r}, expected one of {', '.join(layers.UPSAMPLINGS)}")

@@ -240,8 +240,8 @@ class _Run:
     task = self.experiment.task
     best = self.checkpoints.step_of("best")
     print(summary_table(task, self.sums))
-    print(f"  trained for {self._minutes():.1f} minutes; best {self.config.best_metric} at step "
-          f"{best}, kept with the latest in {self.workdir / 'checkpoints'}", flush=True)  # fmt: skip
+    kept = f"best {self.config.best_metric} at step {best}, kept with the latest"
+    print(f"  trained for {self._minutes():.1f} minutes; {kept} in {self.workdir / 'checkpoints'}")
 
   def close(self):
     """Closes files and background threads."""
