@@ -1,7 +1,7 @@
 """Road / no road, for real use: augmentation, batch norm, Dice beside cross-entropy, one cycle.
 
-A U-Net of width 16 (batch norm, 1.9 M parameters) at 256x256; the moving average of its
-parameters is evaluated.
+A U-Net of width 16 (batch norm, 1.9 M parameters) at 256x256; the moving average of
+its parameters is evaluated.
 
   python launch/train.py --config=configs/unet_road_strong.py:data=kitti_road
   python launch/train.py --config=configs/unet_road_strong.py
@@ -35,7 +35,7 @@ def get_config(arg=""):
   c.schedule.name = "one_cycle"
   c.schedule.learning_rate = 2e-3
   c.ema_decay = 0.99
-  c.total_epochs = 24.0 if a.data == "kitti_road" else 6.0
+  c.total_epochs = 20.0 if a.data == "kitti_road" else 6.0
   c.augment.update(
     flip=0.5,
     scale_min=0.75,

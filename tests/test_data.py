@@ -285,6 +285,14 @@ def test_image_and_label_stay_aligned_through_the_pipeline(tmp_path, size):
   assert set(np.unique(batch["label"])) == {0, 1}
 
 
+def test_labels_are_never_mixed_by_resizing():
+  label = np.zeros((9, 9), np.uint8)
+  label[3:6, 3:6], label[:, :2] = 200, IGNORE
+  example = dict(image=np.zeros((9, 9, 3), np.uint8), label=label)
+  for size in ((4, 4), (23, 17), (9, 5)):
+    assert set(np.unique(pipeline.resize(example, size)["label"])) == {0, 200, IGNORE}
+
+
 def test_cached_and_uncached_examples_are_equal(tmp_path):
   source = folder_source(write_pairs(tmp_path))
   warm, cold = (pipeline.Resized(source, (20, 30), mb) for mb in (10, 0))

@@ -22,7 +22,8 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
-from segjax.training import loop, optim, steps
+from segjax.training import optim, steps
+from segjax.training.evaluation import evaluate
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
 
@@ -106,16 +107,21 @@ def test_the_state_is_donated_and_the_average_is_exact():
                  out_shardings=steps.replicated(mesh))  # fmt: skip
   state = init()
   step = steps.make_train_step(net, task, optimizer, mesh=mesh, ema_decay=0.75)
-  want = jax.device_get(state.ema_params)
+  want = jax.device_get((state.ema_params, state.ema_batch_stats))
   for seed in range(4):
     old = state
     state, _ = step(state, steps.put_batch(random_batch(4, seed=seed), mesh))
-    want = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, want, jax.device_get(state.params))
+    want = jax.tree.map(
+      lambda e, p: 0.75 * e + 0.25 * p, want, jax.device_get((state.params, state.batch_stats))
+    )
     assert all(x.is_deleted() for x in jax.tree.leaves(old.params))
-  for a, b in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(want), strict=True):
+  for a, b in zip(
+    jax.tree.leaves((state.ema_params, state.ema_batch_stats)), jax.tree.leaves(want), strict=True
+  ):
     np.testing.assert_allclose(a, b, atol=1e-6)
   assert step._cache_size() == 1
-  assert same(state.eval_variables()["params"], state.ema_params)
+  evaluated = dict(params=state.ema_params, batch_stats=state.ema_batch_stats)
+  assert same(state.eval_variables(), evaluated)
 
 
 @pytest.mark.parametrize(("num_classes", "sigmoid"), [(2, True), (3, False)])
@@ -136,8 +142,7 @@ def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
 
   eval_step = steps.make_eval_step(net, task, mesh=mesh)
   sums = [
-    loop.evaluate(eval_step, state, pipeline.eval_batches(Source(), batch_size=n), mesh)
-    for n in (4, 1)
+    evaluate(eval_step, state, pipeline.eval_batches(Source(), batch_size=n), mesh) for n in (4, 1)
   ]
   assert sums[0]["examples"] == 7
   for key in sums[0]:

@@ -11,7 +11,7 @@ class Progress:
 
   Attributes:
     total: steps in all.
-    first: steps done before.
+    steps_per_epoch: to show epochs.
     images_per_step: for the rate.
     images_per_second: over the last window.
   """

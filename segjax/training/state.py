@@ -18,6 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: running statistics of batch norm; empty without it.
     opt_state: of the optax optimiser.
     ema_params: moving average of the parameters, or None.
+    ema_batch_stats: of the running statistics, with which the averaged parameters belong together.
   """
 
   step: Any
@@ -25,11 +26,13 @@ class TrainState(flax.struct.PyTreeNode):
   batch_stats: Any
   opt_state: Any
   ema_params: Any = None
+  ema_batch_stats: Any = None
 
   def eval_variables(self):
     """What evaluation applies the model with: the moving average where there is one."""
-    params = self.params if self.ema_params is None else self.ema_params
-    return dict(params=params, batch_stats=self.batch_stats)
+    if self.ema_params is None:
+      return dict(params=self.params, batch_stats=self.batch_stats)
+    return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)
 
 
 def init_state(model, optimizer, *, seed, size, ema=False):
@@ -43,11 +46,12 @@ def init_state(model, optimizer, *, seed, size, ema=False):
     ema: keeps a moving average of the parameters.
   """
   variables = model.init(jax.random.key(seed), jnp.zeros((1, *size, 3)), train=False)
-  params = variables["params"]
+  params, batch_stats = variables["params"], variables.get("batch_stats", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    batch_stats=variables.get("batch_stats", {}),
+    batch_stats=batch_stats,
     opt_state=optimizer.init(params),
     ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    ema_batch_stats=jax.tree.map(jnp.copy, batch_stats) if ema else None,
   )

@@ -72,7 +72,7 @@ def make_train_step(
     augment: function of one example from `segjax.augment`, or None.
     mean: subtracted from images in [0,1].
     std: divides them then.
-    ema_decay: of the moving average of the parameters; 0 for none.
+    ema_decay: of the moving averages of parameters and batch statistics; 0 for none.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
@@ -102,16 +102,17 @@ def make_train_step(
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema_params = state.ema_params
-    if ema_params is not None:
-      ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    ema = state.ema_params, state.ema_batch_stats
+    if state.ema_params is not None:
+      ema = optax.incremental_update((params, batch_stats), ema, 1 - ema_decay)
     sums["grad_norm"] = optax.global_norm(grads)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
-      ema_params=ema_params,
+      ema_params=ema[0],
+      ema_batch_stats=ema[1],
     )
     return new_state, sums
 

@@ -19,7 +19,8 @@ class JsonLines:
 
   def __init__(self, workdir, first_step):
     path = workdir / "metrics.jsonl"
-    kept = [row for row in read_metrics(path) if row["step"] <= first_step]
+    rows = read_metrics(path) if first_step else []
+    kept = [row for row in rows if row["step"] <= first_step]
     path.write_text("".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
 
