@@ -22,7 +22,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
-from segjax.training import optim, steps
+from segjax.training import loop, optim, steps
 from segjax.training.evaluation import evaluate
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -409,6 +409,23 @@ def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path
   assert val(rows) == val(rows2)
 
 
+def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypatch):
+  """The signal comes while step 2 writes its row, after it was decided not to save there."""
+  original = loop._Run._log
+
+  def log(self, keep):
+    original(self, keep)
+    if keep:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(loop._Run, "_log", log)
+  with pytest.raises(loop.Stopped) as stopped:
+    training.train(tiny_config(data, total_steps=40, eval_steps=40), tmp_path)
+  assert stopped.value.step == 3
+  _, state = inference.restore(tmp_path, "latest")
+  assert int(state.step) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
@@ -425,4 +442,4 @@ def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   stopped = int(output.split("stopped at step ")[1].split(";")[0])
   done = launch("train", *args, f"--config.total_steps={stopped + 2}")
   assert done.returncode == 0, done.stderr
-  assert f"from the checkpoint of step {stopped}" in done.stdout
+  assert f"from the checkpoint of step {stopped}\n" in done.stdout, done.stdout

@@ -125,8 +125,9 @@ class _Run:
     return self.state
 
   def _after_step(self, step, stop):
+    stopping = stop.signal  # read once: one that comes from here on is for the next step
     evaluate = step % self.eval_every == 0 or step == self.total
-    save = evaluate or (self.save_every and step % self.save_every == 0) or stop.signal
+    save = evaluate or (self.save_every and step % self.save_every == 0) or stopping
     if save:
       self._log(keep=0)
     elif step % self.config.log_steps == 0:
@@ -135,10 +136,10 @@ class _Run:
     if save:
       self.checkpoints.save(step, self.state, self.iterator, metrics)
       self.progress.skip_time()
-    if stop.signal and step < self.total:
+    if stopping and step < self.total:
       self.checkpoints.wait()
       self.progress.close()
-      raise Stopped(stop.signal, step)
+      raise Stopped(stopping, step)
 
   def _log(self, keep):
     """Fetches the sums of all but the newest `keep` steps and writes a row of their means."""
