@@ -45,6 +45,7 @@ def get_config(arg=""):
   if a.data == "road_scenes":
     c.model.kernel_init = "he"
     c.schedule.name = "cosine"
-    c.schedule.learning_rate = 2e-3
-    c.total_epochs = 4.0  # of 125 steps
+    c.schedule.learning_rate = 3e-3
+    c.total_epochs = 4.4  # of 125 steps
+    c.eval_epochs = 1.1
   return config_lib.smoke(c) if a.smoke else c

@@ -139,9 +139,9 @@ def _ground_colours(rng):
   colour = np.empty((7, 3), np.float32)
   for i in (0, 1):
     earth = world.EARTH[rng.choice(4, p=(0.55, 0.16, 0.16, 0.13))] * rng.uniform(0.8, 1.15)
-    colour[i] = near(0.15, 0.3) if rng.random() < 0.1 else earth
+    colour[i] = near(0.15, 0.3) if rng.random() < 0.06 else earth
   slabs = 0.3 * tone + 0.7 * world.WALLS[rng.integers(len(world.WALLS))] * rng.uniform(1, 1.2)
-  colour[2], colour[3] = near(0.15, 0.3), near(0.25, 0.4) if rng.random() < 0.25 else slabs
+  colour[2], colour[3] = near(0.15, 0.3), near(0.25, 0.4) if rng.random() < 0.12 else slabs
   colour[4] = tone * rng.uniform(1.35, 1.5) + 0.05
   colour[5:] = tone, (0.85, 0.85, 0.82) if rng.random() < 0.9 else (0.8, 0.66, 0.25)
   return colour

@@ -72,7 +72,8 @@ def make_train_step(
     augment: function of one example from `segjax.augment`, or None.
     mean: subtracted from images in [0,1].
     std: divides them then.
-    ema_decay: of the moving averages of parameters and batch statistics; 0 for none.
+    ema_decay: of the moving averages of parameters and batch statistics, at step t at most
+      (1 + t) / (10 + t); 0 for none.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
@@ -104,7 +105,9 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema_params, state.ema_batch_stats
     if state.ema_params is not None:
-      ema = optax.incremental_update((params, batch_stats), ema, 1 - ema_decay)
+      # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps.
+      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+      ema = optax.incremental_update((params, batch_stats), ema, 1 - decay)
     sums["grad_norm"] = optax.global_norm(grads)
     new_state = state.replace(
       step=state.step + 1,
