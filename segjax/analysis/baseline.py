@@ -7,9 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from segjax import metrics
-
-IGNORE = 255
+from segjax.data.labels import IGNORE
 
 
 def pixel_features(image):
@@ -67,8 +65,3 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     sums["pixels"] += int(keep.sum())
     sums["cross_entropy"] -= float(np.log(probability[np.arange(len(truth)), truth]).sum())
   return sums
-
-
-def f1(sums):
-  """F1 of class 1 from the sums of `color_and_position`."""
-  return float(metrics.summarize(sums["matrix"])["f1"][1])
