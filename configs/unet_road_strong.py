@@ -35,7 +35,7 @@ def get_config(arg=""):
   c.schedule.name = "one_cycle"
   c.schedule.learning_rate = 2e-3
   c.ema_decay = 0.99
-  c.total_epochs = 20.0 if a.data == "kitti_road" else 6.0
+  c.total_epochs = 40.0 if a.data == "kitti_road" else 6.0
   c.augment.update(
     flip=0.5,
     scale_min=0.75,
@@ -47,5 +47,5 @@ def get_config(arg=""):
     hue=0.1,
   )
   c.best_metric = "val/f1/road"
-  c.eval_epochs = 2.0
+  c.eval_epochs = 4.0 if a.data == "kitti_road" else 2.0
   return config_lib.smoke(c) if a.smoke else c

@@ -101,6 +101,11 @@ def default():
     saturation=0.0,
     hue=0.0,  # radians
   )
+  c.aux_weight = 0.4  # of the loss of an auxiliary head, if the model has one
+  c.init_from = ""  # weights to start from: a torch or safetensors file, the workdir of a run, or
+  # "efficientnet_lite0" (ImageNet weights of a pip package)
+  c.init_part = "all"  # or the submodule to load alone, e.g. "backbone"
+  c.freeze = ""  # regular expression; parameters whose names it finds are not trained
   c.ema_decay = 0.0  # of a moving average of the parameters, which evaluation then uses; 0: none
 
   c.best_metric = "val/mean_iou"  # the best checkpoint by it is kept beside the latest

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, launch, write_kitti, write_pairs
+from conftest import DATA, ROOT, eight_devices, launch, write_kitti, write_pairs
 from PIL import Image
 
 from segjax.training.writers import read_metrics
@@ -185,7 +185,7 @@ def error_cases(root):
     return [*ON_FOLDER, f"--config.data.source.folder={sets[fault]}", *args]
 
   (root / "file").write_text("")
-  eight = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+  eight = dict(XLA_FLAGS=eight_devices())
   huge = "--config.schedule.learning_rate=1e30"
   return {
     "no such folder": ([*ON_FOLDER, "--config.data.source.folder=/no/where"], ["/no/where"], {}),

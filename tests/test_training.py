@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT, launch, write_pairs
+from conftest import ROOT, eight_devices, launch, write_pairs
 
 from segjax import config as config_lib
 from segjax import inference, models, training
@@ -186,7 +186,7 @@ def test_one_device_and_eight_agree(tmp_path):
     assert (out[1][1]["pixels"] == out[8][1]["pixels"]).all()
     print("agree")
   """
-  env = os.environ | dict(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+  env = os.environ | dict(XLA_FLAGS=eight_devices())
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(code)],
     cwd=ROOT,

@@ -16,12 +16,83 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import check_fields, choose
+from segjax.models.attention import AttentionSegmenter
+from segjax.models.backbone_unet import BackboneUNet
+from segjax.models.backbones import BACKBONES, Classifier, make_backbone
+from segjax.models.deeplab import DeepLabV3, DeepLabV3Plus
+from segjax.models.efficientnet import efficientnet_lite0
 from segjax.models.encoder_decoder import EncoderDecoder
+from segjax.models.fcn import FCN, FCN8s, FCN16s, FCN32s
+from segjax.models.lraspp import LRASPP
+from segjax.models.mobilenet import mobilenet_v3_large, mobilenet_v3_small
+from segjax.models.resnet import (
+  resnet18,
+  resnet34,
+  resnet50,
+  resnet101,
+  resnext50_32x4d,
+  resnext101_64x4d,
+)
+from segjax.models.segformer import SegFormer, mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
+from segjax.models.small_cnn import small_cnn
 from segjax.models.unet import UNet
+from segjax.models.vgg import vgg11_bn, vgg16, vgg16_bn
 
-MODELS = {"encoder_decoder": EncoderDecoder, "unet": UNet}
+MODELS = {
+  "attention_segmenter": AttentionSegmenter,
+  "backbone_unet": BackboneUNet,
+  "classifier": Classifier,
+  "deeplabv3": DeepLabV3,
+  "deeplabv3_plus": DeepLabV3Plus,
+  "encoder_decoder": EncoderDecoder,
+  "fcn": FCN,
+  "fcn16s": FCN16s,
+  "fcn32s": FCN32s,
+  "fcn8s": FCN8s,
+  "lraspp": LRASPP,
+  "segformer": SegFormer,
+  "unet": UNet,
+}
 
-__all__ = ["EncoderDecoder", "UNet", "count_params", "make", "names"]
+__all__ = [
+  "BACKBONES",
+  "FCN",
+  "LRASPP",
+  "AttentionSegmenter",
+  "BackboneUNet",
+  "Classifier",
+  "DeepLabV3",
+  "DeepLabV3Plus",
+  "EncoderDecoder",
+  "FCN8s",
+  "FCN16s",
+  "FCN32s",
+  "SegFormer",
+  "UNet",
+  "count_params",
+  "efficientnet_lite0",
+  "make",
+  "make_backbone",
+  "mit_b0",
+  "mit_b1",
+  "mit_b2",
+  "mit_b3",
+  "mit_b4",
+  "mit_b5",
+  "mobilenet_v3_large",
+  "mobilenet_v3_small",
+  "names",
+  "resnet18",
+  "resnet34",
+  "resnet50",
+  "resnet101",
+  "resnext50_32x4d",
+  "resnext101_64x4d",
+  "small_cnn",
+  "vgg11_bn",
+  "vgg16",
+  "vgg16_bn",
+]
 
 
 def names():

@@ -1,8 +1,7 @@
-"""Layers that the nets share: pooling, up-sampling, normalisation, the double convolution.
+"""Layers that the nets share: up-sampling, normalisation, convolutions with a norm.
 
-`max_pool_2x2` and the transposed convolutions are exact rewrites of `nn.max_pool` and
-`nn.ConvTranspose`. On a CPU XLA lowers the standard forms to select-and-scatter and to a
-convolution over a zero-dilated input, which together take about half of a U-Net step.
+The transposed convolutions are exact rewrites of `nn.ConvTranspose`, which XLA lowers on a CPU to
+a slow convolution over a zero-dilated input.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import UserError, choose
+from segjax.models.conv import Conv
 
 NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
@@ -24,50 +24,6 @@ INITS = {"glorot": nn.initializers.glorot_uniform(), "he": nn.initializers.he_un
 def initializer(name):
   """Kernels: "glorot" (Glorot, Bengio, 2010) or "he" (He et al., 2015), both uniform."""
   return choose(INITS, name, "kernel_init")
-
-
-def _windows_2x2(x):
-  """The four members of each 2x2 window, in the row-major order of the window."""
-  h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-  return [x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
-
-
-@jax.custom_vjp
-def max_pool_2x2(x):
-  """Largest value of each 2x2 window, stride 2; equals `nn.max_pool(x, (2, 2), (2, 2))`.
-
-  The gradient goes to the first maximum of a window in row-major order, as XLA's
-  select-and-scatter does (`jnp.maximum` alone would share it between equal values).
-
-  Args:
-    x: [B,H,W,C]; an odd last row or column is dropped, as with padding "VALID".
-
-  Returns:
-    [B,H//2,W//2,C], same dtype.
-  """
-  a, b, c, d = _windows_2x2(x)
-  return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
-
-
-def _max_pool_fwd(x):
-  y = max_pool_2x2(x)
-  return y, (x, y)
-
-
-def _max_pool_bwd(residuals, g):
-  x, y = residuals
-  free, parts = jnp.ones_like(y, bool), []
-  for member in _windows_2x2(x):
-    hit = free & (member == y)
-    parts.append(jnp.where(hit, g, 0))
-    free = free & ~hit
-  (n, h, w, c), (big_h, big_w) = y.shape, x.shape[1:3]
-  grid = jnp.stack(parts, 3).reshape(n, h, w, 2, 2, c)
-  out = grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c)
-  return (jnp.pad(out, ((0, 0), (0, big_h - 2 * h), (0, big_w - 2 * w), (0, 0))),)
-
-
-max_pool_2x2.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def depth_to_space(x, features):
@@ -158,22 +114,125 @@ def pad_to_multiple(image, multiple):
   return jnp.pad(image, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)), mode="edge")
 
 
-def normalize(x, norm, *, train, name):
-  """Applies the norm called `norm` ("none", "batch", "group") inside a compact module.
+def dilate(strides, stride, output_stride):
+  """Replaces the strides that would pass `output_stride` by dilation.
 
-  Batch norm follows PyTorch's defaults: running averages move by 0.1 a step (Flax calls that
-  momentum 0.9), epsilon 1e-5; PyTorch stores the unbiased variance, Flax the biased one.
+  Args:
+    strides: of a backbone's stages in their order, 1 or 2.
+    stride: before the first of them.
+    output_stride: 8, 16 or 32.
+
+  Returns:
+    For each stage (stride, dilation of its first convolution, dilation of the others).
+
+  Raises:
+    UserError: another output stride.
   """
+  if output_stride not in (8, 16, 32):
+    raise UserError(f"output_stride is {output_stride!r}, expected 8, 16 or 32")
+  out, dilation = [], 1
+  for step in strides:
+    if stride * step > output_stride:
+      out.append((1, dilation, dilation * step))
+      dilation *= step
+    else:
+      out.append((step, dilation, dilation))
+      stride *= step
+  return out
+
+
+def normalize(x, norm, *, train, name):
+  """Applies the norm called `norm` ("none", "batch", "group") inside a compact module."""
   if norm == "none":
     return x
   if norm == "batch":
-    return nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=x.dtype, name=name
-    )(x)
+    return BatchNorm(dtype=x.dtype, name=name)(x, train=train)
   if norm == "group":
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0 and x.shape[-1] > g)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=x.dtype, name=name)(x)
   raise UserError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}")
+
+
+class BatchNorm(nn.Module):
+  """Batch norm (Ioffe and Szegedy, ICML 2015) with PyTorch's conventions.
+
+  `momentum` is what the running averages move by in a step (`nn.BatchNorm` calls that 0.9), and
+  the running variance is the unbiased one (Flax keeps the biased one), so that training from
+  PyTorch's weights goes on as it would there. Under `jit` the statistics are those of the global
+  batch, whatever the number of devices.
+
+  Attributes:
+    epsilon: added to the variance.
+    momentum: of the running averages.
+    scale_init: of the scale.
+    dtype: of the output; statistics are computed in float32.
+  """
+
+  epsilon: float = 1e-5
+  momentum: float = 0.1
+  scale_init: Any = nn.initializers.ones
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """[...,C] -> [...,C], normalised by the batch in training, else by the running averages."""
+    shape = (x.shape[-1],)
+    scale = self.param("scale", self.scale_init, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+    if train:
+      wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+      mean = wide.mean(axes)
+      var = jnp.maximum((wide**2).mean(axes) - mean**2, 0)
+      if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        for running, new in ((running_mean, mean), (running_var, unbiased)):
+          running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
+    else:
+      mean, var = running_mean.value, running_var.value
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+class ConvNorm(nn.Module):
+  """A bias-free convolution, batch norm and a nonlinearity, as submodules `conv` and `norm`.
+
+  Attributes:
+    features: output channels.
+    kernel_size: of both axes.
+    dilation: of both axes.
+    activation: applied last, or None.
+    dtype: compute dtype.
+  """
+
+  features: int
+  kernel_size: int = 3
+  dilation: int = 1
+  activation: Any = nn.relu
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """[B,H,W,C] -> [B,H,W,features]."""
+    x = Conv(
+      self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name="conv"
+    )(x)
+    x = BatchNorm(dtype=self.dtype, name="norm")(x, train=train)
+    return x if self.activation is None else self.activation(x)
+
+
+def logits_layer(num_outputs, dtype, name="logits"):
+  """The last 1x1 convolution: biased, small initial weights."""
+  return Conv(
+    num_outputs,
+    1,
+    use_bias=True,
+    kernel_init=nn.initializers.lecun_normal(),
+    dtype=dtype,
+    name=name,
+  )
 
 
 class DoubleConv(nn.Module):

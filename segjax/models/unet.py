@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import UserError
-from segjax.models import layers
+from segjax.models import layers, pooling
 
 
 class UNet(nn.Module):
@@ -63,7 +63,7 @@ class UNet(nn.Module):
     for i, w in enumerate(levels):
       x = layers.DoubleConv(w, *common, name=f"down{i + 1}")(x, train=train)
       features.append(x)
-      x = layers.max_pool_2x2(x)
+      x = pooling.max_pool_2x2(x)
     x = layers.DoubleConv(bottom, *common, name="bottom")(x, train=train)
     for i in reversed(range(len(levels))):
       x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")

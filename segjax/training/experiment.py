@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from segjax import augment, models
 from segjax import config as config_lib
@@ -14,7 +16,7 @@ from segjax.data import pipeline, sources
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.tasks import TASKS
-from segjax.training import optim, steps
+from segjax.training import freezing, initial, optim, steps
 from segjax.training.state import init_state
 
 
@@ -30,6 +32,7 @@ class Experiment:
     mesh: of the devices.
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
+    frozen: names of the parameters that are not trained.
   """
 
   config: Any
@@ -39,11 +42,28 @@ class Experiment:
   mesh: Any
   optimizer: Any
   schedule: Any
+  frozen: tuple[str, ...] = ()
 
   def init(self):
-    """A fresh, replicated TrainState."""
+    """A fresh, replicated TrainState, with the weights of `config.init_from` if it names some.
+
+    Returns:
+      (TrainState, weights.Report or None).
+    """
     shardings = steps.replicated(self.mesh)
-    return jax.jit(self._init, out_shardings=shardings)()
+    state = jax.jit(self._init, out_shardings=shardings)()
+    c = self.config
+    if not c.init_from:
+      return state, None
+    variables = dict(params=state.params, batch_stats=state.batch_stats)
+    loaded, report = initial.load_initial(c.init_from, c.init_part, variables)
+    loaded = jax.device_put(loaded, shardings)
+    params, batch_stats = loaded["params"], loaded["batch_stats"]
+    state = state.replace(params=params, batch_stats=batch_stats)
+    if state.ema_params is not None:
+      ema = jax.tree.map(lambda x: x.copy(), (params, batch_stats))
+      state = state.replace(ema_params=ema[0], ema_batch_stats=ema[1])
+    return state, report
 
   def abstract_state(self):
     """Shapes, dtypes and shardings of the state, for restoring."""
@@ -72,6 +92,8 @@ class Experiment:
       mean=c.data.mean,
       std=c.data.std,
       ema_decay=c.ema_decay,
+      aux_weight=c.aux_weight,
+      frozen=self.frozen,
     )
 
   def eval_step(self):
@@ -129,7 +151,16 @@ def build(config, labels, steps_per_epoch=1):
   schedule = _make_schedule(config, steps_per_epoch)
   optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
-  return Experiment(config, labels, model, task, mesh, optimizer, schedule)
+  frozen = ()
+  if config.freeze:
+    shapes = jax.eval_shape(
+      lambda: model.init(jax.random.key(0), jnp.zeros((1, *config.data.size, 3)), train=False)
+    )
+    frozen = freezing.frozen_names(config.freeze, shapes["params"])
+    optimizer = optax.multi_transform(
+      dict(trained=optimizer, frozen=optax.set_to_zero()), lambda p: freezing.labels(p, frozen)
+    )
+  return Experiment(config, labels, model, task, mesh, optimizer, schedule, frozen)
 
 
 def _call(function, what, fields, **more):

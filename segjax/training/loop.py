@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,10 +91,11 @@ class _Run:
       workdir / "checkpoints", best_metric=config.best_metric, best_mode=config.best_mode
     )
     self.first = self.checkpoints.step_of("latest") or 0
+    self.report = None
     if self.first:
       self.state = self.checkpoints.restore(self.first, abstract, self.iterator)
     else:
-      self.state = self.experiment.init()
+      self.state, self.report = self.experiment.init()
     rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
@@ -232,6 +234,12 @@ class _Run:
       f"{self.total} in all"
     )
     print(f"  devices     {exp.mesh.size} x {device.device_kind}")
+    if exp.frozen:
+      flat = flax.traverse_util.flatten_dict(self.state.params, sep="/")
+      held = sum(flat[n].size for n in exp.frozen)
+      print(f"  frozen      {held:,} of them, found by {c.freeze!r}")
+    if self.report is not None:
+      print(f"  initial     {c.init_from}: " + str(self.report).replace("\n", "\n" + " " * 14))
     if self.first:
       print(f"  resumes     from the checkpoint of step {self.first}", flush=True)
     else:
@@ -275,7 +283,8 @@ def _open_workdir(config, workdir, labels, needed_mb):
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "config.json"
-    if file.exists():
+    # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
+    if file.exists() and any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
       lines = config_lib.differences(config_lib.load(file), config)
       if lines:
         raise UserError(

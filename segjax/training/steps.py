@@ -8,6 +8,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
+from segjax.training.freezing import frozen_norms, stop_gradients
 
 
 def make_mesh(devices=None):
@@ -60,6 +61,8 @@ def make_train_step(
   mean=(0.0,) * 3,
   std=(1.0,) * 3,
   ema_decay=0.0,
+  aux_weight=0.4,
+  frozen=(),
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -74,6 +77,9 @@ def make_train_step(
     std: divides them then.
     ema_decay: of the moving averages of parameters and batch statistics, at step t at most
       (1 + t) / (10 + t); 0 for none.
+    aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
+    frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
+      their running averages and keep them.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
@@ -90,15 +96,20 @@ def make_train_step(
       image, label = jax.vmap(augment)(jax.random.split(augment_key, len(image)), image, label)
 
     def loss_fn(params):
-      logits, updates = model.apply(
-        dict(params=params, batch_stats=state.batch_stats),
-        normalize(image, mean, std),
-        train=True,
-        mutable=["batch_stats"],
-        rngs=dict(dropout=dropout_key),
-      )
+      with frozen_norms(frozen):
+        logits, updates = model.apply(
+          dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats),
+          normalize(image, mean, std),
+          train=True,
+          mutable=["batch_stats", "intermediates"],
+          rngs=dict(dropout=dropout_key),
+        )
       sums = task.statistics(logits, label, batch["mask"], histogram=False)
-      return task.loss(sums), (sums, updates.get("batch_stats", state.batch_stats))
+      loss = task.loss(sums)
+      for aux in updates.get("intermediates", {}).get("aux_logits", ()):
+        aux_sums = task.statistics(aux, label, batch["mask"], histogram=False)
+        loss += aux_weight * task.loss(aux_sums)
+      return loss, (sums, updates.get("batch_stats", state.batch_stats))
 
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -107,7 +118,8 @@ def make_train_step(
     if state.ema_params is not None:
       # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps.
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      ema = optax.incremental_update((params, batch_stats), ema, 1 - decay)
+      # This form leaves what does not change, such as frozen parameters, exactly as it is.
+      ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
     sums["grad_norm"] = optax.global_norm(grads)
     new_state = state.replace(
       step=state.step + 1,

@@ -1,0 +1,79 @@
+"""Prints the zoo: `python -m segjax.models [--size=HEIGHTxWIDTH] [--outputs=K]`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+
+from segjax import models
+
+NETS = (
+  ("encoder_decoder", {}),
+  ("unet", {}),
+  ("backbone_unet", dict(backbone="resnet18")),
+  ("backbone_unet", dict(backbone="efficientnet_lite0")),
+  ("fcn32s", dict(backbone="vgg16")),
+  ("fcn16s", dict(backbone="vgg16")),
+  ("fcn8s", dict(backbone="vgg16")),
+  ("fcn", dict(backbone="resnet50")),
+  ("deeplabv3", dict(backbone="resnet50")),
+  ("deeplabv3", dict(backbone="resnet101")),
+  ("deeplabv3", dict(backbone="mobilenet_v3_large", output_stride=16)),
+  ("deeplabv3_plus", dict(backbone="resnet50")),
+  ("deeplabv3_plus", dict(backbone="efficientnet_lite0")),
+  ("lraspp", dict(backbone="mobilenet_v3_large")),
+  ("attention_segmenter", dict(backbone="resnet18")),
+  *(("segformer", dict(backbone=f"mit_b{i}")) for i in range(6)),
+  *(("classifier", dict(backbone=b)) for b in models.BACKBONES),
+)
+
+
+def cost(name, fields, size):
+  """Costs of a net, without running it.
+
+  Returns:
+    (parameters, FLOPs of one image or nan, stride of the deepest features).
+  """
+  net = models.make(name, **fields)
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
+
+  def apply(variables, image):
+    return net.apply(variables, image, train=False)
+
+  # Lowered for a GPU, because the forms that are fast on a CPU count other products.
+  lowered = jax.jit(apply).trace(variables, image).lower(lowering_platforms=("cuda",))
+  flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
+
+  def capture(variables, image):
+    return net.apply(variables, image, train=False, capture_intermediates=True)[1]
+
+  seen = jax.eval_shape(capture, variables, image)["intermediates"]
+  maps = [x for x in jax.tree.leaves(seen.get("backbone", seen)) if len(x.shape) == 4]
+  deepest = min(x.shape[1] for x in maps if x.shape[1] > 1)
+  return models.count_params(variables["params"]), flops, round(size[0] / deepest)
+
+
+def main():
+  """Prints a row a net."""
+  parser = argparse.ArgumentParser(prog="python -m segjax.models", description=__doc__)
+  parser.add_argument("--size", default="256x256", help="height x width of the image, in pixels")
+  parser.add_argument("--outputs", type=int, default=0, help="classes; 0 for each net's default")
+  args = parser.parse_args()
+  if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
+    parser.error(f"--size is {args.size!r}, expected HEIGHTxWIDTH such as 256x256")
+  size = tuple(map(int, args.size.split("x")))
+  print(f"{'net':44}{'parameters':>13}{'MB':>9}{'GFLOPs':>9}{'stride':>8}   at {args.size}")
+  for name, fields in NETS:
+    more = dict(num_outputs=args.outputs) if args.outputs else {}
+    count, flops, output_stride = cost(name, fields | more, size)
+    label = f"{name} {fields.get('backbone', '')}"
+    print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{output_stride:8}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,51 @@
+"""A U-Net decoder over a backbone's features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.backbones import make_backbone
+from segjax.models.layers import DoubleConv, logits_layer, resize_bilinear
+
+
+class BackboneUNet(nn.Module):
+  """U-Net (Ronneberger, Fischer, Brox, MICCAI 2015) with a backbone as its encoder.
+
+  Features are up-sampled bilinearly to the actual size of the next finer ones, concatenated with
+  them, and pass two 3x3 convolutions with batch norm. A stride that the backbone lacks (a MiT has
+  no stride 2) has no skip connection; neither has the image itself.
+
+  Attributes:
+    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`.
+    widths: channels of the decoder's levels from the deepest on, one for each halving of stride
+      that the backbone has; the rest is unused.
+    skip: concatenates the backbone's features.
+    dtype: compute dtype; parameters and logits are float32.
+  """
+
+  num_outputs: int = 21
+  backbone: str = "resnet18"
+  widths: tuple[int, ...] = (256, 128, 64, 32, 16)
+  skip: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
+    backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
+    features = backbone(image, train=train)
+    x, height, width = features[-1], *image.shape[1:3]
+    for i, channels in zip(reversed(range(len(features) - 1)), self.widths, strict=False):
+      fine = features[i]
+      size = (-(-height // 2**i), -(-width // 2**i)) if fine is None else fine.shape[1:3]
+      x = resize_bilinear(x, size)
+      if self.skip and fine is not None and fine is not image:
+        x = jnp.concatenate([x, fine], -1)
+      block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
+      x = block(x, train=train)
+    x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
+    return x if x.shape[1:3] == (height, width) else resize_bilinear(x, (height, width))

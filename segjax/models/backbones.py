@@ -1,0 +1,86 @@
+"""The table of backbones, each with the head that makes a classifier of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.errors import UserError, choose
+from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg
+
+# Name: (backbone, its classifier's head).
+BACKBONES = {
+  "resnet18": (resnet.resnet18, resnet.ResNetHead),
+  "resnet34": (resnet.resnet34, resnet.ResNetHead),
+  "resnet50": (resnet.resnet50, resnet.ResNetHead),
+  "resnet101": (resnet.resnet101, resnet.ResNetHead),
+  "resnext50_32x4d": (resnet.resnext50_32x4d, resnet.ResNetHead),
+  "resnext101_64x4d": (resnet.resnext101_64x4d, resnet.ResNetHead),
+  "vgg11_bn": (vgg.vgg11_bn, vgg.VGGHead),
+  "vgg16": (vgg.vgg16, vgg.VGGHead),
+  "vgg16_bn": (vgg.vgg16_bn, vgg.VGGHead),
+  "mobilenet_v3_small": (mobilenet.mobilenet_v3_small, partial(mobilenet.MobileNetV3Head, 1024)),
+  "mobilenet_v3_large": (mobilenet.mobilenet_v3_large, partial(mobilenet.MobileNetV3Head, 1280)),
+  "efficientnet_lite0": (efficientnet.efficientnet_lite0, efficientnet.EfficientNetHead),
+  "small_cnn": (small_cnn.small_cnn, small_cnn.SmallCNNHead),
+  "mit_b0": (segformer.mit_b0, segformer.MiTHead),
+  "mit_b1": (segformer.mit_b1, segformer.MiTHead),
+  "mit_b2": (segformer.mit_b2, segformer.MiTHead),
+  "mit_b3": (segformer.mit_b3, segformer.MiTHead),
+  "mit_b4": (segformer.mit_b4, segformer.MiTHead),
+  "mit_b5": (segformer.mit_b5, segformer.MiTHead),
+}
+
+
+def make_backbone(backbone, *, output_stride=32, **fields):
+  """Builds a backbone, image f32[B,H,W,3] -> list of features, index i at stride 2^i.
+
+  Args:
+    backbone: a key of `BACKBONES`.
+    output_stride: 32; or 16 or 8 for backbones that can be dilated: indices whose stride would
+      be larger stay at this one.
+    **fields: attributes of the class, `name` for the submodule's name among them.
+
+  Raises:
+    UserError: unknown name, or a backbone that cannot be dilated.
+  """
+  maker = choose(BACKBONES, backbone, "backbone")[0]
+  if output_stride != 32:
+    known = [f.name for f in dataclasses.fields(getattr(maker, "func", maker))]
+    if "output_stride" not in known:
+      raise UserError(f"backbone {backbone!r} has no output_stride {output_stride}, only its own")
+    fields["output_stride"] = output_stride
+  return maker(**fields)
+
+
+class Classifier(nn.Module):
+  """A backbone with its classification head, the head of torchvision where it has one.
+
+  Attributes:
+    num_outputs: classes.
+    backbone: a key of `BACKBONES`.
+    dtype: compute dtype; parameters and logits are float32.
+  """
+
+  num_outputs: int = 1000
+  backbone: str = "resnet18"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """f32[B,H,W,3] -> logits f32[B,num_outputs]; the head sows `penultimate`."""
+    features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
+    head = BACKBONES[self.backbone][1](num_outputs=self.num_outputs, dtype=self.dtype, name="head")
+    return head(features, train=train)
+
+
+def feature_at(features, index, net):
+  """`features[index]`, or a UserError where the backbone has none at that stride."""
+  if index < len(features) and features[index] is not None:
+    return features[index]
+  have = [2**i for i, f in enumerate(features) if f is not None]
+  raise UserError(f"{net} needs features at stride {2**index}; this backbone has strides {have}")

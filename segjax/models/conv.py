@@ -1,0 +1,217 @@
+"""Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
+
+XLA's CPU backend is slow at grouped, depthwise and widely dilated convolutions: the weight
+gradient of a grouped one takes seconds. The forms below compute the same sums in another order and
+are used where a program is lowered for a CPU; other platforms get the library's convolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.errors import UserError
+
+
+def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
+  """Two-dimensional convolution, NHWC and HWIO.
+
+  Args:
+    x: [B,H,W,C].
+    kernel: [K,K,C//groups,features].
+    stride: of both axes.
+    padding: rows and columns of zeros on each side, as in PyTorch, or "SAME" as in TensorFlow
+      (which pads an even size with stride 2 at the bottom and right only), or pairs.
+    dilation: of both axes.
+    groups: of channels.
+
+  Returns:
+    [B,H',W',features], same dtype.
+  """
+  pads = _pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
+
+  def standard(x, kernel):
+    return _standard(x, kernel, stride, pads, dilation, groups)
+
+  size, inner, features = kernel.shape[0], kernel.shape[2], kernel.shape[3]
+  depthwise = inner == 1 and groups == features == x.shape[3]
+  if depthwise and size > 1:
+
+    def fast(x, kernel):
+      return _depthwise(x, kernel, stride, pads, dilation)
+  elif groups > 1:
+
+    def fast(x, kernel):
+      return _grouped(x, kernel, stride, pads, dilation, groups)
+  elif size == 3 and stride == 1 and 4 * dilation >= max(x.shape[1:3]) and dilation > 1:
+    if pads != ((dilation, dilation),) * 2:
+      return standard(x, kernel)
+
+    def fast(x, kernel):
+      return _wide(x, kernel, dilation)
+  else:
+    return standard(x, kernel)
+  return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
+
+
+def _pads(size, kernel_size, stride, padding, dilation):
+  if padding == "SAME":
+    effective = dilation * (kernel_size - 1) + 1
+    totals = [max((-(-n // stride) - 1) * stride + effective - n, 0) for n in size]
+    return tuple((t // 2, t - t // 2) for t in totals)
+  return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
+
+
+def _standard(x, kernel, stride, pads, dilation, groups):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    pads,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+  )
+
+
+def _taps(x, size, stride, pads, dilation):
+  """For each tap of the kernel in row-major order, the inputs that it multiplies."""
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  n, h, w, c = x.shape
+  rows, columns = ((m - dilation * (size - 1) - 1) // stride + 1 for m in (h, w))
+  for i in range(0, size * dilation, dilation):
+    for j in range(0, size * dilation, dilation):
+      last = (n, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, c)
+      yield jax.lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1))
+
+
+def _depthwise(x, kernel, stride, pads, dilation):
+  """A sum of shifted products, which XLA fuses into one loop."""
+
+  def forward(x, kernel):
+    flat = kernel.reshape(-1, x.shape[-1])
+    taps = _taps(x, kernel.shape[0], stride, pads, dilation)
+    return sum(tap * weight for tap, weight in zip(taps, flat, strict=True))
+
+  @jax.custom_vjp
+  def depthwise(x, kernel):
+    return forward(x, kernel)
+
+  def fwd(x, kernel):
+    return forward(x, kernel), (x, kernel)
+
+  def bwd(residuals, g):
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(g)
+    products = [
+      (tap * g).astype(jnp.float32) for tap in _taps(x, kernel.shape[0], stride, pads, dilation)
+    ]
+    # One reduction of many operands reads x and g once; a sum a tap is 3 to 12 times slower.
+    sums = jax.lax.reduce(
+      products,
+      [jnp.float32(0)] * len(products),
+      lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
+      (0, 1, 2),
+    )
+    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+  depthwise.defvjp(fwd, bwd)
+  return depthwise(x, kernel)
+
+
+def _grouped(x, kernel, stride, pads, dilation, groups):
+  """Thin groups: several at a time as a block-diagonal convolution; others: products of patches."""
+  size, _, inner, features = kernel.shape
+  outer = features // groups
+  if inner >= 16:
+    patches = jnp.stack(list(_taps(x, size, stride, pads, dilation)), 3)
+    shape = patches.shape[:3]
+    patches = patches.reshape(-1, size * size, groups, inner)
+    kernel = kernel.reshape(size * size, inner, groups, outer)
+    return jnp.einsum("ptgc,tcgo->pgo", patches, kernel).reshape(*shape, features)
+  merged = next(m for m in (8, 4, 2, 1) if groups % m == 0 and (m * inner <= 32 or m == 1))
+  parts = groups // merged
+  kernel = kernel.reshape(size, size, inner, parts, merged, outer)
+  blocks = jnp.einsum("hwipmo,mn->hwpnimo", kernel, jnp.eye(merged, dtype=kernel.dtype))
+  blocks = blocks.reshape(size, size, parts, merged * inner, merged * outer)
+  outputs = [
+    _standard(part, blocks[:, :, p], stride, pads, dilation, 1)
+    for p, part in enumerate(jnp.split(x, parts, -1))
+  ]
+  return jnp.concatenate(outputs, -1)
+
+
+def _wide(x, kernel, dilation):
+  """A 3x3 kernel whose outer taps reach far: a product a tap, over the part that it sees."""
+  height, width = x.shape[1:3]
+  out = x @ kernel[1, 1]
+  for i in (-1, 0, 1):
+    for j in (-1, 0, 1):
+      down, right = i * dilation, j * dilation
+      if (i == j == 0) or abs(down) >= height or abs(right) >= width:
+        continue
+      seen = x[
+        :,
+        max(down, 0) : height + min(down, 0),
+        max(right, 0) : width + min(right, 0),
+      ]
+      place = [(max(-s, 0), max(s, 0)) for s in (down, right)]
+      out = out + jnp.pad(seen @ kernel[i + 1, j + 1], ((0, 0), *place, (0, 0)))
+  return out
+
+
+class Conv(nn.Module):
+  """A convolution that pads as PyTorch's `Conv2d(padding=dilation * (kernel_size - 1) // 2)` does.
+
+  With stride 2 that is one row at the top and one at the bottom, where "SAME" of Flax and
+  TensorFlow pads an even size at the bottom alone: the same weights give other outputs.
+  Parameters: `kernel` [K,K,C//groups,features] and `bias` [features], as in `nn.Conv`.
+
+  Attributes:
+    features: output channels.
+    kernel_size: K, of both axes.
+    stride: of both axes.
+    dilation: of both axes.
+    groups: of channels; `groups=C` is a depthwise convolution.
+    use_bias: adds a bias.
+    padding: None for PyTorch's, or "SAME".
+    kernel_init: of the kernel; He et al. (2015) by default.
+    dtype: compute dtype; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  use_bias: bool = False
+  padding: str | None = None
+  kernel_init: Any = nn.initializers.he_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features] for odd kernel sizes."""
+    channels = x.shape[-1]
+    if channels % self.groups or self.features % self.groups:
+      raise UserError(
+        f"Conv {self.name}: {self.groups} groups do not divide {channels} and {self.features} "
+        "channels"
+      )
+    shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+    padding = self.dilation * (self.kernel_size - 1) // 2 if self.padding is None else self.padding
+    x = convolve(
+      x.astype(self.dtype),
+      kernel,
+      stride=self.stride,
+      padding=padding,
+      dilation=self.dilation,
+      groups=self.groups,
+    )
+    if self.use_bias:
+      x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return x

@@ -1,0 +1,96 @@
+"""VGG (Simonyan and Zisserman, ICLR 2015), torchvision's variants.
+
+Submodules have torchvision's names with underscores for dots: `features_0`, `classifier_6`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models.conv import Conv
+from segjax.models.layers import BatchNorm, dilate
+from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+class VGG(nn.Module):
+  """The convolutional part of a VGG.
+
+  Attributes:
+    stages: convolutions of each stage.
+    batch_norm: after each convolution.
+    output_stride: 32, or 16 or 8: the last poolings are left out, and the convolutions after
+      them are dilated.
+    dtype: compute dtype.
+  """
+
+  stages: tuple[int, ...] = (2, 2, 3, 3, 3)
+  batch_norm: bool = False
+  output_stride: int = 32
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """f32[B,H,W,3] -> features, index i at stride min(2^i, output_stride).
+
+    Index 0 to 4 are the stages before their pooling (64, 128, 256, 512, 512 channels), index 5
+    is the last one pooled. Pooling drops an odd row or column (PyTorch's `ceil_mode=False`), so
+    index i has floor(H / 2^i) rows; an image under 32 pixels is extended at its edges to 32.
+    """
+    height, width = image.shape[1:3]
+    short = ((0, 0), (0, max(32 - height, 0)), (0, max(32 - width, 0)), (0, 0))
+    x = jnp.pad(image, short, mode="edge")
+    strides = dilate((1, 2, 2, 2, 2, 2), 1, self.output_stride)
+    features, index = [], 0
+    for count, channels, (stride, _, dilation) in zip(self.stages, WIDTHS, strides, strict=False):
+      x = max_pool_2x2(x) if stride == 2 else x
+      for _ in range(count):
+        x = Conv(
+          channels,
+          dilation=dilation,
+          use_bias=True,
+          dtype=self.dtype,
+          name=f"features_{index}",
+        )(x)
+        if self.batch_norm:
+          x = BatchNorm(dtype=self.dtype, name=f"features_{index + 1}")(x, train=train)
+        x = nn.relu(x)
+        index += 3 if self.batch_norm else 2
+      index += 1  # the pooling
+      features.append(x)
+    return [*features, max_pool_2x2(x) if strides[-1][0] == 2 else x]
+
+
+class VGGHead(nn.Module):
+  """Adaptive pooling to 7x7 and three dense layers with dropout, torchvision's `classifier`.
+
+  Attributes:
+    num_outputs: classes.
+    dtype: compute dtype.
+  """
+
+  num_outputs: int = 1000
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features, *, train: bool):
+    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,4096]."""
+    x = adaptive_avg_pool(features[-1], (7, 7))
+    # PyTorch flattens channels first.
+    x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    for index in (0, 3):
+      x = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"classifier_{index}")(x))
+      if index == 3:
+        self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+      x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.Dense(self.num_outputs, dtype=self.dtype, name="classifier_6")(x).astype(jnp.float32)
+
+
+vgg11_bn = partial(VGG, (1, 1, 2, 2, 2), True)
+vgg16 = partial(VGG, (2, 2, 3, 3, 3), False)
+vgg16_bn = partial(VGG, (2, 2, 3, 3, 3), True)

@@ -1,0 +1,341 @@
+"""Reads the tensors of PyTorch checkpoints and of .safetensors files, without PyTorch.
+
+A checkpoint is a pickle, and a pickle names functions to call. Here it may name only what a state
+dict of plain tensors needs, and each name stands for an inert object of this module: nothing that
+comes with a file is run, and no tensor is copied out of a storage before its bounds are checked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import pickletools
+import re
+import zipfile
+from collections import namedtuple
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segjax.errors import UserError
+
+NESTED = ("state_dict", "model", "model_state_dict", "model_state")
+
+# As stored; `_array` then turns BF16 into float32 and BOOL into bool.
+_DTYPES = dict(F64="f8", F32="f4", F16="f2", BF16="u2", I64="i8", I32="i4", I16="i2", I8="i1")
+_DTYPES |= dict(U8="u1", BOOL="u1")
+
+_STORAGES = dict(Double="F64", Float="F32", Half="F16", BFloat16="BF16", Long="I64", Int="I32")
+_STORAGES |= dict(Short="I16", Char="I8", Byte="U8", Bool="BOOL")
+_STORAGES = {f"torch.{word}Storage": kind for word, kind in _STORAGES.items()}
+_STORAGES["torch.storage.UntypedStorage"] = "U8"
+
+# Without the text of protocol 0 and, above all, EXT*, whose objects find_class does not see.
+_OPCODES = re.compile(
+  "PROTO|FRAME|STOP|MARK|(STACK_)?GLOBAL|REDUCE|NEWOBJ|BUILD|BINPERSID|NONE|NEW(TRUE|FALSE)|"
+  "BININT[12]?|LONG[14]|BINFLOAT|(SHORT_)?BIN(STRING|BYTES|UNICODE)|(EMPTY_)?(TUPLE|LIST|DICT)|"
+  "TUPLE[123]|APPENDS?|SETITEMS?|MEMOIZE|(LONG_)?BIN(PUT|GET)"
+)
+
+_Storage = namedtuple("_Storage", "key kind start length")  # a part of what the file has under key
+_Tensor = namedtuple("_Tensor", "storage offset size stride")  # unchecked, as the pickle says it
+
+
+class _Mapping(dict):
+  """Stands for an OrderedDict; the opcode BUILD, which brings its attributes, does nothing."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state):
+    pass
+
+
+class _Admitted:
+  """A function that a pickle may call but not alter: BUILD finds only `__setstate__`."""
+
+  __slots__ = ("function",)
+
+  def __init__(self, function):
+    self.function = function
+
+  def __call__(self, *args):
+    return self.function(*args)
+
+  def __setstate__(self, state):
+    raise UserError("its pickle alters a function, which is refused; do not trust the file")
+
+
+def _rebuild_tensor(storage, offset, size, stride, *rest):
+  if rest[2:] and rest[2]:
+    raise UserError("has a tensor with a pending sign or conjugate; resolve_neg() it and save anew")
+  return _Tensor(storage, offset, size, stride)
+
+
+def _first(value, *_):
+  return value
+
+
+class _Unpickler(pickle.Unpickler):
+  """Admits the globals of a plain state dict; `storages` gathers key -> (kind, elements)."""
+
+  def __init__(self, data, spend):
+    super().__init__(io.BytesIO(data), encoding="utf-8")
+    self.spend = spend
+    self.storages = {}
+
+  def _ordered_dict(self, items=()):
+    self.spend(100 * len(items))
+    return _Mapping(items)
+
+  def find_class(self, module, name):
+    full = f"{module}.{name}"
+    if full in _STORAGES:
+      return _STORAGES[full]
+    if re.fullmatch(r"torch\.(bool|u?int(8|16|32|64)|b?float(16|32|64))", full):
+      return full
+    admitted = {
+      "collections.OrderedDict": self._ordered_dict,
+      "torch._utils._rebuild_tensor": _rebuild_tensor,
+      "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+      "torch._utils._rebuild_parameter": _first,
+      "torch.Size": _first,
+      "builtins.set": _first,
+      "__builtin__.set": _first,
+    }
+    if full in admitted:
+      return _Admitted(admitted[full])
+    raise UserError(
+      f"its pickle asks for {full[:100]!r}, which is refused, for it could run code: only plain "
+      "tensors are read; in PyTorch, save anew by torch.save(model.state_dict(), path)"
+    )
+
+  def persistent_load(self, saved):
+    what, kind, key, _, total, *view = saved
+    start, length = view[0][1:] if view and view[0] else (0, total)  # views: old format only
+    fits = _are_sizes((total, start, length)) and start + length <= total
+    if not (fits and what == "storage" and kind in _DTYPES and isinstance(key, str)):
+      raise UserError("describes a storage in an impossible way; get the file again")
+    self.storages[key] = kind, total
+    return _Storage(key, kind, start, length)
+
+
+def _are_sizes(values):
+  plain = isinstance(values, tuple | list) and len(values) <= 64
+  return plain and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _unpickle(data, start, spend):
+  """Loads the pickle that begins at data[start]; returns (object, its storages, its end)."""
+  file, tuples = io.BytesIO(data), 0
+  file.seek(start)
+  for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
+    if not _OPCODES.fullmatch(opcode.name):
+      raise UserError(f"its pickle has the opcode {opcode.name}, which is refused; save it anew")
+    tuples += "TUPLE" in opcode.name
+    # The unpickler allots memory up to any index, and hashing 300,000 nested tuples overflows the
+    # stack of C. A tensor takes about five tuples.
+    if tuples > 50_000 or (opcode.name == "LONG_BINPUT" and arg > count):
+      raise UserError("its pickle is larger than a state dict's; save model.state_dict() alone")
+  unpickler = _Unpickler(data[start : file.tell()], spend)
+  return unpickler.load(), unpickler.storages, file.tell()
+
+
+def _array(raw, kind, offset, size, *, strides=None, order="<"):
+  """Copies an array out of the bytes `raw`; `offset` and `strides` count bytes."""
+  view = np.ndarray(size, order + _DTYPES[kind], raw, offset, strides)
+  array = np.array(view, view.dtype.newbyteorder("="), order="C")
+  if kind == "BOOL":
+    return array.astype(bool)
+  if kind == "BF16":  # the upper half of a float32
+    wide = np.empty(array.shape, "f4")
+    np.left_shift(array, 16, out=wide.view("u4"), dtype="u4")
+    return wide
+  return array
+
+
+def _arrays(top, read, order, spend):
+  """Copies the `_Tensor`s of a state dict; `read(key)` gives the bytes of a storage."""
+  raw, arrays = {}, {}
+  for name, (storage, offset, size, stride) in _pick(top, lambda v: isinstance(v, _Tensor)).items():
+    fits = isinstance(storage, _Storage) and all(map(_are_sizes, ((offset,), size, stride)))
+    fits = fits and len(size) == len(stride)
+    if fits and 0 in size:  # may belong to a storage that is not in the file
+      arrays[name] = _array(b"", storage.kind, 0, size)
+      continue
+    if fits:
+      key, kind, start, length = storage
+      if key not in raw:
+        raw[key] = read(key)
+      itemsize = np.dtype(_DTYPES[kind]).itemsize
+      last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+      fits = last < length and (start + last + 1) * itemsize <= len(raw[key])
+    if not fits:
+      raise UserError(f"tensor {name!r} reaches out of its storage: cut short? get the file again")
+    spend(math.prod(size) * itemsize)
+    strides = [step * itemsize for step in stride]
+    start = (start + offset) * itemsize
+    arrays[name] = _array(raw[key], kind, start, size, strides=strides, order=order)
+  return arrays
+
+
+def _pick(top, is_tensor):
+  """The name -> tensor pairs of a state dict, or of the one that a checkpoint has under NESTED."""
+  top = top if isinstance(top, Mapping) else {}
+  nested = [k for k in NESTED if isinstance(top.get(k), Mapping)]
+  nested = [k for k in nested if any(map(is_tensor, top[k].values()))]
+  if len(nested) > 1:
+    raise UserError(f"has tensors under {' and '.join(nested)}, expected one; save only that one")
+  named = {k: v for k, v in (top[nested[0]] if nested else top).items() if is_tensor(v)}
+  if not named or not all(isinstance(k, str) for k in named):
+    keys = ", ".join(str(k)[:40] for k in list(top)[:8] if isinstance(k, str | int)) or "none"
+    raise UserError(
+      "has no tensors by name, expected a state dict, by itself or under one of "
+      f"{', '.join(NESTED)} (keys found: {keys}); save model.state_dict()"
+    )
+  if all(k.startswith("module.") for k in named):  # nn.DataParallel
+    named = {k.removeprefix("module."): v for k, v in named.items()}
+  return named
+
+
+def _read_zip(path, spend):
+  """The format since PyTorch 1.6: one pickle, and an entry for each storage."""
+  with zipfile.ZipFile(path) as archive:
+    roots = [n[:-8] for n in archive.namelist() if n.endswith("/data.pkl")]
+    if len(roots) != 1:
+      raise UserError(f"is a zip file with {len(roots)} data.pkl, expected one; get it again")
+
+    def entry(name):
+      info = archive.getinfo(roots[0] + name)
+      if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"has {name!r} in a compression other than deflate; save it anew")
+      spend(info.file_size)
+      with archive.open(info) as file:
+        return file.read(info.file_size)  # without a size, more might be unfolded
+
+    order = "<"  # the first versions do not say
+    if roots[0] + "byteorder" in archive.namelist():
+      order = {b"little": "<", b"big": ">"}[entry("byteorder")]
+    top, _, _ = _unpickle(entry("data.pkl"), 0, spend)
+    return _arrays(top, lambda key: entry("data/" + key), order, spend)
+
+
+def _read_old(data, spend):
+  """The format before 1.6: magic, protocol, system, object, keys, then the storages themselves."""
+  end = 0
+  for expected in (0x1950A86A20F9469CFC6C, 1001):
+    found, _, end = _unpickle(data, end, spend)
+    if found != expected:
+      raise UserError("is a pickle but not torch.save's; save model.state_dict() by torch.save")
+  _, _, end = _unpickle(data, end, spend)
+  top, storages, end = _unpickle(data, end, spend)
+  keys, _, end = _unpickle(data, end, spend)
+  raw = {}
+  for key in keys:
+    kind, total = storages[key]
+    # Little-endian from any machine, whatever the file says of its system.
+    count = int.from_bytes(data[end : end + 8], "little")
+    if count != total:
+      raise UserError(f"storage {key!r} has {count} elements, not {total}; get the file again")
+    start, end = end + 8, end + 8 + total * np.dtype(_DTYPES[kind]).itemsize
+    raw[key] = memoryview(data)[start:end]
+  return _arrays(top, raw.__getitem__, "<", spend)
+
+
+def _read_safetensors(data, spend):
+  """Eight bytes that say how long the JSON header is, the header, the tensors."""
+  start = 8 + int.from_bytes(data[:8], "little")
+  header, raw, arrays = json.loads(data[8:start]), memoryview(data)[start:], {}
+  header.pop("__metadata__", None)
+  for name, entry in header.items():
+    kind, size, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if kind not in _DTYPES:
+      raise UserError(f"tensor {name!r} is {kind!r}, expected one of {', '.join(_DTYPES)}")
+    fits = _are_sizes(size) and _are_sizes([begin, end]) and end <= len(raw)
+    if not fits or end - begin != math.prod(size) * np.dtype(_DTYPES[kind]).itemsize:
+      raise UserError(f"tensor {name!r} does not fit its place: cut short? get the file again")
+    spend(end - begin)
+    arrays[name] = _array(raw, kind, begin, size)
+  return _pick(arrays, lambda v: True)
+
+
+def _read_file(path):
+  length = path.stat().st_size
+  with path.open("rb") as file:
+    data = file.read(9)
+    zipped = data.startswith(b"PK\3\4")
+    data += b"" if zipped else file.read()
+  left = 2**26 + 20 * length
+
+  def spend(size):
+    nonlocal left
+    left -= size
+    if left < 0:
+      raise UserError("unfolds to far more than its size, which is refused; save it anew")
+
+  if zipped:
+    return _read_zip(path, spend)
+  if data[8:9] == b"{":  # first, for the length before it may be any eight bytes
+    return _read_safetensors(data, spend)
+  if data.startswith(b"\x80"):
+    return _read_old(data, spend)
+  if data.startswith(b"version https://git-lfs"):
+    raise UserError("is a pointer of git-lfs, not the weights themselves; run git lfs pull")
+  if data.lstrip().startswith(b"<"):
+    raise UserError("is a web page, not weights; check the address that it came from")
+  raise UserError(
+    f"starts with {data[:16]!r}, expected a file of torch.save or .safetensors; get it again"
+  )
+
+
+def _is_array(value):
+  arrays = hasattr(value, "numpy") or hasattr(value, "__array__")
+  return arrays and not isinstance(value, np.generic)
+
+
+def _as_array(name, value):
+  if hasattr(value, "detach"):  # a PyTorch tensor
+    value = value.detach().cpu()
+    value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+  array = np.array(value.numpy() if hasattr(value, "numpy") else value, order="C")
+  if array.dtype.name == "bfloat16":  # as JAX has it
+    array = array.astype("f4")
+  if array.dtype.kind not in "biuf":
+    raise UserError(f"{name!r} has the dtype {array.dtype}, expected real numbers; leave it out")
+  return array
+
+
+def read_tensors(source) -> dict[str, np.ndarray]:
+  """The tensors of a state dict by name, in the order of the file.
+
+  The format is found by content: .safetensors, or what `torch.save` writes now (a zip file) or
+  wrote before PyTorch 1.6. A checkpoint may hold its state dict under one of `NESTED`. If every
+  name begins with "module.", as `nn.DataParallel` has it, that is taken off. What is no tensor is
+  left out.
+
+  Args:
+    source: path of a file; or a mapping of names to arrays of NumPy, JAX or PyTorch.
+
+  Returns:
+    Name -> array that owns its memory, with the shape and type of the file, except that bfloat16
+    is widened to float32.
+
+  Raises:
+    UserError: the file is none of these, is damaged, has no tensors, or its pickle asks for
+      anything but plain tensors, in which case nothing of it has run.
+  """
+  given = isinstance(source, Mapping)
+  where = "state dict" if given else source
+  try:
+    if not given:
+      return _read_file(Path(source))
+    return {name: _as_array(name, value) for name, value in _pick(source, _is_array).items()}
+  except UserError as error:
+    raise UserError(f"{where}: {str(error)[:600]}") from None
+  except OSError as error:
+    raise UserError(f"{where}: cannot be read ({error}); check the path and the file") from error
+  except Exception as error:  # whatever the parsers make of a damaged file
+    what = f"{type(error).__name__}: {str(error)[:100]}"
+    raise UserError(f"{where}: is damaged, cut short or unknown ({what}); get it again") from error

@@ -1,0 +1,65 @@
+"""Where initial weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from segjax import weights
+from segjax.errors import UserError
+
+
+def load_initial(init_from, part, variables):
+  """Replaces the initial values of a net.
+
+  Args:
+    init_from: "efficientnet_lite0" (ImageNet weights of a pip package), a torch or safetensors
+      file, or the workdir of a segjax run, whose best checkpoint is taken, else its latest.
+    part: "all", or the submodule to load alone, "backbone" as a rule.
+    variables: {"params": …, "batch_stats": …}, the initial ones.
+
+  Returns:
+    (variables, weights.Report).
+
+  Raises:
+    UserError: no such file, nothing in it that fits, or a shape that cannot fit.
+  """
+  only = "" if part == "all" else part
+  if only and only not in variables["params"]:
+    raise UserError(
+      f"init_part is {part!r}, but the net has {', '.join(variables['params'])}; expected 'all' or "
+      "one of them"
+    )
+  if init_from in weights.PRETRAINED:
+    return weights.load_torch(weights.find_pretrained(init_from), variables, only=only)
+  path = Path(init_from)
+  if path.is_dir():
+    source = _read_run(path)
+    return weights.load_variables(source, variables, only=only, where=str(path))
+  if not path.is_file():
+    raise UserError(
+      f"init_from {init_from!r}: no such file or folder; expected a torch or safetensors file, the "
+      f"workdir of a run, or one of {', '.join(weights.PRETRAINED)}"
+    )
+  return weights.load_torch(path, variables, only=only)
+
+
+def _read_run(workdir):
+  """The variables that a run evaluates with, as numpy arrays, whatever its net was."""
+  folder = workdir / "checkpoints"
+  steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+  if not steps:
+    raise UserError(f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run")
+  with ocp.CheckpointManager(
+    folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
+  ) as manager:
+    # The best is older than the latest, and both are kept.
+    state = manager.restore(steps[0], args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
+      "state"
+    ]
+  ema = state["ema_params"] is not None
+  return dict(
+    params=state["ema_params" if ema else "params"],
+    batch_stats=state["ema_batch_stats" if ema else "batch_stats"] or {},
+  )

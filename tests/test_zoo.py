@@ -1,0 +1,305 @@
+"""The zoo: exact parameter counts, the contract of backbones, one tester over every net, names."""
+
+import itertools
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import models
+from segjax.errors import UserError
+
+BACKBONES = tuple(models.BACKBONES)
+GOLDEN = Path(__file__).with_name("golden_names.json")
+FLOOD = dict(num_outputs=8, output_stride=32, head_features=0)
+COUNTS = [
+  ("classifier", dict(backbone="resnet18"), 11_689_512),
+  ("classifier", dict(backbone="resnet34"), 21_797_672),
+  ("classifier", dict(backbone="resnet50"), 25_557_032),
+  ("classifier", dict(backbone="resnet101"), 44_549_160),
+  ("classifier", dict(backbone="resnext50_32x4d"), 25_028_904),
+  ("classifier", dict(backbone="resnext101_64x4d"), 83_455_272),
+  ("classifier", dict(backbone="vgg11_bn"), 132_868_840),
+  ("classifier", dict(backbone="vgg16"), 138_357_544),
+  ("classifier", dict(backbone="mobilenet_v3_small"), 2_542_856),
+  ("classifier", dict(backbone="mobilenet_v3_large"), 5_483_032),
+  ("classifier", dict(backbone="efficientnet_lite0"), 4_652_008),
+  ("fcn", {}, 32_957_013),
+  ("deeplabv3", {}, 39_638_869),
+  ("deeplabv3", dict(backbone="resnet101"), 58_630_997),
+  ("deeplabv3", dict(backbone="mobilenet_v3_large", output_stride=16), 11_025_477),
+  ("lraspp", {}, 3_221_538),
+  ("deeplabv3", FLOOD | dict(backbone="resnet18", aspp=False), 13_540_936),
+  ("deeplabv3", FLOOD | dict(backbone="resnet18"), 18_000_968),
+  ("deeplabv3", FLOOD | dict(backbone="vgg11_bn", aspp=False), 11_590_408),
+  ("deeplabv3", FLOOD | dict(backbone="vgg11_bn"), 16_050_440),
+  ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small", aspp=False), 3_918_760),
+  ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small"), 8_935_976),
+]
+# Shallow members of the families of backbones, for what has to be compiled.
+SHALLOW = {
+  "shallow_resnet": (partial(models.resnet.ResNet, (1, 1, 1, 1)), "resnet18"),
+  "shallow_resnext": (partial(models.resnet.ResNet, (1, 1, 1, 1), True, 32, 4), "resnet18"),
+  "shallow_vgg": (partial(models.vgg.VGG, (1, 1, 1, 1, 1), True), "vgg16"),
+  "shallow_mobilenet": (
+    partial(models.mobilenet.MobileNetV3, (*models.mobilenet.SMALL[:4], models.mobilenet.SMALL[8])),
+    "mobilenet_v3_small",
+  ),
+  "shallow_efficientnet": (
+    partial(
+      models.efficientnet.EfficientNetLite0,
+      tuple((1, *row[1:]) for row in models.efficientnet.STAGES),
+    ),
+    "efficientnet_lite0",
+  ),
+}
+# Every net on a light backbone, and every family of backbones as a classifier.
+LIGHT = dict(num_outputs=3, backbone="shallow_resnet")
+NETS = {
+  "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
+  "backbone_unet": LIGHT | dict(widths=(16, 16, 8, 8, 4)),
+  "classifier": dict(num_outputs=3, backbone="small_cnn"),
+  "deeplabv3": LIGHT | dict(aux=True),
+  "deeplabv3_plus": LIGHT,
+  "encoder_decoder": dict(num_outputs=3),
+  "fcn": LIGHT,
+  "fcn16s": LIGHT,
+  "fcn32s": LIGHT | dict(backbone="shallow_vgg"),
+  "fcn8s": LIGHT,
+  "lraspp": LIGHT,
+  "segformer": dict(num_outputs=3),
+  "unet": dict(num_outputs=3, widths=(4, 6, 8)),
+  "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),
+  "classifier/mobilenet": LIGHT | dict(backbone="shallow_mobilenet"),
+  "classifier/resnext": LIGHT | dict(backbone="shallow_resnext"),
+}
+
+
+@pytest.fixture(autouse=True)
+def shallow_backbones(monkeypatch):
+  for name, (backbone, like) in SHALLOW.items():
+    monkeypatch.setitem(models.BACKBONES, name, (backbone, models.BACKBONES[like][1]))
+
+
+# Gradients that are 0 whatever the loss: a softmax does not see a shift of all scores, and batch
+# norm none of its inputs.
+ZERO = re.compile(r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
+
+
+def random_variables(net):
+  """Values such as `init` gives, drawn by numpy: compiling the initialisers takes longer."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, x):
+    if path[-1].key in ("scale", "var"):
+      return np.ones(x.shape, np.float32)
+    if path[-1].key != "kernel":
+      return np.zeros(x.shape, np.float32)
+    fan = np.prod(x.shape[:-1])
+    return rng.normal(0, np.sqrt(2 / fan), x.shape).astype(np.float32)
+
+  found = jax.tree_util.tree_map_with_path(draw, shapes(net))
+  return {k: found.get(k, {}) for k in ("params", "batch_stats")}
+
+
+def shapes(net, size=(64, 64)):
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
+
+
+@pytest.mark.parametrize(("name", "fields", "count"), COUNTS)
+def test_parameter_count_is_exact(name, fields, count):
+  assert models.count_params(shapes(models.make(name, **fields))["params"]) == count
+
+
+def test_every_name_is_tested():
+  assert {n.split("/")[0] for n in NETS} == set(models.names())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_net(name):
+  """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
+  fields = NETS[name]
+  net = models.make(name.split("/")[0], **fields)
+  dense = not name.startswith("classifier")
+  variables = random_variables(net)
+  for size in ((33, 47), (5, 7), (1, 1)):
+    shape = (2, *size, 3) if dense else (2, 3)
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    logits = jax.eval_shape(lambda v, x: net.apply(v, x, train=False), variables, image)
+    assert (logits.shape, logits.dtype) == (shape, jnp.float32)
+
+  image = jax.random.normal(jax.random.key(1), (2, 65, 97, 3))
+  traces = []
+
+  @jax.jit
+  def train(params, image):
+    traces.append(1)
+
+    def loss(params):
+      logits, updates = net.apply(
+        variables | dict(params=params),
+        image,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        rngs=dict(dropout=jax.random.key(2)),
+      )
+      aux = updates.get("intermediates", {}).get("aux_logits", ())
+      return sum((x**2).mean() + x.mean() for x in (logits, *aux)), (logits, updates)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  for _ in range(2):
+    grads, (train_logits, updates) = train(variables["params"], image)
+  assert len(traces) == 1
+  for key, g in flax.traverse_util.flatten_dict(grads, sep="/").items():
+    assert jnp.isfinite(g).all(), key
+    assert jnp.abs(g).max() > 0 or ZERO.search(key), key
+  before, after = variables["batch_stats"], updates.get("batch_stats", {})
+  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+    assert not jnp.array_equal(a, b)
+
+  evaluate = jax.jit(lambda v, x: net.apply(v, x, train=False))
+  logits = evaluate(variables, image)
+  random = name not in ("encoder_decoder", "unet")  # which have neither batch norm nor dropout
+  assert jnp.allclose(train_logits, logits) != random
+  narrow = models.make(name.split("/")[0], **fields, dtype="bfloat16")
+  close = jax.jit(lambda v, x: narrow.apply(v, x, train=False))(variables, image)
+  assert close.dtype == jnp.float32
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(shapes(narrow)))
+  assert 0 < jnp.abs(close - logits).max() < 0.1 * jnp.abs(logits).max() + 0.02
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone_strides(name):
+  strides = [32]
+  if name != "small_cnn" and not name.startswith("mit"):
+    strides += [16, 8]
+  for output_stride, size in itertools.product(strides, ((64, 96), (97, 131), (20, 9))):
+    net = models.make_backbone(name, output_stride=output_stride)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    features = jax.eval_shape(
+      lambda x, net=net: net.init_with_output(jax.random.key(0), x, train=False)[0], image
+    )
+    assert len(features) == (3 if name == "small_cnn" else 6)
+    for i, feature in enumerate(features):
+      if feature is None:
+        assert name.startswith("mit")
+        assert i == 1
+        continue
+      stride = min(2**i, output_stride)
+      if name.startswith(("vgg", "small")):
+        least = 32 if name.startswith("vgg") else 4
+        want = tuple(max(n, least) // stride for n in size)
+      else:
+        want = tuple(-(-n // stride) for n in size)
+      assert feature.shape[1:3] == want, (output_stride, size, i)
+
+
+def test_dilation_keeps_the_receptive_field_of_a_stride():
+  """Dilated features, subsampled, are the strided ones where no border is in sight."""
+  image = jax.random.normal(jax.random.key(1), (1, 256, 256, 3))
+  strided, dilated = (models.resnet18(output_stride=s) for s in (32, 16))
+  variables = random_variables(strided)
+  # torchvision gives a dilated stage's first block the dilation before; so compare its input.
+  a, b = (
+    jax.jit(lambda v, n=n: n.apply(v, image, train=False)[4])(variables) for n in (strided, dilated)
+  )
+  np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_asks_one_class_or_all_of_them():
+  net = models.make("attention_segmenter", **NETS["attention_segmenter"])
+  image = jax.random.normal(jax.random.key(1), (2, 33, 47, 3))
+  variables = random_variables(net)
+
+  @jax.jit
+  def run(query):
+    return net.apply(variables, image, query, train=False, mutable=["intermediates"])
+
+  every, sown = run(None)
+  (weights,) = sown["intermediates"]["attention"]
+  assert weights.shape == (2, 3, 2, 2)
+  np.testing.assert_allclose(weights.sum((2, 3)), 1, rtol=1e-6)
+  asked, _ = run(jnp.array([2, 0]))
+  assert asked.shape == (2, 33, 47, 1)
+  np.testing.assert_allclose(asked[0, ..., 0], every[0, ..., 2], rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(asked[1, ..., 0], every[1, ..., 0], rtol=1e-4, atol=1e-4)
+  assert not jnp.allclose(every[..., 0], every[..., 2])
+
+
+@pytest.mark.parametrize("kind", ["additive", "dot", "scaled_dot"])
+def test_attention_kinds_differ(kind):
+  net = models.attention.ClassAttention(kind, width=4)
+  x = jax.random.normal(jax.random.key(0), (1, 2, 3, 5))
+  query = jnp.eye(3)[None]
+  variables = net.init(jax.random.key(1), query, x)
+  p = jax.tree.map(np.asarray, variables["params"])
+  q = np.asarray(query) @ p["query"]["kernel"]
+  k = np.asarray(x).reshape(1, 6, 5) @ p["key"]["kernel"][0, 0]
+  scores = dict(dot=np.einsum("bqc,bpc->bqp", q, k), scaled_dot=np.einsum("bqc,bpc->bqp", q, k) / 2)
+  if kind == "additive":
+    scores["additive"] = (np.tanh(q[:, :, None] + k[:, None]) @ p["score"]["kernel"])[..., 0]
+  want = np.exp(scores[kind])
+  want /= want.sum(-1, keepdims=True)
+  np.testing.assert_allclose(net.apply(variables, query, x).reshape(1, 3, 6), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("make", "words"),
+  [
+    (lambda: models.make("deeplab"), ["deeplabv3", "segformer"]),
+    (lambda: models.make("deeplabv3", backbone="resnet19"), ["resnet18", "mit_b5"]),
+    (lambda: models.make("deeplabv3", output_strides=8), ["output_stride", "rates"]),
+    (lambda: models.make("deeplabv3", output_stride=4), ["8, 16 or 32"]),
+    (lambda: models.make("deeplabv3", backbone="mit_b0"), ["mit_b0", "output_stride"]),
+    (
+      lambda: models.make("lraspp", backbone="small_cnn", output_stride=32),
+      ["stride 8", "[1, 2, 4]"],
+    ),
+    (lambda: models.make("attention_segmenter", attention="dots"), ["additive, dot, scaled_dot"]),
+  ],
+)
+def test_errors_say_what_there_is(make, words):
+  with pytest.raises(UserError) as error:
+    shapes(make())
+  assert all(w in str(error.value) for w in words), str(error.value)
+
+
+def outline(tree):
+  """A tree of parameters as nested dicts, equal branches under one key."""
+  if not isinstance(tree, dict):
+    return None
+  groups = {}
+  for name, branch in tree.items():
+    groups.setdefault(json.dumps(outline(branch)), []).append(name)
+  return {" ".join(names): json.loads(branch) for branch, names in groups.items()}
+
+
+def current_names():
+  nets = {n: models.make(n) for n in models.names()}
+  nets |= {b: models.make("classifier", backbone=b) for b in BACKBONES}
+  return {name: {k: outline(v) for k, v in shapes(net).items()} for name, net in nets.items()}
+
+
+def test_parameter_names_are_stable():
+  golden, current = json.loads(GOLDEN.read_text()), current_names()
+  assert golden.keys() == current.keys()
+  for name, names in current.items():
+    assert names == golden[name], (
+      f"{name}: parameter names are API, and checkpoints hold them. If the change is meant, write "
+      "them anew: python tests/test_zoo.py"
+    )
+
+
+if __name__ == "__main__":
+  lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in current_names().items()]
+  GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+  sys.exit(f"wrote {GOLDEN}")
