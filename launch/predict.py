@@ -33,14 +33,14 @@ def main():
   output = Path(OUTPUT.value)
   cli.make_folder(output)
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
-  step, size, broken = experiment.predict_step(), experiment.config.data.size, []
+  step, data, broken = experiment.predict_step(), experiment.config.data, []
   for file in files:
     try:
       image = sources.read_image(file)
     except UserError as error:
       broken.append(str(error))
       continue
-    logits = inference.predict_image(step, state, image, size)
+    logits = inference.predict_image(step, state, image, data)
     pred = np.asarray(experiment.task.predict(logits)).astype(np.uint8)
     colors = experiment.labels.colorize(pred)
     painted = colors.any(-1)  # black stands for background: leave the image as it is there

@@ -33,7 +33,7 @@ DATA_SOURCES = dict(
 # Fields that a resumed run may change: they do not change what was computed so far.
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "log_steps", "data.threads", "data.cache_mb",
-  "data.source.folder", "pictures", "writers",
+  "data.feed", "data.device_mb", "data.source.folder", "pictures", "writers",
 )  # fmt: skip
 
 
@@ -57,8 +57,13 @@ def default():
     batch_size=4,  # images, over all devices
     mean=(0.0, 0.0, 0.0),  # images in [0,1] become (image - mean) / std
     std=(1.0, 1.0, 1.0),
+    fit="resize",  # train images are resized to size; "crop": a random part of this size
+    eval_fit="resize",  # "native": evaluation at the images' own sizes, extended to multiples
+    eval_multiple=32,  # of so many pixels; a compilation a size
     threads=2,  # that decode
-    cache_mb=2048,  # a resized split stays in memory if it is not larger
+    cache_mb=2048,  # of each split, decoded, that stay in memory
+    feed="auto",  # "host" sends batches to the device, "device" keeps the train split there
+    device_mb=1024,  # largest split that "auto" keeps on an accelerator
   )
   c.model = dict(name="unet", dtype="float32")  # + any field of the class
   c.task = dict(name="segmentation", sigmoid=True)  # sigmoid: one logit for two classes

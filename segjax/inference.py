@@ -44,23 +44,28 @@ def restore(workdir, checkpoint="latest"):
   return experiment, state
 
 
-def predict_image(predict_step, state, image, size):
+def predict_image(predict_step, state, image, data):
   """Logits at the image's own size.
 
-  The net sees the image resized to the size it was trained at, as in training; its logits are
-  resized back bilinearly, so that class borders are smooth at the original size. One size for
-  the net means one compilation, whatever the images' sizes.
+  The net sees the image as in evaluation: resized to the size it was trained at (one compilation
+  whatever the images' sizes; the logits are resized back bilinearly, so that class borders are
+  smooth), or with `eval_fit="native"` at its own size, extended to a multiple of some pixels.
 
   Args:
     predict_step: from `steps.make_predict_step`.
     state: TrainState.
     image: u8[H,W,3].
-    size: (height, width) that the net works at.
+    data: `config.data` of the run.
 
   Returns:
     f32[H,W,K].
   """
   height, width = image.shape[:2]
+  if data.eval_fit == "native":
+    more = [(0, -n % data.eval_multiple) for n in (height, width)]
+    padded = np.pad(image, (*more, (0, 0)), mode="edge")
+    return np.asarray(predict_step(state, padded[None]))[0, :height, :width]
+  size = data.size
   small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
   logits = np.asarray(predict_step(state, np.asarray(small)[None])[0])
   channels = [

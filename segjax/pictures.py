@@ -15,22 +15,25 @@ def blend(image, color, where, alpha=0.45):
   return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
 
 
-def panel(rows, *, gap=6, caption=16):
-  """Lays out captioned pictures of one size in a grid on white.
+def panel(rows, *, gap=6, caption=16, most=400):
+  """Lays out captioned pictures in a grid on white, the cells as large as the largest picture.
 
   Args:
     rows: a list a row of (title, u8[H,W,3]); captions stand above the pictures.
     gap: pixels between pictures.
     caption: pixels of a caption line.
+    most: pixels of a cell's longer side; larger pictures are shrunk.
 
   Returns:
     u8[height,width,3].
   """
   from PIL import Image, ImageDraw, ImageFont
 
-  height, width = rows[0][0][1].shape[:2]
-  scale = max(1, -(-220 // width))  # captions need some width: enlarge tiny pictures
-  height, width = height * scale, width * scale
+  shapes = [np.shape(image)[:2] for row in rows for _, image in row]
+  height, width = (max(s[d] for s in shapes) for d in (0, 1))
+  # Captions need some width: tiny pictures are enlarged.
+  scale = -(-220 // width) if width < 220 else min(most / max(height, width), 1)
+  height, width = round(height * scale), round(width * scale)
   columns = max(len(row) for row in rows)
   size = (columns * (width + gap) + gap, len(rows) * (height + caption + gap) + gap)
   canvas = Image.new("RGB", size, "white")
@@ -39,8 +42,10 @@ def panel(rows, *, gap=6, caption=16):
     for c, (title, image) in enumerate(row):
       x, y = gap + c * (width + gap), gap + r * (height + caption + gap)
       draw.text((x, y), _fit(title, draw, font, width), fill="black", font=font)
-      picture = Image.fromarray(np.asarray(image)).resize((width, height), Image.Resampling.NEAREST)
-      canvas.paste(picture, (x, y + caption))
+      picture = Image.fromarray(np.asarray(image))
+      shape = [max(round(n * scale), 1) for n in picture.size]
+      how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+      canvas.paste(picture.resize(shape, how), (x, y + caption))
   return np.asarray(canvas)
 
 

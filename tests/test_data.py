@@ -296,10 +296,96 @@ def test_labels_are_never_mixed_by_resizing():
 def test_cached_and_uncached_examples_are_equal(tmp_path):
   source = folder_source(write_pairs(tmp_path))
   warm, cold = (pipeline.Resized(source, (20, 30), mb) for mb in (10, 0))
-  assert (warm.cached, cold.cached) == (True, False)
+  half = pipeline.Resized(source, (512, 640), 2)  # room for one example of 1.25 MiB
   for i in (0, 0, 3):
     for key in ("image", "label"):
       np.testing.assert_array_equal(warm[i][key], cold[i][key])
+  assert warm[0] is warm[0]
+  assert cold[0] is not cold[0]
+  assert [half[i] is half[i] for i in range(3)] == [True, False, False]
+
+
+def test_native_batches_see_every_example_once_by_size():
+  sizes = [(5, 9), (8, 12), (5, 9), (6, 10), (8, 12), (3, 3), (8, 11)]
+
+  class Sizes:
+    def __len__(self):
+      return len(sizes)
+
+    def __getitem__(self, i):
+      image = np.full((*sizes[i], 3), i, np.uint8)
+      return dict(image=image, label=np.full(sizes[i], i, np.uint8))
+
+  source = pipeline.Native(Sizes(), 4, 1)
+  batches = list(pipeline.native_batches(source, batch_size=2))
+  assert {b["label"].shape[1:] for b in batches} == {(8, 12), (4, 4)}
+  seen = []
+  for batch in batches:
+    assert batch["image"].shape == (*batch["label"].shape, 3)
+    for image, label, mask in zip(batch["image"], batch["label"], batch["mask"], strict=True):
+      if not mask:
+        assert (label == IGNORE).all()
+        continue
+      i = int(image[0, 0, 0])
+      seen.append(i)
+      height, width = sizes[i]
+      assert (label[:height, :width] == i).all()
+      assert (label == i).sum() == height * width
+      assert (image == i).all()  # the edge is repeated
+  assert sorted(seen) == list(range(len(sizes)))
+  assert sum(len(b["mask"]) for b in batches) == 8
+
+
+def test_random_crops_follow_from_seed_and_step():
+  label = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
+
+  class Ramp:
+    def __len__(self):
+      return 5
+
+    def __getitem__(self, i):
+      image = np.stack([label // 30, label % 30, np.full_like(label, i)], -1).astype(np.uint8)
+      return dict(image=image, label=(label // 30).astype(np.uint8))
+
+  def stream(seed, **more):
+    source = pipeline.Native(Ramp(), 1, 1)
+    return pipeline.train_iterator(source, batch_size=2, seed=seed, crop=(8, 6), **more)
+
+  first, again, other = stream(0), stream(0, num_threads=0), stream(1)
+  tops, batches = set(), []
+  for _ in range(12):
+    batch = next(first)
+    batches.append(batch)
+    np.testing.assert_array_equal(batch["image"], next(again)["image"])
+    assert batch["image"].shape == (2, 8, 6, 3)
+    np.testing.assert_array_equal(batch["image"][..., 0], batch["label"])  # aligned
+    assert (np.diff(batch["image"][..., 0].astype(int), axis=1) == 1).all()
+    assert (np.diff(batch["image"][..., 1].astype(int), axis=2) == 1).all()
+    tops |= set(batch["image"][:, 0, 0, 0].tolist())
+  assert not np.array_equal(batches[0]["image"], next(other)["image"])
+  assert len(tops) > 6  # of 13 places
+  resumed = stream(0)
+  for _ in range(4):
+    next(resumed)
+  state, fresh = resumed.get_state(), stream(0)
+  fresh.set_state(state)
+  np.testing.assert_array_equal(next(fresh)["image"], batches[4]["image"])
+
+
+def test_crops_of_smaller_images_are_extended_and_ignored():
+  example = dict(image=np.ones((3, 9, 3), np.uint8), label=np.ones((3, 9), np.uint8))
+  out = pipeline.random_crop(example, (5, 4), np.random.default_rng(0))
+  assert out["image"].shape == (5, 4, 3)
+  assert (out["label"][:3] == 1).all()
+  assert (out["label"][3:] == IGNORE).all()
+
+
+def test_indices_come_in_the_order_of_the_examples():
+  examples = pipeline.train_iterator(numbered(10), batch_size=4, seed=3)
+  indices = pipeline.train_iterator(numbered(10), batch_size=4, seed=3, indices_only=True)
+  for _ in range(6):
+    want = [int(x[0, 0, 0]) for x in next(examples)["image"]]
+    assert next(indices)["index"].tolist() == want
 
 
 def test_label_table():

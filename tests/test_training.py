@@ -133,8 +133,6 @@ def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
   whole = random_batch(7, num_classes)
 
   class Source:
-    size, cached = SIZE, False
-
     def __len__(self):
       return 7
 
@@ -152,6 +150,89 @@ def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
     else:
       np.testing.assert_allclose(sums[0][key], sums[1][key], rtol=1e-5)
   assert sums[0]["pixels"] == (whole["label"] != 255).sum() == sums[0]["matrix"].sum()
+
+
+def test_device_and_host_feeding_give_the_same_numbers(tmp_path, data, capsys):
+  """Bit for bit, the running statistics and the moving averages too; also when resumed."""
+  states = {}
+  for feed in ("host", "device"):
+    config = tiny_config(data, **{"data.feed": feed})
+    states[feed] = training.train(config, tmp_path / feed)
+  out = capsys.readouterr().out
+  assert "sent by the host (data.feed='host')" in out
+  assert "kept on the device (data.feed='device')" in out
+  assert same(states["host"], states["device"])
+  rows = [
+    [{k: v for k, v in r.items() if not k.startswith("time/")} for r in read_metrics(f)]
+    for f in (tmp_path / "host" / "metrics.jsonl", tmp_path / "device" / "metrics.jsonl")
+  ]
+  assert rows[0] == rows[1]
+  short = tiny_config(data, **{"data.feed": "device", "total_steps": 3})
+  training.train(short, tmp_path / "resumed")
+  resumed = training.train(tiny_config(data, **{"data.feed": "host"}), tmp_path / "resumed")
+  assert same(states["host"], resumed)
+
+
+def test_feeding_chooses_by_size_and_device(data, monkeypatch):
+  config = tiny_config(data)
+  source = experiment_lib.make_source(config, "train", training=True)
+  assert not experiment_lib.is_resident(config, source)  # on a CPU there is nothing to gain
+  monkeypatch.setattr(experiment_lib.jax, "default_backend", lambda: "gpu")
+  assert experiment_lib.is_resident(config, source)
+  config.data.device_mb = 0
+  assert not experiment_lib.is_resident(config, source)
+  config.data.update(feed="device", fit="crop")
+  with pytest.raises(UserError, match="data.feed='device' needs data.fit='resize'"):
+    experiment_lib.is_resident(config, source)
+  config.data.update(feed="gpu", fit="resize")
+  with pytest.raises(UserError, match="data.feed is 'gpu', expected"):
+    experiment_lib.is_resident(config, source)
+  config.data.eval_fit = "whole"
+  with pytest.raises(UserError, match="data.eval_fit is 'whole', expected 'resize' or 'native'"):
+    experiment_lib.make_source(config, "val")
+
+
+def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
+  net, task, optimizer = parts(3, False, norm="batch")
+  mesh = steps.make_mesh(jax.devices()[:1])
+  state = init_state(net, optimizer, seed=0, size=SIZE)
+  rng = np.random.default_rng(0)
+  shapes = [(16, 24), (17, 30), (16, 24), (20, 28), (16, 23), (17, 30), (16, 24)]
+  examples = [
+    dict(
+      image=rng.integers(0, 256, (*s, 3)).astype(np.uint8),
+      label=rng.choice([0, 1, 2, 255], s).astype(np.uint8),
+    )
+    for s in shapes
+  ]
+  eval_step = steps.make_eval_step(net, task, mesh=mesh)
+  batches = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=4)
+  sums = evaluate(eval_step, state, batches, mesh)
+  assert eval_step._cache_size() == 2  # 16x24 and 24x32
+  alone = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=1)
+  each = evaluate(eval_step, state, alone, mesh)
+  np.testing.assert_array_equal(sums["matrix"], each["matrix"])
+  assert sums["examples"] == each["examples"] == 7
+  np.testing.assert_allclose(sums["cross_entropy"], each["cross_entropy"], rtol=1e-5)
+  assert sums["pixels"] == sum((e["label"] != 255).sum() for e in examples)
+
+
+def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
+  config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "native"})
+  config.writers = ("pictures",)
+  workdir = tmp_path / "run"
+  training.train(config, workdir)
+  last = [r for r in read_metrics(workdir / "metrics.jsonl") if "val/loss" in r][-1]
+  experiment, state = inference.restore(workdir)
+  source = experiment_lib.make_source(experiment.config, "val")
+  batches = experiment.eval_batches(source)
+  sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  assert experiment.task.summary(sums)["loss"] == last["val/loss"]
+  assert sums["matrix"].sum() == 3 * 40 * 60  # every pixel of the three whole images
+  image = source.source[0]["image"]
+  logits = inference.predict_image(experiment.predict_step(), state, image, config.data)
+  assert logits.shape == (40, 60, 1)
+  assert list((workdir / "images").iterdir())
 
 
 def test_one_device_and_eight_agree(tmp_path):

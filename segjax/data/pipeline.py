@@ -25,19 +25,45 @@ def resize(example, size):
   return dict(image=np.asarray(image), label=np.asarray(label))
 
 
-class Resized:
-  """A source at one size, kept in memory after its first reading where that fits.
+def pad(example, multiple):
+  """Extends an example at the bottom and right to multiples of `multiple` pixels.
 
-  Attributes:
-    source: see `segjax.data.sources`.
-    size: (height, width), pixels.
-    cached: whether decoded examples stay in memory.
+  The image repeats its edge, as `layers.pad_to_multiple` does; the label there is 255, ignore.
   """
+  image, label = example["image"], example["label"]
+  more = [(0, -n % multiple) for n in label.shape]
+  if not any(n for _, n in more):
+    return dict(image=image, label=label)
+  return dict(
+    image=np.pad(image, (*more, (0, 0)), mode="edge"),
+    label=np.pad(label, more, constant_values=IGNORE),
+  )
 
-  def __init__(self, source, size, cache_mb):
-    self.source, self.size = source, tuple(size)
-    self.cached = len(source) * size[0] * size[1] * 4 <= cache_mb * 2**20
-    self._memory = {}
+
+def random_crop(example, size, rng):
+  """Cuts a random part of `size` = (height, width) out; a smaller example is first extended.
+
+  Args:
+    example: {"image": u8[H,W,3], "label": u8[H,W]}.
+    size: (height, width), pixels.
+    rng: numpy Generator.
+  """
+  image, label = example["image"], example["label"]
+  short = [(0, max(n - m, 0)) for n, m in zip(size, label.shape, strict=True)]
+  if any(n for _, n in short):
+    image = np.pad(image, (*short, (0, 0)), mode="edge")
+    label = np.pad(label, short, constant_values=IGNORE)
+  top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, label.shape, strict=True))
+  part = slice(top, top + size[0]), slice(left, left + size[1])
+  return dict(image=image[part], label=label[part])
+
+
+class _Cached:
+  """A source whose examples are made to fit, kept in memory while there is room."""
+
+  def __init__(self, source, cache_mb):
+    self.source = source
+    self._room, self._memory = cache_mb * 2**20, {}
 
   def __len__(self):
     return len(self.source)
@@ -45,10 +71,39 @@ class Resized:
   def __getitem__(self, i):
     if i in self._memory:
       return self._memory[i]
-    example = resize(self.source[i], self.size)
-    if self.cached:
+    example = self._fit(self.source[i])
+    size = sum(x.nbytes for x in example.values())
+    if size <= self._room:
+      self._room -= size
       self._memory[i] = example
     return example
+
+
+class Resized(_Cached):
+  """A source at one size.
+
+  Attributes:
+    source: see `segjax.data.sources`.
+    size: (height, width), pixels.
+  """
+
+  def __init__(self, source, size, cache_mb):
+    super().__init__(source, cache_mb)
+    self.size = tuple(size)
+
+  def _fit(self, example):
+    return resize(example, self.size)
+
+
+class Native(_Cached):
+  """A source at its examples' own sizes, extended to multiples of `multiple` pixels."""
+
+  def __init__(self, source, multiple, cache_mb):
+    super().__init__(source, cache_mb)
+    self.multiple = multiple
+
+  def _fit(self, example):
+    return pad(example, self.multiple)
 
 
 def _local(batch_size, process_index, process_count):
@@ -63,7 +118,16 @@ def _local(batch_size, process_index, process_count):
 
 
 def train_iterator(
-  source, *, batch_size, seed, num_threads=2, prefetch=16, process_index=0, process_count=1
+  source,
+  *,
+  batch_size,
+  seed,
+  crop=None,
+  indices_only=False,
+  num_threads=2,
+  prefetch=16,
+  process_index=0,
+  process_count=1,
 ):
   """Endless shuffled batches; the order is a pure function of (seed, step).
 
@@ -71,9 +135,11 @@ def train_iterator(
   left out. Processes see disjoint parts of the same global batches.
 
   Args:
-    source: from `Resized`.
+    source: a `Resized`, or a `Native` with `crop`.
     batch_size: global, examples.
-    seed: of the order.
+    seed: of the order and the crops.
+    crop: (height, width) of a random part cut out of each example, or None.
+    indices_only: batches are {"index": i32[B]}, for data that lie on the device.
     num_threads: that decode.
     prefetch: examples decoded ahead.
     process_index: of this process.
@@ -93,11 +159,17 @@ def train_iterator(
       "use a smaller batch or more data"
     )
 
-  def load(i):
-    return source[int(i)] | dict(mask=np.bool_(True))
+  def load(i, rng=None):
+    example = source[int(i)]
+    return (random_crop(example, crop, rng) if crop else example) | dict(mask=np.bool_(True))
 
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle()[: steps * batch_size]
-  batches = indices[process_index::process_count].map(load).batch(local, drop_remainder=True)
+  indices = indices[process_index::process_count]
+  if indices_only:
+    examples = indices.map(lambda i: dict(index=np.int32(i)))
+  else:
+    examples = indices.random_map(load) if crop else indices.map(load)
+  batches = examples.batch(local, drop_remainder=True)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=-(-prefetch // local))
   return iter(batches.repeat().to_iter_dataset(options))
 
@@ -125,3 +197,36 @@ def eval_batches(
   batches = grain.MapDataset.source(mine).map(load).batch(local)
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=-(-prefetch // local))
   return iter(batches.to_iter_dataset(options))
+
+
+def native_batches(source, *, batch_size, num_threads=2, prefetch=16):
+  """Iterates once over every example of a `Native` source, batched with those of equal size.
+
+  As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
+  left of a size at the end is filled with masked copies. Holds at most a batch a size in memory.
+
+  Args: see `train_iterator`.
+  """
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+  examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
+  waiting = {}
+  for example in examples.to_iter_dataset(options):
+    group = waiting.setdefault(example["label"].shape, [])
+    group.append(example)
+    if len(group) == batch_size:
+      yield _stack(group, batch_size)
+      group.clear()
+  for group in waiting.values():
+    if group:
+      yield _stack(group, batch_size)
+
+
+def _stack(group, batch_size):
+  count = len(group)
+  image, label = (np.stack([e[k] for e in group]) for k in ("image", "label"))
+  fill = (0, batch_size - count)
+  return dict(
+    image=np.pad(image, (fill, (0, 0), (0, 0), (0, 0)), mode="edge"),
+    label=np.pad(label, (fill, (0, 0), (0, 0)), constant_values=IGNORE),
+    mask=np.arange(batch_size) < count,
+  )

@@ -123,15 +123,11 @@ def _depthwise(x, kernel, stride, pads, dilation):
 
 
 def _grouped(x, kernel, stride, pads, dilation, groups):
-  """Thin groups: several at a time as a block-diagonal convolution; others: products of patches."""
+  """Thin groups: several at a time, as a block-diagonal convolution of up to 32 channels."""
   size, _, inner, features = kernel.shape
   outer = features // groups
   if inner >= 16:
-    patches = jnp.stack(list(_taps(x, size, stride, pads, dilation)), 3)
-    shape = patches.shape[:3]
-    patches = patches.reshape(-1, size * size, groups, inner)
-    kernel = kernel.reshape(size * size, inner, groups, outer)
-    return jnp.einsum("ptgc,tcgo->pgo", patches, kernel).reshape(*shape, features)
+    return _grouped_wide(x, kernel, stride, pads, dilation, groups)
   merged = next(m for m in (8, 4, 2, 1) if groups % m == 0 and (m * inner <= 32 or m == 1))
   parts = groups // merged
   kernel = kernel.reshape(size, size, inner, parts, merged, outer)
@@ -142,6 +138,28 @@ def _grouped(x, kernel, stride, pads, dilation, groups):
     for p, part in enumerate(jnp.split(x, parts, -1))
   ]
   return jnp.concatenate(outputs, -1)
+
+
+def _grouped_wide(x, kernel, stride, pads, dilation, groups):
+  """The library's convolution, whose gradient alone is slow; that is one of products of patches."""
+  size, _, inner, features = kernel.shape
+
+  def products(x, kernel):
+    patches = jnp.stack(list(_taps(x, size, stride, pads, dilation)), 3)
+    shape = patches.shape[:3]
+    patches = patches.reshape(-1, size * size, groups, inner)
+    kernel = kernel.reshape(size * size, inner, groups, -1)
+    return jnp.einsum("ptgc,tcgo->pgo", patches, kernel).reshape(*shape, features)
+
+  @jax.custom_vjp
+  def grouped(x, kernel):
+    return _standard(x, kernel, stride, pads, dilation, groups)
+
+  grouped.defvjp(
+    lambda x, kernel: (grouped(x, kernel), (x, kernel)),
+    lambda residuals, g: jax.vjp(products, *residuals)[1](g),
+  )
+  return grouped(x, kernel)
 
 
 def _wide(x, kernel, dilation):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from segjax import augment, models
@@ -79,7 +81,7 @@ class Experiment:
       self.model, self.optimizer, seed=c.seed, size=c.data.size, ema=c.ema_decay > 0
     )
 
-  def train_step(self):
+  def train_step(self, resident=False):
     """See `steps.make_train_step`."""
     c = self.config
     return steps.make_train_step(
@@ -94,6 +96,7 @@ class Experiment:
       ema_decay=c.ema_decay,
       aux_weight=c.aux_weight,
       frozen=self.frozen,
+      resident=resident,
     )
 
   def eval_step(self):
@@ -107,8 +110,12 @@ class Experiment:
     return steps.make_predict_step(self.model, mesh=self.mesh, mean=data.mean, std=data.std)
 
   def eval_batches(self, source):
-    """One pass over a `Resized` source, see `pipeline.eval_batches`."""
+    """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
     data = self.config.data
+    if isinstance(source, pipeline.Native):
+      if jax.process_count() > 1:
+        raise UserError("data.eval_fit='native' works in one process; use 'resize' with several")
+      return pipeline.native_batches(source, batch_size=data.batch_size, num_threads=data.threads)
     return pipeline.eval_batches(
       source, batch_size=data.batch_size, num_threads=data.threads, **processes()
     )
@@ -119,10 +126,45 @@ def processes():
   return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def make_source(config, split):
-  """The source of a split at the config's size."""
-  source = sources.make(split=split, **config.data.source)
-  return pipeline.Resized(source, config.data.size, config.data.cache_mb)
+def make_source(config, split, *, training=False):
+  """The source of a split: resized, or at its own sizes, for training or evaluation."""
+  data = config.data
+  for field in ("fit", "eval_fit"):
+    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
+    if data[field] not in fits:
+      raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
+  source = sources.make(split=split, **data.source)
+  if (data.fit == "crop") if training else (data.eval_fit == "native"):
+    return pipeline.Native(source, 1 if training else data.eval_multiple, data.cache_mb)
+  return pipeline.Resized(source, data.size, data.cache_mb)
+
+
+def is_resident(config, source):
+  """Whether training keeps the whole split on the device, by `config.data.feed`.
+
+  Raises:
+    UserError: unknown feed, or "device" with crops.
+  """
+  data = config.data
+  if data.feed not in ("auto", "host", "device"):
+    raise UserError(f"data.feed is {data.feed!r}, expected 'auto', 'host' or 'device'")
+  if data.fit == "crop":
+    if data.feed == "device":
+      raise UserError("data.feed='device' needs data.fit='resize': crops are cut on the host")
+    return False
+  megabytes = len(source) * data.size[0] * data.size[1] * 4 / 2**20
+  accelerated = jax.default_backend() != "cpu"
+  return data.feed == "device" or (
+    data.feed == "auto" and accelerated and megabytes <= data.device_mb
+  )
+
+
+def put_split(source, mesh, num_threads):
+  """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,H,W]}."""
+  with ThreadPoolExecutor(max(num_threads, 1)) as pool:
+    examples = list(pool.map(source.__getitem__, range(len(source))))
+  arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
+  return jax.device_put(arrays, steps.replicated(mesh))
 
 
 def build(config, labels, steps_per_epoch=1):

@@ -66,7 +66,7 @@ class _Run:
 
   def __init__(self, config, workdir):
     self.config, self.workdir = config, workdir
-    self.train_source = experiment_lib.make_source(config, "train")
+    self.train_source = experiment_lib.make_source(config, "train", training=True)
     self.val_source = experiment_lib.make_source(config, "val")
     labels = self.train_source.source.labels
     self.steps_per_epoch = max(len(self.train_source) // config.data.batch_size, 1)
@@ -77,10 +77,13 @@ class _Run:
 
     self.total = every("total", required=True)
     self.eval_every, self.save_every = every("eval", required=True), every("checkpoint")
+    self.resident = experiment_lib.is_resident(config, self.train_source)
     self.iterator = pipeline.train_iterator(
       self.train_source,
       batch_size=config.data.batch_size,
       seed=config.seed,
+      crop=config.data.size if config.data.fit == "crop" else None,
+      indices_only=self.resident,
       num_threads=config.data.threads,
       **experiment_lib.processes(),
     )
@@ -110,7 +113,10 @@ class _Run:
     if self.first >= self.total:
       print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
       return self.state
-    train_step = self.experiment.train_step()
+    train_step, data = self.experiment.train_step(self.resident), ()
+    if self.resident:
+      threads = self.config.data.threads
+      data = (experiment_lib.put_split(self.train_source, self.experiment.mesh, threads),)
     self.progress = Progress(
       self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
     )
@@ -118,7 +124,7 @@ class _Run:
     with _StopSignals() as stop:
       for step in range(self.first + 1, self.total + 1):
         batch = steps.put_batch(next(self.iterator), self.experiment.mesh)
-        self.state, sums = train_step(self.state, batch)
+        self.state, sums = train_step(self.state, *data, batch)
         self.pending.append((step, sums))
         self._after_step(step, stop)
     self.checkpoints.wait()
@@ -200,8 +206,11 @@ class _Run:
     count = min(self.config.pictures, len(self.val_source))
     chosen = np.linspace(0, len(self.val_source) - 1, count).round().astype(int)
     examples = [self.val_source[int(i)] for i in chosen]
-    images = np.stack([e["image"] for e in examples])
-    logits = np.asarray(self.predict_step(self.state, images))
+    if self.config.data.eval_fit == "native":  # of several sizes
+      logits = [np.asarray(self.predict_step(self.state, e["image"][None]))[0] for e in examples]
+    else:
+      images = np.stack([e["image"] for e in examples])
+      logits = np.asarray(self.predict_step(self.state, images))
     rows = []
     for i, example, logit in zip(chosen, examples, logits, strict=True):
       label = example["label"].astype(np.int32)
@@ -224,11 +233,15 @@ class _Run:
     device = exp.mesh.devices.flat[0]
     print(f"{c.name} in {self.workdir}")
     print(f"  model       {c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
+    size = f"{c.data.size[0]}x{c.data.size[1]}"
+    fit = f"random crops of {size}" if c.data.fit == "crop" else f"at {size}"
+    fit += ", evaluated at their own sizes" if c.data.eval_fit == "native" else ""
     print(
       f"  data        {c.data.source.name}: {len(self.train_source)} train and "
-      f"{len(self.val_source)} val examples at {c.data.size[0]}x{c.data.size[1]}, "
-      f"classes {', '.join(exp.labels.names)}"
+      f"{len(self.val_source)} val examples {fit}, classes {', '.join(exp.labels.names)}"
     )
+    where = "kept on the device" if self.resident else "sent by the host"
+    print(f"  feeding     {where} (data.feed={c.data.feed!r})")
     print(
       f"  steps       {self.steps_per_epoch} an epoch at batch {c.data.batch_size}, "
       f"{self.total} in all"

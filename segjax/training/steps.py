@@ -63,6 +63,7 @@ def make_train_step(
   ema_decay=0.0,
   aux_weight=0.4,
   frozen=(),
+  resident=False,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -80,6 +81,8 @@ def make_train_step(
     aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
+    resident: the step is train_step(state, data, batch) with the whole split, {"image":
+      u8[N,H,W,3], "label": u8[N,H,W]}, on each device, and batch {"index": i32[B]}.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
@@ -131,9 +134,15 @@ def make_train_step(
     )
     return new_state, sums
 
+  def resident_step(state, data, batch):
+    index = batch["index"]
+    gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
+    return train_step(state, gathered | dict(mask=jnp.ones(index.shape, bool)))
+
   whole, split = replicated(mesh), batched(mesh)
+  step, inputs = (resident_step, (whole, split)) if resident else (train_step, (split,))
   return jax.jit(
-    train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+    step, in_shardings=(whole, *inputs), out_shardings=(whole, whole), donate_argnums=0
   )
 
 
