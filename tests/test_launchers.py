@@ -51,6 +51,7 @@ def test_evaluation_gives_trainings_last_numbers_exactly(smoked):
     assert row[key] == (None if np.isnan(got) else got), key
 
 
+@pytest.mark.parametrize("smoked", ["unet_road"], indirect=True)
 def test_a_finished_run_says_so(smoked):
   workdir, _ = smoked
   config = f"configs/{workdir.parent.name.rstrip('0123456789')}.py:smoke"
@@ -59,6 +60,7 @@ def test_a_finished_run_says_so(smoked):
   assert "already at step 6; nothing left to train" in done.stdout
 
 
+@pytest.mark.parametrize("smoked", ["unet_road"], indirect=True)
 def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(smoked):
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
