@@ -71,7 +71,8 @@ def _use_huge_pages():
 def _guarded(main):
   from segjax.training.loop import Stopped
 
-  logging.set_verbosity(logging.WARNING)  # orbax tells of every rename otherwise
+  # orbax tells of every rename, and warns of read-only folders and of saving without metrics.
+  logging.set_verbosity(logging.ERROR)
   try:
     main()
   except Stopped as stop:

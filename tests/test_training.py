@@ -381,8 +381,8 @@ def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
   for kind in ("train_step", "eval_step"):
     original = getattr(experiment_lib.Experiment, kind)
 
-    def spy(self, original=original):
-      made.append(original(self))
+    def spy(self, *args, original=original):
+      made.append(original(self, *args))
       return made[-1]
 
     monkeypatch.setattr(experiment_lib.Experiment, kind, spy)

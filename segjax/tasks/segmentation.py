@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import losses, metrics
+from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import blend
 
-IGNORE = 255
 FALSE_POSITIVE, MISSED = (230, 159, 0), (0, 114, 178)  # orange and blue of Okabe and Ito
 UNSCORED = (70, 70, 70)
 RED = (255, 0, 0)
