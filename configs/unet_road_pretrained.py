@@ -35,7 +35,7 @@ def get_config(arg=""):
   c.schedule.name = "one_cycle"
   c.schedule.learning_rate = 1e-3
   c.ema_decay = 0.99
-  c.total_epochs = 10.0 if a.data == "kitti_road" else 3.0
+  c.total_epochs = 6.0 if a.data == "kitti_road" else 3.0
   c.augment.update(
     flip=0.5,
     scale_min=0.75,

@@ -98,13 +98,26 @@ def default():
   )
   c.augment = dict(  # on the device, train only; see segjax.augment.make_augment
     flip=0.0,  # probability
+    flip_vertical=0.0,  # probability
     scale_min=1.0,
     scale_max=1.0,
     aspect=0.0,
+    crop_area_min=1.0,  # random resized crop: smallest share of the image; 1: none
+    crop_area_max=1.0,
+    crop_aspect=0.288,  # width to height from exp(+-this), here 3/4 to 4/3; of crops only
+    rotate=0.0,  # degrees, +-; black and ignored beyond the border
     brightness=0.0,
     contrast=0.0,
     saturation=0.0,
     hue=0.0,  # radians
+    rgb_shift=0.0,  # of [0,1], +- on each channel
+    blur=0.0,  # pixels, largest sigma, drawn from 0
+    noise=0.0,  # of [0,1], largest standard deviation, drawn from 0
+    cutout=0.0,  # side of a hidden square, share of the shorter side; labels stay
+  )
+  c.batch_augment = dict(  # mixes examples, train only; see segjax.mixing.make_batch_augment
+    cutmix=0.0,  # probability that an example gets a rectangle of the next
+    cutmix_alpha=1.0,  # its share is drawn from Beta(alpha, alpha)
   )
   c.aux_weight = 0.4  # of the loss of an auxiliary head, if the model has one
   c.init_from = ""  # weights to start from: a torch or safetensors file, the workdir of a run, or

@@ -41,6 +41,7 @@ def tiny_config(folder, **changes):
   c.eval_steps, c.eval_epochs = 3, 0.0
   c.log_steps, c.pictures, c.ema_decay, c.writers = 2, 1, 0.9, ()
   c.augment.flip = 0.5
+  c.batch_augment.cutmix = 0.5
   c.update_from_flattened_dict(changes)
   return c
 
@@ -182,13 +183,13 @@ def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   config.data.device_mb = 0
   assert not experiment_lib.is_resident(config, source)
   config.data.update(feed="device", fit="crop")
-  with pytest.raises(UserError, match="data.feed='device' needs data.fit='resize'"):
+  with pytest.raises(UserError, match=r"data\.feed='device' needs data\.fit='resize'"):
     experiment_lib.is_resident(config, source)
   config.data.update(feed="gpu", fit="resize")
-  with pytest.raises(UserError, match="data.feed is 'gpu', expected"):
+  with pytest.raises(UserError, match=r"data\.feed is 'gpu', expected"):
     experiment_lib.is_resident(config, source)
   config.data.eval_fit = "whole"
-  with pytest.raises(UserError, match="data.eval_fit is 'whole', expected 'resize' or 'native'"):
+  with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'native'"):
     experiment_lib.make_source(config, "val")
 
 

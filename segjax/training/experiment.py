@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax import augment, models
+from segjax import augment, mixing, models
 from segjax import config as config_lib
 from segjax.data import pipeline, sources
 from segjax.data.labels import LabelTable
@@ -91,6 +91,7 @@ class Experiment:
       mesh=self.mesh,
       seed=c.seed,
       augment=augment.make_augment(**c.augment),
+      batch_augment=mixing.make_batch_augment(**c.batch_augment),
       mean=c.data.mean,
       std=c.data.std,
       ema_decay=c.ema_decay,
@@ -193,6 +194,8 @@ def build(config, labels, steps_per_epoch=1):
   schedule = _make_schedule(config, steps_per_epoch)
   optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
+  known = list(mixing.make_batch_augment.__kwdefaults__)
+  check_fields(config.batch_augment, known, "batch_augment")
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(

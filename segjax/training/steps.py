@@ -58,6 +58,7 @@ def make_train_step(
   mesh,
   seed=0,
   augment=None,
+  batch_augment=None,
   mean=(0.0,) * 3,
   std=(1.0,) * 3,
   ema_decay=0.0,
@@ -74,6 +75,7 @@ def make_train_step(
     mesh: from `make_mesh`.
     seed: of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
     augment: function of one example from `segjax.augment`, or None.
+    batch_augment: function of a batch from `segjax.mixing`, or None; after `augment`.
     mean: subtracted from images in [0,1].
     std: divides them then.
     ema_decay: of the moving averages of parameters and batch statistics, at step t at most
@@ -97,6 +99,9 @@ def make_train_step(
     label = batch["label"].astype(jnp.int32)
     if augment is not None:
       image, label = jax.vmap(augment)(jax.random.split(augment_key, len(image)), image, label)
+    if batch_augment is not None:
+      # Far from the numbers that `split` gives the examples: fold_in(key, i) equals split(key)[i].
+      image, label = batch_augment(jax.random.fold_in(augment_key, 2**31), image, label)
 
     def loss_fn(params):
       with frozen_norms(frozen):

@@ -1,0 +1,115 @@
+"""Augmentation that mixes the examples of a batch: MixUp and CutMix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import mixing
+from segjax.errors import UserError
+
+COUNT, HEIGHT, WIDTH = 2000, 24, 32
+mixup, cutmix = jax.jit(mixing.mixup), jax.jit(mixing.cutmix)
+
+
+def numbered(count=COUNT):
+  """Example i has label i at every pixel and shows i / count in its image."""
+  label = np.broadcast_to(np.arange(count, dtype="i4")[:, None, None], (count, HEIGHT, WIDTH))
+  image = np.repeat(label[..., None] / count, 3, -1).astype("f4")
+  return jnp.asarray(image), jnp.asarray(label)
+
+
+def pasted(labels):
+  """Where pixels are the next example's; fails where they are of a third one."""
+  own = np.arange(len(labels))[:, None, None]
+  following = (own + 1) % len(labels)
+  labels = np.asarray(labels)
+  assert ((labels == own) | (labels == following)).all()
+  return labels == following
+
+
+def test_mixup_by_hand_and_its_weights():
+  image, _ = numbered()
+  target = jnp.eye(COUNT)
+  out, soft = mixup(jax.random.key(0), image, target, 0.4)
+  np.testing.assert_allclose(soft.sum(1), 1, atol=1e-6)
+  own = np.asarray(soft)[np.arange(COUNT), np.arange(COUNT)]
+  following = np.asarray(soft)[np.arange(COUNT), (np.arange(COUNT) + 1) % COUNT]
+  np.testing.assert_allclose(own + following, 1, atol=1e-6)
+  w = own[:, None, None, None]
+  np.testing.assert_allclose(out, w * image + (1 - w) * np.roll(image, -1, 0), atol=1e-6)
+  # Beta(a, a): mean 1/2, variance 1 / (8 a + 4)
+  assert abs(own.mean() - 0.5) < 0.06
+  assert abs(own.var() - 1 / 7.2) < 0.02
+  assert float(out.min()) >= 0
+  assert float(out.max()) <= 1
+
+
+def test_mixup_wants_soft_targets():
+  image, _ = numbered(4)
+  with pytest.raises(UserError, match="target is int32, expected floats"):
+    mixing.mixup(jax.random.key(0), image, jnp.arange(4), 1.0)
+
+
+def test_cutmix_pastes_a_rectangle_of_image_and_label():
+  image, label = numbered()
+  out, mixed, share = cutmix(jax.random.key(0), image, label, 1.0)
+  assert (out.dtype, mixed.dtype, share.shape) == (image.dtype, label.dtype, (COUNT,))
+  inside = pasted(mixed)
+  np.testing.assert_array_equal(out, np.asarray(image)[np.asarray(mixed), 0, 0][..., :])
+  np.testing.assert_allclose(share, 1 - inside.mean((1, 2)), atol=1e-6)
+  rows, columns = inside.any(2), inside.any(1)
+  assert (inside == rows[:, :, None] & columns[:, None]).all()
+  assert (np.abs(np.diff(np.pad(rows, ((0, 0), (1, 1))).astype(int))).sum(1) <= 2).all()
+  assert inside.any(0).all()
+
+
+def test_cutmix_takes_pixels_from_the_same_place():
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.random((COUNT, HEIGHT, WIDTH, 3)), jnp.float32)
+  label = jnp.asarray(rng.integers(0, 255, (COUNT, HEIGHT, WIDTH)), jnp.int32)
+  out, mixed, _ = cutmix(jax.random.key(1), image, label, 1.0)
+  inside = pasted(cutmix(jax.random.key(1), *numbered(), 1.0)[1])
+  assert 0.1 < inside.mean() < 0.9
+  np.testing.assert_array_equal(out, np.where(inside[..., None], np.roll(image, -1, 0), image))
+  np.testing.assert_array_equal(mixed, np.where(inside, np.roll(label, -1, 0), label))
+
+
+def test_rectangles_cover_the_drawn_share_where_the_border_does_not_cut():
+  inside = pasted(cutmix(jax.random.key(2), *numbered(), 1.0)[1])
+  whole = ~(inside[:, 0].any(1) | inside[:, -1].any(1) | inside[:, :, 0].any(1))
+  whole &= ~inside[:, :, -1].any(1)
+  # Shares are uniform. A side s covers no border pixel's centre with probability 1 - s - 1 / n.
+  share = np.linspace(0, 1, 1000)
+  weight = np.prod([np.maximum(1 - np.sqrt(share) - 1 / n, 0) for n in (HEIGHT, WIDTH)], axis=0)
+  assert abs(inside[whole].mean() - (share * weight).sum() / weight.sum()) < 0.02
+  assert abs(whole.mean() - weight.mean()) < 0.02
+
+
+def test_cutmix_leaves_class_labels_and_tells_the_share():
+  image, label = numbered()
+  out, same, share = cutmix(jax.random.key(0), image, label[:, 0, 0], 1.0)
+  np.testing.assert_array_equal(same, label[:, 0, 0])
+  own = (np.asarray(out)[..., 0] == np.asarray(image)[..., 0]).mean((1, 2))
+  np.testing.assert_allclose(share, own, atol=1e-6)
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_batch_augment_by_probability_key_and_one_compilation(probability):
+  fn = jax.jit(mixing.make_batch_augment(cutmix=probability))
+  image, label = numbered()
+  outs = [fn(jax.random.key(k), image, label) for k in (1, 1, 2)]
+  assert fn._cache_size() == 1
+  assert all((a == b).all() for a, b in zip(outs[0], outs[1], strict=True))
+  assert not jnp.array_equal(outs[0][1], outs[2][1])
+  inside = pasted(outs[0][1])
+  np.testing.assert_array_equal(outs[0][0], np.asarray(image)[np.asarray(outs[0][1]), 0, 0])
+  assert probability - 0.05 < inside.any((1, 2)).mean() <= probability + 0.03  # some are empty
+
+
+def test_batch_augment_off_and_its_limits():
+  assert mixing.make_batch_augment() is None
+  with pytest.raises(UserError, match=r"batch_augment\.cutmix is 2; expected a number from 0 to 1"):
+    mixing.make_batch_augment(cutmix=2)
+  with pytest.raises(UserError, match=r"batch_augment\.cutmix_alpha is 0\.0"):
+    mixing.make_batch_augment(cutmix=0.5, cutmix_alpha=0.0)
