@@ -18,10 +18,18 @@ DATA_SOURCES = dict(
   kitti_road=dict(
     folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
   ),
+  camvid=dict(folder=""),
+  floodnet=dict(folder="", merge_public=True),
+  landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
+  dubai_aerial=dict(folder="", unlabeled="ignore"),
+  ade20k=dict(folder="", all_below=10, split_by="auto", train_fraction=0.9, split_seed=0),
+  digits=dict(size=8, train_fraction=0.8, split_seed=0),
   folder=dict(
     folder="",
+    kind="segmentation",
     images="images",
     masks="masks",
+    targets="targets",
     classes=(),
     ignore_value=255,
     split_by="auto",
@@ -57,6 +65,7 @@ def default():
     batch_size=4,  # images, over all devices
     mean=(0.0, 0.0, 0.0),  # images in [0,1] become (image - mean) / std
     std=(1.0, 1.0, 1.0),
+    skip_broken=False,  # leave examples with a broken file out, and say which, in place of an error
     fit="resize",  # train images are resized to size; "crop": a random part of this size
     eval_fit="resize",  # "native": evaluation at the images' own sizes, extended to multiples
     eval_multiple=32,  # of so many pixels; a compilation a size

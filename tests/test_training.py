@@ -236,6 +236,21 @@ def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
   assert list((workdir / "images").iterdir())
 
 
+def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(tmp_path, data, capsys):
+  file = data / "images" / "x003.png"
+  file.write_bytes(file.read_bytes()[:99])
+  (data / "masks" / "x005.png").unlink()
+  with pytest.raises(UserError, match=r"x005\.png"):
+    training.train(tiny_config(data), tmp_path / "run")
+  training.train(tiny_config(data, **{"data.skip_broken": True}), tmp_path / "run")
+  out = capsys.readouterr().out
+  assert "left out (data.skip_broken)" in out
+  assert "x003.png" in out
+  assert "x005" in out
+  rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+  assert rows[0]["info/train_examples"] + rows[0]["info/val_examples"] == 8
+
+
 def test_one_device_and_eight_agree(tmp_path):
   """The same three steps with batch norm, dropout and augmentation on 1 and on 8 devices."""
   code = """

@@ -29,7 +29,7 @@ class LabelTable:
   def palette(self):
     """u8[256,3]: colour of every label value; values outside the table, ignore too, are black."""
     table = np.zeros((256, 3), np.uint8)
-    table[: len(self.classes)] = [color for _, color in self.classes]
+    table[: len(self.classes)] = np.array([c for _, c in self.classes], np.uint8).reshape(-1, 3)
     return table
 
   def __len__(self):

@@ -14,7 +14,7 @@ import optax
 
 from segjax import augment, mixing, models
 from segjax import config as config_lib
-from segjax.data import pipeline, sources
+from segjax.data import checks, pipeline, sources
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.tasks import TASKS
@@ -134,7 +134,19 @@ def make_source(config, split, *, training=False):
     fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
     if data[field] not in fits:
       raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
-  source = sources.make(split=split, **data.source)
+  source = sources.make(split=split, complete=not data.skip_broken, **data.source)
+  if data.skip_broken:
+    total = len(source)
+    source, faults = sources.without_broken(source, max(data.threads, 1))
+    if faults:
+      print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
+  label = source[0].get("label")
+  if label is None or np.ndim(label) != 2:
+    found = "target images" if label is None else "one class an image"
+    raise UserError(
+      f"data source {data.source.name!r} has {found}, the task {config.task.name!r} needs a label "
+      "image for each image; choose another data.source"
+    )
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, data.cache_mb)
   return pipeline.Resized(source, data.size, data.cache_mb)

@@ -1,0 +1,188 @@
+"""How often each class occurs in a source, and loss weights that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from segjax.data.checks import map_threads
+from segjax.errors import UserError
+
+MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassStatistics:
+  """Counts over a source; with a class an image in place of a mask, an image is one pixel.
+
+  Attributes:
+    names: of the classes.
+    pixels: i64[C], pixels of the class.
+    images: i64[C], images that contain it.
+    pixels_of_images: i64[C], scored pixels of the images that contain it; of all images where an
+      image has one class.
+    ignored: pixels that are not scored.
+    num_images: of the source.
+  """
+
+  names: tuple[str, ...]
+  pixels: np.ndarray
+  images: np.ndarray
+  pixels_of_images: np.ndarray
+  ignored: int
+  num_images: int
+
+  @property
+  def share(self):
+    """f64[C] in [0,1], of all pixels, ignored ones included."""
+    return self.pixels / max(self.pixels.sum() + self.ignored, 1)
+
+  @property
+  def ignored_share(self):
+    """In [0,1], of all pixels."""
+    return float(self.ignored / max(self.pixels.sum() + self.ignored, 1))
+
+
+def count(source, threads=4):
+  """Counts the pixels of each class.
+
+  Args:
+    source: see `segjax.data.sources`.
+    threads: that read.
+
+  Returns:
+    ClassStatistics.
+
+  Raises:
+    UserError: the source has no classes, or a file is broken.
+  """
+  classes = len(source.labels)
+  if not classes:
+    raise UserError("the source has no classes to count, only target images")
+
+  def histogram(i):
+    return np.bincount(np.ravel(source[i]["label"]), minlength=256)
+
+  counts = np.array(map_threads(histogram, len(source), threads))
+  scored = counts[:, :classes]
+  there = scored > 0
+  of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would tell nothing
+  return ClassStatistics(
+    names=source.labels.names,
+    pixels=scored.sum(0),
+    images=there.sum(0),
+    pixels_of_images=(of * scored.sum(1, keepdims=True)).sum(0),
+    ignored=int(counts[:, classes:].sum()),
+    num_images=len(source),
+  )
+
+
+def median_frequency_weights(statistics):
+  """median(f) / f, where f is the class's share of the scored pixels of images that contain it.
+
+  Eigen, Fergus: Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale
+  Convolutional Architecture, ICCV 2015. The median is over the classes that occur.
+
+  Args:
+    statistics: ClassStatistics of the train split.
+
+  Returns:
+    f64[C], 0 for a class that does not occur.
+
+  >>> one = np.array([60, 20, 0])
+  >>> s = ClassStatistics(("a", "b", "c"), one, one > 0, np.array([80, 40, 0]), 0, 2)
+  >>> median_frequency_weights(s).round(3).tolist()
+  [0.833, 1.25, 0.0]
+  """
+  occurs = statistics.pixels > 0
+  frequency = statistics.pixels / np.maximum(statistics.pixels_of_images, 1)
+  median = np.median(frequency[occurs]) if occurs.any() else 0.0
+  return np.where(occurs, median / np.where(occurs, frequency, 1.0), 0.0)
+
+
+def inverse_log_weights(statistics):
+  """1 / ln(1.02 + p), where p is the class's share of the scored pixels; from 1.4 to 50.5.
+
+  Paszke, Chaurasia, Kim, Culurciello: ENet, 2016 (arXiv 1606.02147).
+
+  Args:
+    statistics: ClassStatistics of the train split.
+
+  Returns:
+    f64[C], 0 for a class that does not occur.
+
+  >>> one = np.array([60, 20, 0])
+  >>> s = ClassStatistics(("a", "b", "c"), one, one > 0, np.array([80, 40, 0]), 0, 2)
+  >>> inverse_log_weights(s).round(3).tolist()
+  [1.751, 4.184, 0.0]
+  """
+  share = statistics.pixels / max(statistics.pixels.sum(), 1)
+  return np.where(statistics.pixels > 0, 1 / np.log(1.02 + share), 0.0)
+
+
+def override(weights):
+  """The weights as an argument for a launcher.
+
+  >>> override(np.array([0.5, 1.23456]))
+  '--config.loss.class_weights="(0.5, 1.235)"'
+  """
+  return f'--config.loss.class_weights="({", ".join(f"{w:.4g}" for w in weights)})"'
+
+
+def table(statistics):
+  """A text table: a line a class with its share, images and both weights."""
+  s = statistics
+  weights = zip(median_frequency_weights(s), inverse_log_weights(s), strict=True)
+  width = max(len(n) for n in (*s.names, "ignored"))
+  lines = [f"{'class':{width}}  {'share':>7}  {'images':>13}  {'median-freq':>11}  {'inv-log':>7}"]
+  for i, (median, log) in enumerate(weights):
+    images = f"{s.images[i]} ({s.images[i] / s.num_images:.0%})"
+    lines.append(
+      f"{s.names[i]:{width}}  {s.share[i]:7.2%}  {images:>13}  {median:11.3f}  {log:7.3f}"
+    )
+  lines.append(f"{'ignored':{width}}  {s.ignored_share:7.2%}")
+  return "\n".join(lines)
+
+
+def bar_chart(statistics, labels, title, file):
+  """Writes a chart: of each class the share of pixels and of images that contain it.
+
+  Args:
+    statistics: ClassStatistics.
+    labels: LabelTable, for the colours.
+    title: of the figure.
+    file: path of the PNG.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  s = statistics
+  shown = np.flatnonzero(s.pixels) if len(s.names) > MOST_IN_CHART else np.arange(len(s.names))
+  absent = len(s.names) - len(shown)
+  names = [*(s.names[i] for i in shown), "ignored"]
+  colors = [np.array(labels.classes[i][1]) / 255 for i in shown] + ["white"]
+  rows = np.arange(len(names))
+  size = (11, 1.4 + 0.24 * len(names))
+  figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+  columns = (
+    ("share of pixels", [*s.share[shown], s.ignored_share]),
+    ("share of images that contain the class", [*(s.images[shown] / s.num_images), np.nan]),
+  )
+  for axis, (what, shares) in zip(axes, columns, strict=True):
+    bars = axis.barh(rows, np.multiply(100, shares), color=colors, edgecolor="#444444", lw=0.6)
+    bars[-1].set_hatch("////")
+    text = ["" if np.isnan(v) else f"{v:.1%}" if v >= 0.001 or not v else "<0.1%" for v in shares]
+    axis.bar_label(bars, text, padding=3, fontsize=8)
+    axis.set(xlabel=f"{what} (%)", yticks=rows, yticklabels=names)
+    axis.margins(x=0.12, y=0.5 / len(names))
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+  axes[0].invert_yaxis()
+  figure.suptitle(title + (f"; {absent} classes that do not occur are left out" * (absent > 0)))
+  try:
+    figure.savefig(file, dpi=110)
+  finally:
+    plt.close(figure)

@@ -1,0 +1,118 @@
+"""Looks for broken files: every pair is read once, and every fault is told."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from typing import Any
+
+from segjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Some examples of a source, itself a source.
+
+  Attributes:
+    source: see `segjax.data.sources`.
+    indices: of the examples.
+  """
+
+  source: Any
+  indices: tuple[int, ...]
+
+  @property
+  def labels(self):
+    """The source's label table."""
+    return self.source.labels
+
+  @property
+  def names(self):
+    """Names of the chosen examples."""
+    return tuple(self.source.names[i] for i in self.indices)
+
+  def __len__(self):
+    return len(self.indices)
+
+  def __getitem__(self, i):
+    return self.source[self.indices[i]]
+
+
+def map_threads(function, count, threads=4):
+  """[function(0), ..., function(count - 1)], computed by threads."""
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    return list(pool.map(function, range(count)))
+
+
+def check(source, threads=4):
+  """Reads every example and returns all faults.
+
+  Found are missing, unreadable and truncated files, sizes that differ, values and colours outside
+  the table, and label files without an image. Build the source by `make(..., complete=False)`,
+  or a missing file ends the matter before this.
+
+  Args:
+    source: see `segjax.data.sources`.
+    threads: that read.
+
+  Returns:
+    list of (name, fault), in the source's order; an example with two faults stands there twice.
+  """
+  faults = [(source.names[i], text) for i, text in _by_index(source, threads)]
+  return faults + _orphans(source)
+
+
+def without_broken(source, threads=4):
+  """Leaves out the examples in which `check` finds a fault.
+
+  Args:
+    source: see `check`.
+    threads: that read.
+
+  Returns:
+    (source, faults): the source itself where nothing is broken, and the faults as from `check`.
+
+  Raises:
+    UserError: every example is broken.
+  """
+  found = _by_index(source, threads)
+  faults = [(source.names[i], text) for i, text in found] + _orphans(source)
+  broken = {i for i, _ in found}
+  if not broken:
+    return source, faults
+  whole = tuple(i for i in range(len(source)) if i not in broken)
+  if not whole:
+    raise UserError(report(faults, len(source)))
+  return Part(source, whole), faults
+
+
+def report(faults, total, limit=20):
+  """One message for all faults: a count, then a line each, at most `limit` of them.
+
+  >>> print(report([("a", "a.png: truncated")], 7))
+  1 of 7 examples are broken, 1 fault:
+    a.png: truncated
+  """
+  lines = [text if name in text else f"{name}: {text}" for name, text in faults]
+  more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+  count = len({name for name, _ in faults})
+  head = f"{count} of {total} examples are broken, {len(lines)} fault{'s'[: len(lines) > 1]}:"
+  return "\n  ".join([head, *lines[:limit], *more])
+
+
+def _by_index(source, threads):
+  """[(index, fault), ...] of the examples."""
+
+  def read(i):
+    try:
+      source[i]
+    except UserError as error:
+      return [str(error)]
+    return []
+
+  found = map_threads(getattr(source, "faults", read), len(source), threads)
+  return [(i, text) for i, texts in enumerate(found) for text in texts]
+
+
+def _orphans(source):
+  return [(f.stem, f"{f}: belongs to no image") for f in getattr(source, "orphans", ())]

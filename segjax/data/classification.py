@@ -1,0 +1,148 @@
+"""Images with one class each: handwritten digits, folders of classes.
+
+An example is {"image": u8[H,W,3], "label": u8[]}, a scalar.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segjax.data import files
+from segjax.data.labels import IGNORE, LabelTable, default_table
+from segjax.errors import UserError
+
+DIGIT_SIZES = (8, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """Images in memory, each with a class.
+
+  Attributes:
+    labels: label table.
+    names: one an image.
+    images: u8[N,H,W,3].
+    classes: u8[N], labels.
+  """
+
+  labels: LabelTable
+  names: tuple[str, ...]
+  images: np.ndarray
+  classes: np.ndarray
+
+  def __len__(self):
+    return len(self.names)
+
+  def __getitem__(self, i):
+    return dict(image=self.images[i], label=self.classes[i])
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFiles:
+  """Image files, each with a class.
+
+  Attributes:
+    labels: label table.
+    names: one a file.
+    files: the image files.
+    classes: u8[N], labels.
+  """
+
+  labels: LabelTable
+  names: tuple[str, ...]
+  files: tuple[Path, ...]
+  classes: np.ndarray
+
+  def __len__(self):
+    return len(self.names)
+
+  def __getitem__(self, i):
+    return dict(image=files.read_image(self.files[i]), label=self.classes[i])
+
+
+def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
+  """1797 handwritten digits, 8x8 grey, that come with scikit-learn: Alpaydin, Kaynak, UCI 1998.
+
+  Args:
+    split: "train" or "val".
+    size: pixels of a side, 8 or 32 (enlarged, bilinear).
+    train_fraction: share of the examples in "train".
+    split_seed: of the split.
+  """
+  from sklearn.datasets import load_digits
+
+  if size not in DIGIT_SIZES:
+    raise UserError(f"digits: size is {size!r}, expected 8 or 32")
+  data = load_digits()
+  chosen = files.seeded_split(list(range(len(data.target))), split, train_fraction, split_seed)
+  grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
+  if size != grey.shape[1]:
+    large = [Image.fromarray(g).resize((size, size), Image.Resampling.BILINEAR) for g in grey]
+    grey = np.array([np.asarray(g) for g in large], np.uint8).reshape(-1, size, size)
+  images = np.repeat(grey[..., None], 3, -1)
+  names = tuple(f"digit_{i:04d}" for i in chosen)
+  labels = default_table(tuple(map(str, range(10))))
+  return Arrays(labels, names, images, data.target[chosen].astype(np.uint8))
+
+
+def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
+  """Image files whose class is the name of their folder or the start of their own name.
+
+  `<root>/train/<class>/x.jpg` (and `val/` or `test/`), or `<root>/train/<class>_<id>.png`, or
+  either without the folders of splits, then split by lists of names (`train.txt`, `val.txt`:
+  "<class>/x" or "<class>_<id>") or by seed.
+
+  Args:
+    root: folder of the set.
+    split: "train" or "val".
+    classes: class names in the order of their values; empty for those of all files (with folders
+      of splits: of train), sorted.
+    split_by: "files", "seed" or "auto"; see `driving.kitti_road`.
+    train_fraction: share of the examples in "train".
+    split_seed: of the split.
+
+  Raises:
+    UserError: a file of none of the classes, more than 255 classes, a listed name without file.
+  """
+  has_splits = (root / "train").is_dir()
+  base = root
+  if has_splits:
+    base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
+  found = _named(base)
+  names = list(found)
+  if not classes:
+    classes = tuple(sorted({c for c, _ in _named(root / "train" if has_splits else root).values()}))
+  if not has_splits:
+    how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+    names = files.split_names(root, split, names, **how)
+  if len(classes) > IGNORE:
+    raise UserError(f"{root}: {len(classes)} classes, expected at most {IGNORE}")
+  lost = [n for n in names if n not in found]
+  if lost:
+    raise UserError(f"{root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}")
+  number = {name: i for i, name in enumerate(classes)}
+  strange = [found[n] for n in names if found[n][0] not in number]
+  if strange:
+    raise UserError(
+      f"{strange[0][1]}: class {strange[0][0]!r} is not one of the {len(classes)} classes "
+      f"({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}); "
+      f"{len(strange)} such file(s); expected <class>/<name> or <class>_<id>"
+    )
+  of = np.array([number[found[n][0]] for n in names], np.uint8)
+  return ClassFiles(default_table(classes), tuple(names), tuple(found[n][1] for n in names), of)
+
+
+def _named(base):
+  """{name: (class, file)} by the folders in `base`, or by file names where it has no folders."""
+  folders = sorted(f for f in base.iterdir() if f.is_dir() and not f.name.startswith("."))
+  if folders:
+    return {
+      f"{folder.name}/{stem}": (folder.name, file)
+      for folder in folders
+      for stem, file in files.images_by_stem(folder).items()
+    }
+  return {s: (s.rpartition("_")[0], f) for s, f in files.images_by_stem(base).items()}
