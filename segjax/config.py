@@ -18,6 +18,7 @@ DATA_SOURCES = dict(
   kitti_road=dict(
     folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
   ),
+  aerial_scenes=dict(seed=0, num_train=1000, num_val=100, height=256, width=256),
   camvid=dict(folder=""),
   floodnet=dict(folder="", merge_public=True),
   landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
@@ -36,12 +37,24 @@ DATA_SOURCES = dict(
     train_fraction=0.9,
     split_seed=0,
   ),
+  tfds=dict(
+    dataset="",
+    data_dir="",
+    image_key="image",
+    label_key="label",
+    train_split="train",
+    val_split="val",
+    classes=(),
+    shift=0,
+    ignore_value=255,
+  ),
 )
 
 # Fields that a resumed run may change: they do not change what was computed so far.
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "log_steps", "data.threads", "data.cache_mb",
-  "data.feed", "data.device_mb", "data.source.folder", "pictures", "writers",
+  "data.feed", "data.device_mb", "data.source.folder", "data.source.data_dir", "pictures",
+  "writers",
 )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ NETS = {
   "fcn32s": LIGHT | dict(backbone="shallow_vgg"),
   "fcn8s": LIGHT,
   "lraspp": LIGHT,
-  "segformer": dict(num_outputs=3),
+  "segformer": dict(num_outputs=3, backbone=models.segformer.MiT(depths=(1, 1, 1, 1))),
   "unet": dict(num_outputs=3, widths=(4, 6, 8)),
   "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),
   "classifier/mobilenet": LIGHT | dict(backbone="shallow_mobilenet"),

@@ -12,14 +12,17 @@ from __future__ import annotations
 import inspect
 
 from segjax.data import aerial_sets, classification, driving, files, folders, scene_parsing
+from segjax.data.aerial import aerial_scenes
 from segjax.data.checks import check, without_broken
 from segjax.data.files import SPLITS, list_images, read_image
+from segjax.data.tfds_source import tfds_source
 from segjax.errors import UserError, check_fields, choose
 
 __all__ = ["SOURCES", "SPLITS", "check", "list_images", "make", "read_image", "without_broken"]
 
 SOURCES = {
   "road_scenes": driving.road_scenes,
+  "aerial_scenes": aerial_scenes,
   "kitti_road": driving.kitti_road,
   "camvid": driving.camvid,
   "floodnet": aerial_sets.floodnet,
@@ -28,6 +31,7 @@ SOURCES = {
   "ade20k": scene_parsing.ade20k,
   "digits": classification.digits,
   "folder": folders.folder,
+  "tfds": tfds_source,
 }
 
 

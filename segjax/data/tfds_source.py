@@ -1,0 +1,182 @@
+"""Any prepared TFDS set as a source, by random access; TensorFlow itself is not loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segjax.data.labels import IGNORE, LabelTable, default_table
+from segjax.errors import UserError
+
+OURS = ("kitti_road", "camvid")  # what launch/prepare_data.py writes, see tfds_builders
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+  """A split of a TFDS set.
+
+  Attributes:
+    labels: label table.
+    names: "set/split/index".
+    data: TFDS data source, images still encoded.
+    image_key: of the image in an example.
+    label_key: of the label.
+    shift: added to the stored label values.
+    ignore_value: stored label value that is not scored.
+  """
+
+  labels: LabelTable
+  names: tuple[str, ...]
+  data: Sequence[dict[str, Any]]
+  image_key: str
+  label_key: str
+  shift: int
+  ignore_value: int
+
+  def __len__(self):
+    return len(self.names)
+
+  def __getitem__(self, i):
+    example = self.data[i]
+    image = self._decode(i, example[self.image_key], "RGB")
+    stored = self._decode(i, example[self.label_key]).astype(np.int64)
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
+      raise UserError(
+        f"{self.names[i]}: {self.image_key!r} is {image.dtype}{list(image.shape)}, expected "
+        "uint8[H,W,3]"
+      )
+    if stored.shape[2:] == (1,):
+      stored = stored[..., 0]
+    if stored.shape != image.shape[:2]:
+      raise UserError(
+        f"{self.names[i]}: {self.label_key!r} has the shape {list(stored.shape)}, expected one "
+        f"value a pixel of the image, {list(image.shape[:2])}"
+      )
+    values = stored + self.shift
+    bad = stored[((values < 0) | (values >= len(self.labels))) & (stored != self.ignore_value)]
+    if bad.size:
+      first, last = -self.shift, len(self.labels) - 1 - self.shift
+      raise UserError(
+        f"{self.names[i]}: label value {bad[0]} is outside the table, expected {first} to {last} "
+        f"({', '.join(self.labels.names)}) or {self.ignore_value}, ignore; mend classes, shift "
+        "or ignore_value"
+      )
+    return dict(
+      image=image, label=np.where(stored == self.ignore_value, IGNORE, values).astype(np.uint8)
+    )
+
+  def _decode(self, i, value, mode=None):
+    """Bytes of an image file, or an array, -> array; Pillow decodes as for the file sources."""
+    if not isinstance(value, bytes):
+      return np.asarray(value)
+    try:
+      with Image.open(io.BytesIO(value)) as image:
+        return np.asarray(image.convert(mode) if mode else image)
+    except (OSError, SyntaxError, ValueError) as error:
+      raise UserError(f"{self.names[i]}: cannot be decoded ({error}); prepare it anew") from None
+
+
+def tfds_source(
+  split,
+  *,
+  dataset="",
+  data_dir="",
+  image_key="image",
+  label_key="label",
+  train_split="train",
+  val_split="val",
+  classes=(),
+  shift=0,
+  ignore_value=IGNORE,
+):
+  """A set that TFDS has prepared with file_format="array_record".
+
+  The label table is `classes`, else that of the set's metadata (ours) or label feature. Ours need
+  `dataset` and `data_dir` alone. For TFDS's own oxford_iiit_pet: label_key="segmentation_mask",
+  val_split="test", classes=("pet", "background", "border"), shift=-1.
+
+  Args:
+    split: "train" or "val".
+    dataset: name for `tfds.builder`, with config and version where needed ("name/config:1.0.0").
+    data_dir: that it was prepared in; empty for TFDS's default.
+    image_key: key of the image, uint8[H,W,3].
+    label_key: key of the label, integers [H,W] or [H,W,1].
+    train_split: its TFDS split for "train"; slices such as "train[:90%]" too.
+    val_split: its TFDS split for "val".
+    classes: class names in the order of their values.
+    shift: added to the stored label values to count from 0.
+    ignore_value: stored value that is not scored.
+
+  Raises:
+    UserError: set not prepared, or not for random access; unknown key or split; no class names;
+      when read, a broken image or a label value outside the table.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = _prepared_builder(tfds, dataset, data_dir)
+  features = builder.info.features
+  for key in (image_key, label_key):
+    if key not in features:
+      raise UserError(
+        f"TFDS set {dataset!r} has no key {key!r} (keys: {', '.join(features)}); set "
+        "image_key and label_key"
+      )
+  labels = _label_table(builder, label_key, classes)
+  encoded = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+  part = dict(train=train_split, val=val_split)[split]
+  try:
+    data = builder.as_data_source(part, decoders={k: tfds.decode.SkipDecoding() for k in encoded})
+  except (ValueError, KeyError) as error:
+    raise UserError(
+      f"TFDS set {dataset!r} has no split {part!r} (splits: {', '.join(builder.info.splits)}); "
+      f"set {split}_split"
+    ) from error
+  except NotImplementedError:
+    raise UserError(
+      f"TFDS set {dataset!r} is prepared as {builder.info.file_format.value}, which has no random "
+      f"access; convert it: tfds convert_format --dataset_version_dir={builder.data_dir} "
+      "--out_file_format=array_record"
+    ) from None
+  names = tuple(f"{dataset}/{split}/{i}" for i in range(len(data)))
+  return TfdsSource(labels, names, data, image_key, label_key, shift, ignore_value)
+
+
+def _prepared_builder(tfds, dataset, data_dir):
+  """The builder of a prepared set; a UserError says how to prepare it."""
+  if not dataset:
+    raise UserError("data source 'tfds' needs --config.data.source.dataset=NAME, a TFDS set")
+  try:
+    builder = tfds.builder(dataset, data_dir=data_dir or None)
+    if builder.is_prepared():
+      return builder
+    reason = f"TFDS set {dataset!r} is not prepared in {builder.data_dir}"
+  except ValueError as error:  # not found, or not a name
+    where = data_dir or tfds.core.constants.DATA_DIR
+    reason = f"no TFDS set {dataset!r} in {where}: {str(error).splitlines()[0].rstrip('.')}"
+  to = f" --data_dir={data_dir}" if data_dir else ""
+  if dataset.partition(":")[0] in OURS:
+    command = f"python launch/prepare_data.py --name={dataset} --source=FOLDER"
+  else:
+    command = f"tfds build {dataset} --file_format=array_record"
+  raise UserError(f"{reason}; prepare it: {command}{to}")
+
+
+def _label_table(builder, label_key, classes):
+  """Classes given, else the metadata's table, else the label feature's names."""
+  if classes:
+    return default_table(tuple(classes))
+  stored = (builder.info.metadata or {}).get("labels")
+  if stored:
+    return LabelTable(tuple((name, tuple(color)) for name, color in stored))
+  names = getattr(builder.info.features[label_key], "names", None)
+  if not names:
+    raise UserError(
+      f"TFDS set {builder.info.name!r} does not name the values of {label_key!r}; list them in "
+      "--config.data.source.classes"
+    )
+  return default_table(tuple(names))
