@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 
-IGNORE = 255
 # Smallest and largest value of each field.
 LIMITS = dict(
   flip=(0, 1),

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segjax import config as config_lib
+from segjax.data import pipeline
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training.checkpoints import Checkpoints
@@ -62,8 +63,8 @@ def predict_image(predict_step, state, image, data):
   """
   height, width = image.shape[:2]
   if data.eval_fit == "native":
-    more = [(0, -n % data.eval_multiple) for n in (height, width)]
-    padded = np.pad(image, (*more, (0, 0)), mode="edge")
+    size = pipeline.multiples((height, width), data.eval_multiple)
+    padded = pipeline.extend(image, size, mode="edge")
     return np.asarray(predict_step(state, padded[None]))[0, :height, :width]
   size = data.size
   small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -7,7 +7,6 @@ the roads, and roads that of roofs and drives, so that colour does not give the 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +34,7 @@ from segjax.data.aerial_objects import (
   paint_vehicle,
   rgb,
 )
+from segjax.data.drawn import drawn
 from segjax.data.labels import LabelTable
 
 EARTH = np.array([(0.55, 0.46, 0.35), (0.62, 0.56, 0.46), (0.46, 0.37, 0.28), (0.5, 0.47, 0.4)])
@@ -345,26 +345,6 @@ def _photograph(rng, light, image, classes, grains):
 # ---------------------------------------------------------------------------- source
 
 
-@dataclasses.dataclass(frozen=True)
-class AerialScenes:
-  """Drawn aerial views, see `draw_aerial`; nothing is read or stored."""
-
-  labels: LabelTable
-  names: tuple[str, ...]
-  seed: int
-  first: int
-  height: int
-  width: int
-
-  def __len__(self):
-    return len(self.names)
-
-  def __getitem__(self, i):
-    size = dict(height=self.height, width=self.width)
-    image, classes = draw_aerial(self.seed, self.first + i, **size)
-    return dict(image=image, label=classes)
-
-
 def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
   """Embedded aerial views of a flooded suburb, each a pure function of (seed, index).
 
@@ -376,6 +356,8 @@ def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, wid
     height: pixels.
     width: pixels.
   """
-  count, first = (num_train, 0) if split == "train" else (num_val, 1_000_000)
-  names = tuple(f"aerial_{first + i:07d}" for i in range(count))
-  return AerialScenes(LabelTable(AERIAL_CLASSES), names, seed, first, height, width)
+  counts = dict(num_train=num_train, num_val=num_val)
+  size = dict(height=height, width=width)
+  return drawn(
+    LabelTable(AERIAL_CLASSES), "aerial", split, draw_aerial, seed=seed, **size, **counts
+  )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from segjax.data import files, scenes
+from segjax.data.drawn import drawn
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.errors import UserError
 
@@ -32,31 +32,6 @@ CAMVID = LabelTable(
 CAMVID_VOID = 11
 
 
-@dataclasses.dataclass(frozen=True)
-class Scenes:
-  """Drawn driver's views, see `scenes.draw_road`; nothing is read or stored."""
-
-  labels: LabelTable
-  names: tuple[str, ...]
-  seed: int
-  first: int
-  height: int
-  width: int
-  lookup: np.ndarray  # u8[256], class of the drawing -> label
-
-  def __len__(self):
-    return len(self.names)
-
-  def __getitem__(self, i):
-    size = dict(height=self.height, width=self.width)
-    image, classes = scenes.draw_road(self.seed, self.first + i, **size)
-    return dict(image=image, label=self.lookup[classes])
-
-  def faults(self, i):
-    """None: a drawing is never broken, and `checks.check` need not draw it."""
-    return []
-
-
 def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
   """Embedded driver's views, each a pure function of (seed, index).
 
@@ -69,19 +44,23 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
     width: pixels.
     classes: "road" (not road / road, lane markings are road) or "all" (every drawn class).
   """
-  drawn = [name for name, _ in scenes.ROAD_CLASSES]
+  names = [name for name, _ in scenes.ROAD_CLASSES]
   lookup = np.full(256, IGNORE, np.uint8)
   if classes == "road":
     labels = ROAD
-    lookup[: len(drawn)] = [name in ("road", "lane_marking") for name in drawn]
+    lookup[: len(names)] = [name in ("road", "lane_marking") for name in names]
   elif classes == "all":
     labels = LabelTable(tuple(scenes.ROAD_CLASSES))
-    lookup[: len(drawn)] = range(len(drawn))
+    lookup[: len(names)] = range(len(names))
   else:
     raise UserError(f"road_scenes: classes is {classes!r}, expected 'road' or 'all'")
-  count, first = (num_train, 0) if split == "train" else (num_val, 1_000_000)
-  names = tuple(f"scene_{first + i:07d}" for i in range(count))
-  return Scenes(labels, names, seed, first, height, width, lookup)
+
+  def draw(*scene, **size):
+    image, drawn_classes = scenes.draw_road(*scene, **size)
+    return image, lookup[drawn_classes]
+
+  counts = dict(num_train=num_train, num_val=num_val)
+  return drawn(labels, "scene", split, draw, seed=seed, height=height, width=width, **counts)
 
 
 def kitti_road(

@@ -25,19 +25,30 @@ def resize(example, size):
   return dict(image=np.asarray(image), label=np.asarray(label))
 
 
+def extend(array, size, **how):
+  """Extends [H,W,...] at the bottom and right to at least `size` = (height, width), by np.pad."""
+  more = [(0, max(n - m, 0)) for n, m in zip(size, array.shape, strict=False)]
+  return np.pad(array, more + [(0, 0)] * (array.ndim - 2), **how) if np.any(more) else array
+
+
+def multiples(size, multiple):
+  """The next multiples of `multiple` from (height, width) on."""
+  return [-(-n // multiple) * multiple for n in size]
+
+
+def _extend_both(example, size):
+  return dict(
+    image=extend(example["image"], size, mode="edge"),
+    label=extend(example["label"], size, constant_values=IGNORE),
+  )
+
+
 def pad(example, multiple):
   """Extends an example at the bottom and right to multiples of `multiple` pixels.
 
   The image repeats its edge, as `layers.pad_to_multiple` does; the label there is 255, ignore.
   """
-  image, label = example["image"], example["label"]
-  more = [(0, -n % multiple) for n in label.shape]
-  if not any(n for _, n in more):
-    return dict(image=image, label=label)
-  return dict(
-    image=np.pad(image, (*more, (0, 0)), mode="edge"),
-    label=np.pad(label, more, constant_values=IGNORE),
-  )
+  return _extend_both(example, multiples(example["label"].shape, multiple))
 
 
 def random_crop(example, size, rng):
@@ -48,14 +59,11 @@ def random_crop(example, size, rng):
     size: (height, width), pixels.
     rng: numpy Generator.
   """
-  image, label = example["image"], example["label"]
-  short = [(0, max(n - m, 0)) for n, m in zip(size, label.shape, strict=True)]
-  if any(n for _, n in short):
-    image = np.pad(image, (*short, (0, 0)), mode="edge")
-    label = np.pad(label, short, constant_values=IGNORE)
-  top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, label.shape, strict=True))
+  example = _extend_both(example, size)
+  shape = example["label"].shape
+  top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, shape, strict=True))
   part = slice(top, top + size[0]), slice(left, left + size[1])
-  return dict(image=image[part], label=label[part])
+  return {k: v[part] for k, v in example.items()}
 
 
 class _Cached:

@@ -27,12 +27,7 @@ BACKBONES = {
   "mobilenet_v3_large": (mobilenet.mobilenet_v3_large, partial(mobilenet.MobileNetV3Head, 1280)),
   "efficientnet_lite0": (efficientnet.efficientnet_lite0, efficientnet.EfficientNetHead),
   "small_cnn": (small_cnn.small_cnn, small_cnn.SmallCNNHead),
-  "mit_b0": (segformer.mit_b0, segformer.MiTHead),
-  "mit_b1": (segformer.mit_b1, segformer.MiTHead),
-  "mit_b2": (segformer.mit_b2, segformer.MiTHead),
-  "mit_b3": (segformer.mit_b3, segformer.MiTHead),
-  "mit_b4": (segformer.mit_b4, segformer.MiTHead),
-  "mit_b5": (segformer.mit_b5, segformer.MiTHead),
+  **{name: (mit, segformer.MiTHead) for name, mit in segformer.BACKBONES.items()},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -174,8 +173,7 @@ def is_resident(config, source):
 
 def put_split(source, mesh, num_threads):
   """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,H,W]}."""
-  with ThreadPoolExecutor(max(num_threads, 1)) as pool:
-    examples = list(pool.map(source.__getitem__, range(len(source))))
+  examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
   arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
   return jax.device_put(arrays, steps.replicated(mesh))
 

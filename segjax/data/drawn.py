@@ -1,0 +1,49 @@
+"""Sources that are drawn, not read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from segjax.data.labels import LabelTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """Drawn scenes, each a pure function of (seed, index); nothing is read or stored.
+
+  Attributes:
+    labels: label table.
+    names: one a scene.
+    seed: of the drawings.
+    first: index of the first scene.
+    height: pixels.
+    width: pixels.
+    draw: (seed, index, height=, width=) -> image u8[H,W,3] and label u8[H,W].
+  """
+
+  labels: LabelTable
+  names: tuple[str, ...]
+  seed: int
+  first: int
+  height: int
+  width: int
+  draw: Callable
+
+  def __len__(self):
+    return len(self.names)
+
+  def __getitem__(self, i):
+    image, label = self.draw(self.seed, self.first + i, height=self.height, width=self.width)
+    return dict(image=image, label=label)
+
+  def faults(self, i):
+    """None: a drawing is never broken, and `checks.check` need not draw it."""
+    return []
+
+
+def drawn(labels, prefix, split, draw, *, seed, num_train, num_val, height, width):
+  """The scenes of a split; "train" and "val" never share an index."""
+  count, first = (num_train, 0) if split == "train" else (num_val, 1_000_000)
+  names = tuple(f"{prefix}_{first + i:07d}" for i in range(count))
+  return Drawn(labels, names, seed, first, height, width, draw)
