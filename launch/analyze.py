@@ -1,14 +1,22 @@
-"""Shows what an experiment trains on. The first argument says what:
+"""Shows what an experiment trains on, and what a run has learned. The first argument says what:
 
   python launch/analyze.py data --config=configs/unet_road.py:data=kitti_road
-  python launch/analyze.py data --config=configs/unet_road.py --split=val
   python launch/analyze.py augment --config=configs/unet_road_strong.py
+  python launch/analyze.py crops --workdir=runs/kitti
 
+Of a config:
 data: reads every example once and lists all broken files; prints the share of each class with
   weights for the loss, ready to paste; draws samples_<split>.png and classes_<split>.png.
 augment: draws augment.png, some training examples and five augmented versions of each.
+Of a run (--workdir):
+curves: curves.png, train and validation loss and accuracy.
+crops: crops.png, for each class the best and the worst region of the validation set.
+confusion: confusion.png, the normalised confusion matrix of the last evaluation.
+stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
+  with --config.keep_epochs=1,5 or so, which keeps checkpoints.
+cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
 
-The pictures go to --output, by default runs/analysis-<name of the config>/.
+Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run.
 Exit code: 0 done, 1 broken files (listed; the rest is analysed all the same) or another error.
 """
 
@@ -22,8 +30,13 @@ from segjax.errors import UserError, choose
 
 CONFIG = cli.define_config()
 SPLIT = flags.DEFINE_string("split", "train", "For data: train or val.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder; runs/analysis-<name>/ by default.")
-SAMPLES = flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data, 4 for augment.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For crops: latest, best, or a step.")
+FOLDER = flags.DEFINE_string("folder", "", "Where the data of the run lies now, if it has moved.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+SAMPLES = flags.DEFINE_integer(
+  "samples", 0, "Examples in a sheet; 0: 8 for data, 4 for augment, 3 for stages."
+)
 flags.declare_key_flag("config")
 
 
@@ -74,7 +87,90 @@ def augment():
   write_sheet(sheet, make_output(config) / "augment.png")
 
 
-COMMANDS = {"data": data, "augment": augment}
+def curves():
+  from segjax import config as config_lib
+  from segjax.analysis import figures
+
+  workdir = required_workdir()
+  name = config_lib.load(workdir / "config.json").name
+  file = figures.curves(workdir, name, run_output(workdir) / "curves.png")
+  if file is None:
+    raise UserError(f"{workdir}: nothing was evaluated yet; train longer")
+  print(f"  written to {file}")
+
+
+def crops():
+  from segjax.analysis import predictions, regions
+
+  workdir = required_workdir()
+  predictor = predictions.Predictor(workdir, CHECKPOINT.value, FOLDER.value)
+  found = regions.best_and_worst(predictor, len(predictor.labels))
+  for name, pair in zip(predictor.labels.names, found, strict=True):
+    texts = (f"{r.iou:.3f} in {r.name}" if r else "none" for r in pair)
+    print("  {:<16} best {:<36} worst {}".format(name, *texts))
+  write_sheet(regions.picture(found, predictor.labels), run_output(workdir) / "crops.png")
+
+
+def confusion():
+  import numpy as np
+
+  from segjax.analysis import charts
+  from segjax.training.experiment import load_labels
+
+  workdir = required_workdir()
+  file = workdir / "val_sums.npz"
+  if not file.is_file():
+    raise UserError(f"no {file}; the run was not evaluated yet")
+  sums, names = np.load(file), load_labels(workdir / "labels.json").names
+  title = f"{workdir.name}, step {int(sums['step'])}"
+  out = run_output(workdir) / "confusion.png"
+  cli.writing(lambda f: charts.confusion(sums["matrix"], names, title, f), out)
+  print(f"  written to {out}")
+
+
+def stages():
+  from segjax.analysis import predictions
+
+  workdir = required_workdir()
+  picture, steps = predictions.stages(workdir, folder=FOLDER.value, wanted=SAMPLES.value or 3)
+  print(f"  checkpoints of steps {', '.join(map(str, steps))}")
+  write_sheet(picture, run_output(workdir) / "stages.png")
+
+
+def cost():
+  from segjax import inference
+  from segjax.analysis import cost as cost_lib
+
+  workdir = required_workdir()
+  experiment, state = inference.restore(workdir, CHECKPOINT.value)
+  measured = cost_lib.measure(experiment, state, experiment.config.data.size)
+  print(cost_lib.table([measured]))
+  file = run_output(workdir) / "cost.json"
+  cli.writing(measured.save, file)
+  print(f"  written to {file}")
+
+
+COMMANDS = {
+  "data": data,
+  "augment": augment,
+  "curves": curves,
+  "crops": crops,
+  "confusion": confusion,
+  "stages": stages,
+  "cost": cost,
+}
+
+
+def required_workdir():
+  if WORKDIR.value is None:
+    raise UserError("--workdir is required; --help tells more")
+  return Path(WORKDIR.value)
+
+
+def run_output(workdir):
+  output = Path(OUTPUT.value or workdir / "figures")
+  cli.make_folder(output)
+  return output
 
 
 def required_config():

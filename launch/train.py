@@ -30,7 +30,7 @@ def main():
   stamp = time.strftime("%Y%m%d-%H%M%S")
   workdir = Path(WORKDIR.value or f"runs/{config.name}-{stamp}")
   training.train(config, workdir)
-  file = figures.curves(workdir, config.name)
+  file = figures.curves(workdir, config.name, workdir / "figures" / "curves.png")
   print(f"  curves in {file}, pictures in {workdir / 'images'}")
 
 

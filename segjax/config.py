@@ -7,6 +7,8 @@ come in pairs, `x_steps` and `x_epochs`, of which at most one may be above 0.
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import ml_collections
 
@@ -19,7 +21,7 @@ DATA_SOURCES = dict(
     folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
   ),
   aerial_scenes=dict(seed=0, num_train=1000, num_val=100, height=256, width=256),
-  camvid=dict(folder=""),
+  camvid=dict(folder="", classes="all"),
   floodnet=dict(folder="", merge_public=True),
   landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
   dubai_aerial=dict(folder="", unlabeled="ignore"),
@@ -52,7 +54,7 @@ DATA_SOURCES = dict(
 
 # Fields that a resumed run may change: they do not change what was computed so far.
 MAY_CHANGE = (
-  "name", "total_", "eval_", "checkpoint_", "log_steps", "data.threads", "data.cache_mb",
+  "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "data.threads", "data.cache_mb",
   "data.feed", "data.device_mb", "data.source.folder", "data.source.data_dir", "pictures",
   "writers",
 )  # fmt: skip
@@ -70,6 +72,8 @@ def default():
   c.eval_epochs = 1.0
   c.checkpoint_steps = 0  # between checkpoints besides those at evaluations: at most one
   c.checkpoint_epochs = 0.0
+  c.keep_steps = ()  # of which checkpoints stay, besides the best and the latest: one of the two
+  c.keep_epochs = ()
   c.log_steps = 10  # between lines of training loss
 
   c.data = dict(
@@ -83,7 +87,8 @@ def default():
     eval_fit="resize",  # "native": evaluation at the images' own sizes, extended to multiples
     eval_multiple=32,  # of so many pixels; a compilation a size
     threads=2,  # that decode
-    cache_mb=2048,  # of each split, decoded, that stay in memory
+    workers=0,  # processes with so many threads each that decode train images; 0: this one
+    cache_mb=2048,  # of each split, decoded, that stay in memory, shared out among the workers
     feed="auto",  # "host" sends batches to the device, "device" keeps the train split there
     device_mb=1024,  # largest split that "auto" keeps on an accelerator
   )
@@ -155,6 +160,22 @@ def default():
   return c
 
 
+def read(spec):
+  """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
+
+  Raises:
+    UserError: no such file, or what its `get_config` says of the argument.
+  """
+  file, _, arg = spec.partition(":")
+  if not Path(file).is_file():
+    near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
+    hint = f"; there is {', '.join(near)}" if near else ""
+    raise UserError(f"no such file {file!r}{hint}")
+  config = runpy.run_path(file)["get_config"](arg)
+  config.lock()
+  return config
+
+
 def data_source(name, **changes):
   """The fields of a data source as they stand in `config.data.source`."""
   if name not in DATA_SOURCES:
@@ -203,7 +224,7 @@ def smoke(config):
   config.data.batch_size = 4
   config.pictures = 2
   config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 1.0)
-  if config.data.source.name == "road_scenes":
+  if config.data.source.name in ("road_scenes", "aerial_scenes"):
     config.data.source.update(num_train=12, num_val=6, height=64, width=128)
   return config
 
@@ -222,6 +243,18 @@ def duration(config, name, steps_per_epoch, *, required=False):
   if steps < 0 or epochs < 0 or (required and not steps and not epochs):
     raise UserError(f"{name}_steps={steps}, {name}_epochs={epochs:g}: expected one of them above 0")
   return int(steps) or (max(round(epochs * steps_per_epoch), 1) if epochs else 0)
+
+
+def kept_steps(config, steps_per_epoch):
+  """Steps from `keep_steps` or `keep_epochs`, at least 1 each.
+
+  Raises:
+    UserError: both are set.
+  """
+  if config.keep_steps and config.keep_epochs:
+    raise UserError("keep_steps and keep_epochs are both set; empty one of them")
+  steps = config.keep_steps or [max(round(e * steps_per_epoch), 1) for e in config.keep_epochs]
+  return tuple(int(s) for s in steps)
 
 
 def flatten(node, prefix=""):

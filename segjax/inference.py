@@ -14,6 +14,24 @@ from segjax.training import experiment as experiment_lib
 from segjax.training.checkpoints import Checkpoints
 
 
+def _checkpoints(workdir, config):
+  best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+  return Checkpoints(workdir / "checkpoints", read_only=True, **best)
+
+
+def checkpoint_steps(workdir):
+  """Steps of the checkpoints in a run's folder, increasing.
+
+  Raises:
+    UserError: no run in the folder.
+  """
+  workdir = Path(workdir)
+  checkpoints = _checkpoints(workdir, config_lib.load(workdir / "config.json"))
+  steps = checkpoints.steps()
+  checkpoints.close()
+  return steps
+
+
 def restore(workdir, checkpoint="latest"):
   """Restores a run.
 
@@ -31,12 +49,7 @@ def restore(workdir, checkpoint="latest"):
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
   experiment = experiment_lib.build(config, labels)
-  checkpoints = Checkpoints(
-    workdir / "checkpoints",
-    best_metric=config.best_metric,
-    best_mode=config.best_mode,
-    read_only=True,
-  )
+  checkpoints = _checkpoints(workdir, config)
   step = checkpoints.step_of(checkpoint)
   if step is None:
     raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")

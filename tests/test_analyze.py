@@ -207,10 +207,48 @@ def test_augment_draws_a_sheet(tmp_path):
 def test_wrong_commands_are_told_in_one_line():
   for args, words in (
     ([], "unknown command ''"),
-    (["dta"], "did you mean 'data'? (commands: augment, data)"),
+    (
+      ["dta"],
+      "did you mean 'data'? (commands: augment, confusion, cost, crops, curves, data, stages)",
+    ),
     (["data"], "--config is required"),
   ):
     done = launch("analyze", *args)
     assert done.returncode == 1
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("command", "written"),
+  [
+    ("curves", "curves.png"),
+    ("crops", "crops.png"),
+    ("confusion", "confusion.png"),
+    ("stages", "stages.png"),
+    ("cost", "cost.json"),
+  ],
+)
+def test_pictures_of_a_run(small_run, command, written, tmp_path):
+  done = launch("analyze", command, f"--workdir={small_run}", f"--output={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / written).stat().st_size > 100
+  assert str(tmp_path / written) in done.stdout
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+  """A finished run whose first checkpoint was kept."""
+  root = tmp_path_factory.mktemp("run")
+  config = write_config(root, write_pairs(root / "data", count=10))
+  steps = [f"--config.{k}={v}" for k, v in dict(total_steps=4, total_epochs=0.0, eval_steps=2,
+           eval_epochs=0.0, keep_steps="(1,)", writers="()").items()]  # fmt: skip
+  done = launch("train", f"--config={config}", f"--workdir={root / 'run'}", *steps)
+  assert done.returncode == 0, done.stderr
+  return root / "run"
+
+
+def test_stages_need_two_checkpoints(tmp_path):
+  done = launch("analyze", "stages")
+  assert done.returncode == 1
+  assert "--workdir is required" in done.stderr

@@ -22,6 +22,10 @@ CASES = {
   "wide_sees_the_centre_alone": (7, 9, 5, 4, 3, 1, 1, 12, 12),
   "wide_in_one_direction": (4, 30, 5, 4, 3, 1, 1, 8, 8),
   "same": (10, 13, 3, 4, 3, 1, 2, 1, "SAME"),
+  "dense": (7, 6, 33, 32, 3, 1, 1, 1, 1),
+  "dense_strided": (8, 9, 32, 40, 3, 1, 2, 1, "SAME"),
+  "dense_dilated_5x5": (9, 12, 32, 32, 5, 1, 1, 2, 4),
+  "dense_of_an_image": (11, 14, 3, 8, 7, 1, 2, 1, 3),
 }
 
 

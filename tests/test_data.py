@@ -372,6 +372,35 @@ def test_random_crops_follow_from_seed_and_step():
   np.testing.assert_array_equal(next(fresh)["image"], batches[4]["image"])
 
 
+def test_worker_processes_give_the_same_batches_and_resume(tmp_path):
+  source = sources.make("folder", "train", folder=str(write_pairs(tmp_path)))
+
+  def stream(workers):
+    fitted = pipeline.Native(source, 1, 0)
+    how = dict(batch_size=2, seed=0, crop=(24, 32), num_workers=workers)
+    return pipeline.train_iterator(fitted, **how)
+
+  here, there = stream(0), stream(2)
+  for step in range(7):  # several epochs
+    state = there.get_state()
+    want, got = next(here), next(there)
+    assert all(np.array_equal(want[k], got[k]) for k in want), step
+  resumed = stream(2)
+  resumed.set_state(state)
+  np.testing.assert_array_equal(next(resumed)["image"], want["image"])
+
+
+def test_worker_processes_name_a_broken_file(tmp_path):
+  folder = write_pairs(tmp_path)
+  for name in ("x001", "x002", "x003", "x004"):
+    (folder / "images" / f"{name}.png").write_bytes(b"no image")
+  source = pipeline.Resized(sources.make("folder", "train", folder=str(folder)), (8, 8), 0)
+  it = pipeline.train_iterator(source, batch_size=2, seed=0, num_workers=1)
+  with pytest.raises(UserError, match=r"x00\d\.png: (not an image|cannot be read)"):
+    for _ in range(4):
+      next(it)
+
+
 def test_crops_of_smaller_images_are_extended_and_ignored():
   example = dict(image=np.ones((3, 9, 3), np.uint8), label=np.ones((3, 9), np.uint8))
   out = pipeline.random_crop(example, (5, 4), np.random.default_rng(0))

@@ -13,10 +13,8 @@ from PIL import Image
 
 from segjax.training.writers import read_metrics
 
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
-
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=["unet_road", "unet_road_strong"])
 def smoked(request, tmp_path_factory):
   """A workdir in which the config's :smoke variant ran, and what it printed."""
   workdir = tmp_path_factory.mktemp(request.param) / "run"
@@ -25,7 +23,7 @@ def smoked(request, tmp_path_factory):
   return workdir, done.stdout
 
 
-def test_every_config_smokes_and_leaves_all_its_results(smoked):
+def test_training_leaves_all_its_results(smoked):
   workdir, output = smoked
   names = {p.name for p in workdir.iterdir()}
   assert {"config.json", "labels.json", "metrics.jsonl", "checkpoints", "images"} <= names

@@ -438,6 +438,19 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
     inference.restore(tmp_path / "run", "77")
 
 
+def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
+  config = tiny_config(data, total_steps=9, eval_steps=9, keep_epochs=(0.34, 4 / 3))
+  training.train(config, tmp_path / "run")  # of 3 steps an epoch
+  kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert kept == {1, 4, 9}
+  assert int(inference.restore(tmp_path / "run", "4")[1].step) == 4
+  sums = np.load(tmp_path / "run" / "val_sums.npz")
+  assert sums["step"] == 9
+  assert sums["matrix"].sum() == sums["pixels"]
+  with pytest.raises(UserError, match="keep_steps and keep_epochs are both set"):
+    training.train(tiny_config(data, keep_steps=(1,), keep_epochs=(1,)), tmp_path / "other")
+
+
 def test_another_model_in_the_same_workdir_is_refused_and_named(data, tmp_path):
   training.train(tiny_config(data, total_steps=3), tmp_path)
   with pytest.raises(UserError, match=r"model\.widths: \(4, 6\) -> \(4, 8\)"):

@@ -40,8 +40,8 @@ def interval_means(rows, name, ends):
   return np.array(out)
 
 
-def curves(workdir, title):
-  """Writes `figures/curves.png`: train and validation loss and accuracy over epochs.
+def curves(workdir, title, file):
+  """Writes a chart of a run: train and validation loss and accuracy over epochs.
 
   The train curve is the mean over the steps since the evaluation before (with augmentation and
   dropout on, if they are), the validation curve one evaluation.
@@ -49,9 +49,10 @@ def curves(workdir, title):
   Args:
     workdir: of a run.
     title: of the figure.
+    file: path of the PNG.
 
   Returns:
-    The file's path, or None where nothing was evaluated yet.
+    The path, or None where nothing was evaluated yet.
   """
   rows = read_metrics(workdir / "metrics.jsonl")
   ends = series(rows, "val/loss")[0]
@@ -73,8 +74,7 @@ def curves(workdir, title):
   for axis in axes:
     axis.legend(fontsize=8)
   figure.suptitle(title)
-  file = workdir / "figures" / "curves.png"
-  file.parent.mkdir(exist_ok=True)
+  file.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(file, dpi=130)
   plt.close(figure)
   return file

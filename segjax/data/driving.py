@@ -30,6 +30,17 @@ CAMVID = LabelTable(
   )
 )
 CAMVID_VOID = 11
+# Four classes of a road, which drawn scenes and CamVid share.
+FOUR = LabelTable(
+  (
+    ("other", (0, 0, 0)),
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("vehicle", (0, 0, 142)),
+  )
+)
+FOUR_OF_SCENES = dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)
+FOUR_OF_CAMVID = dict(Road=1, Pavement=2, Car=3)
 
 
 def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
@@ -42,18 +53,22 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
     num_val: examples in "val".
     height: pixels.
     width: pixels.
-    classes: "road" (not road / road, lane markings are road) or "all" (every drawn class).
+    classes: "road" (not road / road, lane markings are road), "four" (other, road, sidewalk,
+      vehicle) or "all" (every drawn class).
   """
   names = [name for name, _ in scenes.ROAD_CLASSES]
   lookup = np.full(256, IGNORE, np.uint8)
   if classes == "road":
     labels = ROAD
     lookup[: len(names)] = [name in ("road", "lane_marking") for name in names]
+  elif classes == "four":
+    labels = FOUR
+    lookup[: len(names)] = [FOUR_OF_SCENES.get(name, 0) for name in names]
   elif classes == "all":
     labels = LabelTable(tuple(scenes.ROAD_CLASSES))
     lookup[: len(names)] = range(len(names))
   else:
-    raise UserError(f"road_scenes: classes is {classes!r}, expected 'road' or 'all'")
+    raise UserError(f"road_scenes: classes is {classes!r}, expected 'road', 'four' or 'all'")
 
   def draw(*scene, **size):
     image, drawn_classes = scenes.draw_road(*scene, **size)
@@ -100,7 +115,7 @@ def kitti_road(
   return files.paired(ROAD, root, names, images, label_files, read_label)
 
 
-def camvid(split, *, folder=""):
+def camvid(split, *, folder="", classes="all"):
   """CamVid, 11 classes at 480x360, as SegNet has it.
 
   `<folder>/train/x.png` (or .jpg) with its label `<folder>/trainannot/x.png`, and `val/`,
@@ -114,7 +129,10 @@ def camvid(split, *, folder=""):
   Args:
     split: "train" or "val".
     folder: that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
+    classes: "all", or "four" (other, road, sidewalk, vehicle).
   """
+  if classes not in ("all", "four"):
+    raise UserError(f"camvid: classes is {classes!r}, expected 'all' or 'four'")
   root = files.data_folder(folder, "camvid")
   images = files.images_by_stem(root / split)
   label_files = files.images_by_stem(root / f"{split}annot")
@@ -123,8 +141,12 @@ def camvid(split, *, folder=""):
   if listed.is_file():
     names = [Path(line.split()[0]).stem for line in files.read_list(listed)]
   values = {i: i for i in range(len(CAMVID))} | {CAMVID_VOID: IGNORE}
+  merged = np.full(256, IGNORE, np.uint8)
+  merged[: len(CAMVID)] = [FOUR_OF_CAMVID.get(name, 0) for name in CAMVID.names]
 
   def read_label(file):
-    return files.read_mask(file, CAMVID, values, ignored=[BLACK])
+    label = files.read_mask(file, CAMVID, values, ignored=[BLACK])
+    return merged[label] if classes == "four" else label
 
-  return files.paired(CAMVID, root, names, images, label_files, read_label)
+  labels = FOUR if classes == "four" else CAMVID
+  return files.paired(labels, root, names, images, label_files, read_label)

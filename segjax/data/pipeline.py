@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import grain
 import numpy as np
+from absl import flags
 from PIL import Image
 
 from segjax.data.labels import IGNORE
@@ -133,6 +134,7 @@ def train_iterator(
   crop=None,
   indices_only=False,
   num_threads=2,
+  num_workers=0,
   prefetch=16,
   process_index=0,
   process_count=1,
@@ -148,7 +150,8 @@ def train_iterator(
     seed: of the order and the crops.
     crop: (height, width) of a random part cut out of each example, or None.
     indices_only: batches are {"index": i32[B]}, for data that lie on the device.
-    num_threads: that decode.
+    num_threads: that decode, in each worker if there are some.
+    num_workers: processes that decode; 0: this one. The batches are the same.
     prefetch: examples decoded ahead.
     process_index: of this process.
     process_count: of all.
@@ -178,8 +181,14 @@ def train_iterator(
   else:
     examples = indices.random_map(load) if crop else indices.map(load)
   batches = examples.batch(local, drop_remainder=True)
-  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=-(-prefetch // local))
-  return iter(batches.repeat().to_iter_dataset(options))
+  ahead = -(-prefetch // local)
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+  dataset = batches.repeat().to_iter_dataset(options)
+  if num_workers:
+    if not flags.FLAGS.is_parsed():  # grain's processes read its flags, absl or not
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers, ahead))
+  return iter(dataset)
 
 
 def eval_batches(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from segjax.errors import check_fields, choose
 from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
 from segjax.models.backbones import BACKBONES, Classifier, make_backbone
+from segjax.models.cost import count_params
 from segjax.models.deeplab import DeepLabV3, DeepLabV3Plus
 from segjax.models.efficientnet import efficientnet_lite0
 from segjax.models.encoder_decoder import EncoderDecoder
@@ -116,8 +116,3 @@ def make(name, **fields):
   if isinstance(fields.get("dtype"), str):
     fields["dtype"] = jnp.dtype(fields["dtype"])
   return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-
-
-def count_params(params):
-  """Number of values in a tree of parameters."""
-  return sum(x.size for x in jax.tree.leaves(params))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 
-import jax
-import jax.numpy as jnp
-
 from segjax import models
+from segjax.models.cost import static_cost
 
 NETS = (
   ("encoder_decoder", {}),
@@ -32,32 +29,6 @@ NETS = (
 )
 
 
-def cost(name, fields, size):
-  """Costs of a net, without running it.
-
-  Returns:
-    (parameters, FLOPs of one image or nan, stride of the deepest features).
-  """
-  net = models.make(name, **fields)
-  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-  variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
-
-  def apply(variables, image):
-    return net.apply(variables, image, train=False)
-
-  # Lowered for a GPU, because the forms that are fast on a CPU count other products.
-  lowered = jax.jit(apply).trace(variables, image).lower(lowering_platforms=("cuda",))
-  flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
-
-  def capture(variables, image):
-    return net.apply(variables, image, train=False, capture_intermediates=True)[1]
-
-  seen = jax.eval_shape(capture, variables, image)["intermediates"]
-  maps = [x for x in jax.tree.leaves(seen.get("backbone", seen)) if len(x.shape) == 4]
-  deepest = min(x.shape[1] for x in maps if x.shape[1] > 1)
-  return models.count_params(variables["params"]), flops, round(size[0] / deepest)
-
-
 def main():
   """Prints a row a net."""
   parser = argparse.ArgumentParser(prog="python -m segjax.models", description=__doc__)
@@ -70,7 +41,7 @@ def main():
   print(f"{'net':44}{'parameters':>13}{'MB':>9}{'GFLOPs':>9}{'stride':>8}   at {args.size}")
   for name, fields in NETS:
     more = dict(num_outputs=args.outputs) if args.outputs else {}
-    count, flops, output_stride = cost(name, fields | more, size)
+    count, flops, output_stride = static_cost(models.make(name, **fields, **more), size)
     label = f"{name} {fields.get('backbone', '')}"
     print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{output_stride:8}")
 

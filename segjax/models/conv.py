@@ -1,8 +1,9 @@
 """Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
 
-XLA's CPU backend is slow at grouped, depthwise and widely dilated convolutions: the weight
-gradient of a grouped one takes seconds. The forms below compute the same sums in another order and
-are used where a program is lowered for a CPU; other platforms get the library's convolution.
+XLA's CPU backend is slow at grouped, depthwise and widely dilated convolutions, and at the weight
+gradient of any: that of a grouped one takes seconds. The forms below compute the same sums in
+another order and are used where a program is lowered for a CPU; other platforms get the library's
+convolution. Reverse mode alone works through them, also under `jvp` of a gradient.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
     def fast(x, kernel):
       return _wide(x, kernel, dilation)
+  elif size > 1 and (min(inner, features) >= 32 or inner <= 4 < size):
+    return _dense(x, kernel, stride, pads, dilation)
   else:
     return standard(x, kernel)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
@@ -86,6 +89,62 @@ def _taps(x, size, stride, pads, dilation):
     for j in range(0, size * dilation, dilation):
       last = (n, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, c)
       yield jax.lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1))
+
+
+def _dense(x, kernel, stride, pads, dilation):
+  """The library's convolution; on a CPU its weight gradient is one of products of patches."""
+
+  def standard(x, kernel):
+    return _standard(x, kernel, stride, pads, dilation, 1)
+
+  @jax.custom_vjp
+  def dense(x, kernel):
+    return standard(x, kernel)
+
+  def bwd(residuals, g):
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: standard(x, kernel), x)(g)
+
+    def plain(x, g):
+      return jax.linear_transpose(lambda kernel: standard(x, kernel), kernel)(g)[0]
+
+    def fast(x, g):
+      gradient = _patch_gradient if kernel.shape[2] <= 4 else _tap_gradient
+      return gradient(x, g, kernel.shape[0], stride, pads, dilation).astype(kernel.dtype)
+
+    return dx, jax.lax.platform_dependent(x, g, cpu=fast, default=plain)
+
+  dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), bwd)
+  return dense(x, kernel)
+
+
+def _tap_gradient(x, g, size, stride, pads, dilation):
+  """Weight gradient, a matrix product a tap; f32[K,K,C,features]."""
+  channels, features = x.shape[-1], g.shape[-1]
+  g = g.reshape(-1, features)
+  out = []
+  for tap in _taps(x, size, stride, pads, dilation):
+    pair = tap.reshape(-1, channels), g
+    first, second = pair if channels > features else pair[::-1]
+    product = jnp.matmul(first.T, second, preferred_element_type=jnp.float32)
+    out.append(product if channels > features else product.T)
+  return jnp.stack(out).reshape(size, size, channels, features)
+
+
+def _patch_gradient(x, g, size, stride, pads, dilation):
+  """Weight gradient of an image's few channels: a product of patches an image."""
+  channels, features = x.shape[-1], g.shape[-1]
+
+  def add(total, image):
+    x, g = image
+    patches = jnp.concatenate(list(_taps(x[None], size, stride, pads, dilation)), -1)
+    patches = patches.reshape(-1, size * size * channels)
+    g = g.reshape(-1, features)
+    return total + jnp.matmul(patches.T, g, preferred_element_type=jnp.float32), None
+
+  start = jnp.zeros((size * size * channels, features))
+  total, _ = jax.lax.scan(add, start, (x, g))
+  return total.reshape(size, size, channels, features)
 
 
 def _depthwise(x, kernel, stride, pads, dilation):

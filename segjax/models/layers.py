@@ -254,9 +254,8 @@ class DoubleConv(nn.Module):
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> [B,H,W,features]."""
     for i in ("1", "2"):
-      x = nn.Conv(
+      x = Conv(
         self.features,
-        (3, 3),
         use_bias=self.norm == "none",
         kernel_init=initializer(self.kernel_init),
         dtype=self.dtype,

@@ -1,4 +1,4 @@
-"""Checkpoints: state and data iterator together, asynchronously, the best and the latest."""
+"""Checkpoints of state and data iterator, asynchronous: the best, the latest, chosen ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import (
+  AnyPreservationPolicy,
+  BestN,
+  CustomSteps,
+  LatestN,
+)
 
 from segjax.errors import UserError
 
@@ -25,7 +30,8 @@ class Checkpoints:
     best_mode: "max" or "min".
   """
 
-  def __init__(self, folder, *, best_metric, best_mode, read_only=False):
+  def __init__(self, folder, *, best_metric, best_mode, keep=(), read_only=False):
+    """Opens the folder, made if need be; checkpoints of the steps in `keep` stay as well."""
     if best_mode not in ("max", "min"):
       raise UserError(f"best_mode is {best_mode!r}, expected 'max' or 'min'")
     self.folder = folder
@@ -37,9 +43,8 @@ class Checkpoints:
       return -math.inf if math.isnan(value) else sign * value
 
     self._score = score
-    policy = AnyPreservationPolicy(
-      [LatestN(1), BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)]
-    )
+    best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+    policy = AnyPreservationPolicy([LatestN(1), best, CustomSteps(keep)])
     options = ocp.CheckpointManagerOptions(
       preservation_policy=policy,
       best_fn=score,
@@ -74,13 +79,17 @@ class Checkpoints:
     with self._writing():
       self._manager.close()
 
+  def steps(self):
+    """Steps of all checkpoints there are, increasing."""
+    return sorted(self._manager.all_steps())
+
   def step_of(self, which):
     """Step of the "latest" or "best" checkpoint, or of a number; None where there is none.
 
     Raises:
       UserError: a step that is not there.
     """
-    steps = sorted(self._manager.all_steps())
+    steps = self.steps()
     if which == "latest":
       return steps[-1] if steps else None
     if which == "best":

@@ -146,9 +146,10 @@ def make_source(config, split, *, training=False):
       f"data source {data.source.name!r} has {found}, the task {config.task.name!r} needs a label "
       "image for each image; choose another data.source"
     )
+  cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
-    return pipeline.Native(source, 1 if training else data.eval_multiple, data.cache_mb)
-  return pipeline.Resized(source, data.size, data.cache_mb)
+    return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
+  return pipeline.Resized(source, data.size, cache_mb)
 
 
 def is_resident(config, source):

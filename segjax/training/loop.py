@@ -85,14 +85,15 @@ class _Run:
       crop=config.data.size if config.data.fit == "crop" else None,
       indices_only=self.resident,
       num_threads=config.data.threads,
+      num_workers=config.data.workers,
       **experiment_lib.processes(),
     )
     _check_metric(config.best_metric, self.experiment.task)
     abstract = self.experiment.abstract_state()
     _open_workdir(config, workdir, labels, _megabytes(abstract) * 4)
-    self.checkpoints = Checkpoints(
-      workdir / "checkpoints", best_metric=config.best_metric, best_mode=config.best_mode
-    )
+    self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
+    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+    self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.keep, **best)
     self.first = self.checkpoints.step_of("latest") or 0
     self.report = None
     if self.first:
@@ -135,7 +136,8 @@ class _Run:
   def _after_step(self, step, stop):
     stopping = stop.signal  # read once: one that comes from here on is for the next step
     evaluate = step % self.eval_every == 0 or step == self.total
-    save = evaluate or (self.save_every and step % self.save_every == 0) or stopping
+    save = evaluate or (self.save_every and step % self.save_every == 0) or step in self.keep
+    save = save or stopping
     if save:
       self._log(keep=0)
     elif step % self.config.log_steps == 0:
@@ -190,6 +192,7 @@ class _Run:
     exp = self.experiment
     batches = exp.eval_batches(self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
+    np.savez(self.workdir / "val_sums.npz", step=step, **self.sums)
     metrics = {f"val/{k}": v for k, v in exp.task.summary(self.sums).items()}
     self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
     self.writers.images(

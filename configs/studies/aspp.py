@@ -1,0 +1,25 @@
+"""Atrous spatial pyramid pooling, on and off: DeepLab over ResNet-18 on aerial scenes.
+
+python launch/study.py --study=configs/studies/aspp.py
+python launch/study.py --study=configs/studies/aspp.py:data=dubai_aerial
+python launch/study.py --study=configs/studies/aspp.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="aerial_scenes", backbone="resnet18", smoke=False)
+  more = f"backbone={a.backbone},data={a.data},smoke={a.smoke}"
+  return Study(
+    name=f"aspp_{a.data}",
+    title=f"ASPP over {a.backbone}",
+    question="Does pooling the deepest features over several dilations help where one of them "
+    "already covers 32x32 pixels?",
+    variants={
+      "no ASPP": f"configs/deeplab_flood.py:aspp=0,{more}",
+      "ASPP": f"configs/deeplab_flood.py:aspp=1,{more}",
+    },
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+  )

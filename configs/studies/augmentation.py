@@ -1,0 +1,25 @@
+"""Augmentation of aerial scenes, on and off: a U-Net on random crops.
+
+python launch/study.py --study=configs/studies/augmentation.py
+python launch/study.py --study=configs/studies/augmentation.py:data=dubai_aerial,width=16
+python launch/study.py --study=configs/studies/augmentation.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="aerial_scenes", width=32, smoke=False)
+  more = f"data={a.data},width={a.width},smoke={a.smoke}"
+  return Study(
+    name=f"augmentation_{a.data}",
+    title="Augmentation of aerial scenes",
+    question="Do random resized crops, rotation, flips and colour shift help a U-Net beyond the "
+    "random crop that it sees anyway?",
+    variants={
+      "crop alone": f"configs/unet_flood.py:augment=0,{more}",
+      "augmentation": f"configs/unet_flood.py:augment=1,{more}",
+    },
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+  )

@@ -1,0 +1,45 @@
+"""SGD and Adam with a constant rate, with steps, with steps at milestones: the small road U-Net.
+
+  python launch/study.py --study=configs/studies/optimizers.py
+  python launch/study.py --study=configs/studies/optimizers.py:data=kitti_road
+  python launch/study.py --study=configs/studies/optimizers.py:smoke
+
+Rates are 1e-2 for SGD with momentum 0.9 and 1e-3 for Adam; they fall to a tenth after each third
+of the training, or at its half and three quarters.
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
+  spec = f"configs/unet_road.py:data={a.data},smoke={a.smoke}"
+  c = config_lib.read(spec)
+  kind = "steps" if c.total_steps else "epochs"
+  total = c[f"total_{kind}"]
+  part = int if kind == "steps" else float
+  schedules = {
+    "constant": {"schedule.name": "constant"},
+    "step": {"schedule.name": "step", f"schedule.every_{kind}": part(total / 3)},
+    "multi-step": {
+      "schedule.name": "multi_step",
+      f"schedule.milestone_{kind}": (part(total / 2), part(total * 3 / 4)),
+    },
+  }
+  optimizers = {
+    "SGD": {"optimizer.name": "sgd", "schedule.learning_rate": 1e-2},
+    "Adam": {"optimizer.name": "adam", "schedule.learning_rate": 1e-3},
+  }
+  changes = {
+    f"{o}, {s}": how | when for o, how in optimizers.items() for s, when in schedules.items()
+  }
+  return Study(
+    name=f"optimizers_{a.data}",
+    title="Optimisers and schedules",
+    question="How much do the optimiser and the fall of its learning rate matter?",
+    variants=dict.fromkeys(changes, spec),
+    changes=changes,
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+    metric="val/f1/road",
+  )

@@ -1,0 +1,27 @@
+"""A plain encoder-decoder against the small U-Net without and with skip connections.
+
+python launch/study.py --study=configs/studies/simple_vs_unet.py
+python launch/study.py --study=configs/studies/simple_vs_unet.py:data=kitti_road
+python launch/study.py --study=configs/studies/simple_vs_unet.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
+  more = f"data={a.data},smoke={a.smoke}"
+  return Study(
+    name=f"simple_vs_unet_{a.data}",
+    title="A plain encoder-decoder against U-Net",
+    question="How much of the road does a net of three layers find, and what do depth and skip "
+    "connections add?",
+    variants={
+      "encoder-decoder": f"configs/encoder_decoder_road.py:{more}",
+      "U-Net, no skips": f"configs/unet_road.py:skip=0,{more}",
+      "U-Net": f"configs/unet_road.py:skip=1,{more}",
+    },
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+    metric="val/f1/road",
+  )

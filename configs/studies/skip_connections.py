@@ -1,0 +1,26 @@
+"""Skip connections of the small road U-Net, on and off.
+
+python launch/study.py --study=configs/studies/skip_connections.py --seeds=5
+python launch/study.py --study=configs/studies/skip_connections.py:data=kitti_road --seeds=5
+python launch/study.py --study=configs/studies/skip_connections.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
+  more = f"data={a.data},smoke={a.smoke}"
+  return Study(
+    name=f"skip_connections_{a.data}",
+    title="Skip connections of a U-Net",
+    question="Does a small U-Net find the road better when its decoder sees the encoder's features "
+    "of the same resolution, and is the difference larger than the noise of the seed?",
+    variants={
+      "no skips": f"configs/unet_road.py:skip=0,{more}",
+      "skips": f"configs/unet_road.py:skip=1,{more}",
+    },
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+    metric="val/f1/road",
+  )

@@ -1,0 +1,168 @@
+"""Charts that compare variants of an experiment, each written as PNG and PDF."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from segjax.analysis.figures import interval_means, series
+
+# Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
+MARKERS = "osD^vP*X"
+
+
+def style(index):
+  """Colour and marker of the index-th variant."""
+  return dict(color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)])
+
+
+def write(figure, file):
+  """Writes `file` as PNG, and a PDF beside it; closes the figure."""
+  figure.savefig(file, dpi=130)
+  figure.savefig(file.with_suffix(".pdf"), metadata=dict(CreationDate=None))
+  plt.close(figure)
+  return file
+
+
+def curves(runs, metrics, file):
+  """Train and validation curves over epochs, the mean over seeds with a band from least to most.
+
+  Args:
+    runs: label -> list of rows of metrics.jsonl, one a seed.
+    metrics: list of (scalar without its split, axis label).
+    file: path of the PNG.
+  """
+  figure, axes = plt.subplots(
+    1, len(metrics), figsize=(5.2 * len(metrics), 4.2), layout="constrained", squeeze=False
+  )
+  for axis, (name, text) in zip(axes[0], metrics, strict=True):
+    for i, (label, seeds) in enumerate(runs.items()):
+      ends = series(seeds[0], "val/loss")[0]
+      epochs = ends / series(seeds[0], "info/steps_per_epoch")[1][0]
+      train = np.array([interval_means(rows, f"train/{name}", ends) for rows in seeds])
+      val = np.array([series(rows, f"val/{name}")[1] for rows in seeds])
+      look = style(i)
+      for values, line, part in ((train, "--", "train"), (val, "-", "validation")):
+        if np.isnan(values).all():
+          continue
+        shown = dict(color=look["color"], ls=line, lw=1.5)
+        if part == "validation":
+          shown |= dict(marker=look["marker"], ms=4)
+        axis.plot(epochs, values.mean(0), label=f"{label}, {part}", **shown)
+        if len(seeds) > 1:
+          axis.fill_between(
+            epochs, values.min(0), values.max(0), color=look["color"], alpha=0.15, lw=0
+          )
+    axis.set(xlabel="epoch", ylabel=text)
+    axis.grid(alpha=0.3)
+  axes[0][0].set_ylim(bottom=0)
+  handles, texts = axes[0][0].get_legend_handles_labels()
+  figure.legend(handles, texts, loc="outside lower center", ncols=min(len(texts), 4), fontsize=8)
+  return write(figure, file)
+
+
+def pareto(cost, value):
+  """bool[N]: no other point costs no more and is worth no less, one of them strictly.
+
+  >>> pareto([1, 2, 3], [0.5, 0.4, 0.6]).tolist()
+  [True, False, True]
+  """
+  cost, value = np.asarray(cost, float), np.asarray(value, float)
+  no_worse = (cost[None] <= cost[:, None]) & (value[None] >= value[:, None])
+  better = (cost[None] < cost[:, None]) | (value[None] > value[:, None])
+  return ~(no_worse & better).any(1)
+
+
+def scatter(points, axes_labels, file):
+  """Dots of variants with the Pareto front, cheap and good being at the upper left.
+
+  Args:
+    points: label -> (cost, value, standard deviation of the value or nan).
+    axes_labels: texts of the two axes.
+    file: path of the PNG.
+  """
+  figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+  cost, value, spread = (np.array([p[k] for p in points.values()], float) for k in range(3))
+  front = np.flatnonzero(pareto(cost, value))
+  front = front[np.argsort(cost[front])]
+  axis.plot(cost[front], value[front], ls=":", color="#555555", zorder=1, label="Pareto front")
+  for i, label in enumerate(points):
+    look = style(i)
+    axis.errorbar(
+      cost[i], value[i], yerr=None if np.isnan(spread[i]) else spread[i], label=label,
+      fmt=look["marker"], color=look["color"], ms=8, capsize=3,
+    )  # fmt: skip
+  axis.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
+  axis.set_xlim(0, 1.15 * cost.max())
+  axis.grid(alpha=0.3)
+  figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+  return write(figure, file)
+
+
+def class_bars(values, classes, colors, file):
+  """IoU of each class, a bar a variant, with the standard deviation over seeds.
+
+  Args:
+    values: label -> f[seeds,C].
+    classes: names.
+    colors: u8[C,3], of the classes; a sample stands under each name.
+    file: path of the PNG.
+  """
+  width = max(6.0, 0.5 * len(classes) * len(values) ** 0.5 + 2)
+  figure, axis = plt.subplots(figsize=(width, 4), layout="constrained")
+  bar, places = 0.8 / len(values), np.arange(len(classes))
+  for i, (label, iou) in enumerate(values.items()):
+    mean, deviation = _over_seeds(np.asarray(iou, float))
+    axis.bar(
+      places + (i - (len(values) - 1) / 2) * bar, np.nan_to_num(mean), bar, yerr=deviation,
+      color=style(i)["color"], label=label, capsize=2, error_kw=dict(lw=0.8),
+    )  # fmt: skip
+  axis.set(ylabel="IoU (mean, standard deviation over seeds)", ylim=(0, 1))
+  axis.set_xticks(places, classes, rotation=30, ha="right")
+  for place, color in zip(places, np.asarray(colors) / 255, strict=True):
+    axis.plot(
+      place, -0.025, "s", ms=7, color=color, mec="#555555", mew=0.5, clip_on=False, zorder=5
+    )
+  axis.tick_params(axis="x", length=0, pad=9)
+  axis.grid(axis="y", alpha=0.3)
+  figure.legend(loc="outside lower center", ncols=min(len(values), 3), fontsize=8)
+  return write(figure, file)
+
+
+def _over_seeds(values):
+  """Means and sample deviations over the first axis, of what is not nan."""
+  count = (~np.isnan(values)).sum(0)
+  mean = np.where(count, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
+  squares = np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1)
+  return mean, np.where(count > 1, np.sqrt(squares), np.nan)
+
+
+def confusion(matrix, classes, title, file):
+  """Normalised confusion matrix: each row (truth) sums to 1.
+
+  Args:
+    matrix: int[C,C], pixels; row = truth, column = prediction.
+    classes: names.
+    title: of the figure.
+    file: path of the PNG.
+  """
+  matrix = np.asarray(matrix, float)
+  share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+  side = max(4.5, 0.55 * len(classes) + 2)
+  figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+  picture = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+  axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+  axis.set_yticks(range(len(classes)), classes)
+  axis.set(xlabel="predicted class", ylabel="true class", title=title)
+  if len(classes) <= 20:
+    for r, row in enumerate(share):
+      for c, value in enumerate(row):
+        if value >= 0.005:
+          color = "white" if value > 0.6 else "black"
+          axis.text(c, r, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+  figure.colorbar(picture, label="share of the true class's pixels", shrink=0.8)
+  return write(figure, file)

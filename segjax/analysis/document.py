@@ -1,0 +1,91 @@
+"""A document of headings, texts, tables and figures, as Markdown or as one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+
+
+@dataclasses.dataclass
+class Document:
+  """Blocks of a report, in order; rendered as Markdown or HTML.
+
+  Attributes:
+    title: of the report.
+    blocks: ("heading" | "text", text), ("table", (header, rows)), ("figure", (file, caption)).
+  """
+
+  title: str
+  blocks: list = dataclasses.field(default_factory=list)
+
+  def heading(self, text):
+    """A section."""
+    self.blocks.append(("heading", text))
+
+  def text(self, text):
+    """A paragraph."""
+    self.blocks.append(("text", text))
+
+  def table(self, header, rows):
+    """A table of strings."""
+    self.blocks.append(("table", (header, rows)))
+
+  def figure(self, file, caption):
+    """A PNG file with its caption."""
+    self.blocks.append(("figure", (file, caption)))
+
+  def markdown(self, folder):
+    """Text of a Markdown file in `folder`; figures are linked."""
+    lines = [f"# {self.title}", ""]
+    for kind, value in self.blocks:
+      if kind == "heading":
+        lines += [f"## {value}", ""]
+      elif kind == "text":
+        lines += [value, ""]
+      elif kind == "table":
+        header, rows = value
+        escaped = [[str(c).replace("|", "\\|") for c in row] for row in [header, *rows]]
+        lines += ["| " + " | ".join(row) + " |" for row in escaped]
+        lines.insert(len(lines) - len(rows), "|" + "---|" * len(header))
+        lines.append("")
+      else:
+        file, caption = value
+        lines += [f"![{caption}]({file.relative_to(folder).as_posix()})", "", f"*{caption}*", ""]
+    return "\n".join(lines)
+
+  def html(self):
+    """Text of an HTML page with everything in it."""
+    parts = [_HEAD.format(title=html.escape(self.title)), f"<h1>{html.escape(self.title)}</h1>"]
+    for kind, value in self.blocks:
+      if kind == "heading":
+        parts.append(f"<h2>{html.escape(value)}</h2>")
+      elif kind == "text":
+        parts.append(f"<p>{html.escape(value)}</p>")
+      elif kind == "table":
+        header, rows = value
+        cells = "".join(f"<th>{html.escape(str(c))}</th>" for c in header)
+        body = "".join(
+          "<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows
+        )
+        parts.append(f"<div class='wide'><table><tr>{cells}</tr>{body}</table></div>")
+      else:
+        file, caption = value
+        data = base64.b64encode(file.read_bytes()).decode()
+        text = html.escape(caption)
+        parts.append(
+          f"<figure><img alt='{text}' src='data:image/png;base64,{data}'>"
+          f"<figcaption>{text}</figcaption></figure>"
+        )
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; margin: 1em 0; font-size: 13px; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 4px 10px; text-align: left; }}
+th {{ border-bottom: 2px solid #555; }}
+.wide {{ overflow-x: auto; }}
+figure {{ margin: 1.5em 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; }}
+</style></head><body>"""

@@ -1,0 +1,112 @@
+"""A trained run's predictions on its validation examples, as the evaluation sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from segjax import inference
+from segjax.data import pipeline
+from segjax.errors import UserError
+from segjax.pictures import panel
+from segjax.training import experiment as experiment_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """One validation example.
+
+  Attributes:
+    name: of the example.
+    image: u8[H,W,3].
+    label: u8[H,W], truth; 255 is ignored.
+    pred: u8[H,W], class indices.
+  """
+
+  name: str
+  image: np.ndarray
+  label: np.ndarray
+  pred: np.ndarray
+
+
+class Predictor:
+  """A run's checkpoint and validation split; index i gives a Prediction.
+
+  Attributes:
+    experiment: training.experiment.Experiment.
+    state: TrainState.
+    source: the validation split, made to fit as in evaluation.
+  """
+
+  def __init__(self, workdir, checkpoint="latest", folder=""):
+    """Restores a checkpoint; `folder` says where the data lies now, if it has moved."""
+    self.experiment, self.state = inference.restore(workdir, checkpoint)
+    if folder:
+      self.experiment.config.data.source.folder = folder
+    self.source = experiment_lib.make_source(self.experiment.config, "val")
+    self._step = self.experiment.predict_step()
+
+  @property
+  def labels(self):
+    """Label table."""
+    return self.experiment.labels
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, i):
+    example = self.source[i]
+    logits = self._step(self.state, example["image"][None])
+    pred = np.asarray(self.experiment.task.predict(logits))[0].astype(np.uint8)
+    return Prediction(self.source.source.names[i], example["image"], example["label"], pred)
+
+  def __iter__(self):
+    return (self[i] for i in range(len(self)))
+
+
+def spread(count, wanted):
+  """At most `wanted` indices, evenly spread over range(count), its ends among them."""
+  return sorted({int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()})
+
+
+def colored(labels, label):
+  """u8[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels grey."""
+  grey = np.full((*label.shape, 3), 70, np.uint8)
+  return np.where((label == pipeline.IGNORE)[..., None], grey, labels.colorize(label))
+
+
+def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
+  """Fixed validation examples as an early, a middle and the last checkpoint see them.
+
+  Args:
+    workdir: of a run.
+    checkpoints: their steps; empty for the first, the middle and the last that were kept.
+    wanted: number of examples, spread over the split.
+    folder: where the data lies now, if it has moved.
+
+  Returns:
+    (u8[height,width,3], steps): rows of image | predictions | truth.
+
+  Raises:
+    UserError: fewer than two checkpoints.
+  """
+  kept = inference.checkpoint_steps(workdir)
+  if not checkpoints:
+    if len(kept) < 2:
+      raise UserError(
+        f"{workdir}: only the checkpoint of step {kept[0] if kept else 'none'} was kept; "
+        "train with --config.keep_epochs=1,5 or so for stages"
+      )
+    checkpoints = sorted({kept[0], min(kept, key=lambda s: abs(s - kept[-1] / 2)), kept[-1]})
+  columns = []
+  for step in checkpoints:
+    predictor = Predictor(workdir, str(step), folder)
+    chosen = [predictor[i] for i in spread(len(predictor), wanted)]
+    columns.append([(f"step {step}", colored(predictor.labels, p.pred)) for p in chosen])
+  rows = [
+    [(p.name, p.image), *(column[i] for column in columns),
+     ("truth (grey: not scored)", colored(predictor.labels, p.label))]
+    for i, p in enumerate(chosen)
+  ]  # fmt: skip
+  return panel(rows, most=300), list(checkpoints)

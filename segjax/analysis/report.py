@@ -1,0 +1,268 @@
+"""The report of a study: tables and figures as Markdown, self-contained HTML and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+
+import jax
+import numpy as np
+from PIL import Image
+
+from segjax import inference
+from segjax import study as study_lib
+from segjax.analysis import charts, cost, predictions, regions
+from segjax.analysis.document import Document
+from segjax.analysis.intervals import mean_and_deviation, paired_difference
+
+TEXTS = {  # of scalars, with units
+  "val/loss": "validation loss (nats)",
+  "val/pixel_accuracy": "pixel accuracy",
+  "val/mean_iou": "mean IoU",
+  "val/mean_class_recall": "mean class recall",
+  "val/max_f1": "MaxF",
+}
+
+
+def write(study, results, output):
+  """Writes `report.md`, `report.html`, `results.csv` and `figures/` of a study.
+
+  Args:
+    study: study.Study.
+    results: from `study.run`.
+    output: folder, made if need be.
+
+  Returns:
+    Path of the HTML file.
+  """
+  figures = output / "figures"
+  figures.mkdir(parents=True, exist_ok=True)
+  done = {v: [r for r in results if r.label == v and not r.error] for v in study.variants}
+  done = {v: runs for v, runs in done.items() if runs}
+  document = Document(study.title)
+  document.text(study.question)
+  costs = {v: _costs(runs[0]) for v, runs in done.items()}
+  _setup(document, study, results, done, costs)
+  if done:
+    _numbers(document, study, done, costs)
+    _curves(document, study, done, figures)
+    _trade_offs(document, study, done, costs, figures)
+    if all(runs[0].config.task.name == "segmentation" for runs in done.values()):
+      _segmentation(document, study, done, figures)
+  (output / "results.csv").write_text(_csv(study, results, costs))
+  (output / "report.md").write_text(document.markdown(output))
+  (output / "report.html").write_text(document.html())
+  return output / "report.html"
+
+
+def _setup(document, study, results, done, costs):
+  document.heading("What was run")
+  rows = []
+  for label, spec in study.variants.items():
+    errors = [f"seed {r.seed}: {r.error}" for r in results if r.label == label and r.error]
+    start = next((r.config.init_from for r in results if r.label == label), "")
+    c = costs[label][0] if label in costs else None
+    rows.append(
+      (
+        label,
+        spec,
+        f"{c.parameters:,}" if c else "-",
+        f"{c.mb:.2f}" if c else "-",
+        f"{c.gflops:.2f}" if c else "-",
+        f"weights of {start}" if start else "random weights",
+        len(done.get(label, ())),
+        "; ".join(errors) or study.notes.get(label, ""),
+      )
+    )
+  document.table(
+    ("variant", "config", "parameters", "MB", "GFLOPs an image", "starts from", "runs", "notes"),
+    rows,
+  )
+  changes = ", ".join(f"{k}={v}" for k, v in study.overrides.items()) or "none"
+  device = jax.devices()[0]
+  document.text(
+    f"Seeds {', '.join(map(str, study.seeds))}; overrides: {changes}. The config files say the "
+    f"rest. Ran on {jax.device_count()} x {device.device_kind} ({os.cpu_count()} CPU cores), "
+    f"jax {jax.__version__}, float32 unless a config says otherwise."
+  )
+
+
+def _scalars(study, runs):
+  """Names of the scalars of an evaluation that are not of one class, the study's metric first."""
+  names = [k for k in runs[0].final() if k.startswith("val/") and k.count("/") == 1]
+  return list(dict.fromkeys([study.metric, *(n for n in names if "threshold" not in n)]))
+
+
+def text_of(name):
+  """Readable name of a scalar, with its unit where it has one."""
+  return TEXTS.get(name, name.removeprefix("val/").replace("_", " ").replace("/", " of "))
+
+
+def _numbers(document, study, done, costs):
+  document.heading("Results")
+  names = _scalars(study, next(iter(done.values())))
+  best = next(iter(done.values()))[0].config.best_metric
+  header = ["variant", "seeds", *map(text_of, names), f"best {text_of(best)}", "training minutes"]
+  devices = [c.device for c in next(iter(costs.values()))]
+  header += [f"latency, ms ({d})" for d in devices]
+  rows = []
+  for label, runs in done.items():
+    finals = [r.final() for r in runs]
+    row = [label, len(runs)]
+    row += [mean_and_deviation([f.get(n, np.nan) for f in finals]) for n in names]
+    row += [mean_and_deviation([r.best() for r in runs])]
+    row += [mean_and_deviation([r.minutes() for r in runs], 1)]
+    rows.append(row + [f"{c.latency_ms:.1f}" for c in costs[label]])
+  document.table(header, rows)
+  document.text(
+    "Validation set after the last step, mean ± sample standard deviation over seeds; 'best' is "
+    "the best evaluation of each run, chosen on the same set and so a little flattering. Latency "
+    "is the median at batch 1."
+  )
+  first, *others = done
+  if not others:
+    return
+  document.heading(f"Differences from '{first}'")
+  rows = []
+  for label in others:
+    for name in names:
+      if name == "val/constant_accuracy":  # of the data, not of a variant
+        continue
+      pairs = _paired(done[first], done[label], lambda r, n=name: r.final().get(n, np.nan))
+      d = paired_difference(*pairs)
+      rows.append((label, text_of(name), str(d), d.pairs, d.verdict))
+  document.table(("variant", "metric", "difference [95 % interval]", "seeds", "verdict"), rows)
+  document.text(
+    "Student's t interval of the mean difference, paired by seed. 'Not distinguishable' where it "
+    "contains 0; nothing is corrected for the number of comparisons."
+  )
+
+
+def _paired(first, second, value):
+  """Values of both variants for the seeds that both have, as two lists."""
+  a, b = ({r.seed: value(r) for r in runs} for runs in (first, second))
+  shared = sorted(a.keys() & b.keys())
+  return [a[s] for s in shared], [b[s] for s in shared]
+
+
+def _curves(document, study, done, figures):
+  document.heading("Curves")
+  runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
+  shown = [("loss", "loss (nats)"), (study.metric.removeprefix("val/"), text_of(study.metric))]
+  file = charts.curves(runs, shown, figures / "curves.png")
+  document.figure(
+    file,
+    "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
+    "highest seed. A training value is the mean since the evaluation before, augmentation on.",
+  )
+
+
+def _trade_offs(document, study, done, costs, figures):
+  document.heading("What it costs")
+  config = next(iter(done.values()))[0].config
+  value = {v: [r.best() for r in runs] for v, runs in done.items()}
+  value_text = f"best {text_of(config.best_metric)}"
+  axes = {
+    "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
+    "size, MB": {v: costs[v][0].mb for v in done},
+  }
+  for k, c in enumerate(next(iter(costs.values()))):
+    axes[f"latency at batch 1, ms ({c.device})"] = {v: costs[v][k].latency_ms for v in done}
+  ranks = {value_text: _ranking({v: -np.mean(x) for v, x in value.items()})}
+  for text, by in axes.items():
+    spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
+    points = {v: (by[v], np.mean(value[v]), spread[v]) for v in done}
+    name = "".join(c if c.isalnum() else "_" for c in text.split(",")[0].lower())
+    name += "_" + text.split("(")[-1].rstrip(")").replace(" ", "_") if "(" in text else ""
+    file = charts.scatter(points, (text, value_text), figures / f"trade_{name}.png")
+    document.figure(file, f"{value_text} against {text}; bars: standard deviation over seeds.")
+    ranks[text] = _ranking(by)
+  document.table(
+    ("ranking (1 is best)", *done), [(text, *(r[v] for v in done)) for text, r in ranks.items()]
+  )
+
+
+def _ranking(values):
+  order = sorted(values, key=values.get)
+  return {v: order.index(v) + 1 for v in values}
+
+
+def _segmentation(document, study, done, figures):
+  """Per-class bars, confusion matrices, best and worst regions, stages of training."""
+  first = next(iter(done.values()))[0]
+  labels = inference.restore(first.workdir)[0].labels
+  document.heading("Classes")
+  iou = {
+    v: [[r.final().get(f"val/iou/{c}", np.nan) for c in labels.names] for r in runs]
+    for v, runs in done.items()
+  }
+  colors = np.array([color for _, color in labels.classes])
+  file = charts.class_bars(iou, labels.names, colors, figures / "iou_by_class.png")
+  document.figure(file, "IoU of each class on the validation set.")
+  rows = [
+    (c, *(mean_and_deviation([seed[k] for seed in iou[v]], 3) for v in done))
+    for k, c in enumerate(labels.names)
+  ]
+  document.table(("IoU", *done), rows)
+  for k, (label, runs) in enumerate(done.items()):
+    matrix = sum(r.sums()["matrix"] for r in runs)
+    file = figures / f"confusion_{k}.png"
+    charts.confusion(matrix, labels.names, f"{label}: {len(runs)} runs together", file)
+    document.figure(file, f"Confusion of {label}: each row sums to 1.")
+  sign = 1 if first.config.best_mode == "max" else -1
+  best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
+  document.heading(f"Best and worst regions of '{best}'")
+  run = done[best][0]
+  predictor = predictions.Predictor(run.workdir)
+  found = regions.best_and_worst(predictor, len(labels))
+  file = figures / "regions.png"
+  Image.fromarray(regions.picture(found, labels)).save(file)
+  document.figure(
+    file,
+    f"For each class the windows of the validation set with the highest and the lowest IoU (seed "
+    f"{run.seed}): image | truth | prediction. 'None' where the class nowhere reaches 0.5, or "
+    "nowhere stays below.",
+  )
+  document.heading("Stages of training")
+  for k, (label, runs) in enumerate(done.items()):
+    picture, steps = predictions.stages(runs[0].workdir)
+    file = figures / f"stages_{k}.png"
+    Image.fromarray(picture).save(file)
+    text = ", ".join(map(str, steps))
+    document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
+
+
+def _costs(run):
+  """Costs of a run's model on the default device, and on the CPU if that is another; kept."""
+  devices = [jax.devices()[0]]
+  if devices[0].platform != "cpu":
+    devices.append(jax.devices("cpu")[0])
+  out, loaded = [], None
+  for device in devices:
+    file = run.workdir / f"cost_{device.platform}.json"
+    if not file.exists():
+      loaded = loaded or inference.restore(run.workdir)
+      cost.measure(*loaded, run.config.data.size, device=device).save(file)
+    out.append(cost.Cost(**json.loads(file.read_text())))
+  return out
+
+
+def _csv(study, results, costs):
+  """A row a run; columns that begin with time/ differ from run to run, the others do not."""
+  done = [r for r in results if not r.error]
+  names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator="\n")
+  head = ["variant", "seed", "status", "identity", "parameters", "gflops", "best"]
+  writer.writerow([*head, *names, "time/minutes", "time/latency_ms"])
+  for r in results:
+    start = [r.label, r.seed, r.error or "done", study_lib.identity(r.config)]
+    if r.error:
+      writer.writerow(start)
+      continue
+    c, final = costs[r.label][0], r.final()
+    numbers = [c.parameters, c.gflops, r.best(), *(final.get(n, np.nan) for n in names)]
+    writer.writerow([*start, *numbers, r.minutes(), c.latency_ms])
+  return buffer.getvalue()

@@ -1,0 +1,42 @@
+"""What a net costs by its shapes alone, without running it."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def count_params(params):
+  """Number of values in a tree of parameters, of arrays or of shapes."""
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+def static_cost(net, size):
+  """Costs of one image.
+
+  Args:
+    net: a module of `segjax.models`.
+    size: (height, width) of the image, pixels.
+
+  Returns:
+    (parameters, FLOPs or nan, stride of the deepest features). FLOPs are those that XLA counts
+    before it optimises, lowered for a GPU: the forms that are fast on a CPU count other products.
+  """
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
+
+  def apply(variables, image):
+    return net.apply(variables, image, train=False)
+
+  lowered = jax.jit(apply).trace(variables, image).lower(lowering_platforms=("cuda",))
+  flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
+
+  def capture(variables, image):
+    return net.apply(variables, image, train=False, capture_intermediates=True)[1]
+
+  seen = jax.eval_shape(capture, variables, image)["intermediates"]
+  maps = [x for x in jax.tree.leaves(seen.get("backbone", seen)) if len(x.shape) == 4]
+  deepest = min(x.shape[1] for x in maps if x.shape[1] > 1)
+  return count_params(variables["params"]), flops, round(size[0] / deepest)

@@ -1,0 +1,127 @@
+"""Settings that several configs share; each function changes a config in place."""
+
+from __future__ import annotations
+
+from segjax import config as config_lib
+from segjax.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's weights
+
+
+def flood(c, data, augment):
+  """Small aerial scenes of 8 classes: random 256x256 crops, whole images at evaluation.
+
+  Batch 16, Adam 1e-3, weight decay 1e-4, cross-entropy. Augmentation: random resized crop,
+  rotation, both flips, colour shift; without it the random crop alone.
+
+  Args:
+    c: ConfigDict to change.
+    data: "aerial_scenes" (drawn), "floodnet", "dubai_aerial" or another source with masks.
+    augment: whether the augmentation is on.
+  """
+  c.data.source = config_lib.data_source(data)
+  c.data.size = (256, 256)
+  c.data.batch_size = 16
+  c.data.fit = "crop"
+  c.data.eval_fit = "native"
+  c.task.sigmoid = False
+  c.optimizer.weight_decay = 1e-4
+  c.schedule.learning_rate = 1e-3
+  c.total_epochs = 30.0
+  if augment:
+    c.augment.update(
+      flip=0.5, flip_vertical=0.5, rotate=30.0, crop_area_min=0.4, rgb_shift=0.1, brightness=0.2
+    )
+  if data == "aerial_scenes":
+    c.data.source.update(num_train=800, num_val=64)
+    c.total_epochs = 8.0  # of 50 steps
+    c.eval_epochs = 2.0
+  if data == "dubai_aerial":  # 56 large images, of which an epoch sees one crop each
+    c.data.batch_size = 8
+    c.total_epochs = 60.0
+    c.eval_epochs = 20.0
+
+
+def camvid(c, data):
+  """Driver's views of many classes: random crops, scale, flip, colour; whole images at evaluation.
+
+  Cross-entropy and Dice, one cycle of AdamW, the moving average evaluated.
+
+  Args:
+    c: ConfigDict to change.
+    data: "road_scenes" (drawn), "camvid" or another source with masks.
+  """
+  c.data.source = config_lib.data_source(data)
+  c.data.size = (240, 320)
+  c.data.batch_size = 8
+  c.data.fit = "crop"
+  c.data.eval_fit = "native"
+  c.task.sigmoid = False
+  c.loss.dice = 1.0
+  c.optimizer.name = "adamw"
+  c.optimizer.weight_decay = 1e-2
+  c.schedule.name = "one_cycle"
+  c.schedule.learning_rate = 2e-3
+  c.ema_decay = 0.99
+  c.total_epochs = 20.0
+  c.eval_epochs = 5.0
+  c.augment.update(
+    flip=0.5,
+    scale_min=0.8,
+    scale_max=1.6,
+    aspect=0.1,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+  )
+  if data == "road_scenes":
+    c.data.source.update(classes="all", num_train=400)
+    c.data.size = (192, 256)
+    c.total_epochs, c.eval_epochs = 6.0, 2.0  # of 50 steps
+
+
+def landcover(c, data):
+  """Satellite land cover at 512x512: flips, brightness and contrast; cross-entropy, AdamW.
+
+  Args:
+    c: ConfigDict to change.
+    data: "aerial_scenes" (drawn), "landcover" or another source with masks.
+  """
+  c.data.source = config_lib.data_source(data)
+  c.data.size = (512, 512)
+  c.data.batch_size = 8
+  c.task.sigmoid = False
+  c.optimizer.name = "adamw"
+  c.optimizer.weight_decay = 1e-4
+  c.schedule.name = "polynomial"
+  c.schedule.learning_rate = 1e-4
+  c.total_epochs = 36.0
+  c.augment.update(flip=0.5, flip_vertical=0.5, brightness=0.2, contrast=0.2)
+  if data == "aerial_scenes":
+    c.data.source.update(num_train=400, num_val=64)
+    c.data.size = (256, 256)
+    c.total_epochs, c.eval_epochs = 4.0, 2.0  # of 50 steps
+
+
+def backbone_weights(c, backbone, weights):
+  """Where a backbone starts from, with the normalisation that its weights were trained with.
+
+  Args:
+    c: ConfigDict to change.
+    backbone: its name.
+    weights: a file, "imagenet" for a pip package's (EfficientNet-Lite0 alone), or empty.
+
+  Raises:
+    UserError: "imagenet" for a backbone that no package carries.
+  """
+  c.data.mean, c.data.std = IMAGENET_MEAN, IMAGENET_STD
+  if weights == "imagenet" and backbone != "efficientnet_lite0":
+    raise UserError(
+      f"no package carries ImageNet weights of {backbone!r}, only of 'efficientnet_lite0'; "
+      "give a file of torchvision's weights"
+    )
+  if backbone == "efficientnet_lite0":
+    c.data.mean, c.data.std = (127 / 255,) * 3, (128 / 255,) * 3
+  if weights:
+    c.init_from = "efficientnet_lite0" if weights == "imagenet" else weights
+    c.init_part = "backbone"

@@ -1,0 +1,204 @@
+"""Studies: variants of an experiment trained with several seeds, so that they can be compared."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax import config as config_lib
+from segjax.errors import UserError, check_fields
+from segjax.training import loop
+from segjax.training.writers import read_metrics
+
+# Fields that change nothing in the numbers of a run, and so not its identity.
+NEUTRAL = (
+  "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
+  "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
+  "data.source.data_dir",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What to train and what to compare; files of `configs/studies/` make one.
+
+  Attributes:
+    name: of the study's folder.
+    title: of the report.
+    question: what the study asks, a sentence or two.
+    variants: label -> config file with its argument; the others are compared with the first.
+    seeds: each variant is trained with each.
+    metric: scalar of an evaluation that the study is about, e.g. "val/mean_iou".
+    overrides: "field" -> value, of every run.
+    changes: label -> "field" -> value, of one variant; `overrides` win.
+    notes: label -> what a reader must know of the variant.
+  """
+
+  name: str
+  title: str
+  question: str
+  variants: dict[str, str]
+  seeds: tuple[int, ...] = (0, 1, 2)
+  metric: str = "val/mean_iou"
+  overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+  changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  notes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One run of a study.
+
+  Attributes:
+    label: of the variant.
+    seed: of the run.
+    config: ConfigDict.
+    workdir: path.
+    error: why it failed, or empty.
+  """
+
+  label: str
+  seed: int
+  config: Any
+  workdir: Path
+  error: str = ""
+
+  def rows(self):
+    """Rows of `metrics.jsonl`."""
+    return read_metrics(self.workdir / "metrics.jsonl")
+
+  def final(self):
+    """Scalars of the last evaluation, nan where one was not defined."""
+    row = [r for r in self.rows() if "val/loss" in r][-1]
+    return {k: np.nan if v is None else v for k, v in row.items()}
+
+  def best(self):
+    """The best value of `config.best_metric` over all evaluations."""
+    name, sign = self.config.best_metric, 1 if self.config.best_mode == "max" else -1
+    values = [r[name] for r in self.rows() if r.get(name) is not None]
+    return sign * max((sign * v for v in values), default=np.nan)
+
+  def minutes(self):
+    """Of training, evaluations included."""
+    return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
+
+  def info(self, name):
+    """A number told at the start: `parameters`, `steps_per_epoch` ..."""
+    return next(r[f"info/{name}"] for r in self.rows() if f"info/{name}" in r)
+
+  def sums(self):
+    """Statistics of the last evaluation, see the task."""
+    with np.load(self.workdir / "val_sums.npz") as file:
+      return {k: file[k] for k in file.files if k != "step"}
+
+
+def read(spec):
+  """The Study of a file with its argument, `configs/studies/aspp.py:smoke`.
+
+  Raises:
+    UserError: no such file, or what its `get_study` says of the argument.
+  """
+  file, _, arg = spec.partition(":")
+  if not Path(file).is_file():
+    near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
+    hint = f"; there is {', '.join(near)}" if near else ""
+    raise UserError(f"no such study {file!r}{hint}")
+  return runpy.run_path(file)["get_study"](arg)
+
+
+def override(config, field, text):
+  """Sets a field from a string, as the command line gives it, or from a value of its type.
+
+  Raises:
+    UserError: no such field, or a value of another type.
+  """
+  flat = config_lib.flatten(config)
+  check_fields([field], list(flat), "the config")
+  old, value = flat[field], text
+  if isinstance(text, str) and not isinstance(old, str):
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = text
+  if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  try:
+    config.update_from_flattened_dict({field: value})
+  except TypeError:
+    kind = type(old).__name__
+    raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
+
+
+def make_config(study, label, seed):
+  """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
+  config = config_lib.read(study.variants[label])
+  for field, value in (study.changes.get(label, {}) | study.overrides).items():
+    override(config, field, value)
+  config.seed = seed
+  kind = "epochs" if config.total_epochs else "steps"
+  if not (config.keep_steps or config.keep_epochs):
+    whole = type(config[f"total_{kind}"])
+    early, middle = config[f"eval_{kind}"] or config[f"total_{kind}"], config[f"total_{kind}"] / 2
+    config[f"keep_{kind}"] = (early, whole(middle))
+  return config
+
+
+def identity(config):
+  """Eight letters that two configs share if and only if their runs give the same numbers."""
+  flat = config_lib.flatten(config)
+  told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL)}
+  return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run(study, pool):
+  """Trains what is missing, in the order of seeds; a run that fails does not stop the rest.
+
+  Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
+  same pool: a finished one is not trained again, an interrupted one goes on where it stopped.
+
+  Args:
+    study: Study.
+    pool: folder of runs.
+
+  Returns:
+    list of Result, by variant, then seed.
+
+  Raises:
+    Stopped: after SIGTERM or Ctrl-C; the same study goes on later.
+    UserError: a variant's config cannot be read.
+  """
+  configs = {(v, s): make_config(study, v, s) for s in study.seeds for v in study.variants}
+  results = {}
+  for number, ((label, seed), config) in enumerate(configs.items(), 1):
+    workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
+    print(f"[{number} of {len(configs)}] {label}, seed {seed}", flush=True)
+    results[label, seed] = Result(label, seed, config, workdir, _train(config, workdir))
+    jax.clear_caches()  # compiled steps of runs that are over
+  return [results[v, s] for v in study.variants for s in study.seeds]
+
+
+def _train(config, workdir):
+  """Trains a run unless it is finished; returns an error's text or nothing."""
+  finished = workdir / "finished"
+  if finished.exists():
+    print(f"  finished before: {workdir}")
+    return ""
+  try:
+    loop.train(config, workdir)
+    finished.touch()
+  except loop.Stopped:
+    raise
+  except Exception as error:
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    text = f"{kind}{error}".strip().splitlines()[0]
+    print(f"  failed: {text}", flush=True)
+    return text
+  return ""

@@ -1,0 +1,88 @@
+"""Every config: it parses, locks, trains, evaluates, saves and resumes at smoke size."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import DATA, ROOT
+
+from segjax import config as config_lib
+from segjax import inference, training
+from segjax.errors import UserError
+from segjax.training.evaluation import evaluate
+from segjax.training.experiment import make_source
+from segjax.training.writers import read_metrics
+
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+def smoke_config(name, arg=""):
+  return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
+  config = smoke_config(name)
+  config.writers, config.pictures, config.total_steps = (), 0, 3
+  state = training.train(config, tmp_path)
+  rows = read_metrics(tmp_path / "metrics.jsonl")
+  assert [r["step"] for r in rows if "val/loss" in r] == [3]
+  assert [r["step"] for r in rows if "train/loss" in r][-1] == 3
+  assert inference.checkpoint_steps(tmp_path) == [3]
+  assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("name", ["unet_road_four", "unet_flood"])
+def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path):
+  config = smoke_config(name)
+  config.writers, config.total_steps = ("pictures",), 3
+  training.train(config, tmp_path)
+  config.total_steps = 4
+  state = training.train(config, tmp_path)
+  rows = read_metrics(tmp_path / "metrics.jsonl")
+  assert [r["step"] for r in rows if "val/loss" in r] == [3, 4]
+  experiment, restored = inference.restore(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+  source = make_source(config, "val")
+  batches = experiment.eval_batches(source)
+  sums = evaluate(experiment.eval_step(), restored, batches, experiment.mesh)
+  for key, value in experiment.task.summary(sums).items():
+    assert rows[-1][f"val/{key}"] == (None if np.isnan(value) else value), key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_header_tells_the_command(name):
+  text = (ROOT / "configs" / f"{name}.py").read_text()
+  assert f"python launch/train.py --config=configs/{name}.py" in text
+  assert f"--config=configs/{name}.py:smoke" in text
+
+
+@pytest.mark.parametrize(
+  ("name", "arg"),
+  [
+    ("unet_flood", "augment=0"),
+    ("deeplab_flood", "backbone=vgg11_bn,aspp=0"),
+    ("deeplab_flood", "backbone=mobilenet_v3_small"),
+    ("deeplab_flood", "backbone=efficientnet_lite0,weights=imagenet"),
+    ("unet_road", "skip=0"),
+    ("unet_road_pretrained", "net=deeplab"),
+  ],
+)
+def test_variants_parse(name, arg):
+  full = config_lib.flatten(config_lib.read(f"{ROOT}/configs/{name}.py:{arg}"))
+  assert full != config_lib.flatten(config_lib.read(f"{ROOT}/configs/{name}.py"))
+
+
+def test_configs_for_real_sets(tmp_path):
+  for name, data in [("unet_camvid", "camvid"), ("unet_flood", "dubai_aerial"),
+                     ("unet_road_four", "camvid")]:  # fmt: skip
+    if not (DATA / data).is_dir():
+      pytest.skip(f"SEGJAX_DATA names no folder with {data}/: no real photographs here")
+    config = smoke_config(name, f"data={data}")
+    assert len(make_source(config, "train", training=True)) > 50
+
+
+def test_errors():
+  with pytest.raises(UserError, match=r"no such file 'configs/unet_rod\.py'.*unet_road\.py"):
+    config_lib.read("configs/unet_rod.py")
+  with pytest.raises(UserError, match="no package carries ImageNet weights of 'resnet18'"):
+    config_lib.read(f"{ROOT}/configs/deeplab_flood.py:weights=imagenet")

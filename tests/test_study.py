@@ -1,0 +1,270 @@
+"""Studies: identity, resuming, failures, intervals, and a report that a person can use."""
+
+import csv
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, launch, write_pairs
+from PIL import Image
+from scipy import stats
+from sklearn.metrics import jaccard_score
+
+from segjax import config as config_lib
+from segjax import study as study_lib
+from segjax.analysis import charts, document, regions
+from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.analysis.predictions import Prediction
+
+STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
+
+
+def write_study(root, more=""):
+  """A study of seconds on the files of `write_pairs`: two widths, and a model that fails."""
+  data = write_pairs(root / "data", count=10, size=(64, 64))
+  (root / "tiny.py").write_text(f"""
+from segjax import config as config_lib
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(arg, width=2)
+  c = config_lib.default()
+  c.name = f"tiny{{a.width}}"
+  c.data.source = config_lib.data_source("folder", folder={str(data)!r}, train_fraction=0.7)
+  c.data.update(size=(16, 24), batch_size=2)
+  c.model = dict(name="unet", widths=(a.width, 4), dtype="float32")
+  c.total_steps, c.total_epochs, c.eval_steps, c.eval_epochs = 4, 0.0, 2, 0.0
+  c.log_steps, c.pictures, c.writers = 1, 0, ()
+  return c
+""")
+  (root / "study.py").write_text(f"""
+from segjax.study import Study
+
+def get_study(arg=""):
+  spec = {str(root / "tiny.py")!r}
+  return Study(
+    name="tiny",
+    title="Widths | narrow & wide",
+    question="Does width matter?",
+    variants={{"narrow": spec + ":width=2", "broken": spec, "wide": spec + ":width=3"}},
+    changes={{"broken": {{"schedule.learning_rate": 1e30, "optimizer.name": "sgd"}}}},
+    seeds=(0, 1),
+    {more}
+  )
+""")
+  return root / "study.py"
+
+
+def run_study(root, *args, check=True):
+  done = launch("study", f"--study={root / 'study.py'}", f"--runs={root / 'pool'}",
+                f"--output={root / 'report'}", *args)  # fmt: skip
+  assert done.returncode == 0 or not check, done.stderr
+  return done
+
+
+def table(file):
+  """Rows of results.csv without the columns that may differ."""
+  rows = list(csv.DictReader(file.open()))
+  return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A study that has run, and what it printed."""
+  root = tmp_path_factory.mktemp("study")
+  write_study(root)
+  return root, run_study(root)
+
+
+# ---------------------------------------------------------------------------- running
+
+
+def test_what_a_study_writes(finished):
+  root, done = finished
+  report = root / "report"
+  assert "4 of 6 runs done" in done.stdout
+  assert "broken, seed 0: not finite at step" in done.stdout
+  rows = table(report / "results.csv")
+  assert [(r["variant"], r["seed"]) for r in rows] == [
+    (v, s) for v in ("narrow", "broken", "wide") for s in "01"
+  ]
+  good = [r for r in rows if r["status"] == "done"]
+  assert len(good) == 4
+  assert len({r["val/loss"] for r in good}) == 4
+  assert len({r["identity"] for r in rows}) == 6
+  names = {p.name for p in (report / "figures").iterdir()}
+  for stem in ("curves", "trade_training_minutes", "trade_size", "iou_by_class", "confusion_0",
+               "confusion_1"):  # fmt: skip
+    assert {f"{stem}.png", f"{stem}.pdf"} <= names, stem
+  assert {"regions.png", "stages_0.png", "stages_1.png"} <= names
+  text = (report / "report.md").read_text()
+  for figure in re.findall(r"\]\((figures/[^)]+)\)", text):
+    assert Image.open(report / figure).size[0] > 400
+  for part in ("mean IoU", "± ", "difference [95 % interval]", "not finite", "ranking",
+               "random weights", "GFLOPs", "latency"):  # fmt: skip
+    assert part in text, part
+  page = (report / "report.html").read_text()
+  assert page.count("data:image/png;base64,") == text.count("](figures/")
+  assert "Widths | narrow &amp; wide" in page
+  assert "src='figures" not in page
+
+
+def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
+  root, _ = finished
+  before = table(root / "report" / "results.csv")
+  again = run_study(root)
+  assert again.stdout.count("finished before") == 4
+  assert table(root / "report" / "results.csv") == before
+  one = run_study(root, "--seeds=1,", f"--output={root / 'one'}")
+  assert "2 of 3 runs done" in one.stdout
+  assert [r["seed"] for r in table(root / "one" / "results.csv")] == ["1"] * 3
+  assert "one seed: no interval" in (root / "one" / "report.md").read_text()
+
+
+def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
+  root, _ = finished
+  before = table(root / "report" / "results.csv")
+  write_study(tmp_path)
+  command = [sys.executable, ROOT / "launch" / "study.py", f"--study={tmp_path / 'study.py'}",
+             f"--runs={tmp_path / 'pool'}", f"--output={tmp_path / 'report'}"]  # fmt: skip
+  process = subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+  )
+  deadline = time.time() + 200
+  pool = tmp_path / "pool"
+  while time.time() < deadline and len(list(pool.glob("*/finished"))) < 2:
+    time.sleep(0.05)
+  os.kill(process.pid, signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / "report").exists()
+  done = run_study(tmp_path)
+  assert done.stdout.count("finished before") >= 2
+  after = table(tmp_path / "report" / "results.csv")
+  for a, b in zip(after, before, strict=True):  # the folder, of no weight, is another
+    assert {k: v for k, v in a.items() if k != "status"} == {
+      k: v for k, v in b.items() if k != "status"
+    }
+
+
+def test_overrides_change_every_run(finished):
+  root, _ = finished
+  done = run_study(root, "--seeds=1", "--config.total_steps=2", f"--output={root / 'short'}")
+  assert "finished before" not in done.stdout
+  assert "overrides: total_steps=2" in (root / "short" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (
+      ["--config.total_stepz=2"],
+      "the config has no field 'total_stepz'; did you mean 'total_steps'?",
+    ),
+    (["--config.total_steps=many"], "config.total_steps is 'many', expected a int"),
+    (["--seeds=none"], "--seeds is 'none', expected a count"),
+    (["--study=configs/studies/asp.py"], "configs/studies/aspp.py"),
+  ],
+)
+def test_errors_are_one_line(tmp_path, args, message):
+  write_study(tmp_path)
+  done = run_study(tmp_path, *args, check=False)
+  assert done.returncode == 1
+  (line,) = done.stderr.strip().splitlines()
+  assert message in line
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_of_configs_parse(name):
+  study = study_lib.read(f"configs/studies/{name}.py:smoke")
+  configs = [study_lib.make_config(study, v, 0) for v in study.variants]
+  assert all(c.total_steps == 6 for c in configs)
+  assert len({study_lib.identity(c) for c in configs}) == len(study.variants)
+  whole = study_lib.read(f"configs/studies/{name}.py")
+  assert len(whole.seeds) >= 3
+  for label in whole.variants:
+    config = study_lib.make_config(whole, label, 0)
+    assert len(config.keep_epochs) == 2
+
+
+def test_identity_ignores_what_changes_no_number():
+  config = config_lib.default()
+  first = study_lib.identity(config)
+  config.data.threads, config.name, config.data.source.seed = 7, "other", 0
+  assert study_lib.identity(config) == first
+  config.seed = 1
+  assert study_lib.identity(config) != first
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+def test_interval_is_scipys_paired_t():
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=6), rng.normal(size=6) + 0.3
+  d = paired_difference(a, b)
+  want = stats.ttest_rel(b, a).confidence_interval(0.95)
+  np.testing.assert_allclose((d.low, d.high), (want.low, want.high), rtol=1e-12)
+  np.testing.assert_allclose(d.mean, np.mean(b - a))
+  assert d.verdict == "not distinguishable"
+  assert paired_difference(a, a + 1 + 0.01 * b).verdict == "higher"
+  assert paired_difference(a + 1, a + 0.01 * b).verdict == "lower"
+  assert paired_difference([1.0, np.nan], [2.0, 3.0]).verdict == "one seed: no interval"
+  assert mean_and_deviation([np.nan, 0.25]) == "0.2500"
+  assert mean_and_deviation([np.nan]) == "-"
+
+
+def test_pareto_front_against_brute_force():
+  rng = np.random.default_rng(1)
+  cost, value = rng.integers(0, 6, 40), rng.integers(0, 6, 40)
+  want = [
+    not any(
+      c <= cost[i] and v >= value[i] and (c < cost[i] or v > value[i])
+      for c, v in zip(cost, value, strict=True)
+    )
+    for i in range(40)
+  ]
+  assert charts.pareto(cost, value).tolist() == want
+
+
+def test_regions_are_the_best_and_the_worst_windows():
+  rng = np.random.default_rng(2)
+  examples = []
+  for i in range(3):
+    label = (rng.random((40, 56)) < 0.5).astype(np.uint8)
+    pred = np.where(rng.random(label.shape) < np.linspace(0, 1, 56), label, 1 - label)
+    label[:5] = 255
+    image = rng.integers(0, 255, (*label.shape, 3)).astype(np.uint8)
+    examples.append(Prediction(f"e{i}", image, label, pred.astype(np.uint8)))
+  found = regions.best_and_worst(examples, 3, size=16, share=0.05)
+  for c in range(2):
+    scores = []
+    for p in examples:
+      for top in range(0, 40 - 16 + 1, 4):
+        for left in range(0, 56 - 16 + 1, 4):
+          part = slice(top, top + 16), slice(left, left + 16)
+          truth, pred = p.label[part], p.pred[part]
+          if (truth != 255).mean() >= 0.5 and (truth == c).mean() >= 0.05:
+            valid = truth != 255
+            scores.append(jaccard_score(truth[valid] == c, pred[valid] == c))
+    best, worst = found[c]
+    np.testing.assert_allclose((best.iou, worst.iou), (max(scores), min(scores)))
+    assert best.image.shape == (16, 16, 3)
+  assert found[2] == (None, None)  # a class that is nowhere
+  right = [dataclasses.replace(p, pred=np.where(p.label == 255, 0, p.label)) for p in examples]
+  assert [w for _, w in regions.best_and_worst(right, 2, size=16)] == [None, None]
+  wrong = [dataclasses.replace(p, pred=1 - np.minimum(p.label, 1)) for p in examples]
+  assert [b for b, _ in regions.best_and_worst(wrong, 2, size=16)] == [None, None]
+
+
+def test_document_in_both_forms(tmp_path):
+  d = document.Document("A & B")
+  d.table(("x|y", "z"), [("1", "<2>"), ("3", "4")])
+  assert d.markdown(tmp_path).splitlines()[2:6] == ["| x\\|y | z |", "|---|---|", "| 1 | <2> |",
+                                                    "| 3 | 4 |"]  # fmt: skip
+  assert "<td>&lt;2&gt;</td>" in d.html()
+  assert "<title>A &amp; B</title>" in d.html()
