@@ -13,13 +13,24 @@ from segjax.training.experiment import make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+# Nets that take most of a minute to compile: run by CI's second stage, `-m slow`.
+LARGE = ("deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "unet_camvid",
+         "unet_road_pretrained")  # fmt: skip
+RESUMED = ("unet_flood", "unet_road_four")
 
 
 def smoke_config(name, arg=""):
   return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
+    for name in CONFIGS
+    if name not in RESUMED
+  ],
+)
 def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
   config = smoke_config(name)
   config.writers, config.pictures, config.total_steps = (), 0, 3
@@ -31,7 +42,7 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
   assert int(state.step) == 3
 
 
-@pytest.mark.parametrize("name", ["unet_road_four", "unet_flood"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path):
   config = smoke_config(name)
   config.writers, config.total_steps = ("pictures",), 3

@@ -14,7 +14,7 @@ from PIL import Image
 from segjax.training.writers import read_metrics
 
 
-@pytest.fixture(scope="module", params=["unet_road", "unet_road_strong"])
+@pytest.fixture(scope="module", params=["unet_road"])
 def smoked(request, tmp_path_factory):
   """A workdir in which the config's :smoke variant ran, and what it printed."""
   workdir = tmp_path_factory.mktemp(request.param) / "run"

@@ -120,8 +120,11 @@ def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
   again = run_study(root)
   assert again.stdout.count("finished before") == 4
   assert table(root / "report" / "results.csv") == before
-  one = run_study(root, "--seeds=1,", f"--output={root / 'one'}")
+  changed = ("--seeds=1,", "--config.total_steps=2", f"--output={root / 'one'}")
+  one = run_study(root, *changed)
   assert "2 of 3 runs done" in one.stdout
+  assert "finished before" not in one.stdout
+  assert "overrides: total_steps=2" in (root / "one" / "report.md").read_text()
   assert [r["seed"] for r in table(root / "one" / "results.csv")] == ["1"] * 3
   assert "one seed: no interval" in (root / "one" / "report.md").read_text()
 
@@ -149,13 +152,6 @@ def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
     assert {k: v for k, v in a.items() if k != "status"} == {
       k: v for k, v in b.items() if k != "status"
     }
-
-
-def test_overrides_change_every_run(finished):
-  root, _ = finished
-  done = run_study(root, "--seeds=1", "--config.total_steps=2", f"--output={root / 'short'}")
-  assert "finished before" not in done.stdout
-  assert "overrides: total_steps=2" in (root / "short" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,7 @@ def test_a_classifier_file_starts_deeplab(tmp_path, backbone):
   assert "not in the file: head/" in str(report)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_file_and_from_a_run(tmp_path):
   """The launcher says what was not loaded; a run's weights start another net's training."""
   data = write_pairs(tmp_path / "set", count=10)
