@@ -29,7 +29,7 @@ def main():
   from segjax import inference
   from segjax.analysis import baseline
   from segjax.training import experiment as experiment_lib
-  from segjax.training.evaluation import evaluate, summary_table
+  from segjax.training.evaluation import evaluate
 
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
   config = experiment.config
@@ -40,7 +40,7 @@ def main():
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
   step = int(state.step)
   print(f"{WORKDIR.value}: checkpoint of step {step}, {len(source)} {SPLIT.value} examples")
-  print(summary_table(experiment.task, sums))
+  print(experiment.task.table(sums))
   summary = experiment.task.summary(sums)
   file = Path(WORKDIR.value) / f"evaluation_{SPLIT.value}_{step}.json"
   cli.write_text(file, json.dumps(dict(step=step) | summary, indent=2) + "\n")
@@ -50,7 +50,7 @@ def main():
       experiment_lib.make_source(config, "train"), source, experiment.task
     )
     print("\ncolour and position alone (logistic regression a pixel):")
-    print(summary_table(experiment.task, sums))
+    print(experiment.task.table(sums))
 
 
 if __name__ == "__main__":

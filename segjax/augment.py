@@ -260,7 +260,8 @@ def make_augment(
     cutout: side of the hidden square as a share of the shorter side, see `cut_out`.
 
   Returns:
-    (key, f32[H,W,3] in [0,1], i32[H,W]) -> (image, label), same shapes and ranges.
+    (key, f32[H,W,3] in [0,1], label) -> (image, label), same shapes and ranges. A mask i32[H,W]
+    moves with the image, a target image f32[H,W,3] too, colours untouched; a class i32[] stays.
 
   Raises:
     UserError: a value outside its limits, or a smallest one above its largest.
@@ -321,8 +322,11 @@ def make_augment(
     keys = jax.random.split(key, 8)
     # From 8 on: fold_in(key, i) below is keys[i] again.
     more = [jax.random.fold_in(key, i) for i in range(8, 16)]
-    image, label = move(keys, more, image, label)
-    return paint(keys, more, image), label
+    target = label if label.ndim == 3 else image[..., :0]
+    mask = label if label.ndim == 2 else jnp.zeros(image.shape[:2], jnp.int32)
+    moved, mask = move(keys, more, jnp.concatenate([image, target], -1), mask)
+    image = paint(keys, more, moved[..., :3])
+    return image, {0: label, 2: mask, 3: moved[..., 3:]}[label.ndim]
 
   return augment
 

@@ -26,6 +26,7 @@ DATA_SOURCES = dict(
   landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
   dubai_aerial=dict(folder="", unlabeled="ignore"),
   ade20k=dict(folder="", all_below=10, split_by="auto", train_fraction=0.9, split_seed=0),
+  cifar10_subset=dict(folder=""),
   digits=dict(size=8, train_fraction=0.8, split_seed=0),
   folder=dict(
     folder="",
@@ -49,6 +50,24 @@ DATA_SOURCES = dict(
     classes=(),
     shift=0,
     ignore_value=255,
+  ),
+)
+
+# Fields of each task and of its loss, see the classes in segjax.tasks.
+TASKS = dict(
+  segmentation=(
+    dict(sigmoid=True),  # one logit for two classes
+    dict(
+      cross_entropy=1.0,  # weights of the parts of the loss
+      dice=0.0,
+      focal=0.0,
+      focal_gamma=2.0,
+      class_weights=(),  # of the cross-entropy, one a class
+    ),
+  ),
+  classification=(
+    dict(top_k=5),
+    dict(label_smoothing=0.0, class_weights=()),
   ),
 )
 
@@ -93,14 +112,7 @@ def default():
     device_mb=1024,  # largest split that "auto" keeps on an accelerator
   )
   c.model = dict(name="unet", dtype="float32")  # + any field of the class
-  c.task = dict(name="segmentation", sigmoid=True)  # sigmoid: one logit for two classes
-  c.loss = dict(
-    cross_entropy=1.0,  # weights of the parts of the loss
-    dice=0.0,
-    focal=0.0,
-    focal_gamma=2.0,
-    class_weights=(),  # of the cross-entropy, one a class
-  )
+  set_task(c, "segmentation")
   c.optimizer = dict(
     name="adam",  # sgd, adam, adamw
     momentum=0.9,
@@ -182,6 +194,22 @@ def data_source(name, **changes):
     raise UserError(f"unknown data {name!r} (data: {', '.join(DATA_SOURCES)})")
   check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
   return dict(name=name) | DATA_SOURCES[name] | changes
+
+
+def set_task(c, name, **changes):
+  """Sets the fields of a task and of its loss in a config, `c.task` and `c.loss`.
+
+  Args:
+    c: ConfigDict to change.
+    name: of the task.
+    **changes: fields of either.
+  """
+  if name not in TASKS:
+    raise UserError(f"unknown task {name!r} (tasks: {', '.join(TASKS)})")
+  task, loss = TASKS[name]
+  check_fields(changes, [*task, *loss], f"task {name!r}")
+  c.task = dict(name=name) | {k: changes.get(k, v) for k, v in task.items()}
+  c.loss = {k: changes.get(k, v) for k, v in loss.items()}
 
 
 def parse_arg(arg, **defaults):

@@ -49,23 +49,33 @@ def log_likelihood(logits, label, *, valid):
   return jnp.where(valid, out, 0.0)
 
 
-def cross_entropy(logits, label, *, valid, class_weights=None):
-  """Cross-entropy of each pixel, in nats: -w[y] log p(y).
+def cross_entropy(logits, label, *, valid, class_weights=None, label_smoothing=0.0):
+  """Cross-entropy of each pixel or image, in nats: -w[y] log p(y).
 
   Args:
     logits: f32[B,H,W,K], see `log_likelihood`.
     label: i32[B,H,W].
     valid: bool[B,H,W].
     class_weights: f32[C] or None; multiplies the loss of pixels of class c.
+    label_smoothing: share e of the target that all classes have in equal parts:
+      -(1 - e) log p(y) - e mean log p (Szegedy et al., CVPR 2016). Softmax alone.
 
   Returns:
-    f32[B,H,W], 0 where not `valid`.
+    f32[B,H,W], 0 where not `valid`; for logits f32[B,K] and labels i32[B] f32[B].
+
+  Raises:
+    ValueError: label smoothing of a single logit.
 
   >>> label, valid = jnp.ones((1, 1, 1), int), jnp.ones((1, 1, 1), bool)
   >>> round(float(cross_entropy(jnp.zeros((1, 1, 1, 1)), label, valid=valid)[0, 0, 0]), 4)
   0.6931
   """
   loss = -log_likelihood(logits, label, valid=valid)
+  if label_smoothing:
+    if logits.shape[-1] == 1:
+      raise ValueError("label_smoothing needs a logit a class, found one logit (sigmoid)")
+    spread = jnp.where(valid, -jax.nn.log_softmax(logits).mean(-1), 0.0)
+    loss = (1 - label_smoothing) * loss + label_smoothing * spread
   if class_weights is not None:
     loss = loss * jnp.asarray(class_weights)[_class_index(label, valid)]
   return loss

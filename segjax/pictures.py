@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # of Okabe and Ito's palette
+
 
 def blend(image, color, where, alpha=0.45):
   """Tints u8[H,W,3] with a colour (or a picture of colours) where the bool[H,W] mask is True.
@@ -56,3 +58,28 @@ def _fit(text, draw, font, width):
   while text and draw.textlength(text + "...", font) > width:
     text = text[:-1]
   return text + "..."
+
+
+def bars(rows, *, width=220, height=18):
+  """Horizontal bars of shares, longest in the caller's order.
+
+  Args:
+    rows: list of (name, share in [0,1], whether it is the right one); right ones are blue, the
+      others orange.
+    width: pixels.
+    height: pixels of a row.
+
+  Returns:
+    u8[len(rows)*height,width,3].
+  """
+  from PIL import Image, ImageDraw, ImageFont
+
+  canvas = Image.new("RGB", (width, height * len(rows)), "white")
+  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+  for i, (name, share, right) in enumerate(rows):
+    y, start = i * height, width * 2 // 5
+    draw.text((2, y + 2), _fit(name, draw, font, start - 4), fill="black", font=font)
+    end = start + round((width - start - 34) * share)
+    draw.rectangle((start, y + 3, end, y + height - 4), fill=BLUE if right else ORANGE)
+    draw.text((end + 4, y + 2), f"{share:.2f}", fill="black", font=font)
+  return np.asarray(canvas)

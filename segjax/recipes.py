@@ -103,6 +103,25 @@ def landcover(c, data):
     c.total_epochs, c.eval_epochs = 4.0, 2.0  # of 50 steps
 
 
+def classification(c, data):
+  """Small images of one class each, at 32x32, in batches of 64.
+
+  Args:
+    c: ConfigDict to change.
+    data: "digits" (of scikit-learn), "cifar10_subset" or another source with classes; "folder" is
+      read as one folder or one start of a name a class.
+  """
+  more = dict(kind="classification") if data == "folder" else {}
+  c.data.source = config_lib.data_source(data, **more)
+  c.data.size = (32, 32)
+  c.data.batch_size = 64
+  if data == "digits":
+    c.data.source.size = 32
+  config_lib.set_task(c, "classification")
+  c.best_metric = "val/accuracy"
+  c.pictures = 8
+
+
 def backbone_weights(c, backbone, weights):
   """Where a backbone starts from, with the normalisation that its weights were trained with.
 

@@ -14,8 +14,8 @@ from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # Nets that take most of a minute to compile: run by CI's second stage, `-m slow`.
-LARGE = ("deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "unet_camvid",
-         "unet_road_pretrained")  # fmt: skip
+LARGE = ("deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover", "unet_camvid",
+         "unet_flood", "unet_road_pretrained", "unet_road_strong")  # fmt: skip
 RESUMED = ("unet_flood", "unet_road_four")
 
 
@@ -23,14 +23,11 @@ def smoke_config(name, arg=""):
   return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
-    for name in CONFIGS
-    if name not in RESUMED
-  ],
-)
+def marked(names):
+  return [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in names]
+
+
+@pytest.mark.parametrize("name", marked(n for n in CONFIGS if n not in RESUMED))
 def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
   config = smoke_config(name)
   config.writers, config.pictures, config.total_steps = (), 0, 3
@@ -42,7 +39,7 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
   assert int(state.step) == 3
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", marked(RESUMED))
 def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path):
   config = smoke_config(name)
   config.writers, config.total_steps = ("pictures",), 3

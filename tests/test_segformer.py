@@ -171,6 +171,7 @@ def test_drop_path_differs_by_its_key():
   assert np.array_equal(a, train(variables, jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_reach_every_parameter():
   net, image, key = tiny(), images(), jax.random.key(0, impl="unsafe_rbg")  # compiles faster
   variables = quick_jit(lambda: net.init(key, image, train=False))()

@@ -129,6 +129,7 @@ def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
   assert "one seed: no interval" in (root / "one" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
   root, _ = finished
   before = table(root / "report" / "results.csv")

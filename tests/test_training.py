@@ -503,6 +503,7 @@ def wait_for_step(workdir, step):
   raise AssertionError(f"step {step} was never reached")
 
 
+@pytest.mark.slow
 def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path):
   config = tiny_config(data, total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
   whole = training.train(config, tmp_path / "whole")

@@ -109,6 +109,13 @@ def random_variables(net):
   return {k: found.get(k, {}) for k in ("params", "batch_stats")}
 
 
+# Of a family the small stay in the quick tests; these take 10 to 30 seconds to compile.
+LARGE = (
+  "attention_segmenter", "backbone_unet", "classifier/efficientnet", "classifier/mobilenet",
+  "classifier/resnext", "deeplabv3", "deeplabv3_plus", "segformer",
+)  # fmt: skip
+
+
 def shapes(net, size=(64, 64)):
   image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
   return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
@@ -123,7 +130,9 @@ def test_every_name_is_tested():
   assert {n.split("/")[0] for n in NETS} == set(models.names())
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in NETS]
+)
 def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
   fields = NETS[name]

@@ -1,11 +1,14 @@
-"""SGD and Adam with a constant rate, with steps, with steps at milestones: the small road U-Net.
+"""SGD and Adam with a constant rate, with steps, with steps at milestones.
+
+A ResNet-18 that classifies small images, or the small road U-Net.
 
   python launch/study.py --study=configs/studies/optimizers.py
+  python launch/study.py --study=configs/studies/optimizers.py:data=cifar10_subset
   python launch/study.py --study=configs/studies/optimizers.py:data=kitti_road
   python launch/study.py --study=configs/studies/optimizers.py:smoke
 
-Rates are 1e-2 for SGD with momentum 0.9 and 1e-3 for Adam; they fall to a tenth after each third
-of the training, or at its half and three quarters.
+Rates are 1e-2 for SGD with momentum 0.9 and, for Adam, 1e-4 for the classifier and 1e-3 for the
+U-Net; they fall to a tenth after each third of the training, or at its half and three quarters.
 """
 
 from segjax import config as config_lib
@@ -13,8 +16,10 @@ from segjax.study import Study
 
 
 def get_study(arg=""):
-  a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
-  spec = f"configs/unet_road.py:data={a.data},smoke={a.smoke}"
+  a = config_lib.parse_arg(arg, data="digits", smoke=False)
+  roads = a.data in ("road_scenes", "kitti_road")
+  name = "unet_road" if roads else "resnet18_classification"
+  spec = f"configs/{name}.py:data={a.data},smoke={a.smoke}"
   c = config_lib.read(spec)
   kind = "steps" if c.total_steps else "epochs"
   total = c[f"total_{kind}"]
@@ -29,7 +34,7 @@ def get_study(arg=""):
   }
   optimizers = {
     "SGD": {"optimizer.name": "sgd", "schedule.learning_rate": 1e-2},
-    "Adam": {"optimizer.name": "adam", "schedule.learning_rate": 1e-3},
+    "Adam": {"optimizer.name": "adam", "schedule.learning_rate": 1e-3 if roads else 1e-4},
   }
   changes = {
     f"{o}, {s}": how | when for o, how in optimizers.items() for s, when in schedules.items()
@@ -41,5 +46,5 @@ def get_study(arg=""):
     variants=dict.fromkeys(changes, spec),
     changes=changes,
     seeds=(0, 1) if a.smoke else (0, 1, 2),
-    metric="val/f1/road",
+    metric="val/f1/road" if roads else "val/accuracy",
   )

@@ -145,7 +145,7 @@ def confusion(matrix, classes, title, file):
   """Normalised confusion matrix: each row (truth) sums to 1.
 
   Args:
-    matrix: int[C,C], pixels; row = truth, column = prediction.
+    matrix: int[C,C], pixels or images; row = truth, column = prediction.
     classes: names.
     title: of the figure.
     file: path of the PNG.
@@ -164,5 +164,5 @@ def confusion(matrix, classes, title, file):
         if value >= 0.005:
           color = "white" if value > 0.6 else "black"
           axis.text(c, r, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
-  figure.colorbar(picture, label="share of the true class's pixels", shrink=0.8)
+  figure.colorbar(picture, label="share of the true class", shrink=0.8)
   return write(figure, file)

@@ -64,7 +64,9 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
   device = device or jax.devices()[0]
   data = experiment.config.data
   mesh = steps.make_mesh([device])
-  predict = steps.make_predict_step(experiment.model, mesh=mesh, mean=data.mean, std=data.std)
+  predict = steps.make_predict_step(
+    experiment.model, experiment.task, mesh=mesh, mean=data.mean, std=data.std
+  )
   state = jax.device_put(state, steps.replicated(mesh))
   parameters, flops, _ = static_cost(experiment.model, size)
   seconds, compiled = {}, {}

@@ -40,8 +40,14 @@ def interval_means(rows, name, ends):
   return np.array(out)
 
 
+def _shared(rows):
+  """Names of the scalars that training and evaluation both have, `loss` first."""
+  names = dict.fromkeys(k for row in rows for k in row)
+  return [k[6:] for k in names if k.startswith("train/") and f"val/{k[6:]}" in names]
+
+
 def curves(workdir, title, file):
-  """Writes a chart of a run: train and validation loss and accuracy over epochs.
+  """Writes a chart of a run: train and validation loss and the task's first score over epochs.
 
   The train curve is the mean over the steps since the evaluation before (with augmentation and
   dropout on, if they are), the validation curve one evaluation.
@@ -59,17 +65,21 @@ def curves(workdir, title, file):
   if not ends.size:
     return None
   steps_per_epoch = series(rows, "info/steps_per_epoch")[1][0]
-  figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-  epochs = ends / steps_per_epoch
-  panels = (("loss", "loss (nats)"), ("pixel_accuracy", "pixel accuracy"))
-  for axis, (name, label) in zip(axes, panels, strict=True):
+  names = _shared(rows)[:2]
+  figure, axes = plt.subplots(
+    1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
+  )
+  axes, epochs = axes[0], ends / steps_per_epoch
+  for axis, name in zip(axes, names, strict=True):
     train, val = interval_means(rows, f"train/{name}", ends), series(rows, f"val/{name}")[1]
     axis.plot(epochs, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
     axis.plot(epochs, val, "s-", color=VAL, ms=3.5, label="validation")
-    axis.set(xlabel="epoch", ylabel=label)
+    axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
     axis.grid(alpha=0.3)
-  constant = series(rows, "val/constant_accuracy")[1][-1]
-  axes[1].axhline(constant, color=CONSTANT, ls="--", label=f"best constant answer ({constant:.3f})")
+  constant = series(rows, "val/constant_accuracy")[1]
+  if constant.size:
+    text = f"best constant answer ({constant[-1]:.3f})"
+    axes[1].axhline(constant[-1], color=CONSTANT, ls="--", label=text)
   axes[0].set_ylim(bottom=0)
   for axis in axes:
     axis.legend(fontsize=8)

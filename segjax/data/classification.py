@@ -89,6 +89,19 @@ def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
   return Arrays(labels, names, images, data.target[chosen].astype(np.uint8))
 
 
+def cifar10_subset(split, *, folder=""):
+  """Photographs of 32x32 pixels in ten classes: `train/<class>/x.jpg` and `test/<class>/x.jpg`.
+
+  CIFAR-10 (Krizhevsky, technical report, Toronto 2009) or a part of it, as image files.
+
+  Args:
+    split: "train" or "val", which is the test part.
+    folder: see above; empty for `$SEGJAX_DATA/cifar10_subset`.
+  """
+  root = files.data_folder(folder, "cifar10_subset")
+  return class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
+
+
 def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   """Image files whose class is the name of their folder or the start of their own name.
 

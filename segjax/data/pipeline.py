@@ -2,7 +2,8 @@
 
 A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}; `mask` is False for the
 copies that fill up the last batch of an evaluation. Labels become int32 on the device, which
-keeps the transfer small.
+keeps the transfer small. The label may be one class an image too, u8[B], or a target image as
+large as the image, u8[B,H,W,3].
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from segjax.errors import UserError
 
 
 def resize(example, size):
-  """Resizes image (bilinear, antialiased when shrinking) and label (nearest) to (height, width)."""
-  shape = (size[1], size[0])
-  image, label = Image.fromarray(example["image"]), Image.fromarray(example["label"])
-  if image.size != shape:
-    image = image.resize(shape, Image.Resampling.BILINEAR)
-    label = label.resize(shape, Image.Resampling.NEAREST)
-  return dict(image=np.asarray(image), label=np.asarray(label))
+  """Resizes to (height, width): images bilinearly, antialiased when shrinking, masks nearest."""
+  how = (None, None, Image.Resampling.NEAREST, Image.Resampling.BILINEAR)
+  return {
+    k: np.asarray(Image.fromarray(v).resize((size[1], size[0]), how[v.ndim]))
+    if v.ndim >= 2 and v.shape[:2] != tuple(size)
+    else v
+    for k, v in example.items()
+  }
 
 
 def extend(array, size, **how):
@@ -37,34 +39,33 @@ def multiples(size, multiple):
   return [-(-n // multiple) * multiple for n in size]
 
 
-def _extend_both(example, size):
-  return dict(
-    image=extend(example["image"], size, mode="edge"),
-    label=extend(example["label"], size, constant_values=IGNORE),
-  )
+def _extend_all(example, size):
+  """Extends images at their edges, masks by 255."""
+  how = {2: dict(constant_values=IGNORE), 3: dict(mode="edge")}
+  return {k: extend(v, size, **how[v.ndim]) if v.ndim >= 2 else v for k, v in example.items()}
 
 
 def pad(example, multiple):
   """Extends an example at the bottom and right to multiples of `multiple` pixels.
 
-  The image repeats its edge, as `layers.pad_to_multiple` does; the label there is 255, ignore.
+  The image repeats its edge, as `layers.pad_to_multiple` does; a mask there is 255, ignore.
   """
-  return _extend_both(example, multiples(example["label"].shape, multiple))
+  return _extend_all(example, multiples(example["image"].shape[:2], multiple))
 
 
 def random_crop(example, size, rng):
   """Cuts a random part of `size` = (height, width) out; a smaller example is first extended.
 
   Args:
-    example: {"image": u8[H,W,3], "label": u8[H,W]}.
+    example: {"image": u8[H,W,3], "label": u8[H,W], u8[H,W,3] or u8[]}.
     size: (height, width), pixels.
     rng: numpy Generator.
   """
-  example = _extend_both(example, size)
-  shape = example["label"].shape
+  example = _extend_all(example, size)
+  shape = example["image"].shape[:2]
   top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, shape, strict=True))
   part = slice(top, top + size[0]), slice(left, left + size[1])
-  return {k: v[part] for k, v in example.items()}
+  return {k: v[part] if v.ndim >= 2 else v for k, v in example.items()}
 
 
 class _Cached:
@@ -228,7 +229,7 @@ def native_batches(source, *, batch_size, num_threads=2, prefetch=16):
   examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
   waiting = {}
   for example in examples.to_iter_dataset(options):
-    group = waiting.setdefault(example["label"].shape, [])
+    group = waiting.setdefault(example["image"].shape, [])
     group.append(example)
     if len(group) == batch_size:
       yield _stack(group, batch_size)
@@ -240,10 +241,10 @@ def native_batches(source, *, batch_size, num_threads=2, prefetch=16):
 
 def _stack(group, batch_size):
   count = len(group)
-  image, label = (np.stack([e[k] for e in group]) for k in ("image", "label"))
-  fill = (0, batch_size - count)
+  fill = batch_size - count
+  images, labels = ([e[k] for e in group] for k in ("image", "label"))
   return dict(
-    image=np.pad(image, (fill, (0, 0), (0, 0), (0, 0)), mode="edge"),
-    label=np.pad(label, (fill, (0, 0), (0, 0)), constant_values=IGNORE),
+    image=np.stack(images + images[-1:] * fill),
+    label=np.stack(labels + [np.full_like(labels[-1], IGNORE)] * fill),
     mask=np.arange(batch_size) < count,
   )

@@ -9,7 +9,11 @@ target images the example is {"image", "target": u8[H,W,3]} and the table is emp
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from typing import Any
+
+import numpy as np
 
 from segjax.data import aerial_sets, classification, driving, files, folders, scene_parsing
 from segjax.data.aerial import aerial_scenes
@@ -18,7 +22,9 @@ from segjax.data.files import SPLITS, list_images, read_image
 from segjax.data.tfds_source import tfds_source
 from segjax.errors import UserError, check_fields, choose
 
-__all__ = ["SOURCES", "SPLITS", "check", "list_images", "make", "read_image", "without_broken"]
+__all__ = [
+  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "without_broken",
+]  # fmt: skip
 
 SOURCES = {
   "road_scenes": driving.road_scenes,
@@ -29,6 +35,7 @@ SOURCES = {
   "landcover": aerial_sets.landcover,
   "dubai_aerial": aerial_sets.dubai_aerial,
   "ade20k": scene_parsing.ade20k,
+  "cifar10_subset": classification.cifar10_subset,
   "digits": classification.digits,
   "folder": folders.folder,
   "tfds": tfds_source,
@@ -58,3 +65,59 @@ def make(name, split, *, complete=True, **fields):
   if complete:
     files.require_complete(source)
   return source
+
+
+KINDS = {
+  "mask": "a label image for each image",
+  "class": "one class an image",
+  "target": "a target image for each image",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labelled:
+  """A source whose examples are {"image", "label"}, whatever the label is."""
+
+  source: Any
+  needs: str
+
+  @property
+  def labels(self):
+    return self.source.labels
+
+  @property
+  def names(self):
+    return self.source.names
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, i):
+    example = self.source[i]
+    label = np.uint8(0) if self.needs == "nothing" else example["target"]
+    return dict(image=example["image"], label=label)
+
+
+def labelled(source, needs, what, user):
+  """A source whose examples have the "label" that a task needs.
+
+  Args:
+    source: any.
+    needs: "mask" (u8[H,W]), "class" (u8[]), "target" (u8[H,W,3]) or "nothing" (0, whatever the
+      source has).
+    what: of the source, for the message.
+    user: what needs it, for the message.
+
+  Raises:
+    UserError: the source's examples have another kind of label.
+  """
+  if needs != "nothing":
+    example = source[0]
+    label = example.get("label", example.get("target"))
+    found = ("class", "", "mask", "target")[np.ndim(label)]
+    if found != needs:
+      raise UserError(
+        f"{what} has {KINDS[found]}, {user} needs {KINDS[needs]}; choose another data.source or "
+        "another task"
+      )
+  return source if needs in ("mask", "class") else _Labelled(source, needs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,20 +11,19 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.pictures import blend
+from segjax.pictures import BLUE, ORANGE, blend
+from segjax.tasks.task import Task
 
-FALSE_POSITIVE, MISSED = (230, 159, 0), (0, 114, 178)  # orange and blue of Okabe and Ito
+FALSE_POSITIVE, MISSED = ORANGE, BLUE
 UNSCORED = (70, 70, 70)
 RED = (255, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation:
+class Segmentation(Task):
   """Loss, statistics, summary and pictures of a segmentation batch.
 
   Attributes:
-    classes: class names in label order.
-    palette: u8[256,3], display colour of each label value.
     sigmoid: one logit for two classes; else a softmax over all classes.
     cross_entropy: weight of the cross-entropy in the loss.
     dice: weight of the Dice loss.
@@ -33,14 +33,14 @@ class Segmentation:
       the weights, as PyTorch does.
   """
 
-  classes: tuple[str, ...]
-  palette: np.ndarray = dataclasses.field(repr=False, hash=False, compare=False)
   sigmoid: bool = False
   cross_entropy: float = 1.0
   dice: float = 0.0
   focal: float = 0.0
   focal_gamma: float = 2.0
   class_weights: tuple[float, ...] = ()
+
+  headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
   def __post_init__(self):
     n = len(self.classes)
@@ -141,18 +141,44 @@ class Segmentation:
     """Name of the class that is right most often as a constant answer."""
     return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
 
+  def line(self, summary):
+    """The line of an evaluation, with the constant answer's accuracy beside the net's."""
+    last = f"f1/{self.classes[-1]}"
+    return super().line(summary) | {k: summary[k] for k in (last, "constant_accuracy")}
+
+  def table(self, sums):
+    """Text table of an evaluation: scalars, then a row a class."""
+    s = self.summary(sums)
+    lines = [
+      "",
+      f"  {'loss':<32}{s['loss']:.4f}",
+      f"  {'pixel accuracy':<32}{s['pixel_accuracy']:.4f}",
+    ]
+    constant = f"accuracy of always {self.constant_answer(sums)!r}"
+    lines.append(f"  {constant:<32}{s['constant_accuracy']:.4f}")
+    lines.append(f"  {'mean IoU':<32}{s['mean_iou']:.4f}")
+    lines.append(f"  {'mean class recall':<32}{s['mean_class_recall']:.4f}")
+    if "max_f1" in s:
+      threshold = f" (at probability {s['max_f1_threshold']:.3f})"
+      lines.append(f"  {'MaxF over thresholds':<32}{s['max_f1']:.4f}{threshold}")
+    lines += ["", f"  {'class':<16}{'IoU':>8}{'precision':>11}{'recall':>8}{'F1':>8}"]
+    for c in self.classes:
+      iou, precision, recall, f1 = (s[f"{k}/{c}"] for k in ("iou", "precision", "recall", "f1"))
+      lines.append(f"  {c:<16}{iou:>8.4f}{precision:>11.4f}{recall:>8.4f}{f1:>8.4f}")
+    return "\n".join([*lines, ""])
+
   def pictures(self, image, logits, label):
-    """Panels for one example: overlay, truth, prediction, errors.
+    """Panels for one example: image, overlay, truth, prediction, errors.
 
     Args:
       image: u8[H,W,3].
-      logits: f32[H,W,K].
+      logits: f32[1,H,W,K].
       label: i32[H,W].
 
     Returns:
       list of (title, u8[H,W,3]).
     """
-    pred, scored = np.asarray(self.predict(logits)), label != IGNORE
+    pred, scored = np.asarray(self.predict(logits))[0], label != IGNORE
     truth_colors = np.where(scored[..., None], self.palette[label], UNSCORED).astype(np.uint8)
     errors = np.repeat(image.mean(-1, keepdims=True) * 0.6, 3, -1)
     wrong = scored & (pred != label)
@@ -165,6 +191,7 @@ class Segmentation:
       errors[wrong] = FALSE_POSITIVE
       over, legend, first = blend(image, self.palette[pred], True), "orange: wrong", "prediction"
     return [
+      ("image", image),
       (first, over),
       ("truth (grey: not scored)" if not scored.all() else "truth", truth_colors),
       ("prediction", self.palette[pred]),

@@ -107,7 +107,9 @@ class Experiment:
   def predict_step(self):
     """See `steps.make_predict_step`."""
     data = self.config.data
-    return steps.make_predict_step(self.model, mesh=self.mesh, mean=data.mean, std=data.std)
+    return steps.make_predict_step(
+      self.model, self.task, mesh=self.mesh, mean=data.mean, std=data.std
+    )
 
   def eval_batches(self, source):
     """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
@@ -139,13 +141,8 @@ def make_source(config, split, *, training=False):
     source, faults = sources.without_broken(source, max(data.threads, 1))
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
-  label = source[0].get("label")
-  if label is None or np.ndim(label) != 2:
-    found = "target images" if label is None else "one class an image"
-    raise UserError(
-      f"data source {data.source.name!r} has {found}, the task {config.task.name!r} needs a label "
-      "image for each image; choose another data.source"
-    )
+  needs, user = choose(TASKS, config.task.name, "task").needs, f"the task {config.task.name!r}"
+  source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
@@ -173,7 +170,7 @@ def is_resident(config, source):
 
 
 def put_split(source, mesh, num_threads):
-  """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,H,W]}."""
+  """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,...]}."""
   examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
   arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
   return jax.device_put(arrays, steps.replicated(mesh))
@@ -199,7 +196,7 @@ def build(config, labels, steps_per_epoch=1):
   known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
   check_fields(config.loss, known, "the loss")
   check_fields(task_fields, known, "the task")
-  fields["class_weights"] = tuple(fields["class_weights"])
+  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_outputs=task.num_outputs)
   schedule = _make_schedule(config, steps_per_epoch)
@@ -207,6 +204,11 @@ def build(config, labels, steps_per_epoch=1):
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
   known = list(mixing.make_batch_augment.__kwdefaults__)
   check_fields(config.batch_augment, known, "batch_augment")
+  if config.batch_augment.cutmix and task.needs != "mask":
+    raise UserError(
+      "batch_augment.cutmix mixes label images, which the task "
+      f"{config.task.name!r} does without; set it to 0"
+    )
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(

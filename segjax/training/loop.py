@@ -10,7 +10,6 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from segjax import config as config_lib
@@ -21,7 +20,7 @@ from segjax.pictures import panel
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.evaluation import add_sums, evaluate, summary_table
+from segjax.training.evaluation import add_sums, evaluate
 from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
 
@@ -88,8 +87,9 @@ class _Run:
       num_workers=config.data.workers,
       **experiment_lib.processes(),
     )
-    _check_metric(config.best_metric, self.experiment.task)
     abstract = self.experiment.abstract_state()
+    self.eval_step = self.experiment.eval_step()
+    self._check_metric(abstract)
     _open_workdir(config, workdir, labels, _megabytes(abstract) * 4)
     self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
@@ -104,7 +104,6 @@ class _Run:
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
     self.pending = []  # (step, sums on the device) not fetched yet
-    self.eval_step = self.experiment.eval_step()
     self.predict_step = self.experiment.predict_step()
     self.sums = None
 
@@ -168,8 +167,8 @@ class _Run:
     step = ready[-1][0]
     summary = task.summary(window)
     self.progress.update(step, summary["loss"])
-    row = dict(loss=summary["loss"], pixel_accuracy=summary["pixel_accuracy"])
-    row |= dict(mean_iou=summary["mean_iou"], grad_norm=float(np.mean(norms)), steps=count)
+    row = {k: summary[k] for k in task.headline}
+    row |= dict(grad_norm=float(np.mean(norms)), steps=count)
     row["learning_rate"] = float(self.experiment.schedule(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self.progress.images_per_second
@@ -193,34 +192,44 @@ class _Run:
     batches = exp.eval_batches(self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
     np.savez(self.workdir / "val_sums.npz", step=step, **self.sums)
-    metrics = {f"val/{k}": v for k, v in exp.task.summary(self.sums).items()}
+    summary = exp.task.summary(self.sums)
+    metrics = {f"val/{k}": v for k, v in summary.items()}
     self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
     self.writers.images(
       step, {"val/examples": self._pictures(step)} if self.config.pictures else {}
     )
-    shown = ("loss", "pixel_accuracy", "mean_iou", f"f1/{exp.task.classes[-1]}")
-    text = "  ".join(f"{k} {metrics['val/' + k]:.4f}" for k in shown)
-    self.progress.say(f"  val  step {step}  {text}  (constant answer: accuracy "
-                      f"{metrics['val/constant_accuracy']:.4f})")  # fmt: skip
+    text = "  ".join(f"{k} {v:.4f}" for k, v in exp.task.line(summary).items())
+    self.progress.say(f"  val  step {step}  {text}")
     return metrics
 
   def _pictures(self, step):
     """Panel of fixed validation examples, spread over the split."""
     count = min(self.config.pictures, len(self.val_source))
-    chosen = np.linspace(0, len(self.val_source) - 1, count).round().astype(int)
-    examples = [self.val_source[int(i)] for i in chosen]
-    if self.config.data.eval_fit == "native":  # of several sizes
-      logits = [np.asarray(self.predict_step(self.state, e["image"][None]))[0] for e in examples]
-    else:
-      images = np.stack([e["image"] for e in examples])
-      logits = np.asarray(self.predict_step(self.state, images))
     rows = []
-    for i, example, logit in zip(chosen, examples, logits, strict=True):
-      label = example["label"].astype(np.int32)
-      row = self.experiment.task.pictures(example["image"], logit, label)
-      name = self.val_source.source.names[int(i)]
-      rows.append([(f"{name}, step {step}", example["image"]), *row])
+    for i in np.linspace(0, len(self.val_source) - 1, count).round().astype(int):
+      example, name = self.val_source[int(i)], self.val_source.source.names[int(i)]
+      outputs = jax.device_get(self.predict_step(self.state, example["image"][None]))
+      label = example["label"]
+      label = label if label.ndim == 3 else label.astype(np.int32)
+      first, *row = self.experiment.task.pictures(example["image"], outputs, label)
+      rows.append([(f"{name}, step {step}", first[1]), *row])
     return panel(rows)
+
+  def _check_metric(self, state):
+    """Raises a UserError where an evaluation does not measure `config.best_metric`."""
+    c, example = self.config, self.val_source[0]["label"]
+    shape = (c.data.batch_size, *c.data.size)
+    label = (*shape, *example.shape[2:]) if example.ndim >= 2 else shape[:1]
+    batch = dict(
+      image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
+      label=jax.ShapeDtypeStruct(label, np.uint8),
+      mask=jax.ShapeDtypeStruct(shape[:1], bool),
+    )
+    sums = jax.eval_shape(self.eval_step, state, batch)
+    nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
+    known = [f"val/{k}" for k in self.experiment.task.summary(nothing)]
+    if c.best_metric not in known:
+      raise UserError(f"best_metric {c.best_metric!r} is not measured; there is {', '.join(known)}")
 
   def _announce(self):
     exp, c = self.experiment, self.config
@@ -265,7 +274,7 @@ class _Run:
   def _say_summary(self):
     task = self.experiment.task
     best = self.checkpoints.step_of("best")
-    print(summary_table(task, self.sums))
+    print(task.table(self.sums))
     kept = f"best {self.config.best_metric} at step {best}, kept with the latest"
     print(f"  trained for {self._minutes():.1f} minutes; {kept} in {self.workdir / 'checkpoints'}")
 
@@ -275,19 +284,6 @@ class _Run:
       self.checkpoints.close()
     finally:
       self.writers.close()
-
-
-def _check_metric(name, task):
-  """Raises a UserError where an evaluation does not measure `name`."""
-
-  def statistics():
-    logits, label = jnp.zeros((1, 1, 1, task.num_outputs)), jnp.zeros((1, 1, 1), int)
-    return task.statistics(logits, label, jnp.ones(1, bool), histogram=True)
-
-  nothing = {k: np.zeros(x.shape, x.dtype) for k, x in jax.eval_shape(statistics).items()}
-  known = [f"val/{k}" for k in task.summary(nothing)]
-  if name not in known:
-    raise UserError(f"best_metric {name!r} is not measured; there is {', '.join(known)}")
 
 
 def _megabytes(tree):

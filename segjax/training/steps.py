@@ -50,6 +50,40 @@ def normalize(image, mean, std):
   return (image - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+def read_batch(batch):
+  """Image f32[B,H,W,3] in [0,1] and label of a batch: i32 classes, or a picture as the image."""
+  label = batch["label"]
+  picture = label.ndim == 4
+  label = label.astype(jnp.float32) / 255 if picture else label.astype(jnp.int32)
+  return batch["image"].astype(jnp.float32) / 255, label
+
+
+class Net:
+  """The model as a task calls it: images in [0,1] in, the model's outputs out.
+
+  Batch statistics go from one call to the next.
+
+  Attributes:
+    batch_stats: as the last call left them.
+    sown: what the last call sowed.
+  """
+
+  def __init__(self, model, variables, *, mean, std, train, rngs=None):
+    self._apply, self._params = model.apply, variables["params"]
+    self.batch_stats, self.sown = variables["batch_stats"], {}
+    self._mean, self._std, self._how = mean, std, dict(train=train, rngs=rngs)
+
+  def __call__(self, image, *more):
+    """Applies the model to normalised images, and to `more` as it is."""
+    variables = dict(params=self._params, batch_stats=self.batch_stats)
+    mutable = ["intermediates", *(["batch_stats"] if self._how["train"] else [])]
+    image = normalize(image, self._mean, self._std)
+    outputs, updates = self._apply(variables, image, *more, mutable=mutable, **self._how)
+    self.batch_stats = updates.get("batch_stats", self.batch_stats)
+    self.sown = updates.get("intermediates", {})
+    return outputs
+
+
 def make_train_step(
   model,
   task,
@@ -84,10 +118,10 @@ def make_train_step(
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
     resident: the step is train_step(state, data, batch) with the whole split, {"image":
-      u8[N,H,W,3], "label": u8[N,H,W]}, on each device, and batch {"index": i32[B]}.
+      u8[N,H,W,3], "label": u8[N,...]}, on each device, and batch {"index": i32[B]}.
 
   Returns:
-    A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}.
+    A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask": bool[B]}.
     `sums` are the task's statistics of this batch before the update, and `grad_norm`.
   """
 
@@ -95,29 +129,27 @@ def make_train_step(
     augment_key, dropout_key = jax.random.split(
       jax.random.fold_in(jax.random.key(seed), state.step)
     )
-    image = batch["image"].astype(jnp.float32) / 255
-    label = batch["label"].astype(jnp.int32)
+    image, label = read_batch(batch)
     if augment is not None:
       image, label = jax.vmap(augment)(jax.random.split(augment_key, len(image)), image, label)
+    # Far from the numbers that `split` gives the examples: fold_in(key, i) equals split(key)[i].
     if batch_augment is not None:
-      # Far from the numbers that `split` gives the examples: fold_in(key, i) equals split(key)[i].
       image, label = batch_augment(jax.random.fold_in(augment_key, 2**31), image, label)
+    task_key = jax.random.fold_in(augment_key, 2**31 + 1)
+    inputs, label = task.prepare(task_key, image, label, train=True)
 
     def loss_fn(params):
+      variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
+      rngs = dict(dropout=dropout_key)
+      net = Net(model, variables, mean=mean, std=std, train=True, rngs=rngs)
       with frozen_norms(frozen):
-        logits, updates = model.apply(
-          dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats),
-          normalize(image, mean, std),
-          train=True,
-          mutable=["batch_stats", "intermediates"],
-          rngs=dict(dropout=dropout_key),
-        )
-      sums = task.statistics(logits, label, batch["mask"], histogram=False)
+        outputs = task.outputs(net, inputs)
+      sums = task.statistics(outputs, label, batch["mask"], histogram=False)
       loss = task.loss(sums)
-      for aux in updates.get("intermediates", {}).get("aux_logits", ()):
+      for aux in net.sown.get("aux_logits", ()):
         aux_sums = task.statistics(aux, label, batch["mask"], histogram=False)
         loss += aux_weight * task.loss(aux_sums)
-      return loss, (sums, updates.get("batch_stats", state.batch_stats))
+      return loss, (sums, net.batch_stats)
 
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -155,21 +187,24 @@ def make_eval_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
   """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`."""
 
   def eval_step(state, batch):
-    image = normalize(batch["image"].astype(jnp.float32) / 255, mean, std)
-    logits = model.apply(state.eval_variables(), image, train=False)
-    label = batch["label"].astype(jnp.int32)
-    return task.statistics(logits, label, batch["mask"], histogram=True)
+    image, label = read_batch(batch)
+    inputs, label = task.prepare(jax.random.key(0), image, label, train=False)
+    net = Net(model, state.eval_variables(), mean=mean, std=std, train=False)
+    outputs = task.outputs(net, inputs)
+    return task.statistics(outputs, label, batch["mask"], histogram=True)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
 
 
-def make_predict_step(model, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds predict_step(state, u8[B,H,W,3]) -> logits f32[B,H,W,K]; any B, on one copy each."""
+def make_predict_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
+  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each."""
 
   def predict_step(state, image):
-    image = normalize(image.astype(jnp.float32) / 255, mean, std)
-    return model.apply(state.eval_variables(), image, train=False)
+    image = image.astype(jnp.float32) / 255
+    inputs, _ = task.prepare(None, image, None, train=False)
+    net = Net(model, state.eval_variables(), mean=mean, std=std, train=False)
+    return task.outputs(net, inputs)
 
   whole = replicated(mesh)
   return jax.jit(predict_step, in_shardings=(whole, whole), out_shardings=whole)

@@ -1,0 +1,30 @@
+"""Classification of small images by two convolutions and three dense layers.
+
+The net and the settings of a course report: SGD with momentum 0.9, learning rate 0.01, weight
+decay 1e-4.
+
+  python launch/train.py --config=configs/small_cnn_classification.py
+  python launch/train.py --config=configs/small_cnn_classification.py:data=cifar10_subset
+  python launch/train.py --config=configs/small_cnn_classification.py:smoke
+
+The default is scikit-learn's digits; `data=cifar10_subset` reads $SEGJAX_DATA/cifar10_subset,
+`data=folder` anybody's own images, one folder a class, or --config.data.source.folder.
+"""
+
+from segjax import config as config_lib
+from segjax import recipes
+
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(arg, data="digits", smoke=False)
+  c = config_lib.default()
+  c.name = "small_cnn_classification"
+  recipes.classification(c, a.data)
+  c.model = dict(name="classifier", backbone="small_cnn", dtype="float32")
+  c.optimizer.update(name="sgd", momentum=0.9, weight_decay=1e-4)
+  c.schedule.learning_rate = 0.01
+  c.total_epochs = 20.0
+  c.eval_epochs = 2.0
+  if a.data != "digits":
+    c.augment.flip = 0.5
+  return config_lib.smoke(c) if a.smoke else c

@@ -1,0 +1,144 @@
+"""Classification of whole images by softmax."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import losses, metrics
+from segjax.errors import UserError
+from segjax.pictures import bars
+from segjax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+  """Loss, statistics, summary and pictures of a batch of images with a class each.
+
+  Attributes:
+    label_smoothing: share of the target that is spread over all classes (Szegedy et al., CVPR
+      2016), in [0,1).
+    top_k: an answer counts for `top<k>_accuracy` if the truth is among the k likeliest classes; of
+      fewer classes, among all but one.
+    class_weights: empty, or a weight a class; the mean loss is then taken over the weights.
+  """
+
+  label_smoothing: float = 0.0
+  top_k: int = 5
+  class_weights: tuple[float, ...] = ()
+
+  needs: ClassVar[str] = "class"
+  headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
+  def __post_init__(self):
+    n = len(self.classes)
+    if n < 2:
+      raise UserError(f"classification needs at least 2 classes, the data has {n}")
+    if self.class_weights and len(self.class_weights) != n:
+      raise UserError(
+        f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes"
+      )
+    if not 0 <= self.label_smoothing < 1:
+      raise UserError(f"loss.label_smoothing is {self.label_smoothing}, expected one in [0,1)")
+    if self.top_k < 1:
+      raise UserError(f"task.top_k is {self.top_k}, expected 1 or more")
+
+  @property
+  def num_outputs(self):
+    """Logits, one a class."""
+    return len(self.classes)
+
+  @property
+  def k(self):
+    """`top_k`, or one less than the classes where there are not so many."""
+    return min(self.top_k, len(self.classes) - 1)
+
+  def predict(self, logits):
+    """f32[B,K] -> i32[B], the most likely class."""
+    return logits.argmax(-1)
+
+  def statistics(self, logits, label, mask, *, histogram):
+    """Sums over a batch; see `Segmentation.statistics`.
+
+    Args:
+      logits: f32[B,K].
+      label: i32[B], class indices.
+      mask: bool[B], False for examples that do not count.
+      histogram: not used.
+
+    Returns:
+      dict of sums: `examples`, `cross_entropy`, `weight`, `top_k`, `matrix` i32[K,K].
+    """
+    del histogram
+    own = jnp.take_along_axis(logits, jnp.where(mask, label, 0)[:, None], -1)
+    weights = jnp.array(self.class_weights) if self.class_weights else None
+    loss = losses.cross_entropy(
+      logits, label, valid=mask, class_weights=weights, label_smoothing=self.label_smoothing
+    )
+    at = jnp.ones(len(label)) if weights is None else weights[jnp.where(mask, label, 0)]
+    return dict(
+      examples=mask.sum(),
+      cross_entropy=loss.sum(),
+      weight=jnp.where(mask, at, 0.0).sum(),
+      top_k=(mask & ((logits > own).sum(-1) < self.k)).sum(),
+      matrix=metrics.confusion_matrix(
+        self.predict(logits), label, num_classes=len(self.classes), valid=mask
+      ),
+    )
+
+  def loss(self, sums):
+    """Mean cross-entropy from summed statistics, nats; 0 for no example at all."""
+    at_least = (jnp if isinstance(sums["weight"], jnp.ndarray) else np).maximum
+    return sums["cross_entropy"] / at_least(sums["weight"], 1e-12)
+
+  def summary(self, sums):
+    """Scalars from summed statistics.
+
+    Returns:
+      dict of floats: `loss`, `accuracy` (top-1), `top<k>_accuracy`, `mean_class_accuracy`,
+      `constant_accuracy` (of the class that is most frequent), `accuracy/<class>` ...; nan where
+      a class has no example.
+    """
+    family = metrics.summarize(sums["matrix"])
+    out = dict(loss=float(self.loss(sums)), accuracy=family["pixel_accuracy"])
+    if self.k > 1:
+      out[f"top{self.k}_accuracy"] = float(sums["top_k"] / max(sums["examples"], 1))
+    out["mean_class_accuracy"] = family["mean_class_recall"]
+    out["constant_accuracy"] = family["constant_accuracy"]
+    recalls = zip(self.classes, family["recall"], strict=True)
+    return out | {f"accuracy/{c}": float(v) for c, v in recalls}
+
+  def table(self, sums):
+    """Text table of an evaluation: scalars, then a row a class."""
+    s = self.summary(sums)
+    scalars = [(k, v) for k, v in s.items() if "/" not in k]
+    lines = ["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in scalars), ""]
+    lines.append(f"  {'class':<16}{'examples':>9}{'accuracy':>10}")
+    counts = np.asarray(sums["matrix"]).sum(1)
+    lines += [
+      f"  {c:<16}{n:>9}{s[f'accuracy/{c}']:>10.4f}"
+      for c, n in zip(self.classes, counts, strict=True)
+    ]
+    return "\n".join([*lines, ""])
+
+  def pictures(self, image, logits, label):
+    """Panels for one example: the image, enlarged if it is tiny, and the likeliest classes.
+
+    Args:
+      image: u8[H,W,3].
+      logits: f32[1,K].
+      label: i32[], the truth.
+
+    Returns:
+      list of (title, u8[H',W',3]).
+    """
+    p = np.asarray(losses.class_probabilities(jnp.asarray(logits)))[0]
+    order = np.argsort(-p)[: max(self.k, 3)]
+    truth = self.classes[int(label)]
+    rows = [(self.classes[i], float(p[i]), i == label) for i in order]
+    text = f"truth: {truth}, predicted: {self.classes[order[0]]}"
+    times = max(96 // max(image.shape[:2]), 1)
+    return [("image", image.repeat(times, 0).repeat(times, 1)), (text, bars(rows))]

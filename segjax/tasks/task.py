@@ -1,0 +1,54 @@
+"""What the steps, the loop and the launchers ask of a task."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Base of the tasks: an image goes into the net as it is, and so does its label to the loss.
+
+  A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
+  *, histogram)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
+  `val/<name>`, `loss` among them; `table(sums)`, text for people; and
+  `pictures(image, outputs, label)`, panels of one example.
+
+  Attributes:
+    classes: class names in label order; empty where there are none.
+    palette: u8[256,3], display colour of each label value.
+    needs: what a source must give with each image: "mask", "class", "target" or "nothing".
+    headline: scalars of a summary that stand in the rows of training.
+  """
+
+  classes: tuple[str, ...]
+  palette: np.ndarray = dataclasses.field(repr=False, hash=False, compare=False)
+
+  needs: ClassVar[str] = "mask"
+  headline: ClassVar[tuple[str, ...]] = ("loss",)
+
+  def prepare(self, key, image, label, *, train):
+    """What the net and the statistics get, after augmentation.
+
+    Args:
+      key: of jax.random; the same in every evaluation, None in prediction.
+      image: f32[B,H,W,3] in [0,1].
+      label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `needs`, or None in prediction.
+      train: whether this is a train step.
+
+    Returns:
+      (inputs, label).
+    """
+    del key, train
+    return image, label
+
+  def outputs(self, net, inputs):
+    """What the net says of the inputs; `net(image)` normalises and applies the model."""
+    return net(inputs)
+
+  def line(self, summary):
+    """The line of an evaluation: name -> value."""
+    return {k: summary[k] for k in self.headline}

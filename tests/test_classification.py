@@ -1,0 +1,171 @@
+"""Classification: statistics against scikit-learn and optax, data, training, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT
+from sklearn import metrics as sk
+
+from segjax import config as config_lib
+from segjax import losses, training
+from segjax.augment import make_augment
+from segjax.data import pipeline, sources
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.tasks import Classification
+from segjax.training.evaluation import add_sums
+from segjax.training.writers import read_metrics
+
+NAMES = tuple("abcdef")
+
+
+def make_task(names=NAMES, **fields):
+  return Classification(names, default_table(names).palette, **fields)
+
+
+def draw(count=50, classes=6, seed=0):
+  rng = np.random.default_rng(seed)
+  logits = rng.normal(size=(count, classes)).astype(np.float32)
+  return logits, rng.integers(0, classes, count)
+
+
+def summed(task, logits, label, batch=8):
+  """Statistics of batches, the last one filled up with examples that do not count."""
+  total = None
+  for start in range(0, len(label), batch):
+    part = np.arange(start, start + batch)
+    mask = part < len(label)
+    part = np.minimum(part, len(label) - 1)
+    mine = np.where(mask, label[part], 255)
+    total = add_sums(
+      total,
+      task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), histogram=True),
+    )
+  return total
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5, 9])
+def test_scores_equal_scikit_learns(top_k):
+  logits, label = draw()
+  task = make_task(top_k=top_k)
+  s = task.summary(summed(task, logits, label))
+  p = np.asarray(jax.nn.softmax(logits.astype(np.float64)))
+  assert s["accuracy"] == sk.accuracy_score(label, logits.argmax(1))
+  assert s["mean_class_accuracy"] == pytest.approx(
+    sk.balanced_accuracy_score(label, logits.argmax(1)), abs=1e-15
+  )
+  assert s["loss"] == pytest.approx(sk.log_loss(label, p, labels=range(6)), rel=1e-6)
+  k = min(top_k, 5)
+  if k > 1:
+    assert s[f"top{k}_accuracy"] == sk.top_k_accuracy_score(label, p, k=k, labels=range(6))
+  recalls = sk.recall_score(label, logits.argmax(1), average=None, labels=range(6))
+  np.testing.assert_allclose([s[f"accuracy/{c}"] for c in NAMES], recalls, atol=1e-15)
+
+
+def test_label_smoothing_and_weights_equal_optax():
+  logits, label = draw()
+  smooth = optax.smooth_labels(jax.nn.one_hot(label, 6), 0.2)
+  weights = np.array([1, 2, 3, 4, 5, 6.0], np.float32)
+  each = np.asarray(optax.softmax_cross_entropy(logits, smooth))
+  task = make_task(label_smoothing=0.2, class_weights=tuple(weights))
+  found = task.summary(summed(task, logits, label))["loss"]
+  assert found == pytest.approx((each * weights[label]).sum() / weights[label].sum(), rel=1e-6)
+
+
+def test_label_smoothing_of_one_logit_is_refused():
+  one = jnp.zeros((1, 1))
+  with pytest.raises(ValueError, match="one logit"):
+    losses.cross_entropy(one, one[:, 0].astype(int), valid=one[:, 0] == 0, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+  ("fields", "part"),
+  [
+    (dict(label_smoothing=1.0), "label_smoothing"),
+    (dict(top_k=0), "top_k"),
+    (dict(class_weights=(1.0,)), "6 classes"),
+    (dict(names=("a",)), "at least 2"),
+  ],
+)
+def test_wrong_fields_are_told(fields, part):
+  with pytest.raises(UserError, match=part):
+    make_task(**fields)
+
+
+def test_a_class_without_examples_is_nan_and_left_out():
+  logits, label = draw()
+  label[label == 3] = 2
+  task = make_task()
+  s = task.summary(summed(task, logits, label))
+  assert np.isnan(s["accuracy/d"])
+  recall = sk.recall_score(label, logits.argmax(1), average=None, labels=[0, 1, 2, 4, 5])
+  assert s["mean_class_accuracy"] == pytest.approx(recall.mean(), abs=1e-15)
+
+
+def test_classes_pass_the_pipeline_and_the_augmentation():
+  source = sources.make("digits", "val", size=8)
+  found = []
+  resized = pipeline.Resized(source, (12, 12), 10)
+  for batch in pipeline.eval_batches(resized, batch_size=64):
+    assert batch["image"].shape == (64, 12, 12, 3) and batch["label"].shape == (64,)
+    found += batch["label"][batch["mask"]].tolist()
+  assert found == source.classes.tolist()
+  augment = jax.jit(make_augment(flip=1.0, crop_area_min=0.5, noise=0.1))
+  image, label = augment(jax.random.key(0), jnp.ones((12, 12, 3)), jnp.array(7))
+  assert int(label) == 7 and image.shape == (12, 12, 3) and float(image.min()) < 1
+
+
+def test_target_images_move_with_their_images():
+  """The geometry is the image's, the colours stay."""
+  rng = np.random.default_rng(0)
+  image = jnp.array(rng.random((16, 20, 3), np.float32))
+  augment = jax.jit(make_augment(flip=0.5, scale_min=0.7, scale_max=1.5, rotate=30.0))
+  for seed in range(8):
+    moved, target = augment(jax.random.key(seed), image, image[..., ::-1])
+    np.testing.assert_allclose(moved, target[..., ::-1], atol=1e-6)
+  augment = jax.jit(make_augment(brightness=0.5, noise=0.1))
+  moved, target = augment(jax.random.key(1), image, image)
+  assert np.array_equal(target, image) and not np.allclose(moved, image)
+
+
+def test_digits_train_resume_bit_for_bit_and_draw(tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
+  config.writers = ("pictures",)
+  config.data.size, config.log_steps = (16, 16), 1
+  whole = training.train(config, tmp_path / "whole")
+  config.total_steps = 4
+  training.train(config, tmp_path / "part")
+  config.total_steps = 6
+  resumed = training.train(config, tmp_path / "part")
+  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+  assert {"val/accuracy", "val/top5_accuracy", "val/accuracy/7"} <= rows[-1].keys()
+  assert any("train/accuracy" in r for r in rows)
+  assert list((tmp_path / "whole" / "images").glob("*.png"))
+
+
+def test_a_few_digits_are_learned_by_heart(tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
+  config.writers, config.pictures, config.total_steps, config.eval_steps = (), 0, 30, 30
+  config.data.source.train_fraction = 0.01
+  config.data.update(batch_size=16, size=(16, 16))
+  training.train(config, tmp_path)
+  rows = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "train/accuracy" in r]
+  assert rows[-1]["train/accuracy"] == 1.0 and rows[0]["train/accuracy"] < 0.7
+
+
+@pytest.mark.parametrize(
+  ("changes", "part"),
+  [
+    ({"best_metric": "val/mean_iou"}, "val/accuracy"),
+    ({"batch_augment.cutmix": 0.5}, "cutmix"),
+    ({"task.name": "segmentation"}, "one class an image"),
+  ],
+)
+def test_what_does_not_fit_is_told(changes, part, tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(UserError, match=part):
+    training.train(config, tmp_path)
