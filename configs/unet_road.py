@@ -10,7 +10,8 @@ cross-entropy, Adam, no augmentation, 12 epochs at a learning rate of 1e-4.
 
 `data=kitti_road` reads $SEGJAX_DATA/kitti_road, or --config.data.source.folder.
 The drawn scenes, the default, are learned within 5 minutes on two cores only with other settings,
-made below in plain sight: He in place of Glorot initialisation, a cosine from 3e-3, 550 steps.
+made below in plain sight: He in place of Glorot initialisation, centred images, a cosine from 3e-3,
+550 steps.
 Drawn scenes, two cores, 2026-11-21, seed 0: road F1 0.956 in 4.3 minutes of training.
 KITTI road, seeds 0 to 2: F1 0.784 (0.747 to 0.810) with skips, 0.773 (0.756 to 0.800) without.
 """
@@ -46,6 +47,7 @@ def get_config(arg=""):
     c.data.source = config_lib.data_source(a.data)
   if a.data == "road_scenes":
     c.model.kernel_init = "he"
+    c.data.mean, c.data.std = (0.45,) * 3, (0.25,) * 3
     c.schedule.name = "cosine"
     c.schedule.learning_rate = 3e-3
     c.total_epochs = 4.4  # of 125 steps
