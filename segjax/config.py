@@ -69,6 +69,10 @@ TASKS = dict(
     dict(top_k=5),
     dict(label_smoothing=0.0, class_weights=()),
   ),
+  colorization=(
+    dict(output="regression", grid=20.0, temperature=0.38),  # output: or "bins"
+    dict(norm="l1", rebalance=0.5),  # of the regression, l1 or l2; of the bins
+  ),
 )
 
 # Fields that a resumed run may change: they do not change what was computed so far.

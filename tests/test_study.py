@@ -265,3 +265,34 @@ def test_document_in_both_forms(tmp_path):
                                                     "| 3 | 4 |"]  # fmt: skip
   assert "<td>&lt;2&gt;</td>" in d.html()
   assert "<title>A &amp; B</title>" in d.html()
+
+
+@pytest.mark.slow
+def test_studies_of_other_tasks_write_whole_reports(tmp_path):
+  for name, parts in {
+    "colorization_skips": ("SSIM", "edge error", "examples.png"),
+    "small_cnn": ("accuracy", "confusion_0.png", "examples.png"),
+  }.items():
+    spec = f"configs/studies/{name}.py:smoke"
+    if name == "small_cnn":
+      (tmp_path / "small_cnn.py").write_text("""
+from segjax.study import Study
+
+def get_study(arg=""):
+  spec = "configs/small_cnn_classification.py:smoke"
+  return Study(
+    name="small_cnn", title="Rates", question="Does the rate matter?",
+    variants={"slow": spec, "fast": spec},
+    changes={"slow": {"schedule.learning_rate": 1e-4}},
+    seeds=(0, 1), metric="val/accuracy",
+  )
+""")
+      spec = tmp_path / "small_cnn.py"
+    output = tmp_path / name
+    launch("study", f"--study={spec}", f"--runs={tmp_path / 'pool'}", f"--output={output}")
+    text = (output / "report.md").read_text()
+    assert all(part in text for part in parts), (name, text)
+    rows = table(output / "results.csv")
+    assert [r["status"] for r in rows] == ["done"] * 4
+    picture = np.asarray(Image.open(output / "figures" / "examples.png"))
+    assert picture.std() > 10

@@ -8,6 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from segjax import config as config_lib
+from segjax.tasks import TASKS
 from segjax.training.writers import read_metrics
 
 TRAIN, VAL, CONSTANT = "#0072B2", "#D55E00", "#777777"  # blue and vermilion of Okabe and Ito
@@ -65,6 +67,7 @@ def curves(workdir, title, file):
   if not ends.size:
     return None
   steps_per_epoch = series(rows, "info/steps_per_epoch")[1][0]
+  loss_text = TASKS[config_lib.load(workdir / "config.json").task.name].loss_text
   names = _shared(rows)[:2]
   figure, axes = plt.subplots(
     1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
@@ -74,7 +77,8 @@ def curves(workdir, title, file):
     train, val = interval_means(rows, f"train/{name}", ends), series(rows, f"val/{name}")[1]
     axis.plot(epochs, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
     axis.plot(epochs, val, "s-", color=VAL, ms=3.5, label="validation")
-    axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
+    text = loss_text if name == "loss" else name.replace("_", " ")
+    axis.set(xlabel="epoch", ylabel=text)
     axis.grid(alpha=0.3)
   constant = series(rows, "val/constant_accuracy")[1]
   if constant.size:

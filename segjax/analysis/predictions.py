@@ -1,4 +1,7 @@
-"""A trained run's predictions on its validation examples, as the evaluation sees them."""
+"""A trained run's predictions on its validation examples, as the evaluation sees them.
+
+`Predictor` and `stages` are for segmentation, `side_by_side` for every task.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from segjax.data import pipeline
 from segjax.errors import UserError
 from segjax.pictures import panel
 from segjax.training import experiment as experiment_lib
+from segjax.training.evaluation import example_panels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +44,15 @@ class Predictor:
   """
 
   def __init__(self, workdir, checkpoint="latest", folder=""):
-    """Restores a checkpoint; `folder` says where the data lies now, if it has moved."""
+    """Restores a checkpoint; `folder` says where the data lies now, if it has moved.
+
+    Raises:
+      UserError: no such run or checkpoint, or a run of another task than segmentation.
+    """
     self.experiment, self.state = inference.restore(workdir, checkpoint)
+    name = self.experiment.config.task.name
+    if name != "segmentation":
+      raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
     if folder:
       self.experiment.config.data.source.folder = folder
     self.source = experiment_lib.make_source(self.experiment.config, "val")
@@ -110,3 +121,38 @@ def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
     for i, p in enumerate(chosen)
   ]  # fmt: skip
   return panel(rows, most=300), list(checkpoints)
+
+
+def side_by_side(workdirs, *, wanted=4):
+  """Fixed validation examples, with what each of several runs makes of them.
+
+  Args:
+    workdirs: label -> workdir, of runs of one task on the same data.
+    wanted: number of examples, spread over the split.
+
+  Returns:
+    u8[height,width,3]: a row an example; panels that all runs share stand there once.
+  """
+  found = {label: _panels(workdir, wanted) for label, workdir in workdirs.items()}
+  rows = []
+  for of_runs in zip(*found.values(), strict=True):
+    names, panels = zip(*of_runs, strict=True)
+    first, row = panels[0], []
+    for k, (title, picture) in enumerate(first):
+      same = all(np.array_equal(p[k][1], picture) and p[k][0] == title for p in panels)
+      row += (
+        [(title, picture)]
+        if same
+        else [(f"{label}: {p[k][0]}", p[k][1]) for label, p in zip(found, panels, strict=True)]
+      )
+    rows.append([(names[0], row[0][1]), *row[1:]])
+  return panel(rows, most=300)
+
+
+def _panels(workdir, wanted):
+  experiment, state = inference.restore(workdir)
+  source, step = experiment_lib.make_source(experiment.config, "val"), experiment.predict_step()
+  return [
+    (source.source.names[i], example_panels(experiment.task, step, state, source[i]))
+    for i in spread(len(source), wanted)
+  ]

@@ -16,13 +16,18 @@ from segjax import study as study_lib
 from segjax.analysis import charts, cost, predictions, regions
 from segjax.analysis.document import Document
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.tasks import TASKS
 
+OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
 TEXTS = {  # of scalars, with units
-  "val/loss": "validation loss (nats)",
   "val/pixel_accuracy": "pixel accuracy",
   "val/mean_iou": "mean IoU",
   "val/mean_class_recall": "mean class recall",
   "val/max_f1": "MaxF",
+  "val/psnr": "PSNR (dB)",
+  "val/ssim": "SSIM",
+  "val/color_error": "colour error (units of a, b)",
+  "val/edge_error": "edge error (units of a, b)",
 }
 
 
@@ -51,6 +56,8 @@ def write(study, results, output):
     _trade_offs(document, study, done, costs, figures)
     if all(runs[0].config.task.name == "segmentation" for runs in done.values()):
       _segmentation(document, study, done, figures)
+    else:
+      _examples(document, done, figures)
   (output / "results.csv").write_text(_csv(study, results, costs))
   (output / "report.md").write_text(document.markdown(output))
   (output / "report.html").write_text(document.html())
@@ -128,7 +135,7 @@ def _numbers(document, study, done, costs):
   rows = []
   for label in others:
     for name in names:
-      if name == "val/constant_accuracy":  # of the data, not of a variant
+      if name in OF_THE_DATA:
         continue
       pairs = _paired(done[first], done[label], lambda r, n=name: r.final().get(n, np.nan))
       d = paired_difference(*pairs)
@@ -150,7 +157,8 @@ def _paired(first, second, value):
 def _curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
-  shown = [("loss", "loss (nats)"), (study.metric.removeprefix("val/"), text_of(study.metric))]
+  loss_text = TASKS[next(iter(done.values()))[0].config.task.name].loss_text
+  shown = [("loss", loss_text), (study.metric.removeprefix("val/"), text_of(study.metric))]
   file = charts.curves(runs, shown, figures / "curves.png")
   document.figure(
     file,
@@ -206,11 +214,7 @@ def _segmentation(document, study, done, figures):
     for k, c in enumerate(labels.names)
   ]
   document.table(("IoU", *done), rows)
-  for k, (label, runs) in enumerate(done.items()):
-    matrix = sum(r.sums()["matrix"] for r in runs)
-    file = figures / f"confusion_{k}.png"
-    charts.confusion(matrix, labels.names, f"{label}: {len(runs)} runs together", file)
-    document.figure(file, f"Confusion of {label}: each row sums to 1.")
+  _confusions(document, labels.names, done, figures)
   sign = 1 if first.config.best_mode == "max" else -1
   best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
   document.heading(f"Best and worst regions of '{best}'")
@@ -232,6 +236,28 @@ def _segmentation(document, study, done, figures):
     Image.fromarray(picture).save(file)
     text = ", ".join(map(str, steps))
     document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
+
+
+def _confusions(document, names, done, figures):
+  for k, (label, runs) in enumerate(done.items()):
+    matrix = sum(r.sums()["matrix"] for r in runs)
+    file = figures / f"confusion_{k}.png"
+    charts.confusion(matrix, names, f"{label}: {len(runs)} runs together", file)
+    document.figure(file, f"Confusion of {label}: each row sums to 1.")
+
+
+def _examples(document, done, figures):
+  """Confusion matrices where there are classes; examples with what each variant makes of them."""
+  first = next(iter(done.values()))[0]
+  if "matrix" in first.sums():
+    document.heading("Classes")
+    names = inference.restore(first.workdir)[0].labels.names
+    _confusions(document, names, done, figures)
+  document.heading("Examples")
+  file = figures / "examples.png"
+  picture = predictions.side_by_side({v: runs[0].workdir for v, runs in done.items()})
+  Image.fromarray(picture).save(file)
+  document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
 
 
 def _costs(run):

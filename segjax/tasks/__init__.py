@@ -1,6 +1,11 @@
 """What a batch means: one file a task, with its loss, statistics, summary and pictures."""
 
 from segjax.tasks.classification import Classification
+from segjax.tasks.colorization import Colorization
 from segjax.tasks.segmentation import Segmentation
 
-TASKS = {"classification": Classification, "segmentation": Segmentation}
+TASKS = {
+  "classification": Classification,
+  "colorization": Colorization,
+  "segmentation": Segmentation,
+}

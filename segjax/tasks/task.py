@@ -22,6 +22,7 @@ class Task:
     palette: u8[256,3], display colour of each label value.
     needs: what a source must give with each image: "mask", "class", "target" or "nothing".
     headline: scalars of a summary that stand in the rows of training.
+    loss_text: name of the loss with its unit, for axes and tables.
   """
 
   classes: tuple[str, ...]
@@ -29,6 +30,7 @@ class Task:
 
   needs: ClassVar[str] = "mask"
   headline: ClassVar[tuple[str, ...]] = ("loss",)
+  loss_text: ClassVar[str] = "loss (nats)"
 
   def prepare(self, key, image, label, *, train):
     """What the net and the statistics get, after augmentation.

@@ -20,7 +20,7 @@ from segjax.pictures import panel
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 from segjax.training.checkpoints import Checkpoints
-from segjax.training.evaluation import add_sums, evaluate
+from segjax.training.evaluation import add_sums, evaluate, example_panels
 from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
 
@@ -208,10 +208,7 @@ class _Run:
     rows = []
     for i in np.linspace(0, len(self.val_source) - 1, count).round().astype(int):
       example, name = self.val_source[int(i)], self.val_source.source.names[int(i)]
-      outputs = jax.device_get(self.predict_step(self.state, example["image"][None]))
-      label = example["label"]
-      label = label if label.ndim == 3 else label.astype(np.int32)
-      first, *row = self.experiment.task.pictures(example["image"], outputs, label)
+      first, *row = example_panels(self.experiment.task, self.predict_step, self.state, example)
       rows.append([(f"{name}, step {step}", first[1]), *row])
     return panel(rows)
 

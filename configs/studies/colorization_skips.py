@@ -1,0 +1,26 @@
+"""Skip connections of a U-Net that colours grey images, on and off.
+
+python launch/study.py --study=configs/studies/colorization_skips.py
+python launch/study.py --study=configs/studies/colorization_skips.py:data=camvid
+python launch/study.py --study=configs/studies/colorization_skips.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax.study import Study
+
+
+def get_study(arg=""):
+  a = config_lib.parse_arg(arg, data="road_scenes", output="regression", smoke=False)
+  more = f"data={a.data},output={a.output},smoke={a.smoke}"
+  return Study(
+    name=f"colorization_skips_{a.data}",
+    title="Skip connections in colourisation",
+    question="Does a U-Net need its skip connections to put colours in the right place, and how "
+    "much of the fine detail goes without them?",
+    variants={
+      "no skips": f"configs/unet_colorization.py:skip=0,{more}",
+      "skips": f"configs/unet_colorization.py:skip=1,{more}",
+    },
+    seeds=(0, 1) if a.smoke else (0, 1, 2),
+    metric="val/ssim",
+  )
