@@ -73,6 +73,17 @@ TASKS = dict(
     dict(output="regression", grid=20.0, temperature=0.38),  # output: or "bins"
     dict(norm="l1", rebalance=0.5),  # of the regression, l1 or l2; of the bins
   ),
+  image_to_image=(
+    dict(degrade=""),  # "": the source has target images; "noise" or "low_resolution": of images
+    dict(
+      l1=1.0,  # weights of the parts of the loss
+      l2=0.0,
+      content=0.0,
+      style=0.0,
+      features="efficientnet_lite0",  # whose features content and style compare: pip package,
+      backbone="efficientnet_lite0",  # or a file of this backbone's weights
+    ),
+  ),
 )
 
 # Fields that a resumed run may change: they do not change what was computed so far.

@@ -1,4 +1,4 @@
-"""Segmentation losses: pure, unreduced, logits in, nats out."""
+"""Losses: pure and unreduced; of segmentation from logits in nats, of images from features."""
 
 from __future__ import annotations
 
@@ -124,3 +124,32 @@ def dice(logits, label, *, valid, smooth=1.0):
   p, y = p * scored, y * scored
   overlap, total = (p * y).sum((1, 2)), (p + y).sum((1, 2))
   return 1 - ((2 * overlap + smooth) / (total + smooth)).mean(-1)
+
+
+def gram(features):
+  """Products of channels, the mean over positions: what is left of a texture without its place.
+
+  Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016;
+  divided by positions and channels as Johnson, Alahi, Fei-Fei (ECCV 2016) do.
+
+  Args:
+    features: f32[B,H,W,C].
+
+  Returns:
+    f32[B,C,C].
+
+  >>> gram(jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])).tolist()
+  [[[2.5, 0.5], [0.5, 1.0]]]
+  """
+  _, h, w, c = features.shape
+  return jnp.einsum("bhwc,bhwd->bcd", features, features) / (h * w * c)
+
+
+def content(features, wanted):
+  """Mean squared difference of features f32[B,H,W,C], f32[B]."""
+  return jnp.square(features - wanted).mean((1, 2, 3))
+
+
+def style(features, wanted):
+  """Squared Frobenius distance of the Gram matrices of features f32[B,H,W,C], f32[B]."""
+  return jnp.square(gram(features) - gram(wanted)).sum((1, 2))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from segjax import config as config_lib
+from segjax import weights as weights_lib
 from segjax.errors import UserError
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's weights
 
 
 def flood(c, data, augment):
@@ -133,14 +132,12 @@ def backbone_weights(c, backbone, weights):
   Raises:
     UserError: "imagenet" for a backbone that no package carries.
   """
-  c.data.mean, c.data.std = IMAGENET_MEAN, IMAGENET_STD
+  c.data.mean, c.data.std = weights_lib.normalization(backbone)
   if weights == "imagenet" and backbone != "efficientnet_lite0":
     raise UserError(
       f"no package carries ImageNet weights of {backbone!r}, only of 'efficientnet_lite0'; "
       "give a file of torchvision's weights"
     )
-  if backbone == "efficientnet_lite0":
-    c.data.mean, c.data.std = (127 / 255,) * 3, (128 / 255,) * 3
   if weights:
     c.init_from = "efficientnet_lite0" if weights == "imagenet" else weights
     c.init_part = "backbone"

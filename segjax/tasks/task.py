@@ -32,6 +32,12 @@ class Task:
   headline: ClassVar[tuple[str, ...]] = ("loss",)
   loss_text: ClassVar[str] = "loss (nats)"
 
+  @classmethod
+  def needs_of(cls, fields):
+    """`needs` of a task with these fields, dict."""
+    del fields
+    return cls.needs
+
   def prepare(self, key, image, label, *, train):
     """What the net and the statistics get, after augmentation.
 

@@ -141,7 +141,8 @@ def make_source(config, split, *, training=False):
     source, faults = sources.without_broken(source, max(data.threads, 1))
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
-  needs, user = choose(TASKS, config.task.name, "task").needs, f"the task {config.task.name!r}"
+  needs = choose(TASKS, config.task.name, "task").needs_of(config.task)
+  user = f"the task {config.task.name!r}"
   source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):

