@@ -3,7 +3,8 @@
 `degrade=noise` or `degrade=low_resolution` spoils images and asks for them back; `degrade=` with
 `data=folder` learns from pairs, `images/x.jpg` and `targets/x.jpg`. `loss=l1`, `l2`, or
 `perceptual`: content and style over ImageNet features of EfficientNet-Lite0 (the extra
-`pretrained`) beside L1, weighted so that each counts about alike. Images at 96x128, batch 16, Adam, one cycle.
+`pretrained`) beside L1, weighted so that each counts about alike. Images at 96x128, batch 16, Adam,
+one cycle.
 
   python launch/train.py --config=configs/unet_image_to_image.py
   python launch/train.py --config=configs/unet_image_to_image.py:data=camvid,loss=perceptual

@@ -15,6 +15,10 @@ confusion: confusion.png, the normalised confusion matrix of the last evaluation
 stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
   with --config.keep_epochs=1,5 or so, which keeps checkpoints.
 cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
+features: what the second-last layer says at several epochs that were kept (--epochs=0,5,20, 0
+  being before training; by default the first, a middle and the last): features.png (PCA and t-SNE
+  with kNN accuracy, linear probe and silhouette), neighbors.png (queries and their nearest
+  neighbours), features.json.
 
 Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run.
 Exit code: 0 done, 1 broken files (listed; the rest is analysed all the same) or another error.
@@ -37,6 +41,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 SAMPLES = flags.DEFINE_integer(
   "samples", 0, "Examples in a sheet; 0: 8 for data, 4 for augment, 3 for stages."
 )
+EPOCHS = flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
+METRIC = flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
+QUERIES = flags.DEFINE_list("queries", [], "For features: examples of the val split, by index.")
 flags.declare_key_flag("config")
 
 
@@ -150,6 +157,63 @@ def cost():
   print(f"  written to {file}")
 
 
+def features():
+  import json
+
+  from segjax import config as config_lib
+  from segjax import inference
+  from segjax.analysis import features as lib
+  from segjax.training import experiment as experiment_lib
+
+  workdir = required_workdir()
+  config = config_lib.load(workdir / "config.json")
+  if FOLDER.value:
+    config.data.source.folder = FOLDER.value
+  config.data.update(fit="resize", eval_fit="resize")
+  sources = [experiment_lib.make_source(config, s, labelled=False) for s in ("train", "val")]
+  per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
+  steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []
+  for step in steps:
+    restored = inference.restore(workdir, str(step or "latest"))
+    if not step:  # before the first step
+      restored = restored[0], restored[0].init()[0]
+    train, val = (lib.extract(*restored, s, limit=SAMPLES.value or 1000) for s in sources)
+    stages.append(val.vectors)
+    found = lib.scores(train, val, metric=METRIC.value)
+    rows[f"epoch {step / per_epoch:g}"] = found
+    text = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
+    print(f"  epoch {step / per_epoch:g} (step {step})  {text}", flush=True)
+  captions = [
+    f"kNN {r['knn_accuracy']:.3f}, linear {r['linear_accuracy']:.3f}, "
+    f"silhouette {r['silhouette']:.3f}" for r in rows.values()
+  ]  # fmt: skip
+  output, table = run_output(workdir), restored[0].labels
+  file = output / "features.png"
+  embedded = lib.embed(stages, seed=config.seed)
+  cli.writing(lambda f: lib.scatter(embedded, val.labels, table, list(rows), captions, f), file)
+  cli.write_text(output / "features.json", json.dumps(rows, indent=2) + "\n")
+  print(f"  written to {file}")
+  picture = lib.neighbor_picture(
+    train, val, *sources, queries=[int(q) for q in QUERIES.value] or 6, metric=METRIC.value
+  )
+  write_sheet(picture, output / "neighbors.png")
+
+
+def _stages(kept, per_epoch):
+  """The steps of the epochs that were asked for, or the first, a middle and the last kept."""
+  if not EPOCHS.value:
+    return sorted({kept[0], min(kept, key=lambda s: abs(s - kept[-1] / 2)), kept[-1]})
+  steps = [round(float(e) * per_epoch) for e in EPOCHS.value]
+  lost = [e for e, s in zip(EPOCHS.value, steps, strict=True) if s and s not in kept]
+  if lost:
+    have = ", ".join(f"{s / per_epoch:g}" for s in kept)
+    raise UserError(
+      f"epoch {lost[0]}: its checkpoint was not kept, those of {have} were; train with "
+      "--config.keep_epochs=1,5,20 or so"
+    )
+  return steps
+
+
 COMMANDS = {
   "data": data,
   "augment": augment,
@@ -158,6 +222,7 @@ COMMANDS = {
   "confusion": confusion,
   "stages": stages,
   "cost": cost,
+  "features": features,
 }
 
 

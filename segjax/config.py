@@ -84,6 +84,8 @@ TASKS = dict(
       backbone="efficientnet_lite0",  # or a file of this backbone's weights
     ),
   ),
+  rotation=({}, dict(label_smoothing=0.0)),
+  simclr=(dict(temperature=0.5, width=128), {}),
 )
 
 # Fields that a resumed run may change: they do not change what was computed so far.

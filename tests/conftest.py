@@ -8,6 +8,8 @@ from pathlib import Path
 # The tests compile far more than they compute: without LLVM's optimiser they take a quarter of the
 # time. Set before jax starts, and inherited by the launchers that the tests run.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# scikit-learn's threads wait for each other where two processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
 
 import jax

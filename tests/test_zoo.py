@@ -74,6 +74,7 @@ NETS = {
   "fcn32s": LIGHT | dict(backbone="shallow_vgg"),
   "fcn8s": LIGHT,
   "lraspp": LIGHT,
+  "projection": LIGHT | dict(backbone="small_cnn", width=8),
   "segformer": dict(num_outputs=3, backbone=models.segformer.MiT(depths=(1, 1, 1, 1))),
   "unet": dict(num_outputs=3, widths=(4, 6, 8)),
   "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),

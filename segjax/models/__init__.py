@@ -25,6 +25,7 @@ from segjax.models.encoder_decoder import EncoderDecoder
 from segjax.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from segjax.models.lraspp import LRASPP
 from segjax.models.mobilenet import mobilenet_v3_large, mobilenet_v3_small
+from segjax.models.projection import Projection
 from segjax.models.resnet import (
   resnet18,
   resnet34,
@@ -50,6 +51,7 @@ MODELS = {
   "fcn32s": FCN32s,
   "fcn8s": FCN8s,
   "lraspp": LRASPP,
+  "projection": Projection,
   "segformer": SegFormer,
   "unet": UNet,
 }
@@ -67,6 +69,7 @@ __all__ = [
   "FCN8s",
   "FCN16s",
   "FCN32s",
+  "Projection",
   "SegFormer",
   "UNet",
   "count_params",

@@ -3,11 +3,15 @@
 from segjax.tasks.classification import Classification
 from segjax.tasks.colorization import Colorization
 from segjax.tasks.image_to_image import ImageToImage
+from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
+from segjax.tasks.simclr import SimCLR
 
 TASKS = {
   "classification": Classification,
   "colorization": Colorization,
   "image_to_image": ImageToImage,
+  "rotation": Rotation,
   "segmentation": Segmentation,
+  "simclr": SimCLR,
 }

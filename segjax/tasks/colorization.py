@@ -78,9 +78,9 @@ class Colorization(Task):
     """Channels of the outputs."""
     return 2 if self.output == "regression" else len(self.centers)
 
-  def prepare(self, key, image, label, *, train):
+  def prepare(self, key, image, label, *, train, augment=None):
     """The lightness, in all three channels; the label is the image itself."""
-    del key, label, train
+    image, _ = super().prepare(key, image, label, train=train, augment=augment)
     lightness = rgb_to_lab(image)[..., :1] / 100
     return jnp.broadcast_to(lightness, image.shape), image
 

@@ -86,13 +86,15 @@ class ImageToImage(Task):
       )
     return net, variables
 
-  def prepare(self, key, image, label, *, train):
+  def prepare(self, key, image, label, *, train, augment=None):
     """The image as it is, or degraded; then the image itself is the label."""
-    del train
+    image, label = super().prepare(key, image, label, train=train, augment=augment)
     if not self.degrade:
       return image, label
     if self.degrade == "noise":
-      noise = NOISE * jax.random.normal(jax.random.key(0) if key is None else key, image.shape)
+      # Far from the numbers that augmentation folds into the key.
+      key = jax.random.key(0) if key is None else jax.random.fold_in(key, 2**31 + 1)
+      noise = NOISE * jax.random.normal(key, image.shape)
       return jnp.clip(image + noise, 0, 1), image
     b, h, w, c = image.shape
     small = (b, max(h // SHRINK, 1), max(w // SHRINK, 1), c)

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Base of the tasks: an image goes into the net as it is, and so does its label to the loss.
+  """Base of the tasks: an image goes into the net as it is, augmented in training.
 
   A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
   *, histogram)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
@@ -38,20 +38,20 @@ class Task:
     del fields
     return cls.needs
 
-  def prepare(self, key, image, label, *, train):
-    """What the net and the statistics get, after augmentation.
+  def prepare(self, key, image, label, *, train, augment=None):
+    """What the net and the statistics get.
 
     Args:
       key: of jax.random; the same in every evaluation, None in prediction.
       image: f32[B,H,W,3] in [0,1].
       label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `needs`, or None in prediction.
       train: whether this is a train step.
+      augment: (key, image, label) -> (image, label), of a batch, or None in prediction.
 
     Returns:
       (inputs, label).
     """
-    del key, train
-    return image, label
+    return augment(key, image, label) if train and augment else (image, label)
 
   def outputs(self, net, inputs):
     """What the net says of the inputs; `net(image)` normalises and applies the model."""
@@ -60,3 +60,8 @@ class Task:
   def line(self, summary):
     """The line of an evaluation: name -> value."""
     return {k: summary[k] for k in self.headline}
+
+  def warning(self, summary):
+    """What is wrong with an evaluation, a sentence, or nothing."""
+    del summary
+    return ""

@@ -102,7 +102,14 @@ class Experiment:
   def eval_step(self):
     """See `steps.make_eval_step`."""
     data = self.config.data
-    return steps.make_eval_step(self.model, self.task, mesh=self.mesh, mean=data.mean, std=data.std)
+    return steps.make_eval_step(
+      self.model,
+      self.task,
+      mesh=self.mesh,
+      augment=augment.make_augment(**self.config.augment),
+      mean=data.mean,
+      std=data.std,
+    )
 
   def predict_step(self):
     """See `steps.make_predict_step`."""
@@ -128,8 +135,11 @@ def processes():
   return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def make_source(config, split, *, training=False):
-  """The source of a split: resized, or at its own sizes, for training or evaluation."""
+def make_source(config, split, *, training=False, labelled=True):
+  """The source of a split: resized, or at its own sizes, for training or evaluation.
+
+  With `labelled` an example has the "label" that the task needs, else what the data have.
+  """
   data = config.data
   for field in ("fit", "eval_fit"):
     fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
@@ -143,7 +153,8 @@ def make_source(config, split, *, training=False):
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
   needs = choose(TASKS, config.task.name, "task").needs_of(config.task)
   user = f"the task {config.task.name!r}"
-  source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
+  if labelled:
+    source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)

@@ -200,6 +200,8 @@ class _Run:
     )
     text = "  ".join(f"{k} {v:.4f}" for k, v in exp.task.line(summary).items())
     self.progress.say(f"  val  step {step}  {text}")
+    if exp.task.warning(summary):
+      self.progress.say(f"  warning: {exp.task.warning(summary)}")
     return metrics
 
   def _pictures(self, step):

@@ -125,18 +125,14 @@ def make_train_step(
     `sums` are the task's statistics of this batch before the update, and `grad_norm`.
   """
 
+  change = _both(augment, batch_augment)
+
   def train_step(state, batch):
     augment_key, dropout_key = jax.random.split(
       jax.random.fold_in(jax.random.key(seed), state.step)
     )
     image, label = read_batch(batch)
-    if augment is not None:
-      image, label = jax.vmap(augment)(jax.random.split(augment_key, len(image)), image, label)
-    # Far from the numbers that `split` gives the examples: fold_in(key, i) equals split(key)[i].
-    if batch_augment is not None:
-      image, label = batch_augment(jax.random.fold_in(augment_key, 2**31), image, label)
-    task_key = jax.random.fold_in(augment_key, 2**31 + 1)
-    inputs, label = task.prepare(task_key, image, label, train=True)
+    inputs, label = task.prepare(augment_key, image, label, train=True, augment=change)
 
     def loss_fn(params):
       variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
@@ -183,12 +179,31 @@ def make_train_step(
   )
 
 
-def make_eval_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`."""
+def _both(augment, batch_augment):
+  """Both augmentations as one function of a key and a batch."""
+
+  def change(key, image, label):
+    if augment is not None:
+      image, label = jax.vmap(augment)(jax.random.split(key, len(image)), image, label)
+    if batch_augment is not None:
+      # Far from the numbers that `split` gives the examples: fold_in(key, i) equals split(key)[i].
+      image, label = batch_augment(jax.random.fold_in(key, 2**31), image, label)
+    return image, label
+
+  return change
+
+
+def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3):
+  """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`.
+
+  `augment` is for tasks whose evaluation needs it, as contrastive learning does.
+  """
+  change = _both(augment, None)
 
   def eval_step(state, batch):
     image, label = read_batch(batch)
-    inputs, label = task.prepare(jax.random.key(0), image, label, train=False)
+    key = jax.random.key(0)
+    inputs, label = task.prepare(key, image, label, train=False, augment=change)
     net = Net(model, state.eval_variables(), mean=mean, std=std, train=False)
     outputs = task.outputs(net, inputs)
     return task.statistics(outputs, label, batch["mask"], histogram=True)

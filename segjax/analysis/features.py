@@ -1,0 +1,299 @@
+"""What a net's second-last layer says: features, how well they separate the classes, pictures.
+
+PCA, t-SNE, nearest neighbours, silhouettes and logistic regression are scikit-learn's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.linalg import orthogonal_procrustes
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from segjax.analysis.charts import write
+from segjax.data.labels import IGNORE
+from segjax.errors import UserError
+from segjax.models.conv import Conv
+from segjax.pictures import panel
+from segjax.training import steps
+
+LAYERS = (Conv, nn.Conv, nn.Dense)
+METRICS = ("cosine", "euclidean")
+NEIGHBORS = 20  # of the kNN accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """Features of images, or of some pixels of them.
+
+  Attributes:
+    vectors: f32[N,D].
+    labels: i64[N], classes.
+    examples: i64[N], index of each image in its source.
+    places: i64[N,2], row and column of a pixel in its image, or None for whole images.
+  """
+
+  vectors: np.ndarray
+  labels: np.ndarray
+  examples: np.ndarray
+  places: np.ndarray | None = None
+
+
+def penultimate(model, variables, image):
+  """The features before the layer that makes the outputs: f32[B,D] or f32[B,h,w,D].
+
+  What a classifier sows under this name, or else the input of the last convolution or dense layer
+  with as many channels as the net has outputs.
+
+  Args:
+    model: module of `segjax.models`, with `num_outputs`.
+    variables: of the module.
+    image: f32[B,H,W,3], normalised.
+
+  Raises:
+    UserError: no layer has so many channels.
+  """
+  found = []
+
+  def note(call, args, kwargs, context):
+    out = call(*args, **kwargs)
+    layer = context.method_name == "__call__" and isinstance(context.module, LAYERS)
+    if layer and out.shape[-1] == model.num_outputs:
+      found.append(args[0])
+    return out
+
+  with nn.intercept_methods(note):
+    _, sown = model.apply(variables, image, train=False, mutable=["intermediates"])
+  for path, value in jax.tree_util.tree_leaves_with_path(sown):
+    if "penultimate" in jax.tree_util.keystr(path):
+      return value
+  if not found:
+    raise UserError(f"no layer of {type(model).__name__} has {model.num_outputs} channels")
+  return found[-1].astype(jnp.float32)
+
+
+def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
+  """Features of a source's examples; where labels are images, of pixels, every class alike.
+
+  Args:
+    experiment: training.experiment.Experiment.
+    state: TrainState.
+    source: from `experiment.make_source` with `labelled=False`, at one size.
+    limit: of images, or of pixels of each class; chosen at random.
+    per_image: of pixels of a class in one image.
+    seed: of the choice.
+
+  Returns:
+    Features.
+  """
+  data, rng = experiment.config.data, np.random.default_rng(seed)
+
+  @jax.jit
+  def run(image):
+    image = steps.normalize(image.astype(jnp.float32) / 255, data.mean, data.std)
+    return penultimate(experiment.model, state.eval_variables(), image)
+
+  if "label" not in source[0]:
+    raise UserError("features are coloured by class; this data source has target images")
+  dense = source[0]["label"].ndim == 2
+  chosen = rng.permutation(len(source))[: None if dense else limit]
+  vectors, labels, examples, places = [], [], [], []
+  for start in range(0, len(chosen), data.batch_size):
+    part = chosen[start : start + data.batch_size]
+    batch = [source[int(i)] for i in part]
+    fill = [batch[-1]["image"]] * (data.batch_size - len(batch))
+    found = np.asarray(run(np.stack([e["image"] for e in batch] + fill)))
+    for i, example, feature in zip(part, batch, found, strict=False):
+      at = _pick(example["label"], feature.shape, per_image, rng) if dense else [()]
+      vectors += [feature[place] for place, *_ in at] if dense else [feature.reshape(-1)]
+      labels += [c for *_, c in at] if dense else [int(example["label"])]
+      places += [pixel for _, pixel, _ in at] if dense else []
+      examples += [int(i)] * len(at)
+  out = Features(np.array(vectors), np.array(labels), np.array(examples))
+  if not dense:
+    return out
+  keep = np.concatenate([_at_most(np.flatnonzero(out.labels == c), limit, rng)
+                         for c in np.unique(out.labels)])  # fmt: skip
+  keep.sort()
+  return Features(out.vectors[keep], out.labels[keep], out.examples[keep], np.array(places)[keep])
+
+
+def _pick(label, shape, most, rng):
+  """[(place among features, pixel, class), ...]: up to `most` of each class of a mask."""
+  rows, columns = (
+    ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape[:2], label.shape, strict=True)
+  )
+  small, out = label[rows[:, None], columns], []
+  for c in np.setdiff1d(np.unique(small), [IGNORE]):
+    for flat in _at_most(np.flatnonzero(small == c), most, rng):
+      place = np.unravel_index(flat, small.shape)
+      out.append((place, (rows[place[0]], columns[place[1]]), int(c)))
+  return out
+
+
+def _at_most(indices, most, rng):
+  return indices if len(indices) <= most else rng.choice(indices, most, replace=False)
+
+
+def scores(train, val, *, metric="cosine"):
+  """How well features tell the classes.
+
+  Args:
+    train: Features that neighbours and the linear probe learn from.
+    val: Features that are scored.
+    metric: "cosine" or "euclidean".
+
+  Returns:
+    dict of floats: `knn_accuracy` (20 neighbours, or fewer examples), `linear_accuracy` (logistic
+    regression on standardised features), `silhouette` in [-1,1]; nan where there is one class.
+  """
+  _check_metric(metric)
+  if len(np.unique(train.labels)) < 2 or len(np.unique(val.labels)) < 2:
+    return dict(knn_accuracy=np.nan, linear_accuracy=np.nan, silhouette=np.nan)
+  knn = KNeighborsClassifier(min(NEIGHBORS, len(train.labels)), metric=metric)
+  linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+  return dict(
+    knn_accuracy=float(knn.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
+    linear_accuracy=float(linear.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
+    silhouette=float(silhouette_score(val.vectors, val.labels, metric=metric)),
+  )
+
+
+def _check_metric(metric):
+  if metric not in METRICS:
+    raise UserError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
+
+
+def embed(stages, *, perplexity=30.0, seed=0):
+  """PCA and t-SNE of the same examples' features at several stages, aligned from one to the next.
+
+  Each is turned or mirrored to lie as the one before it; a t-SNE (van der Maaten, Hinton, JMLR
+  2008) starts from the one before, the first from its PCA.
+
+  Args:
+    stages: list of f32[N,D].
+    perplexity: of t-SNE; less where there are few examples.
+    seed: of t-SNE.
+
+  Returns:
+    (list of PCA f64[N,2], list of t-SNE f64[N,2]).
+  """
+  linear, neighbor = [], []
+  perplexity = min(perplexity, (len(stages[0]) - 1) / 3)
+  for vectors in stages:
+    flat = PCA(2, random_state=seed).fit_transform(vectors)
+    linear.append(_turned(flat, linear[-1] if linear else None))
+    if neighbor:  # as large as it was, and with little exaggeration, or it would fold anew
+      start, exaggeration = neighbor[-1], 2.0
+    else:
+      start, exaggeration = linear[-1] / max(linear[-1][:, 0].std(), 1e-12) * 1e-4, 12.0
+    tsne = TSNE(
+      2, perplexity=perplexity, init=start.astype(np.float32), early_exaggeration=exaggeration,
+      random_state=seed,
+    )  # fmt: skip
+    neighbor.append(_turned(tsne.fit_transform(vectors), neighbor[-1] if neighbor else None))
+  return linear, neighbor
+
+
+def _turned(points, like):
+  """Points about their mean, turned or mirrored to lie as `like`."""
+  points = points - points.mean(0)
+  return points if like is None else points @ orthogonal_procrustes(points, like)[0]
+
+
+def scatter(embedded, labels, table, titles, captions, file):
+  """A row of PCA panels over a row of t-SNE panels, one a stage, coloured by class.
+
+  Args:
+    embedded: from `embed`.
+    labels: i64[N].
+    table: LabelTable.
+    titles: of the stages.
+    captions: under each t-SNE panel.
+    file: path of the PNG; a PDF is written beside it.
+  """
+  count = len(titles)
+  figure, axes = plt.subplots(
+    2, count, figsize=(3.6 * count + 1.2, 7.6), layout="constrained", squeeze=False
+  )
+  colors = _colors(len(table))
+  for row, (kind, points) in enumerate(zip(("PCA", "t-SNE"), embedded, strict=True)):
+    for axis, title, caption, xy in zip(axes[row], titles, captions, points, strict=True):
+      for c in np.unique(labels):
+        mine = xy[labels == c]
+        axis.scatter(*mine.T, s=7, color=colors[c], alpha=0.7, lw=0, label=table.names[c])
+      axis.set(title=f"{kind}, {title}", xticks=[], yticks=[])
+      if row:
+        axis.set_xlabel(caption, fontsize=8)
+  handles, names = axes[0][0].get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside right upper", markerscale=2, fontsize=8)
+  return write(figure, file)
+
+
+def _colors(count):
+  return plt.get_cmap("tab10" if count <= 10 else "tab20" if count <= 20 else "turbo")(
+    np.arange(count) if count <= 20 else np.linspace(0, 1, count)
+  )
+
+
+def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=5,
+                     metric="cosine", seed=0):  # fmt: skip
+  """Rows of a query of the validation set and its nearest neighbours in the train set.
+
+  Args:
+    train: Features.
+    val: Features.
+    train_source: whose examples `train` is of.
+    val_source: whose examples `val` is of.
+    queries: how many, drawn at random, or a list of indices of `val_source`.
+    wanted: neighbours of each.
+    metric: "cosine" or "euclidean"; distances stand above the pictures.
+    seed: of the draw.
+
+  Returns:
+    u8[height,width,3].
+
+  Raises:
+    UserError: an index that `val` does not have, or an unknown metric.
+  """
+  _check_metric(metric)
+  if isinstance(queries, int):
+    chosen = np.random.default_rng(seed).permutation(len(val.labels))[:queries]
+  else:
+    lost = [q for q in queries if q not in val.examples]
+    if lost:
+      raise UserError(f"query {lost[0]}: the features have no such example of the val split")
+    chosen = [int(np.flatnonzero(val.examples == q)[0]) for q in queries]
+  search = NearestNeighbors(n_neighbors=min(wanted, len(train.labels)), metric=metric)
+  distances, indices = search.fit(train.vectors).kneighbors(val.vectors[chosen])
+  names, rows = val_source.source.labels.names, []
+  for q, near, far in zip(chosen, indices, distances, strict=True):
+    row = [(f"query: {names[val.labels[q]]}", _view(val, val_source, q))]
+    for i, distance in zip(near, far, strict=True):
+      title = f"{names[train.labels[i]]}, distance {distance:.3f}"
+      row.append((title, _view(train, train_source, i)))
+    rows.append(row)
+  return panel(rows, most=160)
+
+
+def _view(features, source, i, side=48):
+  """The image of an example, or what surrounds its pixel, marked by a cross."""
+  image = source[int(features.examples[i])]["image"]
+  if features.places is None:
+    return image
+  row, column = features.places[i]
+  padded = np.pad(image, ((side, side), (side, side), (0, 0)), mode="edge")
+  view = padded[row : row + 2 * side, column : column + 2 * side].copy()
+  view[side, side - 4 : side + 5] = view[side - 4 : side + 5, side] = (255, 0, 255)
+  return view

@@ -1,0 +1,123 @@
+"""SimCLR: two views of an image are told from the views of all others, without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.errors import UserError
+from segjax.pictures import bars
+from segjax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCLR(Task):
+  """Normalised temperature-scaled cross-entropy of two augmented views (Chen et al., ICML 2020).
+
+  Both views are made by `config.augment`, in an evaluation too, there by the same draws each time.
+  The loss of an evaluation is that of its batches, so it depends on their size.
+
+  Attributes:
+    temperature: of the softmax over cosine similarities.
+    width: of the projection that the loss compares.
+  """
+
+  temperature: float = 0.5
+  width: int = 128
+
+  needs: ClassVar[str] = "nothing"
+  headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "feature_deviation")
+
+  def __post_init__(self):
+    if not 0 < self.temperature <= 10:
+      raise UserError(f"task.temperature is {self.temperature}, expected one in (0, 10]")
+
+  @property
+  def num_outputs(self):
+    """Width of the projection."""
+    return self.width
+
+  def prepare(self, key, image, label, *, train, augment=None):
+    """Two views of each image, [2B,H,W,3]: first all of the first kind."""
+    del label, train
+    label = jnp.zeros(len(image), jnp.int32)
+    if key is None:
+      return image, None
+    views = [augment(k, image, label)[0] for k in jax.random.split(key)]
+    return jnp.concatenate(views), label
+
+  def statistics(self, outputs, label, mask, *, histogram):
+    """Sums over a batch.
+
+    Args:
+      outputs: f32[2B,D], projections of both views.
+      label: not used.
+      mask: bool[B], False for examples that do not count; they are nobody's others.
+      histogram: not used.
+
+    Returns:
+      dict of sums over views: `views`, `loss`, `hits` (the other view is the nearest), and for
+      the noticing of collapse `sum` and `squares`, f32[D], of the normalised projections.
+    """
+    del label, histogram
+    count, mask = len(outputs), jnp.tile(mask, 2)
+    z = outputs / jnp.maximum(jnp.linalg.norm(outputs, axis=-1, keepdims=True), 1e-12)
+    similarity = z @ z.T / self.temperature
+    others = mask[None] & ~jnp.eye(count, dtype=bool)
+    similarity = jnp.where(others, similarity, -1e9)
+    partner = jnp.roll(jnp.arange(count), count // 2)
+    own = jnp.take_along_axis(similarity, partner[:, None], -1)[:, 0]
+    loss = jax.nn.logsumexp(similarity, -1) - own
+    return dict(
+      views=mask.sum(),
+      loss=jnp.where(mask, loss, 0.0).sum(),
+      hits=(mask & (own >= similarity.max(-1))).sum(),
+      sum=(z * mask[:, None]).sum(0),
+      squares=(z**2 * mask[:, None]).sum(0),
+    )
+
+  def loss(self, sums):
+    """Mean over views, nats."""
+    at_least = (jnp if isinstance(sums["views"], jnp.ndarray) else np).maximum
+    return sums["loss"] / at_least(sums["views"], 1)
+
+  def summary(self, sums):
+    """Scalars from summed statistics.
+
+    Returns:
+      dict of floats: `loss`, `accuracy` (the other view is the most similar one of the batch) and
+      `feature_deviation`: the standard deviation of the normalised projections over views, times
+      the root of their width; 1 where they fill the sphere, 0 where all are alike (collapse).
+    """
+    count = max(float(sums["views"]), 1.0)
+    mean, square = np.asarray(sums["sum"]) / count, np.asarray(sums["squares"]) / count
+    deviation = float(np.sqrt(np.maximum(square - mean**2, 0).sum()))
+    return dict(
+      loss=float(self.loss(sums)),
+      accuracy=float(sums["hits"]) / count,
+      feature_deviation=deviation,
+    )
+
+  def warning(self, summary):
+    """Says so where the projections collapse."""
+    if summary["feature_deviation"] > 0.1:
+      return ""
+    return "the projections of all images are alike (collapse): lower the learning rate"
+
+  def table(self, sums):
+    """Text table of an evaluation."""
+    rows = self.summary(sums).items()
+    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
+
+  def pictures(self, image, outputs, label):
+    """Panels for one example: the image, and its largest projections as bars."""
+    del label
+    z = np.abs(outputs[0]) / max(float(np.abs(outputs[0]).max()), 1e-12)
+    order = np.argsort(-z)[:5]
+    times = max(96 // max(image.shape[:2]), 1)
+    rows = [(f"dimension {i}", float(z[i]), True) for i in order]
+    return [("image", image.repeat(times, 0).repeat(times, 1)), ("projection", bars(rows))]

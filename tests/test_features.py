@@ -1,0 +1,132 @@
+"""Features: the right layer, a balanced choice of pixels, scores, alignment, the launcher."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, launch, write_pairs
+from PIL import Image
+
+from segjax import config as config_lib
+from segjax import inference, models, training
+from segjax.analysis import features
+from segjax.data.labels import IGNORE
+from segjax.errors import UserError
+from segjax.training.experiment import make_source
+
+
+def applied(name, size=(16, 20), **fields):
+  net = models.make(name, **fields)
+  image = jnp.array(np.random.default_rng(0).random((2, *size, 3), np.float32))
+  variables = jax.jit(lambda: net.init(jax.random.key(0), image, train=False))()
+  return net, variables, image
+
+
+def test_the_features_are_what_the_last_layer_gets():
+  net, variables, image = applied("unet", widths=(4, 6), num_outputs=3)
+  found = features.penultimate(net, variables, image)
+  head = variables["params"]["head"]
+  logits = found @ head["kernel"][0, 0] + head["bias"]
+  np.testing.assert_allclose(logits, net.apply(variables, image, train=False), atol=1e-5)
+  net, variables, image = applied("classifier", backbone="small_cnn", num_outputs=5)
+  _, sown = net.apply(variables, image, train=False, mutable=["intermediates"])
+  wanted = sown["intermediates"]["head"]["penultimate"][0]
+  np.testing.assert_array_equal(features.penultimate(net, variables, image), wanted)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """A classifier of digits and a segmenter of rectangles, both trained for a moment."""
+  root = tmp_path_factory.mktemp("features")
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
+  config.writers, config.pictures, config.keep_steps = (), 0, (1, 3)
+  config.data.size = (16, 16)
+  training.train(config, root / "digits")
+  data = write_pairs(root / "data", count=10)
+  config = config_lib.default()
+  config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.7)
+  config.data.update(size=(24, 32), batch_size=2)
+  config.model = dict(name="unet", widths=(4, 6), dtype="float32")
+  config.total_steps, config.total_epochs, config.writers, config.pictures = 4, 0.0, (), 0
+  training.train(config, root / "pixels")
+  return root
+
+
+def test_pixels_are_chosen_alike_from_all_classes(runs):
+  restored = inference.restore(runs / "pixels")
+  source = make_source(restored[0].config, "train")
+  found = features.extract(*restored, source, limit=30, per_image=7)
+  counts = np.bincount(found.labels)
+  assert counts.tolist() == [30, 30]
+  assert np.unique(found.examples).size == len(source)
+  for label, i, (row, column) in zip(found.labels, found.examples, found.places, strict=True):
+    assert source[int(i)]["label"][row, column] == label
+  most = max(np.unique(found.examples[found.labels == 1], return_counts=True)[1])
+  assert most <= 7
+  again = features.extract(*restored, source, limit=30, per_image=7)
+  np.testing.assert_array_equal(again.vectors, found.vectors)
+
+
+def test_ignored_pixels_have_no_features():
+  label = np.full((8, 8), IGNORE, np.uint8)
+  label[:2] = 3
+  rng = np.random.default_rng(0)
+  found = features._pick(label, (4, 4, 9), 50, rng)
+  assert {c for *_, c in found} == {3} and len(found) == 4
+  assert all(pixel[0] < 2 for _, pixel, _ in found)
+
+
+def clusters(spread, count=60, classes=3, seed=0):
+  rng = np.random.default_rng(seed)
+  labels = np.arange(count) % classes
+  vectors = 10 * np.eye(classes)[labels] + spread * rng.normal(size=(count, classes))
+  return features.Features(vectors.astype(np.float32), labels, np.arange(count))
+
+
+@pytest.mark.parametrize("metric", features.METRICS)
+def test_scores_of_separate_and_of_mixed_classes(metric):
+  apart = features.scores(clusters(0.1), clusters(0.1, seed=1), metric=metric)
+  assert apart["knn_accuracy"] == apart["linear_accuracy"] == 1 and apart["silhouette"] > 0.9
+  mixed = features.scores(clusters(1e3), clusters(1e3, seed=1), metric=metric)
+  assert mixed["knn_accuracy"] < 0.6 and mixed["silhouette"] < 0.1
+  one = features.scores(clusters(0.1), clusters(0.1, classes=1), metric=metric)
+  assert np.isnan(one["knn_accuracy"])
+  with pytest.raises(UserError, match="euclidean"):
+    features.scores(clusters(0.1), clusters(0.1), metric="manhattan")
+
+
+def test_stages_lie_as_the_one_before():
+  """The same features turned and mirrored give the same pictures again."""
+  vectors = clusters(1.0, count=45).vectors * np.array([3.0, 2.0, 1.0])
+  turned = vectors[:, [1, 2, 0]] * np.array([-1, 1, -1])
+  linear, neighbor = features.embed([vectors, turned])
+  np.testing.assert_allclose(linear[1], linear[0], atol=1e-3)
+  closest = np.linalg.norm(neighbor[1][:, None] - neighbor[0], axis=-1)
+  own = np.diag(closest)
+  assert np.median(own) < 0.3 * np.median(closest)
+
+
+def test_the_launcher_writes_pictures_and_scores(runs):
+  done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--samples=60")
+  assert done.returncode == 0, done.stderr
+  figures = runs / "digits" / "figures"
+  rows = json.loads((figures / "features.json").read_text())
+  assert len(rows) == 3
+  assert all(0 <= r["knn_accuracy"] <= 1 for r in rows.values())
+  for name in ("features.png", "neighbors.png"):
+    assert np.asarray(Image.open(figures / name).convert("RGB")).std() > 10
+  done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--epochs=7")
+  assert done.returncode == 1 and "epoch 7: its checkpoint was not kept" in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_pixels_have_pictures_too(runs):
+  restored = inference.restore(runs / "pixels")
+  sources = [make_source(restored[0].config, s) for s in ("train", "val")]
+  train, val = (features.extract(*restored, s, limit=20) for s in sources)
+  picture = features.neighbor_picture(train, val, *sources, queries=2, wanted=3)
+  assert picture.std() > 10
+  with pytest.raises(UserError, match="query 99"):
+    features.neighbor_picture(train, val, *sources, queries=[99])

@@ -1,0 +1,136 @@
+"""Training without labels: what the net is asked, losses by hand, collapse, starting from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from segjax import config as config_lib
+from segjax import models, training
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.tasks import Rotation, SimCLR
+from segjax.training import initial
+from segjax.training.writers import read_metrics
+
+PALETTE = default_table(("x",)).palette
+KEEP = lambda key, image, label: (image, label)  # noqa: E731
+
+
+def images(count=6, size=(12, 12)):
+  return jnp.array(np.random.default_rng(0).random((count, *size, 3), np.float32))
+
+
+def test_images_are_turned_as_their_labels_say():
+  task, image = Rotation(("x",), PALETTE), images(40)
+  turned, label = task.prepare(jax.random.key(0), image, None, train=True, augment=KEEP)
+  assert set(np.asarray(label)) == {0, 1, 2, 3}
+  for a, b, k in zip(image, turned, label, strict=True):
+    np.testing.assert_array_equal(np.rot90(a, k), b)
+  turned, label = task.prepare(jax.random.key(0), image, None, train=False, augment=KEEP)
+  assert turned.shape == (160, 12, 12, 3)
+  for i, (b, k) in enumerate(zip(turned, label, strict=True)):
+    np.testing.assert_array_equal(np.rot90(image[i % 40], k), b)
+  with pytest.raises(UserError, match="square"):
+    task.prepare(jax.random.key(0), images(size=(8, 9)), None, train=True, augment=KEEP)
+
+
+def test_rotations_of_an_example_that_does_not_count_do_not():
+  task = Rotation(("x",), PALETTE)
+  assert task.classes[1] == "90 degrees" and task.num_outputs == 4
+  logits = jnp.array(np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32))
+  label, mask = jnp.repeat(jnp.arange(4), 3), jnp.array([True, True, False])
+  sums = task.statistics(logits, label, mask, histogram=True)
+  whole = np.arange(12) % 3 < 2
+  assert int(sums["examples"]) == 8
+  hits = (np.asarray(logits).argmax(1) == np.asarray(label))[whole].mean()
+  assert task.summary(jax.device_get(sums))["accuracy"] == pytest.approx(hits)
+
+
+def nt_xent(z, temperature):
+  """The loss of Chen et al., view by view, in float64."""
+  z = z.astype(np.float64) / np.linalg.norm(z, axis=1, keepdims=True)
+  n, out = len(z) // 2, []
+  for i in range(2 * n):
+    s = np.exp(z @ z[i] / temperature)
+    out.append(-np.log(s[(i + n) % (2 * n)] / (s.sum() - s[i])))
+  return np.array(out)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_contrastive_loss_by_hand(temperature):
+  z = np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32)
+  task = SimCLR(("x",), PALETTE, temperature=temperature)
+  found = task.statistics(jnp.array(z), None, jnp.ones(5, bool), histogram=True)
+  assert float(task.loss(found)) == pytest.approx(nt_xent(z, temperature).mean(), rel=1e-5)
+  mask = jnp.array([True, True, True, True, False])
+  masked = task.statistics(jnp.array(z), None, mask, histogram=True)
+  some = task.statistics(
+    jnp.array(z[[0, 1, 2, 3, 5, 6, 7, 8]]), None, jnp.ones(4, bool), histogram=True
+  )
+  for key in some:
+    np.testing.assert_allclose(masked[key], some[key], rtol=1e-5)
+
+
+def test_equal_views_are_found_and_collapse_is_told():
+  task = SimCLR(("x",), PALETTE)
+  z = np.random.default_rng(0).normal(size=(50, 128)).astype(np.float32)
+  sums = task.statistics(jnp.array(np.concatenate([z, z])), None, jnp.ones(50, bool),
+                         histogram=True)  # fmt: skip
+  good = task.summary(jax.device_get(sums))
+  assert good["accuracy"] == 1 and good["feature_deviation"] > 0.9 and not task.warning(good)
+  flat = 1 + 1e-3 * np.concatenate([z, z])
+  sums = task.statistics(jnp.array(flat), None, jnp.ones(50, bool), histogram=True)
+  bad = task.summary(jax.device_get(sums))
+  assert bad["feature_deviation"] < 0.01 and "collapse" in task.warning(bad)
+
+
+def test_both_views_are_augmented_apart():
+  def noisy(key, image, label):
+    return image + jax.random.normal(key, image.shape), label
+
+  task, image = SimCLR(("x",), PALETTE), images(3)
+  for train in (True, False):
+    views, _ = task.prepare(jax.random.key(0), image, None, train=train, augment=noisy)
+    assert views.shape == (6, 12, 12, 3)
+    assert float(jnp.abs(views[:3] - views[3:]).mean()) > 0.5
+    again, _ = task.prepare(jax.random.key(0), image, None, train=train, augment=noisy)
+    np.testing.assert_array_equal(views, again)
+
+
+def smoke_config(method):
+  config = config_lib.read(f"{ROOT}/configs/resnet18_pretraining.py:method={method},smoke")
+  config.writers, config.pictures = ("pictures",), 1
+  config.model.backbone, config.data.size = "small_cnn", (16, 16)
+  config.data.batch_size, config.schedule.name = 8, "constant"
+  return config
+
+
+@pytest.mark.parametrize("method", ["rotation", pytest.param("simclr", marks=pytest.mark.slow)])
+def test_pretraining_resumes_bit_for_bit_and_starts_other_nets(method, tmp_path):
+  config = smoke_config(method)
+  whole = training.train(config, tmp_path / "whole")
+  config.total_steps = 4
+  training.train(config, tmp_path / "part")
+  config.total_steps = 6
+  resumed = training.train(config, tmp_path / "part")
+  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+  assert "val/accuracy" in rows[-1] and any("train/accuracy" in r for r in rows)
+  net = models.make("classifier", backbone="small_cnn", num_outputs=7)
+  fresh = jax.jit(lambda: net.init(jax.random.key(5), images(1, (16, 16)), train=False))()
+  loaded, report = initial.load_initial(str(tmp_path / "whole"), "backbone", fresh)
+  for kind in ("params", "batch_stats"):
+    kept = getattr(whole, kind)["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, loaded[kind]["backbone"], kept)
+  np.testing.assert_array_equal(
+    loaded["params"]["head"]["fc1"]["kernel"], fresh["params"]["head"]["fc1"]["kernel"]
+  )
+  assert all(name.startswith("backbone/") for _, name in report.loaded)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 11.0])
+def test_a_wrong_temperature_is_told(temperature):
+  with pytest.raises(UserError, match="temperature"):
+    SimCLR(("x",), PALETTE, temperature=temperature)
