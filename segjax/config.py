@@ -85,6 +85,18 @@ TASKS = dict(
     ),
   ),
   rotation=({}, dict(label_smoothing=0.0)),
+  dino=(
+    dict(
+      prototypes=1024,
+      crops=4,
+      temperature=0.1,
+      teacher_start=0.04,
+      teacher_end=0.04,
+      teacher_steps=0,
+      center_momentum=0.9,
+    ),
+    {},
+  ),
   simclr=(dict(temperature=0.5, width=128), {}),
 )
 
@@ -181,6 +193,7 @@ def default():
   c.init_part = "all"  # or the submodule to load alone, e.g. "backbone"
   c.freeze = ""  # regular expression; parameters whose names it finds are not trained
   c.ema_decay = 0.0  # of a moving average of the parameters, which evaluation then uses; 0: none
+  c.ema_decay_end = 0.0  # ema_decay goes there along a half cosine; 0: it stays
 
   c.best_metric = "val/mean_iou"  # the best checkpoint by it is kept beside the latest
   c.best_mode = "max"
@@ -334,7 +347,7 @@ def save(config, file):
 
 
 def load(file):
-  """Reads a config that `save` wrote.
+  """Reads a config that `save` wrote; fields that are newer than it get their defaults.
 
   Raises:
     UserError: no such file, or not JSON.
@@ -345,7 +358,17 @@ def load(file):
     values = json.loads(file.read_text())
   except json.JSONDecodeError as error:
     raise UserError(f"{file}: not valid JSON ({error}); restore it or start a new run") from None
+  _fill(values, default().to_dict())
   return ml_collections.ConfigDict(_tuples(values))
+
+
+def _fill(values, default):
+  """Adds missing fields, but not to parts whose fields depend on a name."""
+  for key, value in default.items():
+    if key not in values:
+      values[key] = value
+    elif isinstance(value, dict) and key not in ("model", "task", "loss", "source"):
+      _fill(values[key], value)
 
 
 def _tuples(value):

@@ -152,9 +152,13 @@ def make_config(study, label, seed):
 
 
 def identity(config):
-  """Eight letters that two configs share if and only if their runs give the same numbers."""
+  """Eight letters that two configs share if and only if their runs give the same numbers.
+
+  Fields at their defaults are left out, so a field that comes with a new version changes nothing.
+  """
+  default = config_lib.flatten(config_lib.default())
   flat = config_lib.flatten(config)
-  told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL)}
+  told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

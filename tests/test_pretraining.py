@@ -100,7 +100,7 @@ def test_both_views_are_augmented_apart():
 
 
 def smoke_config(method):
-  config = config_lib.read(f"{ROOT}/configs/resnet18_pretraining.py:method={method},smoke")
+  config = config_lib.read(f"{ROOT}/configs/pretraining.py:method={method},smoke")
   config.writers, config.pictures = ("pictures",), 1
   config.model.backbone, config.data.size = "small_cnn", (16, 16)
   config.data.batch_size, config.schedule.name = 8, "constant"

@@ -197,6 +197,19 @@ def test_identity_ignores_what_changes_no_number():
   assert study_lib.identity(config) != first
 
 
+def test_a_field_that_is_new_changes_no_identity_and_is_filled_in(tmp_path):
+  new = config_lib.default()
+  new.seed = 3
+  old = config_lib.default()
+  old.seed = 3
+  del old.ema_decay_end, old.data.workers
+  assert study_lib.identity(old) == study_lib.identity(new)
+  config_lib.save(old, tmp_path / "config.json")
+  assert config_lib.load(tmp_path / "config.json").to_dict() == new.to_dict()
+  new.ema_decay_end = 0.5
+  assert study_lib.identity(old) != study_lib.identity(new)
+
+
 # ---------------------------------------------------------------------------- numbers
 
 

@@ -107,7 +107,8 @@ def test_the_state_is_donated_and_the_average_is_exact():
   init = jax.jit(lambda: init_state(net, optimizer, seed=0, size=SIZE, ema=True),
                  out_shardings=steps.replicated(mesh))  # fmt: skip
   state = init()
-  step = steps.make_train_step(net, task, optimizer, mesh=mesh, ema_decay=0.25)
+  decay = lambda step: jnp.minimum(0.25, (1 + step) / (10 + step))  # noqa: E731
+  step = steps.make_train_step(net, task, optimizer, mesh=mesh, ema_decay=decay)
   want = jax.device_get((state.ema_params, state.ema_batch_stats))
   for seed in range(4):
     old = state

@@ -75,6 +75,7 @@ NETS = {
   "fcn8s": LIGHT,
   "lraspp": LIGHT,
   "projection": LIGHT | dict(backbone="small_cnn", width=8),
+  "prototypes": LIGHT | dict(backbone="small_cnn", width=8, bottleneck=4),
   "segformer": dict(num_outputs=3, backbone=models.segformer.MiT(depths=(1, 1, 1, 1))),
   "unet": dict(num_outputs=3, widths=(4, 6, 8)),
   "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),

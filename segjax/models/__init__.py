@@ -25,7 +25,7 @@ from segjax.models.encoder_decoder import EncoderDecoder
 from segjax.models.fcn import FCN, FCN8s, FCN16s, FCN32s
 from segjax.models.lraspp import LRASPP
 from segjax.models.mobilenet import mobilenet_v3_large, mobilenet_v3_small
-from segjax.models.projection import Projection
+from segjax.models.projection import Projection, Prototypes
 from segjax.models.resnet import (
   resnet18,
   resnet34,
@@ -38,6 +38,7 @@ from segjax.models.segformer import SegFormer, mit_b0, mit_b1, mit_b2, mit_b3, m
 from segjax.models.small_cnn import small_cnn
 from segjax.models.unet import UNet
 from segjax.models.vgg import vgg11_bn, vgg16, vgg16_bn
+from segjax.models.vit import vit_tiny
 
 MODELS = {
   "attention_segmenter": AttentionSegmenter,
@@ -52,6 +53,7 @@ MODELS = {
   "fcn8s": FCN8s,
   "lraspp": LRASPP,
   "projection": Projection,
+  "prototypes": Prototypes,
   "segformer": SegFormer,
   "unet": UNet,
 }
@@ -70,6 +72,7 @@ __all__ = [
   "FCN16s",
   "FCN32s",
   "Projection",
+  "Prototypes",
   "SegFormer",
   "UNet",
   "count_params",
@@ -95,6 +98,7 @@ __all__ = [
   "vgg11_bn",
   "vgg16",
   "vgg16_bn",
+  "vit_tiny",
 ]
 
 

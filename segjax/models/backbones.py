@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import UserError, choose
-from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg
+from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg, vit
 
 # Name: (backbone, its classifier's head).
 BACKBONES = {
@@ -26,6 +26,7 @@ BACKBONES = {
   "mobilenet_v3_small": (mobilenet.mobilenet_v3_small, partial(mobilenet.MobileNetV3Head, 1024)),
   "mobilenet_v3_large": (mobilenet.mobilenet_v3_large, partial(mobilenet.MobileNetV3Head, 1280)),
   "efficientnet_lite0": (efficientnet.efficientnet_lite0, efficientnet.EfficientNetHead),
+  "vit_tiny": (vit.vit_tiny, vit.ViTHead),
   "small_cnn": (small_cnn.small_cnn, small_cnn.SmallCNNHead),
   **{name: (mit, segformer.MiTHead) for name, mit in segformer.BACKBONES.items()},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import make_backbone
@@ -34,3 +35,44 @@ class Projection(nn.Module):
     x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
     x = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x)
     return x.astype(jnp.float32)
+
+
+class Prototypes(nn.Module):
+  """A backbone whose normalised projection is compared with prototypes, DINO's head.
+
+  Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021. The
+  prototypes have length 1. The batch statistics hold `center`, f32[num_outputs], which
+  `segjax.tasks.dino` moves.
+
+  Attributes:
+    num_outputs: prototypes.
+    backbone: a key of `BACKBONES`.
+    width: of the two hidden layers.
+    bottleneck: width of the normalised projection.
+    dtype: compute dtype; parameters and logits are float32.
+  """
+
+  num_outputs: int = 1024
+  backbone: str = "resnet18"
+  width: int = 512
+  bottleneck: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """f32[B,H,W,3] -> cosines f32[B,num_outputs]; sows `penultimate`, the pooled features."""
+    self.variable("batch_stats", "center", jnp.zeros, (self.num_outputs,), jnp.float32)
+    features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
+    x = features[-1].mean((1, 2))
+    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+    for i in (1, 2):
+      x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(x))
+    x = nn.Dense(self.bottleneck, dtype=self.dtype, name="bottleneck_layer")(x)
+    x = _unit(x.astype(jnp.float32), -1)
+    init = nn.initializers.normal(1.0)
+    return x @ _unit(self.param("head", init, (self.bottleneck, self.num_outputs)), 0)
+
+
+def _unit(x, axis):
+  """x with length 1 along an axis; the gradient at 0 is finite."""
+  return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(axis, keepdims=True), 1e-12))

@@ -2,6 +2,7 @@
 
 from segjax.tasks.classification import Classification
 from segjax.tasks.colorization import Colorization
+from segjax.tasks.dino import Dino
 from segjax.tasks.image_to_image import ImageToImage
 from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
@@ -10,6 +11,7 @@ from segjax.tasks.simclr import SimCLR
 TASKS = {
   "classification": Classification,
   "colorization": Colorization,
+  "dino": Dino,
   "image_to_image": ImageToImage,
   "rotation": Rotation,
   "segmentation": Segmentation,

@@ -22,6 +22,7 @@ class Task:
     palette: u8[256,3], display colour of each label value.
     needs: what a source must give with each image: "mask", "class", "target" or "nothing".
     headline: scalars of a summary that stand in the rows of training.
+    teaches: whether the net with the averaged parameters is asked too, as a teacher.
     loss_text: name of the loss with its unit, for axes and tables.
   """
 
@@ -30,6 +31,7 @@ class Task:
 
   needs: ClassVar[str] = "mask"
   headline: ClassVar[tuple[str, ...]] = ("loss",)
+  teaches: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
 
   @classmethod

@@ -33,6 +33,7 @@ class Experiment:
     mesh: of the devices.
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
+    ema_decay: step -> decay of the moving averages.
     frozen: names of the parameters that are not trained.
   """
 
@@ -43,6 +44,7 @@ class Experiment:
   mesh: Any
   optimizer: Any
   schedule: Any
+  ema_decay: Any
   frozen: tuple[str, ...] = ()
 
   def init(self):
@@ -93,7 +95,7 @@ class Experiment:
       batch_augment=mixing.make_batch_augment(**c.batch_augment),
       mean=c.data.mean,
       std=c.data.std,
-      ema_decay=c.ema_decay,
+      ema_decay=self.ema_decay,
       aux_weight=c.aux_weight,
       frozen=self.frozen,
       resident=resident,
@@ -230,7 +232,26 @@ def build(config, labels, steps_per_epoch=1):
     optimizer = optax.multi_transform(
       dict(trained=optimizer, frozen=optax.set_to_zero()), lambda p: freezing.labels(p, frozen)
     )
-  return Experiment(config, labels, model, task, mesh, optimizer, schedule, frozen)
+  ema_decay = _make_ema_decay(config, task, steps_per_epoch)
+  return Experiment(config, labels, model, task, mesh, optimizer, schedule, ema_decay, frozen)
+
+
+def _make_ema_decay(config, task, steps_per_epoch):
+  """step -> decay, see `config.ema_decay` and `ema_decay_end`."""
+  start, end = config.ema_decay, config.ema_decay_end or config.ema_decay
+  if not (0 <= start < 1 and 0 <= end <= 1):
+    raise UserError(f"ema_decay={start}, ema_decay_end={end}: expected both from 0 to 1")
+  if task.teaches and not start:
+    raise UserError(f"the task {config.task.name!r} needs a teacher: set ema_decay, e.g. to 0.99")
+  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
+
+  def decay(step):
+    value = end - (end - start) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1))) / 2
+    # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps;
+    # a teacher must not run after its student, though.
+    return value if task.teaches else jnp.minimum(value, (1 + step) / (10 + step))
+
+  return decay
 
 
 def _call(function, what, fields, **more):

@@ -66,19 +66,25 @@ class Net:
   Attributes:
     batch_stats: as the last call left them.
     sown: what the last call sowed.
+    train: whether this is a train step.
+    step: updates done so far.
+    teacher: the net with the averaged parameters, a Net, where the task asks for one.
   """
 
-  def __init__(self, model, variables, *, mean, std, train, rngs=None):
+  def __init__(self, model, variables, *, mean, std, train, step=0, rngs=None):
     self._apply, self._params = model.apply, variables["params"]
     self.batch_stats, self.sown = variables["batch_stats"], {}
-    self._mean, self._std, self._how = mean, std, dict(train=train, rngs=rngs)
+    self.train, self.step, self.teacher = train, step, None
+    self._mean, self._std, self._rngs = mean, std, rngs
 
   def __call__(self, image, *more):
     """Applies the model to normalised images, and to `more` as it is."""
     variables = dict(params=self._params, batch_stats=self.batch_stats)
-    mutable = ["intermediates", *(["batch_stats"] if self._how["train"] else [])]
+    mutable = ["intermediates", *(["batch_stats"] if self.train else [])]
     image = normalize(image, self._mean, self._std)
-    outputs, updates = self._apply(variables, image, *more, mutable=mutable, **self._how)
+    outputs, updates = self._apply(
+      variables, image, *more, mutable=mutable, train=self.train, rngs=self._rngs
+    )
     self.batch_stats = updates.get("batch_stats", self.batch_stats)
     self.sown = updates.get("intermediates", {})
     return outputs
@@ -95,7 +101,7 @@ def make_train_step(
   batch_augment=None,
   mean=(0.0,) * 3,
   std=(1.0,) * 3,
-  ema_decay=0.0,
+  ema_decay=None,
   aux_weight=0.4,
   frozen=(),
   resident=False,
@@ -112,8 +118,8 @@ def make_train_step(
     batch_augment: function of a batch from `segjax.mixing`, or None; after `augment`.
     mean: subtracted from images in [0,1].
     std: divides them then.
-    ema_decay: of the moving averages of parameters and batch statistics, at step t at most
-      (1 + t) / (10 + t); 0 for none.
+    ema_decay: step -> decay of the moving averages of parameters and batch statistics, if the
+      state has them.
     aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
@@ -137,7 +143,10 @@ def make_train_step(
     def loss_fn(params):
       variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
       rngs = dict(dropout=dropout_key)
-      net = Net(model, variables, mean=mean, std=std, train=True, rngs=rngs)
+      how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs)
+      net = Net(model, variables, **how)
+      if task.teaches:
+        net.teacher = Net(model, state.eval_variables(), **how)
       with frozen_norms(frozen):
         outputs = task.outputs(net, inputs)
       sums = task.statistics(outputs, label, batch["mask"], histogram=False)
@@ -152,8 +161,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema_params, state.ema_batch_stats
     if state.ema_params is not None:
-      # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps.
-      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+      decay = ema_decay(state.step)
       # This form leaves what does not change, such as frozen parameters, exactly as it is.
       ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
     sums["grad_norm"] = optax.global_norm(grads)
@@ -204,7 +212,12 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
     image, label = read_batch(batch)
     key = jax.random.key(0)
     inputs, label = task.prepare(key, image, label, train=False, augment=change)
-    net = Net(model, state.eval_variables(), mean=mean, std=std, train=False)
+    how = dict(mean=mean, std=std, train=False, step=state.step)
+    net = Net(model, state.eval_variables(), **how)
+    if task.teaches:
+      student = dict(params=state.params, batch_stats=state.batch_stats)
+      teacher, net = net, Net(model, student, **how)
+      net.teacher = teacher
     outputs = task.outputs(net, inputs)
     return task.statistics(outputs, label, batch["mask"], histogram=True)
 

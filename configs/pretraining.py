@@ -1,9 +1,10 @@
-"""A ResNet-18 trained without labels: rotation prediction or SimCLR.
+"""A ResNet-18, or a small ViT, trained without labels: rotation prediction, SimCLR or DINO.
 
-  python launch/train.py --config=configs/resnet18_pretraining.py
-  python launch/train.py --config=configs/resnet18_pretraining.py:data=cifar10_subset,method=simclr
-  python launch/train.py --config=configs/resnet18_pretraining.py:data=camvid
-  python launch/train.py --config=configs/resnet18_pretraining.py:smoke
+  python launch/train.py --config=configs/pretraining.py
+  python launch/train.py --config=configs/pretraining.py:data=cifar10_subset,method=simclr
+  python launch/train.py --config=configs/pretraining.py:data=camvid,method=dino
+  python launch/train.py --config=configs/pretraining.py:method=dino,backbone=vit_tiny
+  python launch/train.py --config=configs/pretraining.py:smoke
 
 Any source of images will do; of large ones random crops of 96x96 are taken. The features against
 those of random weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net
@@ -13,15 +14,15 @@ from them: --config.init_from=D --config.init_part=backbone.
 from segjax import config as config_lib
 from segjax.errors import choose
 
-METHODS = {"rotation": "classifier", "simclr": "projection"}
+METHODS = {"dino": "prototypes", "rotation": "classifier", "simclr": "projection"}
 SMALL = ("digits", "cifar10_subset")  # images no larger than 32x32
 
 
 def get_config(arg=""):
-  a = config_lib.parse_arg(arg, data="digits", method="rotation", smoke=False)
+  a = config_lib.parse_arg(arg, data="digits", method="rotation", backbone="resnet18", smoke=False)
   c = config_lib.default()
   model = choose(METHODS, a.method, "method")
-  c.name = f"resnet18_{a.method}"
+  c.name = f"{a.backbone}_{a.method}"
   config_lib.set_task(c, a.method)
   c.data.source = config_lib.data_source(a.data)
   c.data.size = (32, 32) if a.data in SMALL else (96, 96)
@@ -29,7 +30,7 @@ def get_config(arg=""):
   c.data.batch_size = 64
   if a.data == "digits":
     c.data.source.size = 32
-  c.model = dict(name=model, backbone="resnet18", dtype="float32")
+  c.model = dict(name=model, backbone=a.backbone, dtype="float32")
   c.optimizer.update(name="adamw", weight_decay=1e-4)
   c.schedule.update(name="one_cycle", learning_rate=1e-3)
   c.total_epochs = 30.0
@@ -38,4 +39,7 @@ def get_config(arg=""):
   if a.data != "digits":
     c.augment.flip = 0.5
   c.best_metric = "val/accuracy"
+  if a.method == "dino":
+    c.ema_decay, c.ema_decay_end = 0.99, 1.0
+    c.best_metric, c.best_mode = "val/loss", "min"
   return config_lib.smoke(c) if a.smoke else c

@@ -1,0 +1,179 @@
+"""DINO: a student learns what its own moving average says of other crops, without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.augment import draw_crop, scale_and_crop
+from segjax.errors import UserError
+from segjax.pictures import bars
+from segjax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Dino(Task):
+  """Self-distillation (Caron et al., ICCV 2021), of a net such as `models.Prototypes`.
+
+  Two large views of each image go to student and teacher, small crops to the student alone; every
+  view of the student is to agree with the teacher's other large views. The teacher is the moving
+  average of the parameters (`config.ema_decay`); it is centred and sharpened against collapse.
+  Large views are made by `config.augment`; a crop is a part of 20 to 60 % of the image, augmented
+  likewise and shrunk to half the size.
+
+  Attributes:
+    prototypes: outputs of the net.
+    crops: small crops of each image.
+    temperature: of the student's softmax.
+    teacher_start: of the teacher's softmax at first.
+    teacher_end: of the teacher's softmax from `teacher_steps` on; linear between.
+    teacher_steps: see there.
+    center_momentum: of the centre, the moving mean of the teacher's outputs.
+  """
+
+  prototypes: int = 1024
+  crops: int = 4
+  temperature: float = 0.1
+  teacher_start: float = 0.04
+  teacher_end: float = 0.04
+  teacher_steps: int = 0
+  center_momentum: float = 0.9
+
+  needs: ClassVar[str] = "nothing"
+  headline: ClassVar[tuple[str, ...]] = ("loss", "teacher_entropy", "mean_entropy")
+  teaches: ClassVar[bool] = True
+
+  def __post_init__(self):
+    for name in ("temperature", "teacher_start", "teacher_end"):
+      if not 0 < getattr(self, name) <= 1:
+        raise UserError(f"task.{name} is {getattr(self, name)}, expected one in (0, 1]")
+    if not 0 <= self.center_momentum <= 1:
+      raise UserError(f"task.center_momentum is {self.center_momentum}, expected one in [0, 1]")
+    if self.crops < 0 or self.prototypes < 2:
+      raise UserError("task.crops must be 0 or more, task.prototypes 2 or more")
+
+  @property
+  def num_outputs(self):
+    """Prototypes."""
+    return self.prototypes
+
+  def teacher_temperature(self, step):
+    """Of the teacher's softmax at a step."""
+    share = jnp.clip(step / max(self.teacher_steps, 1), 0, 1) if self.teacher_steps else 1.0
+    return self.teacher_start + share * (self.teacher_end - self.teacher_start)
+
+  def prepare(self, key, image, label, *, train, augment=None):
+    """Large views [2B,H,W,3] and small crops [crops*B,H/2,W/2,3]; in prediction the images."""
+    del train
+    if key is None:
+      return image, None
+    label = jnp.zeros(len(image), jnp.int32)
+    keys = jax.random.split(key, 2 + self.crops)
+    large = jnp.concatenate([augment(k, image, label)[0] for k in keys[:2]])
+    small = []
+    for k in keys[2:]:
+      part, view = jax.random.split(k)
+      cropped = jax.vmap(_crop)(jax.random.split(part, len(image)), image)
+      cropped, _ = augment(view, cropped, label)
+      b, h, w, c = cropped.shape
+      small.append(jax.image.resize(cropped, (b, -(-h // 2), -(-w // 2), c), "linear"))
+    return dict(large=large, small=jnp.concatenate(small) if small else None), label
+
+  def outputs(self, net, inputs):
+    """Log probabilities of the student's views and probabilities of the teacher's, [V,B,K] each.
+
+    In training the centre moves on, in the net's batch statistics.
+    """
+    if not isinstance(inputs, dict):
+      return net(inputs)
+    center = net.batch_stats["center"]
+    teacher = jax.lax.stop_gradient(net.teacher(inputs["large"]))
+    student = [net(inputs[k]) for k in ("large", "small") if inputs[k] is not None]
+    if net.train:
+      moved = self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0)
+      net.batch_stats = net.batch_stats | dict(center=moved)
+    student = jnp.concatenate(student) / self.temperature
+    sharp = (teacher - center) / self.teacher_temperature(net.step)
+    views = lambda x: x.reshape(-1, len(teacher) // 2, x.shape[-1])  # noqa: E731
+    return dict(student=views(jax.nn.log_softmax(student)), teacher=views(jax.nn.softmax(sharp)))
+
+  def statistics(self, outputs, label, mask, *, histogram):
+    """Sums over a batch.
+
+    Args:
+      outputs: from `outputs`.
+      label: not used.
+      mask: bool[B], False for examples that do not count.
+      histogram: not used.
+
+    Returns:
+      dict of sums over images: `examples`, `loss` (nats, the mean over pairs of views), `entropy`
+      of the teacher's probabilities, and `probability` f32[K], their mean over its views.
+    """
+    del label, histogram
+    student, teacher = outputs["student"], outputs["teacher"]
+    pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
+    other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]
+    loss = jnp.where(other, pairs, 0.0).sum((0, 1)) / other.sum()
+    entropy = -jnp.where(teacher > 0, teacher * jnp.log(jnp.maximum(teacher, 1e-30)), 0.0).sum(-1)
+    return dict(
+      examples=mask.sum(),
+      loss=jnp.where(mask, loss, 0.0).sum(),
+      entropy=jnp.where(mask, entropy.mean(0), 0.0).sum(),
+      probability=jnp.where(mask[:, None], teacher.mean(0), 0.0).sum(0),
+    )
+
+  def loss(self, sums):
+    """Mean cross-entropy of student and teacher, nats."""
+    at_least = (jnp if isinstance(sums["examples"], jnp.ndarray) else np).maximum
+    return sums["loss"] / at_least(sums["examples"], 1)
+
+  def summary(self, sums):
+    """Scalars from summed statistics.
+
+    Returns:
+      dict of floats: `loss`, `teacher_entropy` of single answers and `mean_entropy` of the mean
+      answer, both as shares of the logarithm of the prototypes: in health the first is low (answers
+      are sharp) and the second high (all prototypes are in use).
+    """
+    count, most = max(float(sums["examples"]), 1.0), np.log(self.prototypes)
+    p = np.asarray(sums["probability"], np.float64) / count
+    mean = -np.sum(p[p > 0] * np.log(p[p > 0]))
+    return dict(
+      loss=float(self.loss(sums)),
+      teacher_entropy=float(sums["entropy"]) / count / most,
+      mean_entropy=float(mean / most),
+    )
+
+  def warning(self, summary):
+    """Says so where the answers collapse."""
+    if summary["teacher_entropy"] > 0.98:
+      return "the teacher says all prototypes of every image (collapse): lower teacher_end"
+    if summary["mean_entropy"] < 0.1:
+      return "the teacher says the same prototype of every image (collapse): raise teacher_end"
+    return ""
+
+  def table(self, sums):
+    """Text table of an evaluation."""
+    rows = self.summary(sums).items()
+    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
+
+  def pictures(self, image, outputs, label):
+    """Panels for one example: the image, and the prototypes nearest to it."""
+    del label
+    order = np.argsort(-outputs[0])[:5]
+    times = max(96 // max(image.shape[:2]), 1)
+    rows = [(f"prototype {i}", float(max(outputs[0, i], 0)), True) for i in order]
+    return [("image", image.repeat(times, 0).repeat(times, 1)), ("cosine", bars(rows))]
+
+
+def _crop(key, image):
+  """A random part of an image, at the image's size."""
+  keys = jax.random.split(key)
+  scale = 1 / draw_crop(keys[0], 0.2, 0.6, 0.288)
+  mask = jnp.zeros(image.shape[:2], jnp.int32)
+  return jnp.clip(scale_and_crop(image, mask, scale, jax.random.uniform(keys[1], (2,)))[0], 0, 1)

@@ -1,0 +1,166 @@
+"""DINO: loss and centre against numpy, the teacher out of the gradient's reach, training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import ROOT
+
+from segjax import config as config_lib
+from segjax import models, training
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.tasks import Dino
+from segjax.training import steps
+from segjax.training.state import init_state
+from segjax.training.writers import read_metrics
+
+PALETTE = default_table(("x",)).palette
+KEEP = lambda key, image, label: (image, label)  # noqa: E731
+K = 12
+
+
+def make_task(**fields):
+  return Dino(("x",), PALETTE, prototypes=K, **fields)
+
+
+def parts():
+  task = make_task(crops=2)
+  net = models.make("prototypes", num_outputs=K, backbone="small_cnn", width=16, bottleneck=8)
+  state = jax.jit(lambda: init_state(net, optax.sgd(0.5), seed=0, size=(16, 16), ema=True))()
+  return task, net, state
+
+
+def batch(count=4):
+  image = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
+  return dict(image=image, label=np.zeros(count, np.uint8), mask=np.ones(count, bool))
+
+
+def softmax(x):
+  e = np.exp(x - x.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def test_views_have_their_sizes_and_are_different():
+  task = make_task(crops=3)
+  image = jnp.array(np.random.default_rng(0).random((5, 16, 16, 3), np.float32))
+  views, _ = task.prepare(jax.random.key(0), image, None, train=True, augment=KEEP)
+  assert views["large"].shape == (10, 16, 16, 3) and views["small"].shape == (15, 8, 8, 3)
+  small = np.asarray(views["small"]).reshape(3, 5, -1)
+  assert np.abs(small[0] - small[1]).mean() > 0.01 < np.abs(small[1] - small[2]).mean()
+  again, _ = task.prepare(jax.random.key(0), image, None, train=True, augment=KEEP)
+  jax.tree.map(np.testing.assert_array_equal, views, again)
+
+
+def test_loss_entropies_and_mask_against_numpy():
+  task, rng = make_task(), np.random.default_rng(0)
+  student, teacher = softmax(rng.normal(size=(4, 3, K))), softmax(3 * rng.normal(size=(2, 3, K)))
+  want = np.zeros(3)
+  for t in range(2):
+    for s in range(4):
+      if s != t:
+        want -= (teacher[t] * np.log(student[s])).sum(-1) / 6
+  outputs = dict(student=jnp.log(jnp.array(student)), teacher=jnp.array(teacher))
+  sums = task.statistics(outputs, None, jnp.array([True, False, True]), histogram=True)
+  s = task.summary(jax.device_get(sums))
+  assert s["loss"] == pytest.approx(want[[0, 2]].mean(), rel=1e-5)
+  entropy = -(teacher * np.log(teacher)).sum(-1)[:, [0, 2]].mean() / np.log(K)
+  assert s["teacher_entropy"] == pytest.approx(entropy, rel=1e-5)
+  mean = teacher[:, [0, 2]].mean((0, 1))
+  assert s["mean_entropy"] == pytest.approx(-(mean * np.log(mean)).sum() / np.log(K), rel=1e-5)
+
+
+def test_collapse_is_told():
+  task = make_task()
+  assert "all prototypes" in task.warning(dict(teacher_entropy=0.99, mean_entropy=1.0))
+  assert "same prototype" in task.warning(dict(teacher_entropy=0.01, mean_entropy=0.05))
+  assert not task.warning(dict(teacher_entropy=0.3, mean_entropy=0.9))
+
+
+def test_the_teachers_temperature_is_a_line():
+  task = make_task(teacher_start=0.04, teacher_end=0.08, teacher_steps=10)
+  found = [float(task.teacher_temperature(jnp.array(s))) for s in (0, 5, 10, 99)]
+  np.testing.assert_allclose(found, [0.04, 0.06, 0.08, 0.08], rtol=1e-6)
+  assert make_task(teacher_end=0.07).teacher_temperature(3) == pytest.approx(0.07)
+
+
+def test_center_teacher_and_average_after_a_step():
+  """The centre is numpy's, the teacher the exact average, and no gradient goes to it."""
+  task, net, state = parts()
+  # A teacher that is not the student, as after some steps.
+  state = state.replace(ema_params=jax.tree.map(lambda x: 1.1 * x + 0.01, state.ema_params))
+  mesh = steps.make_mesh(jax.devices()[:1])
+  step = steps.make_train_step(
+    net, task, optax.sgd(0.5), mesh=mesh, ema_decay=lambda step: 0.75 + 0.0 * step
+  )
+  old = jax.tree.map(np.array, state)
+  center = np.array(old.batch_stats["center"])
+  new, _ = step(jax.device_put(state, steps.replicated(mesh)), steps.put_batch(batch(), mesh))
+  # What the step saw: no augmentation, so both large views are the images.
+  large = np.concatenate([batch()["image"].astype(np.float32) / 255] * 2)
+  teacher, _ = net.apply(
+    dict(params=old.ema_params, batch_stats=old.ema_batch_stats), large, train=True,
+    mutable=["batch_stats", "intermediates"],
+  )  # fmt: skip
+  want = 0.9 * center + 0.1 * np.asarray(teacher).mean(0)
+  np.testing.assert_allclose(new.batch_stats["center"], want, atol=1e-6)
+  average = jax.tree.map(lambda e, p: e + 0.25 * (p - e), old.ema_params, new.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.ema_params, average)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), old.params, new.params)
+  assert max(jax.tree.leaves(moved)) > 1e-6
+
+  def loss_of_teacher(params):
+    how = dict(mean=(0.0,) * 3, std=(1.0,) * 3, train=True, step=0)
+    student = steps.Net(net, dict(params=old.params, batch_stats=old.batch_stats), **how)
+    student.teacher = steps.Net(net, dict(params=params, batch_stats=old.ema_batch_stats), **how)
+    views = dict(large=jnp.array(large), small=None)
+    outputs = task.outputs(student, views)
+    return task.loss(task.statistics(outputs, None, jnp.ones(4, bool), histogram=False))
+
+  gradient = jax.grad(loss_of_teacher)(old.ema_params)
+  assert all(not np.any(g) for g in jax.tree.leaves(gradient))
+
+
+def smoke_config():
+  config = config_lib.read(f"{ROOT}/configs/pretraining.py:method=dino,smoke")
+  config.writers, config.pictures = ("pictures",), 1
+  config.model.update(backbone="small_cnn")
+  config.data.update(size=(16, 16), batch_size=8)
+  config.task.update(prototypes=32, crops=1)
+  config.schedule.name, config.ema_decay_end = "constant", 0.0
+  return config
+
+
+def test_it_trains_and_resumes_bit_for_bit(tmp_path):
+  config = smoke_config()
+  whole = training.train(config, tmp_path / "whole")
+  config.total_steps = 4
+  training.train(config, tmp_path / "part")
+  config.total_steps = 6
+  resumed = training.train(config, tmp_path / "part")
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+  assert np.any(np.asarray(whole.batch_stats["center"]))
+  rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+  assert {"val/loss", "val/teacher_entropy", "val/mean_entropy"} <= rows[-1].keys()
+
+
+@pytest.mark.parametrize(
+  ("fields", "part"),
+  [(dict(temperature=0.0), "temperature"), (dict(teacher_end=2.0), "teacher_end"),
+   (dict(center_momentum=1.5), "center_momentum"), (dict(crops=-1), "crops")],
+)  # fmt: skip
+def test_wrong_fields_are_told(fields, part):
+  with pytest.raises(UserError, match=part):
+    make_task(**fields)
+
+
+@pytest.mark.parametrize(
+  ("changes", "part"),
+  [({"ema_decay": 0.0}, "needs a teacher"), ({"ema_decay": 1.5}, "from 0 to 1")],
+)
+def test_a_missing_teacher_is_told(changes, part, tmp_path):
+  config = smoke_config()
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(UserError, match=part):
+    training.train(config, tmp_path)
