@@ -60,6 +60,7 @@ SHALLOW = {
     "efficientnet_lite0",
   ),
 }
+SHALLOW["shallow_vit"] = (partial(models.vit_tiny, depth=1, width=12, grid=3), "vit_tiny")
 # Every net on a light backbone, and every family of backbones as a classifier.
 LIGHT = dict(num_outputs=3, backbone="shallow_resnet")
 NETS = {
@@ -81,6 +82,7 @@ NETS = {
   "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),
   "classifier/mobilenet": LIGHT | dict(backbone="shallow_mobilenet"),
   "classifier/resnext": LIGHT | dict(backbone="shallow_resnext"),
+  "classifier/vit": LIGHT | dict(backbone="shallow_vit"),
 }
 
 
@@ -102,7 +104,7 @@ def random_variables(net):
   def draw(path, x):
     if path[-1].key in ("scale", "var"):
       return np.ones(x.shape, np.float32)
-    if path[-1].key != "kernel":
+    if path[-1].key != "kernel" and x.ndim < 2:
       return np.zeros(x.shape, np.float32)
     fan = np.prod(x.shape[:-1])
     return rng.normal(0, np.sqrt(2 / fan), x.shape).astype(np.float32)
@@ -139,7 +141,7 @@ def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
   fields = NETS[name]
   net = models.make(name.split("/")[0], **fields)
-  dense = not name.startswith("classifier")
+  dense = not name.startswith(("classifier", "projection", "prototypes"))
   variables = random_variables(net)
   for size in ((33, 47), (5, 7), (1, 1)):
     shape = (2, *size, 3) if dense else (2, 3)
@@ -174,12 +176,16 @@ def test_net(name):
     assert jnp.isfinite(g).all(), key
     assert jnp.abs(g).max() > 0 or ZERO.search(key), key
   before, after = variables["batch_stats"], updates.get("batch_stats", {})
-  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-    assert not jnp.array_equal(a, b)
+  for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+    assert jnp.array_equal(a, b) == (path[-1].key == "center")  # which the task moves
 
   evaluate = jax.jit(lambda v, x: net.apply(v, x, train=False))
   logits = evaluate(variables, image)
-  random = name not in ("encoder_decoder", "unet")  # which have neither batch norm nor dropout
+  random = name not in (
+    "encoder_decoder",
+    "unet",
+    "classifier/vit",
+  )  # which have neither batch norm nor dropout
   assert jnp.allclose(train_logits, logits) != random
   narrow = models.make(name.split("/")[0], **fields, dtype="bfloat16")
   close = jax.jit(lambda v, x: narrow.apply(v, x, train=False))(variables, image)
@@ -191,7 +197,7 @@ def test_net(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_backbone_strides(name):
   strides = [32]
-  if name != "small_cnn" and not name.startswith("mit"):
+  if name not in ("small_cnn", "vit_tiny") and not name.startswith("mit"):
     strides += [16, 8]
   for output_stride, size in itertools.product(strides, ((64, 96), (97, 131), (20, 9))):
     net = models.make_backbone(name, output_stride=output_stride)
@@ -199,11 +205,10 @@ def test_backbone_strides(name):
     features = jax.eval_shape(
       lambda x, net=net: net.init_with_output(jax.random.key(0), x, train=False)[0], image
     )
-    assert len(features) == (3 if name == "small_cnn" else 6)
+    assert len(features) == dict(small_cnn=3, vit_tiny=4).get(name, 6)
     for i, feature in enumerate(features):
       if feature is None:
-        assert name.startswith("mit")
-        assert i == 1
+        assert (name == "vit_tiny" and i in (1, 2)) or (name.startswith("mit") and i == 1)
         continue
       stride = min(2**i, output_stride)
       if name.startswith(("vgg", "small")):
