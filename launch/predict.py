@@ -33,6 +33,9 @@ def main():
   output = Path(OUTPUT.value)
   cli.make_folder(output)
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
+  task = experiment.config.task.name
+  if task != "segmentation":
+    raise UserError(f"{WORKDIR.value}: a run of the task {task!r}; predict is for segmentation")
   step, data, broken = experiment.predict_step(), experiment.config.data, []
   for file in files:
     try:

@@ -102,6 +102,29 @@ def landcover(c, data):
     c.total_epochs, c.eval_epochs = 4.0, 2.0  # of 50 steps
 
 
+def objects(c, data, backbone, weights):
+  """Five classes of objects and background, on a frozen encoder, at 192x256.
+
+  Args:
+    c: ConfigDict to change.
+    data: "road_scenes" (drawn) or "camvid".
+    backbone: of the net in `c.model`.
+    weights: where the encoder starts from: see `backbone_weights`, or the workdir of a run.
+  """
+  c.data.source = config_lib.data_source(data, classes="objects")
+  c.data.size = (192, 256)
+  c.data.batch_size = 8
+  backbone_weights(c, backbone, weights)
+  c.freeze = "^backbone/"
+  c.optimizer.update(name="adamw", weight_decay=1e-4)
+  c.schedule.update(name="one_cycle", learning_rate=1e-3)
+  c.augment.flip = 0.5
+  c.total_epochs, c.eval_epochs = 12.0, 3.0
+  if data == "road_scenes":
+    c.data.source.update(num_train=320)
+    c.total_epochs, c.eval_epochs = 6.0, 2.0
+
+
 def classification(c, data):
   """Small images of one class each, at 32x32, in batches of 64.
 

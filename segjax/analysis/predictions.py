@@ -16,6 +16,8 @@ from segjax.pictures import panel
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import example_panels
 
+LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -51,7 +53,7 @@ class Predictor:
     """
     self.experiment, self.state = inference.restore(workdir, checkpoint)
     name = self.experiment.config.task.name
-    if name != "segmentation":
+    if name not in LABEL_MAPS:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
     if folder:
       self.experiment.config.data.source.folder = folder

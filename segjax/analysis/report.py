@@ -54,7 +54,7 @@ def write(study, results, output):
     _numbers(document, study, done, costs)
     _curves(document, study, done, figures)
     _trade_offs(document, study, done, costs, figures)
-    if all(runs[0].config.task.name == "segmentation" for runs in done.values()):
+    if all(runs[0].config.task.name in predictions.LABEL_MAPS for runs in done.values()):
       _segmentation(document, study, done, figures)
     else:
       _examples(document, done, figures)

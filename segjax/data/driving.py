@@ -39,8 +39,30 @@ FOUR = LabelTable(
     ("vehicle", (0, 0, 142)),
   )
 )
-FOUR_OF_SCENES = dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)
-FOUR_OF_CAMVID = dict(Road=1, Pavement=2, Car=3)
+# Five kinds of objects and the rest.
+OBJECTS = LabelTable(
+  (
+    ("Background", (0, 0, 0)),
+    ("Building", (128, 0, 0)),
+    ("Tree", (128, 128, 0)),
+    ("Car", (64, 0, 128)),
+    ("Pedestrian", (192, 128, 64)),
+    ("Road", (128, 64, 128)),
+  )
+)
+# Merged classes: (table, values of the drawn classes, values of CamVid's), the rest being 0.
+MERGED = {
+  "four": (
+    FOUR,
+    dict(road=1, lane_marking=1, sidewalk=2, vehicle=3),
+    dict(Road=1, Pavement=2, Car=3),
+  ),
+  "objects": (
+    OBJECTS,
+    dict(building=1, vegetation=2, vehicle=3, road=5, lane_marking=5),
+    dict(Building=1, Tree=2, Car=3, Pedestrian=4, Road=5),
+  ),
+}
 
 
 def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
@@ -54,21 +76,24 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
     height: pixels.
     width: pixels.
     classes: "road" (not road / road, lane markings are road), "four" (other, road, sidewalk,
-      vehicle) or "all" (every drawn class).
+      vehicle), "objects" (background, building, tree, car, pedestrian, of whom there are none, and
+      road) or "all" (every drawn class).
   """
   names = [name for name, _ in scenes.ROAD_CLASSES]
   lookup = np.full(256, IGNORE, np.uint8)
   if classes == "road":
     labels = ROAD
     lookup[: len(names)] = [name in ("road", "lane_marking") for name in names]
-  elif classes == "four":
-    labels = FOUR
-    lookup[: len(names)] = [FOUR_OF_SCENES.get(name, 0) for name in names]
+  elif classes in MERGED:
+    labels, values, _ = MERGED[classes]
+    lookup[: len(names)] = [values.get(name, 0) for name in names]
   elif classes == "all":
     labels = LabelTable(tuple(scenes.ROAD_CLASSES))
     lookup[: len(names)] = range(len(names))
   else:
-    raise UserError(f"road_scenes: classes is {classes!r}, expected 'road', 'four' or 'all'")
+    raise UserError(
+      f"road_scenes: classes is {classes!r}, expected 'road', 'four', 'objects' or 'all'"
+    )
 
   def draw(*scene, **size):
     image, drawn_classes = scenes.draw_road(*scene, **size)
@@ -129,10 +154,11 @@ def camvid(split, *, folder="", classes="all"):
   Args:
     split: "train" or "val".
     folder: that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
-    classes: "all", or "four" (other, road, sidewalk, vehicle).
+    classes: "all", "four" (other, road, sidewalk, vehicle) or "objects" (background, building,
+      tree, car, pedestrian, road).
   """
-  if classes not in ("all", "four"):
-    raise UserError(f"camvid: classes is {classes!r}, expected 'all' or 'four'")
+  if classes != "all" and classes not in MERGED:
+    raise UserError(f"camvid: classes is {classes!r}, expected 'all', 'four' or 'objects'")
   root = files.data_folder(folder, "camvid")
   images = files.images_by_stem(root / split)
   label_files = files.images_by_stem(root / f"{split}annot")
@@ -141,12 +167,12 @@ def camvid(split, *, folder="", classes="all"):
   if listed.is_file():
     names = [Path(line.split()[0]).stem for line in files.read_list(listed)]
   values = {i: i for i in range(len(CAMVID))} | {CAMVID_VOID: IGNORE}
-  merged = np.full(256, IGNORE, np.uint8)
-  merged[: len(CAMVID)] = [FOUR_OF_CAMVID.get(name, 0) for name in CAMVID.names]
+  labels, lookup = CAMVID, np.arange(256, dtype=np.uint8)
+  if classes in MERGED:
+    labels, _, merged = MERGED[classes]
+    lookup[: len(CAMVID)] = [merged.get(name, 0) for name in CAMVID.names]
 
   def read_label(file):
-    label = files.read_mask(file, CAMVID, values, ignored=[BLACK])
-    return merged[label] if classes == "four" else label
+    return lookup[files.read_mask(file, CAMVID, values, ignored=[BLACK])]
 
-  labels = FOUR if classes == "four" else CAMVID
   return files.paired(labels, root, names, images, label_files, read_label)

@@ -1,5 +1,6 @@
 """What a batch means: one file a task, with its loss, statistics, summary and pictures."""
 
+from segjax.tasks.class_query import ClassQuery
 from segjax.tasks.classification import Classification
 from segjax.tasks.colorization import Colorization
 from segjax.tasks.dino import Dino
@@ -9,6 +10,7 @@ from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 TASKS = {
+  "class_query": ClassQuery,
   "classification": Classification,
   "colorization": Colorization,
   "dino": Dino,

@@ -1,0 +1,38 @@
+"""Five classes of objects on a frozen encoder, each asked for in turn: attention and a decoder.
+
+The asked class makes a query, which attends over the stride-32 features; the features so weighted
+go through DeepLabv3+'s decoder to a mask of that class. `attention=additive`, `dot`, `scaled_dot`.
+The other half of the comparison is `pixelwise_objects.py`.
+
+  python launch/train.py --config=configs/attention_objects.py
+  python launch/train.py --config=configs/attention_objects.py:data=camvid,weights=imagenet
+  python launch/train.py --config=configs/attention_objects.py:attention=additive
+  python launch/train.py --config=configs/attention_objects.py:smoke
+"""
+
+from segjax import config as config_lib
+from segjax import recipes
+
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(
+    arg,
+    data="road_scenes",
+    backbone="efficientnet_lite0",
+    attention="scaled_dot",
+    weights="",
+    smoke=False,
+  )
+  c = config_lib.default()
+  c.name = f"attention_objects_{a.attention}"
+  recipes.objects(c, a.data, a.backbone, a.weights)
+  config_lib.set_task(c, "class_query")
+  c.model = dict(
+    name="attention_segmenter",
+    backbone=a.backbone,
+    attention=a.attention,
+    width=256,
+    rates=(6, 12, 18),
+    dtype="float32",
+  )
+  return config_lib.smoke(c) if a.smoke else c

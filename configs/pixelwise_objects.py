@@ -1,0 +1,34 @@
+"""Five classes of objects on a frozen encoder, by a softmax at each pixel: DeepLabv3+'s decoder.
+
+The other half of the comparison is `attention_objects.py`. ASPP rates 1 (the 1x1 branch), 6, 12, 18
+and stride-4 features, as a course report had it.
+
+  python launch/train.py --config=configs/pixelwise_objects.py
+  python launch/train.py --config=configs/pixelwise_objects.py:data=camvid,weights=imagenet
+  python launch/train.py --config=configs/pixelwise_objects.py:data=camvid,weights=runs/pretraining
+  python launch/train.py --config=configs/pixelwise_objects.py:smoke
+
+`weights=imagenet` takes EfficientNet-Lite0's (the extra `pretrained`); with `weights=` the frozen
+encoder is random, which is what pretraining has to beat.
+"""
+
+from segjax import config as config_lib
+from segjax import recipes
+
+
+def get_config(arg=""):
+  a = config_lib.parse_arg(
+    arg, data="road_scenes", backbone="efficientnet_lite0", weights="", smoke=False
+  )
+  c = config_lib.default()
+  c.name = "pixelwise_objects"
+  recipes.objects(c, a.data, a.backbone, a.weights)
+  c.task.sigmoid = False
+  c.model = dict(
+    name="deeplabv3_plus",
+    backbone=a.backbone,
+    output_stride=32,
+    rates=(6, 12, 18),
+    dtype="float32",
+  )
+  return config_lib.smoke(c) if a.smoke else c

@@ -1,0 +1,186 @@
+"""Segmentation by asking for one class at a time, of a net such as `models.AttentionSegmenter`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import losses, metrics
+from segjax.data.labels import IGNORE
+from segjax.errors import UserError
+from segjax.pictures import blend
+from segjax.tasks.segmentation import Segmentation
+
+RED = (255, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassQuery(Segmentation):
+  """Training asks for one class an image and gets its mask; an evaluation asks for all in turn.
+
+  The first class is the background, which is not asked for. The masks of an evaluation are merged
+  into one label map: the class of the largest logit, or the background where all are below 0, so
+  that it scores as every other segmentation does.
+
+  Attributes:
+    present: probability that a class is asked for that the image has; else any class.
+  """
+
+  present: float = 0.75
+
+  headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
+
+  def __post_init__(self):
+    super().__post_init__()
+    if len(self.classes) < 2:
+      raise UserError("class_query needs a background and at least one class")
+    if self.sigmoid or self.dice or self.focal or self.class_weights:
+      raise UserError(
+        "class_query has the binary cross-entropy alone; switch sigmoid, dice, focal and "
+        "class_weights off"
+      )
+    if not 0 <= self.present <= 1:
+      raise UserError(f"task.present is {self.present}, expected one in [0, 1]")
+
+  @property
+  def num_outputs(self):
+    """Classes that can be asked for."""
+    return len(self.classes) - 1
+
+  def prepare(self, key, image, label, *, train, augment=None):
+    """In training the asked classes go with the images, and labels become 1 there and 0 else."""
+    image, label = super().prepare(key, image, label, train=train, augment=augment)
+    if not train:
+      return (image, None), label
+    asked = self.draw(jax.random.fold_in(key, 2**31 + 1), label)
+    mine = (label == asked[:, None, None] + 1).astype(jnp.int32)
+    return (image, asked), jnp.where(label == IGNORE, IGNORE, mine)
+
+  def draw(self, key, label):
+    """Classes to ask for, i32[B], 0 being the first after the background."""
+    keys = jax.random.split(key)
+    number = jnp.arange(1, len(self.classes))
+    has = (label[:, None] == number[:, None, None]).any((2, 3))
+    wanted = jax.random.bernoulli(keys[0], self.present, (len(label), 1))
+    possible = jnp.where(wanted & has.any(1, keepdims=True), has, True)
+    return jax.random.categorical(keys[1], jnp.where(possible, 0.0, -jnp.inf))
+
+  def outputs(self, net, inputs):
+    """Logits, f32[B,H,W,1] of the asked classes or [B,H,W,C-1] of all, and where the net looked."""
+    logits = net(*inputs) if inputs[1] is not None else net(inputs[0])
+    return dict(logits=logits, attention=net.sown["attention"][0])
+
+  def predict(self, outputs):
+    """Of all classes -> i32[B,H,W]: the merged masks, 0 where no mask is."""
+    logits = outputs["logits"]
+    return jnp.where(logits.max(-1) >= 0, logits.argmax(-1) + 1, 0)
+
+  def statistics(self, outputs, label, mask, *, histogram):
+    """Sums over a batch.
+
+    Args:
+      outputs: from `outputs`.
+      label: i32[B,H,W]; in training 1 for the asked class.
+      mask: bool[B], False for examples that do not count.
+      histogram: whether this is an evaluation, of all classes.
+
+    Returns:
+      dict of sums: `pixels`, `examples`, `cross_entropy` (nats, the mean over asked classes),
+      `matrix`, of two classes in training, and in an evaluation `inside` and `outside`, f32[C-1,2]:
+      attention (1 where uniform) and positions on and off the class.
+    """
+    logits, valid = outputs["logits"], (label != IGNORE) & mask[:, None, None]
+    sums = dict(pixels=valid.sum(), examples=mask.sum())
+    asked = (
+      [label]
+      if not histogram
+      else [jnp.where(label == c, 1, 0) for c in range(1, len(self.classes))]
+    )
+    loss = [
+      losses.cross_entropy(logits[..., i : i + 1], mine, valid=valid).sum()
+      for i, mine in enumerate(asked)
+    ]
+    sums["cross_entropy"] = sum(loss) / len(loss)
+    if not histogram:
+      pred, classes = (logits[..., 0] >= 0).astype(jnp.int32), 2
+    else:
+      pred, classes = self.predict(outputs), len(self.classes)
+      sums |= _where_it_looked(outputs["attention"], label, valid, classes)
+    matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=valid)
+    return sums | dict(matrix=matrix)
+
+  def summary(self, sums):
+    """See `Segmentation.summary`; of training the mean of asked classes and all else.
+
+    An evaluation has `attention_ratio` too, the attention on the asked class over that off it,
+    means over positions, and `attention_ratio/<class>`.
+    """
+    if len(sums["matrix"]) != len(self.classes):
+      family = metrics.summarize(sums["matrix"])
+      scores = {k: family[k] for k in ("pixel_accuracy", "mean_iou")}
+      return dict(loss=float(self.loss(sums))) | scores
+    out = super().summary(sums)
+    if "inside" in sums:
+      (a, n), (b, m) = np.transpose(sums["inside"]), np.transpose(sums["outside"])
+      with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (a / n) / (b / m)
+      seen = ratio[np.isfinite(ratio)]
+      out["attention_ratio"] = float(seen.mean()) if len(seen) else float("nan")
+      names = zip(self.classes[1:], ratio, strict=True)
+      out |= {f"attention_ratio/{c}": float(r) if np.isfinite(r) else np.nan for c, r in names}
+    return out
+
+  def table(self, sums):
+    """Text table of an evaluation."""
+    s = self.summary(sums)
+    ratios = [
+      f"{c} {s[f'attention_ratio/{c}']:.2f}" for c in self.classes[1:] if "attention_ratio" in s
+    ]
+    text = super().table(sums)
+    if not ratios:
+      return text
+    return f"{text}\n  attention on over off the asked class: {', '.join(ratios)}\n"
+
+  def pictures(self, image, outputs, label):
+    """Panels for one example: image, attention to the class that covers most, truth, prediction.
+
+    Args:
+      image: u8[H,W,3].
+      outputs: {"logits": f32[1,H,W,C-1], "attention": f32[1,C-1,h,w]}.
+      label: i32[H,W].
+
+    Returns:
+      list of (title, u8[H,W,3]).
+    """
+    counts = np.bincount(label[(label != IGNORE) & (label > 0)], minlength=len(self.classes))
+    asked = int(counts.argmax()) or 1
+    weights = np.asarray(outputs["attention"])[0, asked - 1]
+    rows, columns = (
+      (np.arange(n) * m // n) for n, m in zip(label.shape, weights.shape, strict=True)
+    )
+    heat = (weights / max(weights.max(), 1e-12))[rows[:, None], columns]
+    shown = blend(image // 2, RED, True, alpha=heat[..., None])
+    panels = super().pictures(image, outputs, label)
+    return [panels[0], (f"attention to {self.classes[asked]}", shown), panels[2], panels[3]]
+
+
+def _where_it_looked(attention, label, valid, classes):
+  """Sums of attention times positions, and of positions, on and off each class."""
+  _, _, h, w = attention.shape
+  rows, columns = (
+    ((jnp.arange(n) + 0.5) * m / n).astype(int)
+    for n, m in zip((h, w), label.shape[1:], strict=True)
+  )
+  small, seen = (x[:, rows[:, None], columns] for x in (label, valid))
+  on = jnp.stack([(small == c) & seen for c in range(1, classes)], 1)
+  has = on.any((2, 3), keepdims=True)  # elsewhere there is nothing to look at
+  off = ~on & seen[:, None] & has
+  scaled = attention * (h * w)
+  return {
+    name: jnp.stack([(scaled * where).sum((0, 2, 3)), where.sum((0, 2, 3)).astype(jnp.float32)], -1)
+    for name, where in (("inside", on), ("outside", off))
+  }

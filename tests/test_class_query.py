@@ -1,0 +1,119 @@
+"""Asking for one class at a time: what is asked, merged masks, where attention looks, training."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from segjax import config as config_lib
+from segjax import models, training
+from segjax.data.labels import IGNORE, default_table
+from segjax.errors import UserError
+from segjax.tasks import ClassQuery
+from segjax.training.writers import read_metrics
+
+NAMES = ("background", "a", "b", "c")
+
+
+def make_task(names=NAMES, **fields):
+  return ClassQuery(names, default_table(names).palette, **fields)
+
+
+def labels(count=200, size=(6, 8)):
+  label = np.random.default_rng(0).integers(0, 2, (count, *size)) * 3  # background and c
+  label[:, 0] = IGNORE
+  return jnp.array(label)
+
+
+def test_asked_classes_follow_the_images_or_not():
+  task, label = make_task(present=1.0), labels()
+  assert set(np.asarray(task.draw(jax.random.key(0), label))) == {2}
+  counts = np.bincount(make_task(present=0.0).draw(jax.random.key(0), label))
+  assert counts.min() > 40  # all three alike
+  counts = np.bincount(make_task(present=0.7).draw(jax.random.key(0), label))
+  assert 140 < counts[2] < 180  # 0.7 + 0.3 / 3
+  empty = jnp.zeros((300, 4, 4), int)
+  assert np.bincount(task.draw(jax.random.key(0), empty)).min() > 60  # nothing there: any class
+
+
+def test_training_labels_are_masks_of_the_asked_class():
+  task, label = make_task(), labels(50)
+  (image, asked), mine = task.prepare(
+    jax.random.key(3), jnp.zeros((50, 6, 8, 3)), label, train=True
+  )
+  assert image.shape == (50, 6, 8, 3) and (np.asarray(mine)[:, 0] == IGNORE).all()
+  for a, m, whole in zip(asked, mine, label, strict=True):
+    np.testing.assert_array_equal(np.asarray(m)[1:], np.asarray(whole == a + 1)[1:])
+  inputs, kept = task.prepare(jax.random.key(3), image, label, train=False)
+  assert inputs[1] is None and np.array_equal(kept, label)
+
+
+def test_merged_masks_cover_every_pixel_once():
+  task, rng = make_task(), np.random.default_rng(0)
+  logits = rng.normal(size=(2, 6, 8, 3)).astype(np.float32)
+  pred = np.asarray(task.predict(dict(logits=jnp.array(logits))))
+  masks = np.stack([pred == c for c in range(4)])
+  np.testing.assert_array_equal(masks.sum(0), 1)
+  np.testing.assert_array_equal(masks[0], (logits < 0).all(-1))
+  for c in range(3):
+    largest = (logits.argmax(-1) == c) & (logits[..., c] >= 0)
+    np.testing.assert_array_equal(masks[c + 1], largest)
+
+
+def test_scores_and_attention_by_hand():
+  task = make_task()
+  label = np.zeros((1, 4, 4), int)
+  label[:, :2, :2] = 1
+  label[:, 3] = IGNORE
+  attention = np.full((1, 3, 2, 2), 0.1, np.float32)
+  attention[0, 0] = [[0.7, 0.1], [0.1, 0.1]]
+  outputs = dict(logits=jnp.zeros((1, 4, 4, 3)), attention=jnp.array(attention))
+  sums = task.statistics(outputs, jnp.array(label), jnp.ones(1, bool), histogram=True)
+  s = task.summary(jax.device_get(sums))
+  assert s["loss"] == pytest.approx(np.log(2), rel=1e-6)
+  # The places at the centres of 2x2 cells, rows 1 and 3: row 3 is ignored.
+  assert s["attention_ratio/a"] == pytest.approx(7, rel=1e-5) == s["attention_ratio"]
+  assert np.isnan(s["attention_ratio/b"])
+  assert "attention on over off" in task.table(jax.device_get(sums))
+  none = task.statistics(outputs, jnp.array(label), jnp.zeros(1, bool), histogram=True)
+  assert not np.any(none["inside"]) and not np.any(none["matrix"])
+
+
+@pytest.mark.parametrize(
+  ("fields", "part"),
+  [(dict(present=2.0), "present"), (dict(dice=1.0), "binary"), (dict(names=("a",)), "background")],
+)
+def test_wrong_fields_are_told(fields, part):
+  with pytest.raises(UserError, match=part):
+    make_task(**fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["scaled_dot"])
+def test_it_trains_resumes_bit_for_bit_and_leaves_the_encoder(attention, tmp_path, monkeypatch):
+  shallow = partial(models.resnet.ResNet, (1, 1, 1, 1)), models.resnet.ResNetHead
+  monkeypatch.setitem(models.BACKBONES, "shallow_resnet", shallow)
+  spec = f"backbone=shallow_resnet,attention={attention},smoke"
+  config = config_lib.read(f"{ROOT}/configs/attention_objects.py:{spec}")
+  config.writers, config.pictures, config.schedule.name = ("pictures",), 1, "constant"
+  config.model.update(width=8, rates=(1, 2))
+  config.total_steps = 4
+  whole = training.train(config, tmp_path / "whole")
+  config.total_steps = 3
+  early = training.train(config, tmp_path / "part")
+  config.total_steps = 4
+  resumed = training.train(config, tmp_path / "part")
+  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  same = lambda k: jax.tree.map(  # noqa: E731
+    np.array_equal, getattr(early, k)["backbone"], getattr(whole, k)["backbone"]
+  )
+  assert all(jax.tree.leaves(same("params"))) and all(jax.tree.leaves(same("batch_stats")))
+  assert not np.array_equal(
+    early.params["class_attention"]["query"]["kernel"],
+    whole.params["class_attention"]["query"]["kernel"],
+  )
+  row = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]
+  assert {"val/mean_iou", "val/iou/Building", "val/attention_ratio"} <= row.keys()
