@@ -90,12 +90,13 @@ def test_center_teacher_and_average_after_a_step():
   task, net, state = parts()
   # A teacher that is not the student, as after some steps.
   state = state.replace(ema_params=jax.tree.map(lambda x: 1.1 * x + 0.01, state.ema_params))
+  center = np.random.default_rng(1).normal(size=K).astype(np.float32)
+  state = state.replace(batch_stats=state.batch_stats | dict(center=jnp.array(center)))
   mesh = steps.make_mesh(jax.devices()[:1])
   step = steps.make_train_step(
     net, task, optax.sgd(0.5), mesh=mesh, ema_decay=lambda step: 0.75 + 0.0 * step
   )
   old = jax.tree.map(np.array, state)
-  center = np.array(old.batch_stats["center"])
   new, _ = step(jax.device_put(state, steps.replicated(mesh)), steps.put_batch(batch(), mesh))
   # What the step saw: no augmentation, so both large views are the images.
   large = np.concatenate([batch()["image"].astype(np.float32) / 255] * 2)
