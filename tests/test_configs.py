@@ -14,10 +14,12 @@ from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # Nets that take most of a minute to compile: run by CI's second stage, `-m slow`.
+# Of those with a task of their own, that task's tests train a smaller net.
 LARGE = (
   "attention_objects", "deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover",
   "pixelwise_objects", "pretraining", "resnet18_classification", "resnext101_classification",
-  "unet_camvid", "unet_flood", "unet_road_pretrained", "unet_road_strong",
+  "small_cnn_classification", "unet_camvid", "unet_colorization", "unet_flood",
+  "unet_image_to_image", "unet_road_pretrained", "unet_road_strong",
 )  # fmt: skip
 RESUMED = ("unet_flood", "unet_road_four")
 

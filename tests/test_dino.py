@@ -133,6 +133,7 @@ def smoke_config():
   return config
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes_bit_for_bit(tmp_path):
   config = smoke_config()
   whole = training.train(config, tmp_path / "whole")

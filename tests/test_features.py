@@ -108,6 +108,7 @@ def test_stages_lie_as_the_one_before():
   assert np.median(own) < 0.3 * np.median(closest)
 
 
+@pytest.mark.slow
 def test_the_launcher_writes_pictures_and_scores(runs):
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--samples=60")
   assert done.returncode == 0, done.stderr

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,18 +228,23 @@ def error_cases(root):
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-  """Runs all error cases, two at a time; name -> (CompletedProcess, expected parts)."""
+  """Runs all error cases; name -> (CompletedProcess, expected parts)."""
   root = tmp_path_factory.mktemp("errors")
-  cases = error_cases(root)
+  cases, jobs = error_cases(root), []
+  for name, (args, _, env) in cases.items():
+    place = root / name.replace(" ", "_")
+    given = any(a.startswith("--workdir") for a in args)
+    more = [] if given else [f"--workdir={place / 'run'}"]
+    jobs.append(dict(name="train", args=[*args, *more], env=env, output=str(place / "told")))
+  script = str(ROOT / "tests" / "launch_many.py")
+  subprocess.run([sys.executable, script], input=json.dumps(jobs), text=True, check=True,
+                 env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)  # fmt: skip
 
-  def run(name):
-    args, parts, env = cases[name]
-    if not any(a.startswith("--workdir") for a in args):
-      args = [*args, f"--workdir={root / 'runs' / name.replace(' ', '_')}"]
-    return name, (launch("train", *args, env=env), parts)
+  def done(job):
+    code, out, err = ((Path(job["output"]) / n).read_text() for n in ("code", "stdout", "stderr"))
+    return subprocess.CompletedProcess(job["args"], int(code), out, err)
 
-  with ThreadPoolExecutor(2) as pool:
-    return dict(pool.map(run, cases))
+  return {name: (done(job), cases[name][1]) for name, job in zip(cases, jobs, strict=True)}
 
 
 def test_every_error_is_one_clear_message_with_exit_code_1(failures):

@@ -110,7 +110,8 @@ def smoke_config(method):
   return config
 
 
-@pytest.mark.parametrize("method", ["rotation", pytest.param("simclr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rotation", "simclr"])
 def test_pretraining_resumes_bit_for_bit_and_starts_other_nets(method, tmp_path):
   config = smoke_config(method)
   whole = training.train(config, tmp_path / "whole")

@@ -114,6 +114,7 @@ def test_what_a_study_writes(finished):
   assert "src='figures" not in page
 
 
+@pytest.mark.slow
 def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
   root, _ = finished
   before = table(root / "report" / "results.csv")

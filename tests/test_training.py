@@ -539,7 +539,9 @@ def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypa
   assert int(state.step) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
           "--config.total_steps=2000", "--config.eval_steps=1000",

@@ -116,7 +116,7 @@ def random_variables(net):
 # Of a family the small stay in the quick tests; these take 10 to 30 seconds to compile.
 LARGE = (
   "attention_segmenter", "backbone_unet", "classifier/efficientnet", "classifier/mobilenet",
-  "classifier/resnext", "deeplabv3", "deeplabv3_plus", "segformer",
+  "classifier/resnext", "deeplabv3", "deeplabv3_plus", "fcn", "fcn16s", "segformer",
 )  # fmt: skip
 
 
