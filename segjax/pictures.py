@@ -17,6 +17,21 @@ def blend(image, color, where, alpha=0.45):
   return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
 
 
+def to_u8(image):
+  """f32[H,W,3], clipped to [0,1] -> u8[H,W,3], rounded."""
+  return np.round(255 * np.clip(np.asarray(image), 0, 1)).astype(np.uint8)
+
+
+def enlarge(image, least=96):
+  """A tiny u8[H,W,3] enlarged by a whole number of times to about `least` pixels, for people.
+
+  >>> enlarge(np.zeros((32, 24, 3), np.uint8)).shape
+  (96, 72, 3)
+  """
+  times = max(least // max(image.shape[:2]), 1)
+  return image.repeat(times, 0).repeat(times, 1)
+
+
 def panel(rows, *, gap=6, caption=16, most=400):
   """Lays out captioned pictures in a grid on white, the cells as large as the largest picture.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax import losses, metrics
 from segjax.errors import UserError
-from segjax.pictures import bars
+from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task
 
 
@@ -140,5 +140,4 @@ class Classification(Task):
     truth = self.classes[int(label)]
     rows = [(self.classes[i], float(p[i]), i == label) for i in order]
     text = f"truth: {truth}, predicted: {self.classes[order[0]]}"
-    times = max(96 // max(image.shape[:2]), 1)
-    return [("image", image.repeat(times, 0).repeat(times, 1)), (text, bars(rows))]
+    return [("image", enlarge(image)), (text, bars(rows))]

@@ -13,6 +13,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.color import lab_to_rgb, rgb_to_lab
 from segjax.errors import UserError
+from segjax.pictures import to_u8
 from segjax.tasks.task import Task
 
 OUTPUTS = ("regression", "bins")
@@ -151,11 +152,6 @@ class Colorization(Task):
     out = {k: float(sums[k]) / count for k in names if k in sums}
     return dict(loss=float(self.loss(sums))) | out
 
-  def table(self, sums):
-    """Text table of an evaluation."""
-    rows = self.summary(sums).items()
-    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
-
   def pictures(self, image, outputs, label):
     """Panels for one example: grey, prediction, truth.
 
@@ -172,8 +168,7 @@ class Colorization(Task):
     lightness = rgb_to_lab(truth)[..., :1]
     grey = lab_to_rgb(jnp.concatenate([lightness, jnp.zeros_like(truth[..., :2])], -1))
     colored = self.colorize(truth, jnp.array(outputs))
-    to_u8 = lambda x: np.asarray(jnp.round(255 * x[0])).astype(np.uint8)  # noqa: E731
-    return [("grey", to_u8(grey)), ("prediction", to_u8(colored)), ("truth", image)]
+    return [("grey", to_u8(grey[0])), ("prediction", to_u8(colored[0])), ("truth", image)]
 
 
 def _edge_error(found, truth):

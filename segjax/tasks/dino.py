@@ -11,7 +11,7 @@ import numpy as np
 
 from segjax.augment import draw_crop, scale_and_crop
 from segjax.errors import UserError
-from segjax.pictures import bars
+from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task
 
 
@@ -157,18 +157,12 @@ class Dino(Task):
       return "the teacher says the same prototype of every image (collapse): raise teacher_end"
     return ""
 
-  def table(self, sums):
-    """Text table of an evaluation."""
-    rows = self.summary(sums).items()
-    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
-
   def pictures(self, image, outputs, label):
     """Panels for one example: the image, and the prototypes nearest to it."""
     del label
     order = np.argsort(-outputs[0])[:5]
-    times = max(96 // max(image.shape[:2]), 1)
     rows = [(f"prototype {i}", float(max(outputs[0, i], 0)), True) for i in order]
-    return [("image", image.repeat(times, 0).repeat(times, 1)), ("cosine", bars(rows))]
+    return [("image", enlarge(image)), ("cosine", bars(rows))]
 
 
 def _crop(key, image):

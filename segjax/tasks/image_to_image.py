@@ -12,6 +12,7 @@ import numpy as np
 
 from segjax import losses, metrics, models, weights
 from segjax.errors import UserError
+from segjax.pictures import to_u8
 from segjax.tasks.task import Task
 
 DEGRADE = ("", "noise", "low_resolution")
@@ -152,10 +153,6 @@ class ImageToImage(Task):
     names = ("psnr", "ssim", *(p for p in PARTS if p in sums))
     return dict(loss=float(self.loss(sums))) | {k: float(sums[k]) / count for k in names}
 
-  def table(self, sums):
-    """Text table of an evaluation."""
-    return "\n".join(["", *(f"  {k:<32}{v:.4f}" for k, v in self.summary(sums).items()), ""])
-
   def pictures(self, image, outputs, label):
     """Panels for one example: input, prediction, truth.
 
@@ -168,6 +165,5 @@ class ImageToImage(Task):
       list of (title, u8[H,W,3]).
     """
     given, target = self.prepare(None, jnp.array(image[None]) / 255, None, train=False)
-    to_u8 = lambda x: np.asarray(jnp.round(255 * jnp.clip(x[0], 0, 1))).astype(np.uint8)  # noqa: E731
     truth = label if target is None else image
-    return [("input", to_u8(given)), ("prediction", to_u8(jnp.array(outputs))), ("truth", truth)]
+    return [("input", to_u8(given[0])), ("prediction", to_u8(outputs[0])), ("truth", truth)]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.errors import UserError
-from segjax.pictures import bars
+from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task
 
 
@@ -108,16 +108,10 @@ class SimCLR(Task):
       return ""
     return "the projections of all images are alike (collapse): lower the learning rate"
 
-  def table(self, sums):
-    """Text table of an evaluation."""
-    rows = self.summary(sums).items()
-    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
-
   def pictures(self, image, outputs, label):
     """Panels for one example: the image, and its largest projections as bars."""
     del label
     z = np.abs(outputs[0]) / max(float(np.abs(outputs[0]).max()), 1e-12)
     order = np.argsort(-z)[:5]
-    times = max(96 // max(image.shape[:2]), 1)
     rows = [(f"dimension {i}", float(z[i]), True) for i in order]
-    return [("image", image.repeat(times, 0).repeat(times, 1)), ("projection", bars(rows))]
+    return [("image", enlarge(image)), ("projection", bars(rows))]

@@ -14,8 +14,7 @@ class Task:
 
   A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
   *, histogram)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
-  `val/<name>`, `loss` among them; `table(sums)`, text for people; and
-  `pictures(image, outputs, label)`, panels of one example.
+  `val/<name>`, `loss` among them; and `pictures(image, outputs, label)`, panels of one example.
 
   Attributes:
     classes: class names in label order; empty where there are none.
@@ -62,6 +61,11 @@ class Task:
   def line(self, summary):
     """The line of an evaluation: name -> value."""
     return {k: summary[k] for k in self.headline}
+
+  def table(self, sums):
+    """Text table of an evaluation, a row a scalar."""
+    rows = self.summary(sums).items()
+    return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
 
   def warning(self, summary):
     """What is wrong with an evaluation, a sentence, or nothing."""
