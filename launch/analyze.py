@@ -121,14 +121,16 @@ def crops():
 def confusion():
   import numpy as np
 
+  from segjax import inference
   from segjax.analysis import charts
-  from segjax.training.experiment import load_labels
 
   workdir = required_workdir()
   file = workdir / "val_sums.npz"
   if not file.is_file():
     raise UserError(f"no {file}; the run was not evaluated yet")
-  sums, names = np.load(file), load_labels(workdir / "labels.json").names
+  sums, names = np.load(file), inference.restore(workdir)[0].task.classes
+  if "matrix" not in sums:
+    raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
   title = f"{workdir.name}, step {int(sums['step'])}"
   out = run_output(workdir) / "confusion.png"
   cli.writing(lambda f: charts.confusion(sums["matrix"], names, title, f), out)

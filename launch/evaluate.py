@@ -28,11 +28,16 @@ BASELINE = flags.DEFINE_bool(
 def main():
   from segjax import inference
   from segjax.analysis import baseline
+  from segjax.errors import UserError
   from segjax.training import experiment as experiment_lib
   from segjax.training.evaluation import evaluate
 
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
   config = experiment.config
+  if BASELINE.value and config.task.name != "segmentation":
+    raise UserError(
+      f"--color_baseline is for segmentation, this run's task is {config.task.name!r}"
+    )
   if FOLDER.value:
     config.data.source.folder = FOLDER.value
   source = experiment_lib.make_source(config, SPLIT.value)

@@ -251,8 +251,7 @@ def _examples(document, done, figures):
   first = next(iter(done.values()))[0]
   if "matrix" in first.sums():
     document.heading("Classes")
-    names = inference.restore(first.workdir)[0].labels.names
-    _confusions(document, names, done, figures)
+    _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
   document.heading("Examples")
   file = figures / "examples.png"
   picture = predictions.side_by_side({v: runs[0].workdir for v, runs in done.items()})
