@@ -165,14 +165,14 @@ def features():
   from segjax import config as config_lib
   from segjax import inference
   from segjax.analysis import features as lib
-  from segjax.training import experiment as experiment_lib
+  from segjax.training import feeding
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
   if FOLDER.value:
     config.data.source.folder = FOLDER.value
   config.data.update(fit="resize", eval_fit="resize")
-  sources = [experiment_lib.make_source(config, s, labelled=False) for s in ("train", "val")]
+  sources = [feeding.make_source(config, s, labelled=False) for s in ("train", "val")]
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
   steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []
   for step in steps:

@@ -29,7 +29,7 @@ def main():
   from segjax import inference
   from segjax.analysis import baseline
   from segjax.errors import UserError
-  from segjax.training import experiment as experiment_lib
+  from segjax.training import feeding
   from segjax.training.evaluation import evaluate
 
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
@@ -40,8 +40,8 @@ def main():
     )
   if FOLDER.value:
     config.data.source.folder = FOLDER.value
-  source = experiment_lib.make_source(config, SPLIT.value)
-  batches = experiment.eval_batches(source)
+  source = feeding.make_source(config, SPLIT.value)
+  batches = feeding.eval_batches(experiment.config, source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
   step = int(state.step)
   print(f"{WORKDIR.value}: checkpoint of step {step}, {len(source)} {SPLIT.value} examples")
@@ -52,7 +52,7 @@ def main():
   print(f"  written to {file}")
   if BASELINE.value:
     sums = baseline.color_and_position(
-      experiment_lib.make_source(config, "train"), source, experiment.task
+      feeding.make_source(config, "train"), source, experiment.task
     )
     print("\ncolour and position alone (logistic regression a pixel):")
     print(experiment.task.table(sums))

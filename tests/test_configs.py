@@ -9,7 +9,7 @@ from segjax import config as config_lib
 from segjax import inference, training
 from segjax.errors import UserError
 from segjax.training.evaluation import evaluate
-from segjax.training.experiment import make_source
+from segjax.training.feeding import eval_batches, make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -56,7 +56,7 @@ def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path):
   experiment, restored = inference.restore(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
   source = make_source(config, "val")
-  batches = experiment.eval_batches(source)
+  batches = eval_batches(experiment.config, source)
   sums = evaluate(experiment.eval_step(), restored, batches, experiment.mesh)
   for key, value in experiment.task.summary(sums).items():
     assert rows[-1][f"val/{key}"] == (None if np.isnan(value) else value), key

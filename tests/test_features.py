@@ -14,7 +14,7 @@ from segjax import inference, models, training
 from segjax.analysis import features
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.training.experiment import make_source
+from segjax.training.feeding import make_source
 
 
 def applied(name, size=(16, 20), **fields):

@@ -22,7 +22,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
-from segjax.training import loop, optim, steps
+from segjax.training import feeding, loop, optim, steps
 from segjax.training.evaluation import evaluate
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -177,21 +177,21 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path, data, capsys):
 
 def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   config = tiny_config(data)
-  source = experiment_lib.make_source(config, "train", training=True)
-  assert not experiment_lib.is_resident(config, source)  # on a CPU there is nothing to gain
+  source = feeding.make_source(config, "train", training=True)
+  assert not feeding.is_resident(config, source)  # on a CPU there is nothing to gain
   monkeypatch.setattr(experiment_lib.jax, "default_backend", lambda: "gpu")
-  assert experiment_lib.is_resident(config, source)
+  assert feeding.is_resident(config, source)
   config.data.device_mb = 0
-  assert not experiment_lib.is_resident(config, source)
+  assert not feeding.is_resident(config, source)
   config.data.update(feed="device", fit="crop")
   with pytest.raises(UserError, match=r"data\.feed='device' needs data\.fit='resize'"):
-    experiment_lib.is_resident(config, source)
+    feeding.is_resident(config, source)
   config.data.update(feed="gpu", fit="resize")
   with pytest.raises(UserError, match=r"data\.feed is 'gpu', expected"):
-    experiment_lib.is_resident(config, source)
+    feeding.is_resident(config, source)
   config.data.eval_fit = "whole"
   with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'native'"):
-    experiment_lib.make_source(config, "val")
+    feeding.make_source(config, "val")
 
 
 def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
@@ -226,8 +226,8 @@ def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
   training.train(config, workdir)
   last = [r for r in read_metrics(workdir / "metrics.jsonl") if "val/loss" in r][-1]
   experiment, state = inference.restore(workdir)
-  source = experiment_lib.make_source(experiment.config, "val")
-  batches = experiment.eval_batches(source)
+  source = feeding.make_source(experiment.config, "val")
+  batches = feeding.eval_batches(experiment.config, source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
   assert experiment.task.summary(sums)["loss"] == last["val/loss"]
   assert sums["matrix"].sum() == 3 * 40 * 60  # every pixel of the three whole images

@@ -13,7 +13,7 @@ from segjax import inference
 from segjax.data import pipeline
 from segjax.errors import UserError
 from segjax.pictures import panel
-from segjax.training import experiment as experiment_lib
+from segjax.training import feeding
 from segjax.training.evaluation import example_panels
 
 LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
@@ -57,7 +57,7 @@ class Predictor:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
     if folder:
       self.experiment.config.data.source.folder = folder
-    self.source = experiment_lib.make_source(self.experiment.config, "val")
+    self.source = feeding.make_source(self.experiment.config, "val")
     self._step = self.experiment.predict_step()
 
   @property
@@ -153,7 +153,7 @@ def side_by_side(workdirs, *, wanted=4):
 
 def _panels(workdir, wanted):
   experiment, state = inference.restore(workdir)
-  source, step = experiment_lib.make_source(experiment.config, "val"), experiment.predict_step()
+  source, step = feeding.make_source(experiment.config, "val"), experiment.predict_step()
   return [
     (source.source.names[i], example_panels(experiment.task, step, state, source[i]))
     for i in spread(len(source), wanted)

@@ -8,16 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from segjax import augment, mixing, models
 from segjax import config as config_lib
-from segjax.data import checks, pipeline, sources
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.tasks import TASKS
-from segjax.training import freezing, initial, optim, steps
+from segjax.training import freezing, optim, steps
 from segjax.training.state import init_state
 
 
@@ -59,6 +57,8 @@ class Experiment:
     if not c.init_from:
       return state, None
     variables = dict(params=state.params, batch_stats=state.batch_stats)
+    from segjax.training import initial  # which needs orbax
+
     loaded, report = initial.load_initial(c.init_from, c.init_part, variables)
     loaded = jax.device_put(loaded, shardings)
     params, batch_stats = loaded["params"], loaded["batch_stats"]
@@ -119,75 +119,6 @@ class Experiment:
     return steps.make_predict_step(
       self.model, self.task, mesh=self.mesh, mean=data.mean, std=data.std
     )
-
-  def eval_batches(self, source):
-    """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
-    data = self.config.data
-    if isinstance(source, pipeline.Native):
-      if jax.process_count() > 1:
-        raise UserError("data.eval_fit='native' works in one process; use 'resize' with several")
-      return pipeline.native_batches(source, batch_size=data.batch_size, num_threads=data.threads)
-    return pipeline.eval_batches(
-      source, batch_size=data.batch_size, num_threads=data.threads, **processes()
-    )
-
-
-def processes():
-  """This process's place among all, as the pipelines take it."""
-  return dict(process_index=jax.process_index(), process_count=jax.process_count())
-
-
-def make_source(config, split, *, training=False, labelled=True):
-  """The source of a split: resized, or at its own sizes, for training or evaluation.
-
-  With `labelled` an example has the "label" that the task needs, else what the data have.
-  """
-  data = config.data
-  for field in ("fit", "eval_fit"):
-    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
-    if data[field] not in fits:
-      raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
-  source = sources.make(split=split, complete=not data.skip_broken, **data.source)
-  if data.skip_broken:
-    total = len(source)
-    source, faults = sources.without_broken(source, max(data.threads, 1))
-    if faults:
-      print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
-  needs = choose(TASKS, config.task.name, "task").needs_of(config.task)
-  user = f"the task {config.task.name!r}"
-  if labelled:
-    source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
-  cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
-  if (data.fit == "crop") if training else (data.eval_fit == "native"):
-    return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
-  return pipeline.Resized(source, data.size, cache_mb)
-
-
-def is_resident(config, source):
-  """Whether training keeps the whole split on the device, by `config.data.feed`.
-
-  Raises:
-    UserError: unknown feed, or "device" with crops.
-  """
-  data = config.data
-  if data.feed not in ("auto", "host", "device"):
-    raise UserError(f"data.feed is {data.feed!r}, expected 'auto', 'host' or 'device'")
-  if data.fit == "crop":
-    if data.feed == "device":
-      raise UserError("data.feed='device' needs data.fit='resize': crops are cut on the host")
-    return False
-  megabytes = len(source) * data.size[0] * data.size[1] * 4 / 2**20
-  accelerated = jax.default_backend() != "cpu"
-  return data.feed == "device" or (
-    data.feed == "auto" and accelerated and megabytes <= data.device_mb
-  )
-
-
-def put_split(source, mesh, num_threads):
-  """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,...]}."""
-  examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
-  arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
-  return jax.device_put(arrays, steps.replicated(mesh))
 
 
 def build(config, labels, steps_per_epoch=1):

@@ -18,7 +18,7 @@ from segjax.data import pipeline
 from segjax.errors import UserError
 from segjax.pictures import panel
 from segjax.training import experiment as experiment_lib
-from segjax.training import steps
+from segjax.training import feeding, steps
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.evaluation import add_sums, evaluate, example_panels
 from segjax.training.progress import Progress
@@ -65,8 +65,8 @@ class _Run:
 
   def __init__(self, config, workdir):
     self.config, self.workdir = config, workdir
-    self.train_source = experiment_lib.make_source(config, "train", training=True)
-    self.val_source = experiment_lib.make_source(config, "val")
+    self.train_source = feeding.make_source(config, "train", training=True)
+    self.val_source = feeding.make_source(config, "val")
     labels = self.train_source.source.labels
     self.steps_per_epoch = max(len(self.train_source) // config.data.batch_size, 1)
     self.experiment = experiment_lib.build(config, labels, self.steps_per_epoch)
@@ -76,7 +76,7 @@ class _Run:
 
     self.total = every("total", required=True)
     self.eval_every, self.save_every = every("eval", required=True), every("checkpoint")
-    self.resident = experiment_lib.is_resident(config, self.train_source)
+    self.resident = feeding.is_resident(config, self.train_source)
     self.iterator = pipeline.train_iterator(
       self.train_source,
       batch_size=config.data.batch_size,
@@ -85,7 +85,7 @@ class _Run:
       indices_only=self.resident,
       num_threads=config.data.threads,
       num_workers=config.data.workers,
-      **experiment_lib.processes(),
+      **feeding.processes(),
     )
     abstract = self.experiment.abstract_state()
     self.eval_step = self.experiment.eval_step()
@@ -116,7 +116,7 @@ class _Run:
     train_step, data = self.experiment.train_step(self.resident), ()
     if self.resident:
       threads = self.config.data.threads
-      data = (experiment_lib.put_split(self.train_source, self.experiment.mesh, threads),)
+      data = (feeding.put_split(self.train_source, self.experiment.mesh, threads),)
     self.progress = Progress(
       self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
     )
@@ -189,7 +189,7 @@ class _Run:
 
   def _evaluate(self, step):
     exp = self.experiment
-    batches = exp.eval_batches(self.val_source)
+    batches = feeding.eval_batches(self.config, self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
     np.savez(self.workdir / "val_sums.npz", step=step, **self.sums)
     summary = exp.task.summary(self.sums)
