@@ -1,0 +1,216 @@
+"""How fast an experiment's steps are, on data that is drawn at random, and how near the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import models
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.training import experiment as experiment_lib
+from segjax.training import steps
+
+MODES = ("train", "infer", "input", "end_to_end")
+# What `--peer` looks for in the other program's JSON, by mode.
+PEER_KEYS = {"train": "train_step_s", "infer": "infer_s"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled step with its arguments, ready to be called again and again.
+
+  Attributes:
+    call: runs it once; the result must be waited for.
+    images: that a call works on.
+    gflops: of a call, by XLA's count before it optimises, lowered for a GPU; nan if unknown.
+    compile_s: seconds to trace and compile.
+    peak_mb: arguments, results and temporaries, 10^6 bytes.
+    parameters: of the net.
+  """
+
+  call: Any
+  images: int
+  gflops: float
+  compile_s: float
+  peak_mb: float
+  parameters: int
+
+
+def prepare(config, mode, classes=0):
+  """Compiles the train or inference step of a config, without its data.
+
+  Args:
+    config: ConfigDict of an experiment; images have `data.size`, batches `data.batch_size`.
+    mode: "train" or "infer".
+    classes: of the labels; 0: 2 with a sigmoid, else 8.
+
+  Returns:
+    Program.
+  """
+  count = classes or (2 if config.task.get("sigmoid") else 8)
+  labels = default_table(tuple(f"class{i}" for i in range(count)))
+  config.init_from = ""  # weights change no speed
+  exp = experiment_lib.build(config, labels)
+  whole, split = steps.replicated(exp.mesh), steps.batched(exp.mesh)
+  state, _ = exp.init()
+  parameters = models.count_params(state.params)
+  size, batch_size = tuple(config.data.size), config.data.batch_size
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (batch_size, *size, 3)).astype(np.uint8)
+  if mode == "infer":
+    args, step = (jax.device_put(image, whole),), exp.predict_step()
+  else:
+    shapes = dict(mask=(batch_size, *size), target=image.shape)
+    shape = shapes.get(exp.task.needs_of(config.task), (batch_size,))
+    label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
+    batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
+    args, step = (jax.device_put(batch, split),), exp.train_step()
+  start = time.perf_counter()
+  compiled = step.lower(state, *args).compile()
+  compile_s = time.perf_counter() - start
+  counted = step.trace(state, *args).lower(lowering_platforms=("cuda",)).cost_analysis() or {}
+  memory = compiled.memory_analysis()
+  parts = ("argument_size", "output_size", "temp_size")
+  peak = sum(getattr(memory, f"{p}_in_bytes", 0) for p in parts) - getattr(
+    memory, "alias_size_in_bytes", 0
+  )
+  held = [state]
+
+  def call():
+    out = compiled(held[0], *args)
+    if mode == "train":  # the old state is donated
+      held[0] = out[0]
+    return out
+
+  gflops = counted.get("flops", math.nan) / 1e9
+  return Program(call, batch_size, gflops, compile_s, peak / 1e6, parameters)
+
+
+def seconds(call, *, warmup=3, repeats=20):
+  """Seconds of each of `repeats` calls, every result waited for, after some that do not count."""
+  out = []
+  for i in range(warmup + repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    if i >= warmup:
+      out.append(time.perf_counter() - start)
+  return out
+
+
+def matrix_rate(dtype="float32", size=2048, repeats=10):
+  """GFLOP/s of a large matrix product on the default device, the best of some."""
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(lambda a, b: a @ b)
+  return 2 * size**3 / min(seconds(lambda: product(x, x), repeats=repeats)) / 1e9
+
+
+def measure(program, config, mode, *, repeats=20):
+  """Times a Program.
+
+  Returns:
+    dict ready for JSON: `seconds` (median), `seconds_spread` (between the quartiles),
+    `images_per_s`, `compile_s`, `gflops` of a step, `gflops_per_s`, `matrix_gflops_per_s` measured
+    just before, `share` of it, `peak_mb`, `parameters`, `device`, and what was measured.
+  """
+  rate = matrix_rate(config.model.get("dtype", "float32"))
+  times = seconds(program.call, repeats=repeats)
+  median = statistics.median(times)
+  low, high = np.percentile(times, [25, 75])
+  return dict(
+    mode=mode,
+    name=config.name,
+    size=list(config.data.size),
+    batch_size=config.data.batch_size,
+    dtype=str(config.model.get("dtype", "float32")),
+    device=jax.devices()[0].device_kind,
+    jax=jax.__version__,
+    parameters=program.parameters,
+    seconds=median,
+    seconds_spread=float(high - low),
+    images_per_s=program.images / median,
+    compile_s=program.compile_s,
+    gflops=program.gflops,
+    gflops_per_s=program.gflops / median,
+    matrix_gflops_per_s=rate,
+    share=program.gflops / median / rate,
+    peak_mb=program.peak_mb,
+  )
+
+
+def run_peer(command, mode):
+  """Seconds of another program's step, from the JSON object that its last line of output is.
+
+  Args:
+    command: of a shell.
+    mode: "train" or "infer".
+
+  Raises:
+    UserError: the program fails, or its last line is no JSON with the key that is looked for.
+  """
+  key = PEER_KEYS[mode]
+  done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+  lines = done.stdout.strip().splitlines()
+  if done.returncode or not lines:
+    tail = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    raise UserError(f"--peer {command!r} ended with {done.returncode}: {tail}")
+  try:
+    return float(json.loads(lines[-1])[key])
+  except (ValueError, KeyError, TypeError):
+    raise UserError(
+      f"--peer {command!r}: its last line is {lines[-1][:80]!r}, expected JSON with {key!r}"
+    ) from None
+
+
+def alternate(program, command, mode, *, rounds=3, repeats=10):
+  """Ours and another program's seconds, in turn: [(ours, theirs), ...], a pair a round."""
+  pairs = []
+  for _ in range(rounds):
+    ours = statistics.median(seconds(program.call, repeats=repeats))
+    pairs.append((ours, run_peer(command, mode)))
+  return pairs
+
+
+def measure_input(config, *, batches=50):
+  """Images per second of the train pipeline alone: decode, fit, batch; nothing cached.
+
+  Returns:
+    dict of `images_per_s` and the settings.
+  """
+  from segjax.data import pipeline
+  from segjax.training import feeding
+
+  config.data.cache_mb = 0
+  source = feeding.make_source(config, "train", training=True)
+  data = config.data
+  iterator = pipeline.train_iterator(
+    source,
+    batch_size=data.batch_size,
+    seed=config.seed,
+    crop=data.size if data.fit == "crop" else None,
+    num_threads=data.threads,
+    num_workers=data.workers,
+  )
+  next(iterator)
+  start = time.perf_counter()
+  for _ in range(batches):
+    next(iterator)
+  taken = time.perf_counter() - start
+  return dict(
+    mode="input",
+    name=config.name,
+    size=list(data.size),
+    batch_size=data.batch_size,
+    threads=data.threads,
+    workers=data.workers,
+    images_per_s=batches * data.batch_size / taken,
+  )

@@ -1,0 +1,127 @@
+"""The benchmark's figures, its peer, and that it needs the core packages alone."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import ROOT, launch, write_pairs
+
+from segjax import config as config_lib
+from segjax import models
+from segjax.analysis import benchmark
+from segjax.errors import UserError
+from segjax.models.cost import static_cost
+
+
+def tiny_config():
+  c = config_lib.default()
+  c.model = dict(name="unet", widths=(4, 6), dtype="float32")
+  c.data.update(size=(16, 24), batch_size=2)
+  return c
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_figures_fit_together(mode):
+  config = tiny_config()
+  program = benchmark.prepare(config, mode)
+  found = benchmark.measure(program, config, mode, repeats=3)
+  json.dumps(found)
+  assert found["images_per_s"] == pytest.approx(2 / found["seconds"])
+  assert found["gflops_per_s"] == pytest.approx(found["gflops"] / found["seconds"])
+  assert found["share"] == pytest.approx(found["gflops_per_s"] / found["matrix_gflops_per_s"])
+  net = models.make(**config.model, num_outputs=1)
+  assert found["parameters"] == static_cost(net, (16, 24))[0]
+  assert found["compile_s"] > 0 and found["peak_mb"] > 0
+  # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products a pixel at the least, twice more to train.
+  least = 2 * 2 * 16 * 24 * 9 * (3 * 4 + 4 * 4) / 1e9 * (3 if mode == "train" else 1)
+  assert least < found["gflops"] < 20 * least
+
+
+def test_a_train_program_trains():
+  """The state goes from call to call, or the donated one would be used again."""
+  config = tiny_config()
+  program = benchmark.prepare(config, "train")
+  states = [program.call()[0] for _ in range(3)]
+  assert int(states[-1].step) == 3
+
+
+def test_matrix_products_are_counted():
+  assert 1 < benchmark.matrix_rate(size=256, repeats=2) < 1e6
+
+
+def peer(code):
+  return f"{sys.executable} -c {json.dumps(code)}"
+
+
+def test_a_peers_figure_is_read():
+  code = "print('warming up'); print('{\\\"train_step_s\\\": 0.5, \\\"infer_s\\\": 0.25}')"
+  assert benchmark.run_peer(peer(code), "train") == 0.5
+  assert benchmark.run_peer(peer(code), "infer") == 0.25
+
+
+@pytest.mark.parametrize(
+  ("code", "part"),
+  [("raise SystemExit('no torch')", "no torch"), ("print(3)", "expected JSON"),
+   ("pass", "no output")],
+)  # fmt: skip
+def test_a_peer_that_fails_is_told(code, part):
+  with pytest.raises(UserError, match=part):
+    benchmark.run_peer(peer(code), "train")
+
+
+def test_the_input_alone(tmp_path):
+  config = tiny_config()
+  data = write_pairs(tmp_path / "data", count=10)
+  config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.7)
+  assert benchmark.measure_input(config, batches=3)["images_per_s"] > 0
+
+
+def test_it_needs_the_core_packages_alone():
+  code = """
+    import sys
+    import jax, flax.linen, optax, ml_collections, numpy
+
+    class Block:
+      blocked = ("grain", "clu", "tensorflow", "tensorflow_datasets", "PIL", "matplotlib",
+                 "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "orbax", "pandas")
+      def find_spec(self, name, path=None, target=None):
+        if any(name == b or name.startswith(b + ".") for b in self.blocked):
+          raise ImportError("blocked: " + name)
+
+    sys.meta_path.insert(0, Block())
+    from segjax import config as config_lib
+    from segjax.analysis import benchmark
+    c = config_lib.read("configs/unet_road.py:smoke")
+    c.unlock()
+    c.data.size = (16, 16)
+    found = benchmark.measure(benchmark.prepare(c, "infer"), c, "infer", repeats=1)
+    print("images", found["batch_size"])
+  """
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("images 4")
+
+
+@pytest.mark.slow
+def test_the_launcher_prints_and_writes(tmp_path):
+  file = tmp_path / "figures.json"
+  code = "print('{\\\"train_step_s\\\": 0.5}')"
+  args = ("--config=configs/unet_road.py:smoke", f"--json={file}", "--repeats=2", "--rounds=2")
+  done = launch("benchmark", *args, f"--peer={peer(code)}")
+  assert done.returncode == 0, done.stderr
+  assert "ratio" in done.stdout
+  figures = json.loads(file.read_text())
+  assert len(figures["pairs"]) == 2
+  ratios = [a / b for a, b in figures["pairs"]]
+  assert figures["ratio"] == pytest.approx(np.median(ratios))
+  done = launch("benchmark", *args, "--mode=trian")
+  assert done.returncode == 1 and "'train'" in done.stderr
