@@ -209,7 +209,8 @@ def test_wrong_commands_are_told_in_one_line():
     ([], "unknown command ''"),
     (
       ["dta"],
-      "did you mean 'data'? (commands: augment, confusion, cost, crops, curves, data, stages)",
+      "did you mean 'data'? (commands: augment, confusion, cost, crops, curves, data, features, "
+      "stages)",
     ),
     (["data"], "--config is required"),
   ):

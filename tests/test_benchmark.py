@@ -79,6 +79,7 @@ def test_the_input_alone(tmp_path):
   assert benchmark.measure_input(config, batches=3)["images_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_it_needs_the_core_packages_alone():
   code = """
     import sys

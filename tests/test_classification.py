@@ -130,6 +130,7 @@ def test_target_images_move_with_their_images():
   assert np.array_equal(target, image) and not np.allclose(moved, image)
 
 
+@pytest.mark.slow
 def test_digits_train_resume_bit_for_bit_and_draw(tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.writers = ("pictures",)

@@ -129,6 +129,7 @@ def test_wrong_fields_are_told(fields, part):
     make_task(**fields)
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_bit_for_bit_and_draws(tmp_path):
   config = config_lib.read(f"{ROOT}/configs/unet_colorization.py:smoke")
   config.writers, config.model.widths = ("pictures",), (4, 8)

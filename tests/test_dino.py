@@ -85,6 +85,7 @@ def test_the_teachers_temperature_is_a_line():
   assert make_task(teacher_end=0.07).teacher_temperature(3) == pytest.approx(0.07)
 
 
+@pytest.mark.slow
 def test_center_teacher_and_average_after_a_step():
   """The centre is numpy's, the teacher the exact average, and no gradient goes to it."""
   task, net, state = parts()

@@ -96,6 +96,7 @@ def test_wrong_fields_are_told(fields, part):
     make_task(**fields)
 
 
+@pytest.mark.slow
 def test_pairs_of_files_train_resume_bit_for_bit_and_draw(tmp_path):
   folder = write_pairs(tmp_path / "data", count=12)
   (folder / "targets").mkdir()

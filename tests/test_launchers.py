@@ -118,6 +118,7 @@ def test_color_baseline_is_reported(trained):
   assert done.stdout.count("accuracy of always") == 2
 
 
+@pytest.mark.slow
 def test_real_photographs_smoke(kitti, tmp_path):
   done = launch(
     "train",
@@ -257,6 +258,7 @@ def test_every_error_is_one_clear_message_with_exit_code_1(failures):
       assert part in lines[0], (name, part, lines[0])
 
 
+@pytest.mark.slow
 def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
   """Trains on a file system of 6 MB, which its checkpoints outgrow."""
   disk = tmp_path / "disk"
@@ -283,6 +285,7 @@ def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
     subprocess.run(["umount", str(disk)], check=False)
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
   cases = [
     ("evaluate", [f"--workdir={tmp_path}"], "config.json"),

@@ -194,6 +194,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
   assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close():
   image, nets = images(), (tiny(), tiny(dtype=jnp.bfloat16))
   variables = random_variables(nets[0])

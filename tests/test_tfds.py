@@ -236,6 +236,7 @@ def test_reading_does_not_load_tensorflow(prepared):
   subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kitti_road", "camvid"])
 def test_real_photographs(name, tmp_path):
   """Writes the whole set, compares all of val and every fourth of train."""

@@ -296,6 +296,7 @@ def test_one_device_and_eight_agree(tmp_path):
   assert done.stdout == "agree\n", done.stderr
 
 
+@pytest.mark.slow
 def test_four_scenes_are_overfitted():
   source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)
   examples = [pipeline.resize(source[i], (64, 64)) for i in range(4)]

@@ -113,11 +113,16 @@ def random_variables(net):
   return {k: found.get(k, {}) for k in ("params", "batch_stats")}
 
 
-# Of a family the small stay in the quick tests; these take 10 to 30 seconds to compile.
-LARGE = (
-  "attention_segmenter", "backbone_unet", "classifier/efficientnet", "classifier/mobilenet",
-  "classifier/resnext", "deeplabv3", "deeplabv3_plus", "fcn", "fcn16s", "segformer",
+# In the quick tests; the others take 10 to 30 seconds to compile.
+LIGHT_NETS = ("classifier", "encoder_decoder", "prototypes", "unet")
+LIGHT_BACKBONES = (
+  "efficientnet_lite0", "mit_b0", "mobilenet_v3_small", "resnet18", "small_cnn", "vgg11_bn",
+  "vit_tiny",
 )  # fmt: skip
+
+
+def marked(names, light):
+  return [pytest.param(n, marks=[] if n in light else [pytest.mark.slow]) for n in names]
 
 
 def shapes(net, size=(64, 64)):
@@ -134,9 +139,7 @@ def test_every_name_is_tested():
   assert {n.split("/")[0] for n in NETS} == set(models.names())
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in NETS]
-)
+@pytest.mark.parametrize("name", marked(NETS, LIGHT_NETS))
 def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
   fields = NETS[name]
@@ -194,7 +197,7 @@ def test_net(name):
   assert 0 < jnp.abs(close - logits).max() < 0.1 * jnp.abs(logits).max() + 0.02
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", marked(BACKBONES, LIGHT_BACKBONES))
 def test_backbone_strides(name):
   strides = [32]
   if name not in ("small_cnn", "vit_tiny") and not name.startswith("mit"):
@@ -231,6 +234,7 @@ def test_dilation_keeps_the_receptive_field_of_a_stride():
   np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_asks_one_class_or_all_of_them():
   net = models.make("attention_segmenter", **NETS["attention_segmenter"])
   image = jax.random.normal(jax.random.key(1), (2, 33, 47, 3))
@@ -305,6 +309,7 @@ def current_names():
   return {name: {k: outline(v) for k, v in shapes(net).items()} for name, net in nets.items()}
 
 
+@pytest.mark.slow
 def test_parameter_names_are_stable():
   golden, current = json.loads(GOLDEN.read_text()), current_names()
   assert golden.keys() == current.keys()
