@@ -13,6 +13,7 @@ $SEGJAX_DATA/<name>, or --config.data.source.folder.
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 
 
 def get_config(arg=""):
@@ -23,27 +24,5 @@ def get_config(arg=""):
   c.name = "unet_colorization" if a.skip else "unet_colorization_noskip"
   config_lib.set_task(c, "colorization", output=a.output, norm=a.norm)
   c.data.source = config_lib.data_source(a.data)
-  c.data.size = (96, 128)
-  c.data.batch_size = 16
-  c.model = dict(
-    name="unet",
-    widths=(16, 32, 64, 128),
-    norm="batch",
-    up="transposed2",
-    up_keeps=False,
-    up_relu=False,
-    skip=a.skip,
-    dropout=0.0,
-    kernel_init="he",
-    dtype="float32",
-  )
-  c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = 3e-3
-  c.optimizer.clip_norm = 1.0
-  c.total_epochs = 12.0
-  c.eval_epochs = 3.0
-  c.augment.flip = 0.5
-  c.best_metric = "val/ssim"
-  if a.data == "road_scenes":
-    c.data.source.update(num_train=320)
+  recipes.image_unet(c, a.data, a.skip, norm="batch", learning_rate=3e-3)
   return config_lib.smoke(c) if a.smoke else c

@@ -13,6 +13,7 @@ one cycle.
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 from segjax.errors import choose
 
 LOSSES = {
@@ -32,27 +33,5 @@ def get_config(arg=""):
   config_lib.set_task(c, "image_to_image", degrade=a.degrade, **loss)
   pairs = dict(kind="pairs") if a.data == "folder" and not a.degrade else {}
   c.data.source = config_lib.data_source(a.data, **pairs)
-  c.data.size = (96, 128)
-  c.data.batch_size = 16
-  c.model = dict(
-    name="unet",
-    widths=(16, 32, 64, 128),
-    norm="group",
-    up="transposed2",
-    up_keeps=False,
-    up_relu=False,
-    skip=a.skip,
-    dropout=0.0,
-    kernel_init="he",
-    dtype="float32",
-  )
-  c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = 2e-3
-  c.optimizer.clip_norm = 1.0
-  c.total_epochs = 12.0
-  c.eval_epochs = 3.0
-  c.augment.flip = 0.5
-  c.best_metric = "val/ssim"
-  if a.data == "road_scenes":
-    c.data.source.update(num_train=320)
+  recipes.image_unet(c, a.data, a.skip, norm="group", learning_rate=2e-3)
   return config_lib.smoke(c) if a.smoke else c

@@ -17,27 +17,14 @@ KITTI road, seeds 0 to 2: F1 0.783 (0.749 to 0.810) with skips, 0.765 (0.734 to 
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", skip=True, smoke=False)
   c = config_lib.default()
   c.name = "unet_road" if a.skip else "unet_road_noskip"
-  c.data.size = (256, 256)
-  c.data.batch_size = 4
-  c.model = dict(
-    name="unet",
-    widths=(8, 16, 32, 64, 128),
-    norm="none",
-    up="transposed2",
-    up_keeps=True,
-    up_relu=True,
-    skip=a.skip,
-    dropout=0.0,
-    kernel_init="glorot",
-    dtype="float32",
-  )
-  c.optimizer.name = "adam"
+  recipes.road_unet(c, a.skip, kernel_init="glorot")
   c.schedule.learning_rate = 1e-4
   c.total_epochs = 12.0
   if a.data == "kitti_road":

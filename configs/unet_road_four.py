@@ -8,6 +8,7 @@
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 
 
 def get_config(arg=""):
@@ -15,22 +16,8 @@ def get_config(arg=""):
   c = config_lib.default()
   c.name = "unet_road_four"
   c.data.source = config_lib.data_source(a.data, classes="four")
-  c.data.size = (256, 256)
-  c.data.batch_size = 4
   c.task.sigmoid = False
-  c.model = dict(
-    name="unet",
-    widths=(8, 16, 32, 64, 128),
-    norm="none",
-    up="transposed2",
-    up_keeps=True,
-    up_relu=True,
-    skip=a.skip,
-    dropout=0.0,
-    kernel_init="he",
-    dtype="float32",
-  )
-  c.optimizer.name = "adam"
+  recipes.road_unet(c, a.skip, kernel_init="he")
   c.schedule.name = "cosine"
   c.schedule.learning_rate = 3e-3
   c.total_epochs = 4.4 if a.data == "road_scenes" else 6.0

@@ -203,8 +203,10 @@ def features():
 
 def _stages(kept, per_epoch):
   """The steps of the epochs that were asked for, or the first, a middle and the last kept."""
+  from segjax.analysis.predictions import early_middle_last
+
   if not EPOCHS.value:
-    return sorted({kept[0], min(kept, key=lambda s: abs(s - kept[-1] / 2)), kept[-1]})
+    return early_middle_last(kept)
   steps = [round(float(e) * per_epoch) for e in EPOCHS.value]
   lost = [e for e, s in zip(EPOCHS.value, steps, strict=True) if s and s not in kept]
   if lost:

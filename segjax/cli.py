@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before CLU brings TensorFl
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from segjax.config import no_such_file
 from segjax.errors import UserError
 
 
@@ -96,9 +97,7 @@ def _parse(argv):
     if arg in ("--config", "-config") or re.match(r"--?config=", arg):
       file = (after if "=" not in arg else arg.partition("=")[2]).partition(":")[0]
       if not Path(file).is_file():
-        near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-        hint = f"; there is {', '.join(near)}" if near else ""
-        _fail(f"--config: no such file {file!r}{hint}")
+        _fail(f"--config: {no_such_file(file)}")
   try:
     return flags.FLAGS(argv)
   except UserError as error:

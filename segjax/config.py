@@ -209,14 +209,28 @@ def read(spec):
   Raises:
     UserError: no such file, or what its `get_config` says of the argument.
   """
-  file, _, arg = spec.partition(":")
-  if not Path(file).is_file():
-    near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-    hint = f"; there is {', '.join(near)}" if near else ""
-    raise UserError(f"no such file {file!r}{hint}")
-  config = runpy.run_path(file)["get_config"](arg)
+  config = call_file(spec, "get_config")
   config.lock()
   return config
+
+
+def call_file(spec, function, what="file"):
+  """What the function of a Python file says of an argument, `x.py:arg`.
+
+  Raises:
+    UserError: no such file.
+  """
+  file, _, arg = spec.partition(":")
+  if not Path(file).is_file():
+    raise UserError(no_such_file(file, what))
+  return runpy.run_path(file)[function](arg)
+
+
+def no_such_file(file, what="file"):
+  """The message for a missing Python file; lists those beside it."""
+  near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
+  hint = f"; there is {', '.join(near)}" if near else ""
+  return f"no such {what} {file!r}{hint}"
 
 
 def data_source(name, **changes):

@@ -17,6 +17,11 @@ def blend(image, color, where, alpha=0.45):
   return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
 
 
+def spread(count, wanted):
+  """At most `wanted` indices, evenly spread over range(count), its ends among them."""
+  return sorted({int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()})
+
+
 def to_u8(image):
   """f32[H,W,3], clipped to [0,1] -> u8[H,W,3], rounded."""
   return np.round(255 * np.clip(np.asarray(image), 0, 1)).astype(np.uint8)

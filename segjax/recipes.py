@@ -102,6 +102,66 @@ def landcover(c, data):
     c.total_epochs, c.eval_epochs = 4.0, 2.0  # of 50 steps
 
 
+def road_unet(c, skip, kernel_init):
+  """The small U-Net of a course experiment on KITTI road, 578,417 parameters, at 256x256, batch 4.
+
+  Args:
+    c: ConfigDict to change.
+    skip: skip connections.
+    kernel_init: "glorot" or "he".
+  """
+  c.data.size = (256, 256)
+  c.data.batch_size = 4
+  c.model = dict(
+    name="unet",
+    widths=(8, 16, 32, 64, 128),
+    norm="none",
+    up="transposed2",
+    up_keeps=True,
+    up_relu=True,
+    skip=skip,
+    dropout=0.0,
+    kernel_init=kernel_init,
+    dtype="float32",
+  )
+  c.optimizer.name = "adam"
+
+
+def image_unet(c, data, skip, norm, learning_rate):
+  """A U-Net of widths 16 to 128 whose outputs are pictures: 96x128, batch 16, Adam, one cycle.
+
+  Args:
+    c: ConfigDict to change.
+    data: name of the source; of drawn scenes 320 are taken.
+    skip: skip connections.
+    norm: of the net.
+    learning_rate: the highest of the cycle.
+  """
+  c.data.size = (96, 128)
+  c.data.batch_size = 16
+  c.model = dict(
+    name="unet",
+    widths=(16, 32, 64, 128),
+    norm=norm,
+    up="transposed2",
+    up_keeps=False,
+    up_relu=False,
+    skip=skip,
+    dropout=0.0,
+    kernel_init="he",
+    dtype="float32",
+  )
+  c.schedule.name = "one_cycle"
+  c.schedule.learning_rate = learning_rate
+  c.optimizer.clip_norm = 1.0
+  c.total_epochs = 12.0
+  c.eval_epochs = 3.0
+  c.augment.flip = 0.5
+  c.best_metric = "val/ssim"
+  if data == "road_scenes":
+    c.data.source.update(num_train=320)
+
+
 def objects(c, data, backbone, weights):
   """Five classes of objects and background, on a frozen encoder, at 192x256.
 

@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import hashlib
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +105,7 @@ def read(spec):
   Raises:
     UserError: no such file, or what its `get_study` says of the argument.
   """
-  file, _, arg = spec.partition(":")
-  if not Path(file).is_file():
-    near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-    hint = f"; there is {', '.join(near)}" if near else ""
-    raise UserError(f"no such study {file!r}{hint}")
-  return runpy.run_path(file)["get_study"](arg)
+  return config_lib.call_file(spec, "get_study", "study")
 
 
 def override(config, field, text):

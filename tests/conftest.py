@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 # The tests compile far more than they compute: without LLVM's optimiser they take a quarter of the
@@ -43,6 +44,32 @@ def kitti():
 def eight_devices():
   """XLA_FLAGS for eight virtual devices."""
   return f"{FAST_COMPILATION} --xla_force_host_platform_device_count=8"
+
+
+CORE_ALONE = """
+import sys
+import jax, flax.linen, optax, ml_collections, numpy as np
+
+class Block:
+  blocked = ("grain", "clu", "tensorflow", "tensorflow_datasets", "PIL", "matplotlib",
+             "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "orbax", "pandas")
+  def find_spec(self, name, path=None, target=None):
+    if any(name == b or name.startswith(b + ".") for b in self.blocked):
+      raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run_with_core_packages(code):
+  """Runs code where importing anything beyond the five core packages' own needs fails."""
+  return subprocess.run(
+    [sys.executable, "-c", CORE_ALONE + textwrap.dedent(code)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 def launch(name, *args, env=None, **kwargs):

@@ -1,13 +1,11 @@
 """The benchmark's figures, its peer, and that it needs the core packages alone."""
 
 import json
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
-from conftest import ROOT, launch, write_pairs
+from conftest import launch, run_with_core_packages, write_pairs
 
 from segjax import config as config_lib
 from segjax import models
@@ -82,17 +80,6 @@ def test_the_input_alone(tmp_path):
 @pytest.mark.slow
 def test_it_needs_the_core_packages_alone():
   code = """
-    import sys
-    import jax, flax.linen, optax, ml_collections, numpy
-
-    class Block:
-      blocked = ("grain", "clu", "tensorflow", "tensorflow_datasets", "PIL", "matplotlib",
-                 "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "orbax", "pandas")
-      def find_spec(self, name, path=None, target=None):
-        if any(name == b or name.startswith(b + ".") for b in self.blocked):
-          raise ImportError("blocked: " + name)
-
-    sys.meta_path.insert(0, Block())
     from segjax import config as config_lib
     from segjax.analysis import benchmark
     c = config_lib.read("configs/unet_road.py:smoke")
@@ -101,13 +88,7 @@ def test_it_needs_the_core_packages_alone():
     found = benchmark.measure(benchmark.prepare(c, "infer"), c, "infer", repeats=1)
     print("images", found["batch_size"])
   """
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = run_with_core_packages(code)
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("images 4")
 

@@ -1,14 +1,11 @@
 """One tester over every net: parameter counts, any size, gradients, modes, dtypes, names."""
 
-import subprocess
-import sys
-import textwrap
-
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_with_core_packages
 
 from segjax import models
 
@@ -194,17 +191,6 @@ def test_same_as_a_torch_unet():
 def test_models_and_a_train_step_need_only_the_core_packages():
   """Runs a train step where importing anything beyond the five packages' own needs fails."""
   code = """
-    import sys
-    import jax, flax.linen, optax, ml_collections, numpy as np
-
-    class Block:
-      blocked = ("grain", "clu", "tensorflow", "tensorflow_datasets", "PIL", "matplotlib",
-                 "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "orbax", "pandas")
-      def find_spec(self, name, path=None, target=None):
-        if any(name == b or name.startswith(b + ".") for b in self.blocked):
-          raise ImportError("blocked: " + name)
-
-    sys.meta_path.insert(0, Block())
     for b in Block.blocked:
       try:
         __import__(b)
@@ -228,8 +214,6 @@ def test_models_and_a_train_step_need_only_the_core_packages():
     s, sums = step(s, steps.put_batch(batch, mesh))
     print("loss", float(task.loss(sums)), int(s.step))
   """
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
-  )
+  done = run_with_core_packages(code)
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("loss 0.69")

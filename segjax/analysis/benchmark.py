@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import models
+from segjax.analysis.cost import peak_bytes, time_calls
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 
+WARMUP = 3  # calls before those that are timed
 MODES = ("train", "infer", "input", "end_to_end")
 # What `--peer` looks for in the other program's JSON, by mode.
 PEER_KEYS = {"train": "train_step_s", "infer": "infer_s"}
@@ -79,11 +81,6 @@ def prepare(config, mode, classes=0):
   compiled = step.lower(state, *args).compile()
   compile_s = time.perf_counter() - start
   counted = step.trace(state, *args).lower(lowering_platforms=("cuda",)).cost_analysis() or {}
-  memory = compiled.memory_analysis()
-  parts = ("argument_size", "output_size", "temp_size")
-  peak = sum(getattr(memory, f"{p}_in_bytes", 0) for p in parts) - getattr(
-    memory, "alias_size_in_bytes", 0
-  )
   held = [state]
 
   def call():
@@ -93,25 +90,14 @@ def prepare(config, mode, classes=0):
     return out
 
   gflops = counted.get("flops", math.nan) / 1e9
-  return Program(call, batch_size, gflops, compile_s, peak / 1e6, parameters)
-
-
-def seconds(call, *, warmup=3, repeats=20):
-  """Seconds of each of `repeats` calls, every result waited for, after some that do not count."""
-  out = []
-  for i in range(warmup + repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    if i >= warmup:
-      out.append(time.perf_counter() - start)
-  return out
+  return Program(call, batch_size, gflops, compile_s, peak_bytes(compiled) / 1e6, parameters)
 
 
 def matrix_rate(dtype="float32", size=2048, repeats=10):
   """GFLOP/s of a large matrix product on the default device, the best of some."""
   x = jnp.ones((size, size), dtype)
   product = jax.jit(lambda a, b: a @ b)
-  return 2 * size**3 / min(seconds(lambda: product(x, x), repeats=repeats)) / 1e9
+  return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats, WARMUP)) / 1e9
 
 
 def measure(program, config, mode, *, repeats=20):
@@ -123,7 +109,7 @@ def measure(program, config, mode, *, repeats=20):
     just before, `share` of it, `peak_mb`, `parameters`, `device`, and what was measured.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
-  times = seconds(program.call, repeats=repeats)
+  times = time_calls(program.call, repeats, WARMUP)
   median = statistics.median(times)
   low, high = np.percentile(times, [25, 75])
   return dict(
@@ -175,7 +161,7 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
   """Ours and another program's seconds, in turn: [(ours, theirs), ...], a pair a round."""
   pairs = []
   for _ in range(rounds):
-    ours = statistics.median(seconds(program.call, repeats=repeats))
+    ours = statistics.median(time_calls(program.call, repeats, WARMUP))
     pairs.append((ours, run_peer(command, mode)))
   return pairs
 

@@ -76,8 +76,7 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     start = time.perf_counter()
     program = predict.lower(state, image).compile()
     compiled[count] = program, time.perf_counter() - start
-    seconds[count] = _times(lambda p=program, x=image: p(state, x), repeats)
-  memory = compiled[1][0].memory_analysis()
+    seconds[count] = time_calls(lambda p=program, x=image: p(state, x), repeats)
   quartiles = np.percentile(seconds[1], [25, 75])
   return Cost(
     device=device.device_kind,
@@ -85,7 +84,7 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     parameters=parameters,
     mb=parameters * 4 / 1e6,
     gflops=flops / 1e9,
-    peak_mb=_bytes(memory) / 1e6,
+    peak_mb=peak_bytes(compiled[1][0]) / 1e6,
     compile_s=compiled[1][1],
     latency_ms=1e3 * statistics.median(seconds[1]),
     latency_spread_ms=float(1e3 * (quartiles[1] - quartiles[0])),
@@ -93,19 +92,22 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
   )
 
 
-def _bytes(memory):
+def peak_bytes(compiled):
+  """Arguments, results and temporaries of a compiled program; what it donates counts once."""
+  memory = compiled.memory_analysis()
   parts = ("argument_size", "output_size", "temp_size")
-  return sum(getattr(memory, f"{part}_in_bytes", 0) for part in parts)
+  total = sum(getattr(memory, f"{part}_in_bytes", 0) for part in parts)
+  return total - getattr(memory, "alias_size_in_bytes", 0)
 
 
-def _times(call, repeats):
-  for _ in range(2):
-    jax.block_until_ready(call())
+def time_calls(call, repeats, warmup=2):
+  """Seconds of each of `repeats` calls, every result waited for, after some that do not count."""
   out = []
-  for _ in range(repeats):
+  for i in range(warmup + repeats):
     start = time.perf_counter()
     jax.block_until_ready(call())
-    out.append(time.perf_counter() - start)
+    if i >= warmup:
+      out.append(time.perf_counter() - start)
   return out
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from segjax import inference
 from segjax.data import pipeline
 from segjax.errors import UserError
-from segjax.pictures import panel
+from segjax.pictures import panel, spread
 from segjax.training import feeding
 from segjax.training.evaluation import example_panels
 
@@ -78,9 +78,9 @@ class Predictor:
     return (self[i] for i in range(len(self)))
 
 
-def spread(count, wanted):
-  """At most `wanted` indices, evenly spread over range(count), its ends among them."""
-  return sorted({int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()})
+def early_middle_last(steps):
+  """The first, the last and the one nearest to the middle of increasing steps, each once."""
+  return sorted({steps[0], min(steps, key=lambda s: abs(s - steps[-1] / 2)), steps[-1]})
 
 
 def colored(labels, label):
@@ -111,7 +111,7 @@ def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
         f"{workdir}: only the checkpoint of step {kept[0] if kept else 'none'} was kept; "
         "train with --config.keep_epochs=1,5 or so for stages"
       )
-    checkpoints = sorted({kept[0], min(kept, key=lambda s: abs(s - kept[-1] / 2)), kept[-1]})
+    checkpoints = early_middle_last(kept)
   columns = []
   for step in checkpoints:
     predictor = Predictor(workdir, str(step), folder)

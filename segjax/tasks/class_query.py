@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,7 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import blend
-from segjax.tasks.segmentation import Segmentation
-
-RED = (255, 0, 0)
+from segjax.tasks.segmentation import RED, Segmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +28,6 @@ class ClassQuery(Segmentation):
   """
 
   present: float = 0.75
-
-  headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
   def __post_init__(self):
     super().__post_init__()
@@ -71,7 +66,7 @@ class ClassQuery(Segmentation):
 
   def outputs(self, net, inputs):
     """Logits, f32[B,H,W,1] of the asked classes or [B,H,W,C-1] of all, and where the net looked."""
-    logits = net(*inputs) if inputs[1] is not None else net(inputs[0])
+    logits = net(*inputs)
     return dict(logits=logits, attention=net.sown["attention"][0])
 
   def predict(self, outputs):

@@ -11,7 +11,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Classification(Task):
 
   def loss(self, sums):
     """Mean cross-entropy from summed statistics, nats; 0 for no example at all."""
-    at_least = (jnp if isinstance(sums["weight"], jnp.ndarray) else np).maximum
-    return sums["cross_entropy"] / at_least(sums["weight"], 1e-12)
+    return mean(sums["cross_entropy"], sums["weight"], 1e-12)
 
   def summary(self, sums):
     """Scalars from summed statistics.

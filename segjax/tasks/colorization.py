@@ -14,7 +14,7 @@ from segjax import losses, metrics
 from segjax.color import lab_to_rgb, rgb_to_lab
 from segjax.errors import UserError
 from segjax.pictures import to_u8
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 OUTPUTS = ("regression", "bins")
 NORMS = {"l1": jnp.abs, "l2": jnp.square}
@@ -136,8 +136,7 @@ class Colorization(Task):
 
   def loss(self, sums):
     """Mean absolute or squared error over 50 units, or the weighted cross-entropy in nats."""
-    at_least = (jnp if isinstance(sums["weight"], jnp.ndarray) else np).maximum
-    return sums["loss"] / at_least(sums["weight"], 1e-12)
+    return mean(sums["loss"], sums["weight"], 1e-12)
 
   def summary(self, sums):
     """Means over images.

@@ -12,7 +12,7 @@ import numpy as np
 from segjax.augment import draw_crop, scale_and_crop
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,7 @@ class Dino(Task):
 
   def loss(self, sums):
     """Mean cross-entropy of student and teacher, nats."""
-    at_least = (jnp if isinstance(sums["examples"], jnp.ndarray) else np).maximum
-    return sums["loss"] / at_least(sums["examples"], 1)
+    return mean(sums["loss"], sums["examples"])
 
   def summary(self, sums):
     """Scalars from summed statistics.

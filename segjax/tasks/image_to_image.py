@@ -13,7 +13,7 @@ import numpy as np
 from segjax import losses, metrics, models, weights
 from segjax.errors import UserError
 from segjax.pictures import to_u8
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 DEGRADE = ("", "noise", "low_resolution")
 NOISE, SHRINK = 0.1, 4  # standard deviation of [0,1]; times
@@ -138,9 +138,8 @@ class ImageToImage(Task):
 
   def loss(self, sums):
     """The weighted parts, means over images."""
-    at_least = (jnp if isinstance(sums["examples"], jnp.ndarray) else np).maximum
-    count = at_least(sums["examples"], 1)
-    return sum(getattr(self, p) * sums[p] / count for p in PARTS if getattr(self, p))
+    weighted = sum(getattr(self, p) * sums[p] for p in PARTS if getattr(self, p))
+    return mean(weighted, sums["examples"])
 
   def summary(self, sums):
     """Means over images.

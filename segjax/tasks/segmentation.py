@@ -12,7 +12,7 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
 UNSCORED = (70, 70, 70)
@@ -104,16 +104,14 @@ class Segmentation(Task):
     Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
     at all is 0.
     """
-    total, pixels = 0.0, jnp if isinstance(sums["pixels"], jnp.ndarray) else np
-    at_least_one = pixels.maximum
+    total = 0.0
     if self.cross_entropy:
-      scale = sums.get("weight", sums["pixels"])
-      floor = at_least_one(scale, 1e-12 if self.class_weights else 1)
-      total = total + self.cross_entropy * sums["cross_entropy"] / floor
+      scale, least = (sums["weight"], 1e-12) if self.class_weights else (sums["pixels"], 1)
+      total = total + mean(self.cross_entropy * sums["cross_entropy"], scale, least)
     if self.focal:
-      total = total + self.focal * sums["focal"] / at_least_one(sums["pixels"], 1)
+      total = total + mean(self.focal * sums["focal"], sums["pixels"])
     if self.dice:
-      total = total + self.dice * sums["dice"] / at_least_one(sums["examples"], 1)
+      total = total + mean(self.dice * sums["dice"], sums["examples"])
     return total
 
   def summary(self, sums):

@@ -11,7 +11,7 @@ import numpy as np
 
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
-from segjax.tasks.task import Task
+from segjax.tasks.task import Task, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,7 @@ class SimCLR(Task):
 
   def loss(self, sums):
     """Mean over views, nats."""
-    at_least = (jnp if isinstance(sums["views"], jnp.ndarray) else np).maximum
-    return sums["loss"] / at_least(sums["views"], 1)
+    return mean(sums["loss"], sums["views"])
 
   def summary(self, sums):
     """Scalars from summed statistics.

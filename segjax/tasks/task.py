@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
+
+
+def mean(total, count, least=1):
+  """total / count, count being at least `least`; of device scalars in a step, or the host's."""
+  return total / (jnp if isinstance(count, jnp.ndarray) else np).maximum(count, least)
 
 
 @dataclasses.dataclass(frozen=True)

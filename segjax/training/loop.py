@@ -16,7 +16,7 @@ from segjax import config as config_lib
 from segjax import models
 from segjax.data import pipeline
 from segjax.errors import UserError
-from segjax.pictures import panel
+from segjax.pictures import panel, spread
 from segjax.training import experiment as experiment_lib
 from segjax.training import feeding, steps
 from segjax.training.checkpoints import Checkpoints
@@ -206,10 +206,9 @@ class _Run:
 
   def _pictures(self, step):
     """Panel of fixed validation examples, spread over the split."""
-    count = min(self.config.pictures, len(self.val_source))
     rows = []
-    for i in np.linspace(0, len(self.val_source) - 1, count).round().astype(int):
-      example, name = self.val_source[int(i)], self.val_source.source.names[int(i)]
+    for i in spread(len(self.val_source), self.config.pictures):
+      example, name = self.val_source[i], self.val_source.source.names[i]
       first, *row = example_panels(self.experiment.task, self.predict_step, self.state, example)
       rows.append([(f"{name}, step {step}", first[1]), *row])
     return panel(rows)

@@ -213,11 +213,10 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
     key = jax.random.key(0)
     inputs, label = task.prepare(key, image, label, train=False, augment=change)
     how = dict(mean=mean, std=std, train=False, step=state.step)
-    net = Net(model, state.eval_variables(), **how)
+    net = averaged = Net(model, state.eval_variables(), **how)
     if task.teaches:
-      student = dict(params=state.params, batch_stats=state.batch_stats)
-      teacher, net = net, Net(model, student, **how)
-      net.teacher = teacher
+      net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
+      net.teacher = averaged
     outputs = task.outputs(net, inputs)
     return task.statistics(outputs, label, batch["mask"], histogram=True)
 
