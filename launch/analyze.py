@@ -77,7 +77,7 @@ def data():
 def augment():
   from segjax.analysis import sheets
   from segjax.augment import make_augment
-  from segjax.data import sources
+  from segjax.training import feeding
 
   config = required_config()
   change = make_augment(**config.augment)
@@ -85,9 +85,8 @@ def augment():
     raise UserError(
       "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
     )
-  source = sources.make(split="train", **config.data.source)
-  if config.task.name != "segmentation":
-    raise UserError(f"augment draws images with masks; config.task.name is {config.task.name!r}")
+  config.data.fit = "resize"
+  source = feeding.make_source(config, "train", training=True).source
   sheet = sheets.augmented(
     source, change, config.data.size, seed=config.seed, wanted=SAMPLES.value or 4
   )

@@ -1,13 +1,17 @@
-"""Segments images of any size with a trained run.
+"""What a trained run says of images of any size.
 
   python launch/predict.py --workdir=runs/kitti --input=photo.jpg --output=out
   python launch/predict.py --workdir=runs/kitti --input=folder --output=out
 
-For each image `x.jpg`, at its original size: `x_index.png` (class indices), `x_color.png` (class
-colours) and `x_overlay.png` (the colours over the image). An image that cannot be read is
-reported at the end and does not stop the others.
+For each image `x.jpg`, at its original size, a run of segmentation writes `x_index.png` (class
+indices), `x_color.png` (class colours) and `x_overlay.png` (the colours over the image), one of
+colourisation `x_colorized.png`, one of image-to-image `x_output.png`. predictions.csv has a line an
+image with the share of each class in it, or the class's probability. An image that cannot be read
+is reported at the end and does not stop the others.
 """
 
+import csv
+import io
 from pathlib import Path
 
 from absl import flags
@@ -19,41 +23,42 @@ INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.", r
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
 
+SHOWN = 5  # classes in an image's line
+
 
 def main():
-  import numpy as np
   from PIL import Image
 
   from segjax import inference
   from segjax.data import sources
   from segjax.errors import UserError
-  from segjax.pictures import blend
 
   files = sources.list_images(Path(INPUT.value))
   output = Path(OUTPUT.value)
   cli.make_folder(output)
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
-  task = experiment.config.task.name
-  if task != "segmentation":
-    raise UserError(f"{WORKDIR.value}: a run of the task {task!r}; predict is for segmentation")
-  step, data, broken = experiment.predict_step(), experiment.config.data, []
+  step, data = experiment.predict_step(), experiment.config.data
+  table, broken = io.StringIO(), []
+  rows = csv.writer(table, lineterminator="\n")
   for file in files:
     try:
       image = sources.read_image(file)
     except UserError as error:
       broken.append(str(error))
       continue
-    logits = inference.predict_image(step, state, image, data)
-    pred = np.asarray(experiment.task.predict(logits)).astype(np.uint8)
-    colors = experiment.labels.colorize(pred)
-    painted = colors.any(-1)  # black stands for background: leave the image as it is there
-    pictures = dict(index=pred, color=colors, overlay=blend(image, colors, painted))
+    outputs = inference.predict_image(step, state, image, data)
+    pictures, shares = experiment.task.answer(image, outputs)
     for kind, picture in pictures.items():
       cli.writing(Image.fromarray(picture).save, output / f"{file.stem}_{kind}.png")
-    shares = np.bincount(pred.ravel(), minlength=len(experiment.labels)) / pred.size
-    text = ", ".join(f"{n} {s:.1%}" for n, s in zip(experiment.labels.names, shares, strict=True))
-    print(f"{file.name}: {image.shape[1]}x{image.shape[0]}, {text}", flush=True)
-  print(f"{len(files) - len(broken)} of {len(files)} images segmented into {output}")
+    if not table.tell():
+      rows.writerow(["file", "width", "height", *shares])
+    height, width = image.shape[:2]
+    rows.writerow([file.name, width, height, *(f"{s:.6f}" for s in shares.values())])
+    first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]
+    texts = [f"{width}x{height}", *(f"{name} {share:.1%}" for name, share in first)]
+    print(f"{file.name}: {', '.join(texts)}", flush=True)
+  cli.write_text(output / "predictions.csv", table.getvalue())
+  print(f"{len(files) - len(broken)} of {len(files)} images predicted into {output}")
   if broken:
     raise UserError("; ".join(broken))
 

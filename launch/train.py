@@ -4,8 +4,12 @@
   python launch/train.py --config=configs/unet_road.py:data=kitti_road --workdir=runs/kitti
   python launch/train.py --config=configs/unet_road.py --config.schedule.learning_rate=3e-4
 
+  python launch/train.py --config=configs/unet_road.py --profile_steps=20,25
+
 Without --workdir a new folder under runs/; the same --workdir again resumes. The workdir holds
-config.json, metrics.jsonl, TensorBoard events, checkpoints/, images/ and figures/curves.png.
+config.json, metrics.jsonl, TensorBoard events, checkpoints/, images/ and figures/curves.png, and
+with --profile_steps a trace of these steps in profile/, for TensorBoard's profile plugin, xprof or
+ui.perfetto.dev.
 Exit code: 0 done, 1 an error that the message explains, 130 or 143 stopped and saved.
 """
 
@@ -18,6 +22,7 @@ from segjax import cli
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is resumed.")
+PROFILE_STEPS = flags.DEFINE_list("profile_steps", [], "First and last step of a trace.")
 flags.mark_flag_as_required("config")
 flags.declare_key_flag("config")
 
@@ -29,7 +34,7 @@ def main():
   config = CONFIG.value
   stamp = time.strftime("%Y%m%d-%H%M%S")
   workdir = Path(WORKDIR.value or f"runs/{config.name}-{stamp}")
-  training.train(config, workdir)
+  training.train(config, workdir, PROFILE_STEPS.value)
   file = figures.curves(workdir, config.name, workdir / "figures" / "curves.png")
   print(f"  curves in {file}, pictures in {workdir / 'images'}")
 

@@ -36,6 +36,8 @@ LIMITS = dict(
   blur=(0, 32),
   noise=(0, 1),
   cutout=(0, 1),
+  mixup=(0, 1),
+  mixup_alpha=(0.01, 100),
   cutmix=(0, 1),
   cutmix_alpha=(0.01, 100),
 )

@@ -34,6 +34,7 @@ def run(main):
   Unexpected errors keep their stack: they are ours, not the user's.
   """
   _use_huge_pages()
+  _keep_compilations()
   app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
@@ -67,6 +68,12 @@ def _use_huge_pages():
     tunables = ("hugetlb=1", "mmap_threshold=4294967296", "trim_threshold=8589934592")
     os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{t}" for t in tunables)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _keep_compilations():
+  """What takes a second to compile is kept in ~/.cache/segjax, or JAX_COMPILATION_CACHE_DIR."""
+  cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "segjax"))
 
 
 def _guarded(main):

@@ -103,9 +103,9 @@ TASKS = dict(
 
 # Fields that a resumed run may change: they do not change what was computed so far.
 MAY_CHANGE = (
-  "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "data.threads", "data.cache_mb",
-  "data.feed", "data.device_mb", "data.source.folder", "data.source.data_dir", "pictures",
-  "writers",
+  "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
+  "data.threads", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
+  "data.source.data_dir", "pictures", "writers",
 )  # fmt: skip
 
 
@@ -124,6 +124,9 @@ def default():
   c.keep_steps = ()  # of which checkpoints stay, besides the best and the latest: one of the two
   c.keep_epochs = ()
   c.log_steps = 10  # between lines of training loss
+  c.steps_per_dispatch = 0  # that one call makes when the train split lies on the device; 0: as
+  # many as there are between two lines on an accelerator, one on a CPU
+  c.remat = False  # recompute all but convolutions in the backward pass: less memory, more time
 
   c.data = dict(
     source=data_source("road_scenes"),
@@ -185,6 +188,8 @@ def default():
     cutout=0.0,  # side of a hidden square, share of the shorter side; labels stay
   )
   c.batch_augment = dict(  # mixes examples, train only; see segjax.mixing.make_batch_augment
+    mixup=0.0,  # probability that an example is blended with the next; class labels alone
+    mixup_alpha=0.2,  # its weight is drawn from Beta(alpha, alpha)
     cutmix=0.0,  # probability that an example gets a rectangle of the next
     cutmix_alpha=1.0,  # its share is drawn from Beta(alpha, alpha)
   )

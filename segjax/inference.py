@@ -1,9 +1,10 @@
-"""Finished runs: restoring them, and segmenting images of any size with them."""
+"""Finished runs: restoring them, and what they say of images of any size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -59,11 +60,12 @@ def restore(workdir, checkpoint="latest"):
 
 
 def predict_image(predict_step, state, image, data):
-  """Logits at the image's own size.
+  """The task's outputs for an image, pictures among them at the image's own size.
 
   The net sees the image as in evaluation: resized to the size it was trained at (one compilation
-  whatever the images' sizes; the logits are resized back bilinearly, so that class borders are
-  smooth), or with `eval_fit="native"` at its own size, extended to a multiple of some pixels.
+  whatever the images' sizes; what it says of each pixel is resized back bilinearly, so that class
+  borders are smooth), or with `eval_fit="native"` at its own size, extended to a multiple of some
+  pixels.
 
   Args:
     predict_step: from `steps.make_predict_step`.
@@ -72,18 +74,28 @@ def predict_image(predict_step, state, image, data):
     data: `config.data` of the run.
 
   Returns:
-    f32[H,W,K].
+    The task's outputs with a batch axis of 1, e.g. logits f32[1,H,W,K].
   """
-  height, width = image.shape[:2]
-  if data.eval_fit == "native":
-    size = pipeline.multiples((height, width), data.eval_multiple)
-    padded = pipeline.extend(image, size, mode="edge")
-    return np.asarray(predict_step(state, padded[None]))[0, :height, :width]
-  size = data.size
-  small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-  logits = np.asarray(predict_step(state, np.asarray(small)[None])[0])
+  native = data.eval_fit == "native"
+  size = tuple(pipeline.multiples(image.shape[:2], data.eval_multiple) if native else data.size)
+  if native:
+    seen = pipeline.extend(image, size, mode="edge")
+  else:
+    seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+  def at_own_size(out):
+    out = np.asarray(out)
+    if out.ndim != 4 or out.shape[1:3] != size:
+      return out
+    return out[:, : image.shape[0], : image.shape[1]] if native else _resize(out[0], image)[None]
+
+  return jax.tree.map(at_own_size, predict_step(state, seen[None]))
+
+
+def _resize(maps, image):
+  """f32[h,w,K] -> [H,W,K] of an image, bilinearly."""
   channels = [
-    np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BILINEAR))
-    for c in np.ascontiguousarray(logits.transpose(2, 0, 1))
+    np.asarray(Image.fromarray(c).resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    for c in np.ascontiguousarray(maps.transpose(2, 0, 1))
   ]
   return np.stack(channels, -1)

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from segjax.augment import box, check_limits
-from segjax.errors import UserError
 
 
-def mixup(key, image, target, alpha):
+class Mixed(NamedTuple):
+  """Labels of examples that were mixed with the next: the target is a part of both.
+
+  Attributes:
+    own: i32[B], class of the example.
+    other: i32[B], class of the next one.
+    share: f32[B] in [0,1], weight of its own.
+  """
+
+  own: Any
+  other: Any
+  share: Any
+
+
+def _blend(image, weight):
+  weight = weight[:, None, None, None]
+  return weight * image + (1 - weight) * jnp.roll(image, -1, 0)
+
+
+def mixup(key, image, label, alpha):
   """Blends each example with the next (Zhang et al., ICLR 2018), for classification.
 
   Args:
     key: of jax.random.
     image: f32[B,H,W,3].
-    target: f32[B,...], one-hot or soft.
+    label: i32[B].
     alpha: above 0; the weight of each example is drawn from Beta(alpha, alpha).
 
   Returns:
-    (image, target), weight * own + (1 - weight) * next.
-
-  Raises:
-    UserError: integer targets, which have no blend.
+    (weight * own + (1 - weight) * next, Mixed).
   """
-  if not jnp.issubdtype(target.dtype, jnp.floating):
-    raise UserError(f"mixup: target is {target.dtype}, expected floats, e.g. jax.nn.one_hot")
   weight = jax.random.beta(key, alpha, alpha, (len(image),))
-
-  def blend(x):
-    w = weight.reshape(-1, *(1,) * (x.ndim - 1))
-    return w * x + (1 - w) * jnp.roll(x, -1, 0)
-
-  return blend(image), blend(target)
+  return _blend(image, weight), Mixed(label, jnp.roll(label, -1), weight)
 
 
 def draw_boxes(key, shape, alpha):
@@ -59,45 +69,58 @@ def paste_next(inside, image, label):
 def cutmix(key, image, label, alpha):
   """Pastes a rectangle of the next example into each (Yun et al., ICCV 2019).
 
-  Dense labels are pasted along. Class labels stay; their targets are to be mixed by the share:
-  share * own + (1 - share) * next.
-
   Args:
     key: of jax.random.
     image: f32[B,H,W,3].
-    label: i32[B,H,W] or i32[B].
+    label: i32[B,H,W], pasted along, or i32[B], mixed by the rectangle's share.
     alpha: above 0; the share of the rectangle, before the border cuts it, is drawn from
       Beta(alpha, alpha).
 
   Returns:
-    (image, label, f32[B] share of an image's pixels that are its own).
+    (image, i32[B,H,W] or Mixed, whose share is that of an image's pixels that are its own).
   """
-  inside = draw_boxes(key, image.shape[:3], alpha)
-  dense = label if label.ndim == 3 else jnp.zeros(inside.shape, label.dtype)
-  image, pasted = paste_next(inside, image, dense)
-  return image, pasted if label.ndim == 3 else label, 1 - inside.mean((1, 2))
+  return _paste(draw_boxes(key, image.shape[:3], alpha), image, label)
 
 
-def make_batch_augment(*, cutmix=0.0, cutmix_alpha=1.0):
-  """Builds the augmentation of a batch with dense labels, or None where everything is off.
+def _paste(inside, image, label):
+  if label.ndim == 3:
+    return paste_next(inside, image, label)
+  image, _ = paste_next(inside, image, jnp.zeros(inside.shape, label.dtype))
+  return image, Mixed(label, jnp.roll(label, -1), 1 - inside.mean((1, 2)))
+
+
+def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1.0):
+  """Builds the augmentation of a batch, or None where everything is off.
 
   Args:
+    mixup: probability that an example that gets no rectangle is blended with the next, see
+      `mixup`; class labels alone.
+    mixup_alpha: of the Beta distribution of its weight.
     cutmix: probability that an example gets a rectangle of the next, see `cutmix`.
     cutmix_alpha: of the Beta distribution of the rectangle's share.
 
   Returns:
-    (key, f32[B,H,W,3], i32[B,H,W]) -> (image, label).
+    (key, f32[B,H,W,3], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed.
 
   Raises:
     UserError: a value outside its limits.
   """
   check_limits("batch_augment", locals())
-  if not cutmix:
+  if not (mixup or cutmix):
     return None
 
   def augment(key, image, label):
-    keys = jax.random.split(key)
-    mixed = jax.random.bernoulli(keys[0], cutmix, (len(image), 1, 1))
-    return paste_next(mixed & draw_boxes(keys[1], label.shape, cutmix_alpha), image, label)
+    keys = jax.random.split(key, 4)
+    pasted = jax.random.bernoulli(keys[0], cutmix, (len(image), 1, 1))
+    inside = pasted & draw_boxes(keys[1], image.shape[:3], cutmix_alpha)
+    mixed, label = _paste(inside, image, label)
+    if not mixup:
+      return mixed, label
+    blended = jax.random.bernoulli(keys[2], mixup, (len(image),)) & ~pasted[:, 0, 0]
+    weight = jax.random.beta(keys[3], mixup_alpha, mixup_alpha, (len(image),))
+    weight = jnp.where(blended, weight, 1.0)
+    # An example is pasted into or blended, never both; else its weight or its share is 1.
+    mixed = jnp.where(blended[:, None, None, None], _blend(image, weight), mixed)
+    return mixed, label._replace(share=label.share * weight)
 
   return augment

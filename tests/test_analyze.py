@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from segjax.analysis import class_statistics, sheets
+from segjax.augment import make_augment
 from segjax.data.labels import IGNORE, LabelTable, default_table
 
 
@@ -142,6 +143,32 @@ def test_augmented_sheet_shows_image_and_label_moving_together():
   assert (cells[0] == 77).all()
   np.testing.assert_array_equal(cells[1], cells[2][:, ::-1])
   assert not np.array_equal(cells[1], cells[2])
+
+
+@pytest.mark.parametrize("kind", ["class", "target"])
+def test_augmented_sheet_of_classes_and_of_pairs(kind):
+  rng = np.random.default_rng(0)
+  image, target = rng.integers(0, 255, (2, 160, 240, 3)).astype(np.uint8)
+  label = np.uint8(1) if kind == "class" else target
+
+  class Source:
+    names, labels = ["x"], Labels(classes=2).labels
+
+    def __len__(self):
+      return 1
+
+    def __getitem__(self, index):
+      return dict(image=image, label=label)
+
+  mirror = make_augment(flip=1.0)
+  one = sheets.augmented(Source(), mirror, (160, 240), seed=0, versions=1)
+  if kind == "class":
+    np.testing.assert_array_equal(one[22:182, 6:246], image)
+    np.testing.assert_array_equal(one[22:182, 252:492], image[:, ::-1])
+  else:  # pairs are shrunk to 300 pixels in width
+    pair = [one[22 : 22 + 100, 6 + c * 306 : 6 + c * 306 + 300].astype(int) for c in (1, 2)]
+    for half in (slice(0, 150), slice(150, 300)):
+      np.testing.assert_allclose(pair[0][:, half], pair[1][:, half][:, ::-1], atol=1)
 
 
 # ---------------------------------------------------------------------------- launcher

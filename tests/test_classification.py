@@ -14,6 +14,7 @@ from segjax.augment import make_augment
 from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.mixing import Mixed
 from segjax.tasks import Classification
 from segjax.training.evaluation import add_sums
 from segjax.training.writers import read_metrics
@@ -157,11 +158,45 @@ def test_a_few_digits_are_learned_by_heart(tmp_path):
   assert rows[-1]["train/accuracy"] == 1.0 and rows[0]["train/accuracy"] < 0.7
 
 
+def test_mixed_labels_are_soft_targets():
+  logits, own = draw()
+  other, share = np.roll(own, -1), np.linspace(0, 1, len(own)).astype(np.float32)
+  mask, weights = np.arange(len(own)) < 40, np.arange(1.0, 7.0)
+  task = make_task(class_weights=tuple(weights), label_smoothing=0.1)
+  mixed = Mixed(jnp.array(own), jnp.array(other), jnp.array(share))
+  sums = task.statistics(jnp.array(logits), mixed, jnp.array(mask), histogram=True)
+  target = share[:, None] * np.eye(6)[own] + (1 - share)[:, None] * np.eye(6)[other]
+  # Each target's class weighs its part of the loss, smoothing included.
+  per_class = [
+    weights[c] * optax.softmax_cross_entropy(logits, optax.smooth_labels(np.eye(6)[[c]], 0.1))
+    for c in range(6)
+  ]
+  loss = (target * np.stack(per_class, -1))[mask].sum() / (target @ weights)[mask].sum()
+  assert float(task.loss(sums)) == pytest.approx(loss, rel=1e-5)
+  np.testing.assert_array_equal(
+    sums["matrix"], sk.confusion_matrix(own[mask], logits.argmax(1)[mask], labels=range(6))
+  )
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_training_with_mixed_examples(name, tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
+  config.writers, config.pictures, config.total_steps, config.eval_steps = (), 0, 2, 2
+  losses_of = []
+  for probability in (0.0, 1.0):
+    config.batch_augment[name] = probability
+    training.train(config, tmp_path / str(probability))
+    rows = read_metrics(tmp_path / str(probability) / "metrics.jsonl")
+    losses_of.append([r["train/loss"] for r in rows if "train/loss" in r])
+  assert losses_of[0] != losses_of[1]
+  assert np.isfinite(losses_of).all()
+
+
 @pytest.mark.parametrize(
   ("changes", "part"),
   [
     ({"best_metric": "val/mean_iou"}, "val/accuracy"),
-    ({"batch_augment.cutmix": 0.5}, "cutmix"),
+    ({"batch_augment.cutmix": 2.0}, "batch_augment.cutmix is 2"),
     ({"task.name": "segmentation"}, "one class an image"),
   ],
 )

@@ -1,6 +1,7 @@
 """The commands a user types: every config, evaluation, prediction, and every error's one line."""
 
 import contextlib
+import csv
 import json
 import os
 import subprocess
@@ -95,8 +96,11 @@ def test_prediction_of_any_size(trained, tmp_path):
   (tmp_path / "in" / "broken.png").write_text("nothing")
   args = (f"--workdir={trained}", f"--output={tmp_path / 'out'}")
   done = launch("predict", *args, f"--input={tmp_path / 'in'}")
+  with open(tmp_path / "out" / "predictions.csv") as file:
+    table = {row["file"]: row for row in csv.DictReader(file)}
+  assert set(table) == {"a.png", "b.png", "c.png", "grey.jpg"}
   assert done.returncode == 1
-  assert "4 of 5 images segmented" in done.stdout
+  assert "4 of 5 images predicted" in done.stdout
   assert "broken.png: not an image" in done.stderr
   for name, size in (sizes | {"grey": (50, 40)}).items():
     index = Image.open(tmp_path / "out" / f"{name}_index.png")
@@ -105,6 +109,9 @@ def test_prediction_of_any_size(trained, tmp_path):
     assert Image.open(tmp_path / "out" / f"{name}_overlay.png").size == size
     index, color = np.asarray(index), np.asarray(color)
     assert index.max() <= 1
+    row = next(r for f, r in table.items() if f.startswith(f"{name}."))
+    assert (int(row["width"]), int(row["height"])) == size
+    assert float(row["road"]) == pytest.approx(index.mean(), abs=1e-6)
     np.testing.assert_array_equal(color[..., 0] == 255, index == 1)
   done = launch("predict", *args, f"--input={tmp_path / 'in' / 'b.png'}")
   assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Steps, schedules, the loop, checkpoints: exactness, resumption, devices."""
 
+import gzip
 import json
 import os
 import signal
@@ -175,6 +176,86 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path, data, capsys):
   assert same(states["host"], resumed)
 
 
+def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
+  """As one by one but for the last bits; split by what is due in between, and resumed exactly."""
+  changes = {"data.feed": "device", "total_steps": 9, "eval_steps": 4, "log_steps": 3}
+  one = training.train(tiny_config(data, **changes), tmp_path / "one")
+  changes |= {"steps_per_dispatch": 2}
+  several = training.train(tiny_config(data, **changes), tmp_path / "several")
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  assert int(several.step) == 9
+  rows = [r for r in read_metrics(tmp_path / "several" / "metrics.jsonl") if "train/loss" in r]
+  assert sum(r["train/steps"] for r in rows) == 9
+  others = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if "train/loss" in r]
+  mean = [sum(r["train/loss"] * r["train/steps"] for r in x) for x in (rows, others)]
+  assert mean[0] == pytest.approx(mean[1], rel=1e-4)
+  training.train(tiny_config(data, **changes | {"total_steps": 4}), tmp_path / "resumed")
+  resumed = training.train(tiny_config(data, **changes), tmp_path / "resumed")
+  assert same(several, resumed)
+
+
+def test_how_many_steps_a_dispatch_makes(data, monkeypatch):
+  config = tiny_config(data, **{"data.feed": "device", "log_steps": 7})
+  assert feeding.steps_per_dispatch(config, resident=True) == 1
+  monkeypatch.setattr(feeding.jax, "default_backend", lambda: "gpu")
+  assert feeding.steps_per_dispatch(config, resident=True) == 7
+  assert feeding.steps_per_dispatch(config, resident=False) == 1
+  config.steps_per_dispatch = 5
+  assert feeding.steps_per_dispatch(config, resident=True) == 5
+  with pytest.raises(
+    UserError, match=r"steps_per_dispatch is 5, which needs .*data\.feed='device'"
+  ):
+    feeding.steps_per_dispatch(config, resident=False)
+  config.steps_per_dispatch = -1
+  with pytest.raises(UserError, match="steps_per_dispatch is -1, expected 0"):
+    feeding.steps_per_dispatch(config, resident=True)
+
+
+def test_recomputing_keeps_fewer_bytes_and_the_same_numbers(data):
+  net, task, optimizer = parts(norm="batch", dropout=0.1)
+  batch, states = random_batch(4), []
+  for remat in (False, True):
+    state = init_state(net, optimizer, seed=0, size=SIZE)
+    step = steps.make_train_step(
+      net, task, optimizer, mesh=steps.make_mesh(jax.devices()[:1]), remat=remat
+    )
+    states.append(step(state, batch)[0])
+  for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  variables = net.init(jax.random.key(0), jnp.zeros((1, *SIZE, 3)), train=False)
+
+  def kept(remat):
+    def loss(params):
+      variables_now = variables | dict(params=params)
+      image = batch["image"].astype(jnp.float32)
+      return net.apply(
+        variables_now,
+        image,
+        train=True,
+        mutable=["batch_stats"],
+        rngs=dict(dropout=jax.random.key(1)),
+      )[0].sum()
+
+    function = jax.checkpoint(loss, policy=steps.is_product) if remat else loss
+    residuals = jax.eval_shape(lambda p: jax.vjp(function, p)[1], variables["params"])
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
+
+  assert kept(True) < kept(False) / 2
+
+
+def test_a_trace_of_some_steps(tmp_path, data, capsys):
+  training.train(tiny_config(data), tmp_path / "run", profile_steps=("2", "3"))
+  assert "trace of steps 2 to 3" in capsys.readouterr().out
+  folder = tmp_path / "run" / "profile"
+  assert [f.stat().st_size > 1000 for f in folder.rglob("*.xplane.pb")] == [True]
+  with gzip.open(next(folder.rglob("perfetto_trace.json.gz"))) as file:
+    assert len(json.load(file)["traceEvents"]) > 10
+  for wrong in (("3", "2"), ("0", "2"), ("a", "b"), ("4",)):
+    with pytest.raises(UserError, match=r"profile_steps is .*, expected the first and the last"):
+      training.train(tiny_config(data), tmp_path / "other", profile_steps=wrong)
+
+
 def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   config = tiny_config(data)
   source = feeding.make_source(config, "train", training=True)
@@ -233,7 +314,7 @@ def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
   assert sums["matrix"].sum() == 3 * 40 * 60  # every pixel of the three whole images
   image = source.source[0]["image"]
   logits = inference.predict_image(experiment.predict_step(), state, image, config.data)
-  assert logits.shape == (40, 60, 1)
+  assert logits.shape == (1, 40, 60, 1)
   assert list((workdir / "images").iterdir())
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segjax.data import pipeline
 from segjax.data.labels import IGNORE
-from segjax.pictures import blend, panel
+from segjax.pictures import blend, panel, to_u8
 
 STRIPES = (130, 225)  # greys of ignored pixels
 MOST_IN_LEGEND = 40
@@ -110,10 +110,10 @@ def samples(source, wanted=8):
 
 
 def augmented(source, augment, size, *, seed, wanted=4, versions=5):
-  """Examples as they are and as the training may see them, labels blended in.
+  """Examples as they are and as the training may see them: labels blended in, targets beside.
 
   Args:
-    source: of masks, see `segjax.data.sources`.
+    source: whose examples have a "label", see `segjax.data.sources.labelled`.
     augment: from `segjax.augment.make_augment`.
     size: (height, width) in pixels that the training sees.
     seed: of the augmentation.
@@ -130,18 +130,24 @@ def augmented(source, augment, size, *, seed, wanted=4, versions=5):
   for i in spread(len(source), wanted):
     example = pipeline.resize(source[i], size)
     image, label = example["image"], example["label"]
-    row = [(source.names[i], image), ("with label", _over(source.labels, image, label))]
+    picture, mask = np.ndim(label) == 3, np.ndim(label) == 2
+    row = [(source.names[i], image)]
+    if picture or mask:
+      row.append(("with target" if picture else "with label", _labelled(source, image, label)))
+    given = label.astype(np.float32) / 255 if picture else np.asarray(label, np.int32)
     for v in range(versions):
       key, now = jax.random.split(key)
-      out, truth = augment(now, image.astype(np.float32) / 255, label.astype(np.int32))
-      out = (np.clip(np.asarray(out), 0, 1) * 255).round().astype(np.uint8)
-      truth = np.asarray(truth).astype(np.uint8)
-      shown |= set(np.unique(truth).tolist())
-      row.append((f"augmented {v + 1}", _over(source.labels, out, truth)))
+      out, truth = augment(now, image.astype(np.float32) / 255, given)
+      truth = to_u8(truth) if picture else np.asarray(truth).astype(np.uint8)
+      shown |= set(np.unique(truth).tolist()) if mask else set()
+      row.append((f"augmented {v + 1}", _labelled(source, to_u8(out), truth)))
     rows.append(row)
-    shown |= set(np.unique(label).tolist())
+    shown |= set(np.unique(label).tolist()) if mask else set()
   return _with_legend(panel(rows, most=300), source.labels, shown)
 
 
-def _over(labels, image, label):
-  return blend(image, colorize(labels, label), np.ones_like(label, bool))
+def _labelled(source, image, label):
+  """An image with its mask blended in, its target beside it, or as it is."""
+  if np.ndim(label) == 2:
+    return blend(image, colorize(source.labels, label), np.ones_like(label, bool))
+  return np.concatenate([image, label], 1) if np.ndim(label) == 3 else image

@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax import losses, metrics
 from segjax.errors import UserError
+from segjax.mixing import Mixed
 from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task, mean
 
@@ -65,7 +66,8 @@ class Classification(Task):
 
     Args:
       logits: f32[B,K].
-      label: i32[B], class indices.
+      label: i32[B], class indices, or Mixed: the loss is then mixed alike, and the examples' own
+        classes are counted.
       mask: bool[B], False for examples that do not count.
       histogram: not used.
 
@@ -73,16 +75,21 @@ class Classification(Task):
       dict of sums: `examples`, `cross_entropy`, `weight`, `top_k`, `matrix` i32[K,K].
     """
     del histogram
+    label, other, share = label if isinstance(label, Mixed) else (label, label, 1.0)
+    weights = jnp.array(self.class_weights or (1.0,) * len(self.classes))
+
+    def expected(of):
+      return jnp.where(mask, share * of(label) + (1 - share) * of(other), 0.0).sum()
+
     own = jnp.take_along_axis(logits, jnp.where(mask, label, 0)[:, None], -1)
-    weights = jnp.array(self.class_weights) if self.class_weights else None
-    loss = losses.cross_entropy(
-      logits, label, valid=mask, class_weights=weights, label_smoothing=self.label_smoothing
-    )
-    at = jnp.ones(len(label)) if weights is None else weights[jnp.where(mask, label, 0)]
     return dict(
       examples=mask.sum(),
-      cross_entropy=loss.sum(),
-      weight=jnp.where(mask, at, 0.0).sum(),
+      cross_entropy=expected(
+        lambda y: losses.cross_entropy(
+          logits, y, valid=mask, class_weights=weights, label_smoothing=self.label_smoothing
+        )
+      ),
+      weight=expected(lambda y: weights[jnp.where(mask, y, 0)]),
       top_k=(mask & ((logits > own).sum(-1) < self.k)).sum(),
       matrix=metrics.confusion_matrix(
         self.predict(logits), label, num_classes=len(self.classes), valid=mask
@@ -122,6 +129,12 @@ class Classification(Task):
       for c, n in zip(self.classes, counts, strict=True)
     ]
     return "\n".join([*lines, ""])
+
+  def answer(self, image, outputs):
+    """See `Task.answer`: no picture, and the probability of each class."""
+    del image
+    probabilities = np.asarray(losses.class_probabilities(jnp.asarray(outputs)))[0]
+    return {}, dict(zip(self.classes, probabilities, strict=True))
 
   def pictures(self, image, logits, label):
     """Panels for one example: the image, enlarged if it is tiny, and the likeliest classes.

@@ -151,6 +151,11 @@ class Colorization(Task):
     out = {k: float(sums[k]) / count for k in names if k in sums}
     return dict(loss=float(self.loss(sums))) | out
 
+  def answer(self, image, outputs):
+    """See `Task.answer`: the image's lightness in the colours that the net says."""
+    picture = self.colorize(jnp.array(image[None], jnp.float32) / 255, jnp.array(outputs))
+    return dict(colorized=to_u8(picture[0])), {}
+
   def pictures(self, image, outputs, label):
     """Panels for one example: grey, prediction, truth.
 

@@ -152,6 +152,11 @@ class ImageToImage(Task):
     names = ("psnr", "ssim", *(p for p in PARTS if p in sums))
     return dict(loss=float(self.loss(sums))) | {k: float(sums[k]) / count for k in names}
 
+  def answer(self, image, outputs):
+    """See `Task.answer`: the picture that the net makes."""
+    del image
+    return dict(output=to_u8(outputs[0])), {}
+
   def pictures(self, image, outputs, label):
     """Panels for one example: input, prediction, truth.
 

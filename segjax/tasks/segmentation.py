@@ -165,6 +165,15 @@ class Segmentation(Task):
       lines.append(f"  {c:<16}{iou:>8.4f}{precision:>11.4f}{recall:>8.4f}{f1:>8.4f}")
     return "\n".join([*lines, ""])
 
+  def answer(self, image, outputs):
+    """See `Task.answer`: class indices, class colours, and the colours over the image."""
+    pred = np.asarray(self.predict(outputs))[0].astype(np.uint8)
+    colors = self.palette[pred]
+    painted = colors.any(-1)  # black stands for background: leave the image as it is there
+    shares = np.bincount(pred.ravel(), minlength=len(self.classes)) / pred.size
+    pictures = dict(index=pred, color=colors, overlay=blend(image, colors, painted))
+    return pictures, dict(zip(self.classes, shares, strict=True))
+
   def pictures(self, image, logits, label):
     """Panels for one example: image, overlay, truth, prediction, errors.
 

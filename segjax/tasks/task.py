@@ -8,6 +8,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.errors import UserError
+
 
 def mean(total, count, least=1):
   """total / count, count being at least `least`; of device scalars in a step, or the host's."""
@@ -72,6 +74,25 @@ class Task:
     """Text table of an evaluation, a row a scalar."""
     rows = self.summary(sums).items()
     return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
+
+  def answer(self, image, outputs):
+    """What prediction writes and says of an image.
+
+    Args:
+      image: u8[H,W,3].
+      outputs: of `outputs`, the batch being this image; pictures among them at its size.
+
+    Returns:
+      (pictures, shares): dicts of suffix -> u8[H,W] or u8[H,W,3], and of class -> share or
+      probability, empty where there are no classes.
+
+    Raises:
+      UserError: the task learns features and predicts nothing.
+    """
+    raise UserError(
+      f"a run of {type(self).__name__} learns features and predicts nothing; see "
+      "launch/analyze.py features"
+    )
 
   def warning(self, summary):
     """What is wrong with an evaluation, a sentence, or nothing."""

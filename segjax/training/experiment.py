@@ -82,7 +82,7 @@ class Experiment:
       self.model, self.optimizer, seed=c.seed, size=c.data.size, ema=c.ema_decay > 0
     )
 
-  def train_step(self, resident=False):
+  def train_step(self, resident=False, several=False):
     """See `steps.make_train_step`."""
     c = self.config
     return steps.make_train_step(
@@ -99,6 +99,8 @@ class Experiment:
       aux_weight=c.aux_weight,
       frozen=self.frozen,
       resident=resident,
+      several=several,
+      remat=c.remat,
     )
 
   def eval_step(self):
@@ -149,11 +151,12 @@ def build(config, labels, steps_per_epoch=1):
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
   known = list(mixing.make_batch_augment.__kwdefaults__)
   check_fields(config.batch_augment, known, "batch_augment")
-  if config.batch_augment.cutmix and task.needs != "mask":
-    raise UserError(
-      "batch_augment.cutmix mixes label images, which the task "
-      f"{config.task.name!r} does without; set it to 0"
-    )
+  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
+    if config.batch_augment[name] and task.needs not in fit:
+      raise UserError(
+        f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
+        f"has others ({task.needs}); set it to 0"
+      )
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(

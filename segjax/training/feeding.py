@@ -62,6 +62,25 @@ def is_resident(config, source):
   )
 
 
+def steps_per_dispatch(config, resident):
+  """How many steps one call makes, by `config.steps_per_dispatch`.
+
+  Raises:
+    UserError: more than one, but the host sends the batches.
+  """
+  wanted = config.steps_per_dispatch
+  if wanted > 1 and not resident:
+    raise UserError(
+      f"steps_per_dispatch is {wanted}, which needs the train split on the device; set "
+      "data.feed='device', or steps_per_dispatch=1"
+    )
+  if wanted < 0:
+    raise UserError(f"steps_per_dispatch is {wanted}, expected 0 (automatic) or more")
+  if wanted:
+    return wanted
+  return max(config.log_steps, 1) if resident and jax.default_backend() != "cpu" else 1
+
+
 def put_split(source, mesh, num_threads):
   """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,...]}."""
   examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))

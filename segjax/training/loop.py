@@ -21,6 +21,7 @@ from segjax.training import experiment as experiment_lib
 from segjax.training import feeding, steps
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.evaluation import add_sums, evaluate, example_panels
+from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
 
@@ -33,7 +34,7 @@ class Stopped(Exception):
     self.signal, self.step = number, step
 
 
-def train(config, workdir):
+def train(config, workdir, profile_steps=()):
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
@@ -42,6 +43,8 @@ def train(config, workdir):
   Args:
     config: ConfigDict with the fields of `segjax.config.default`.
     workdir: folder of the run, made if need be.
+    profile_steps: first and last step of a trace in `workdir/profile`, or none, see
+      `segjax.training.profiling`.
 
   Returns:
     The final TrainState.
@@ -51,7 +54,7 @@ def train(config, workdir):
     Stopped: after SIGTERM or Ctrl-C, when everything is saved.
   """
   workdir = Path(workdir)
-  run = _Run(config, workdir)
+  run = _Run(config, workdir, profile_steps)
   try:
     return run.loop()
   except OSError as error:
@@ -63,8 +66,9 @@ def train(config, workdir):
 class _Run:
   """One call of `train`: the parts that the loop's steps share."""
 
-  def __init__(self, config, workdir):
+  def __init__(self, config, workdir, profile_steps):
     self.config, self.workdir = config, workdir
+    self.profile = Profile(profile_steps, workdir / "profile")
     self.train_source = feeding.make_source(config, "train", training=True)
     self.val_source = feeding.make_source(config, "val")
     labels = self.train_source.source.labels
@@ -77,6 +81,7 @@ class _Run:
     self.total = every("total", required=True)
     self.eval_every, self.save_every = every("eval", required=True), every("checkpoint")
     self.resident = feeding.is_resident(config, self.train_source)
+    self.several = feeding.steps_per_dispatch(config, self.resident)
     self.iterator = pipeline.train_iterator(
       self.train_source,
       batch_size=config.data.batch_size,
@@ -103,7 +108,7 @@ class _Run:
     rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
-    self.pending = []  # (step, sums on the device) not fetched yet
+    self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
     self.predict_step = self.experiment.predict_step()
     self.sums = None
 
@@ -113,7 +118,9 @@ class _Run:
     if self.first >= self.total:
       print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
       return self.state
-    train_step, data = self.experiment.train_step(self.resident), ()
+    train_steps, data = {1: self.experiment.train_step(self.resident)}, ()
+    if self.several > 1:
+      train_steps[self.several] = self.experiment.train_step(self.resident, several=True)
     if self.resident:
       threads = self.config.data.threads
       data = (feeding.put_split(self.train_source, self.experiment.mesh, threads),)
@@ -121,16 +128,34 @@ class _Run:
       self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
     )
     self.started = time.perf_counter()
-    with _StopSignals() as stop:
-      for step in range(self.first + 1, self.total + 1):
-        batch = steps.put_batch(next(self.iterator), self.experiment.mesh)
-        self.state, sums = train_step(self.state, *data, batch)
-        self.pending.append((step, sums))
+    with _StopSignals() as stop, self.profile as profile:
+      step = self.first
+      while step < self.total:
+        profile.before(step + 1, self.state)
+        count = self.several if step + self.several <= self._next_event(step) else 1
+        batch = self._next_batch(count)
+        self.state, sums = train_steps[count](self.state, *data, batch)
+        step += count
+        self.pending.append((step, count, sums))
+        profile.after(step, self.state)
         self._after_step(step, stop)
     self.checkpoints.wait()
     self.progress.close()
     self._say_summary()
     return self.state
+
+  def _next_event(self, step):
+    """The next step after which something is due; no call goes beyond it."""
+    every = [n for n in (self.eval_every, self.save_every, self.config.log_steps) if n]
+    fixed = [k for k in (*self.keep, *self.profile.steps, self.total) if k > step]
+    return min([*(step - step % n + n for n in every), *fixed])
+
+  def _next_batch(self, count):
+    batches = [next(self.iterator) for _ in range(count)]
+    if count == 1:
+      return steps.put_batch(batches[0], self.experiment.mesh)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
+    return steps.put_batch(stacked, self.experiment.mesh, stacked=True)
 
   def _after_step(self, step, stop):
     stopping = stop.signal  # read once: one that comes from here on is for the next step
@@ -140,7 +165,7 @@ class _Run:
     if save:
       self._log(keep=0)
     elif step % self.config.log_steps == 0:
-      self._log(keep=1)  # the newest step is still running
+      self._log(keep=1)  # the newest call is still running
     metrics = self._evaluate(step) if evaluate else None
     if save:
       self.checkpoints.save(step, self.state, self.iterator, metrics)
@@ -151,24 +176,23 @@ class _Run:
       raise Stopped(stopping, step)
 
   def _log(self, keep):
-    """Fetches the sums of all but the newest `keep` steps and writes a row of their means."""
+    """Fetches the sums of all but the newest `keep` calls and writes a row of their means."""
     count = len(self.pending) - keep
     if count <= 0:
       return
     ready, self.pending = jax.device_get(self.pending[:count]), self.pending[count:]
     task, window, norms = self.experiment.task, None, []
-    for step, sums in ready:
+    for step, sums in _by_step(ready):
       norm = float(sums.pop("grad_norm"))
       loss = float(task.loss(sums))
       if not (math.isfinite(loss) and math.isfinite(norm)):
         raise UserError(self._not_finite(step, loss, norm))
       norms.append(norm)
       window = add_sums(window, sums)
-    step = ready[-1][0]
     summary = task.summary(window)
     self.progress.update(step, summary["loss"])
     row = {k: summary[k] for k in task.headline}
-    row |= dict(grad_norm=float(np.mean(norms)), steps=count)
+    row |= dict(grad_norm=float(np.mean(norms)), steps=len(norms))
     row["learning_rate"] = float(self.experiment.schedule(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self.progress.images_per_second
@@ -282,6 +306,13 @@ class _Run:
       self.checkpoints.close()
     finally:
       self.writers.close()
+
+
+def _by_step(calls):
+  """(step, sums) of every step of some calls."""
+  for last, count, sums in calls:
+    for i in range(count):
+      yield last - count + 1 + i, sums if count == 1 else {k: v[i] for k, v in sums.items()}
 
 
 def _megabytes(tree):

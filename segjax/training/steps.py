@@ -25,9 +25,9 @@ def replicated(mesh):
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batched(mesh):
-  """Sharding of a batch: split along its first axis."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+def batched(mesh, stacked=False):
+  """Sharding of a batch: split along its first axis, of stacked batches along their second."""
+  return NamedSharding(mesh, PartitionSpec(*([None] if stacked else []), "data"))
 
 
 def check_batch_size(batch_size, mesh):
@@ -39,9 +39,12 @@ def check_batch_size(batch_size, mesh):
     )
 
 
-def put_batch(batch, mesh):
-  """Moves this process's part of a batch to the devices; batches of one process are whole."""
-  sharding = batched(mesh)
+def put_batch(batch, mesh, *, stacked=False):
+  """Moves this process's part of a batch to the devices; batches of one process are whole.
+
+  With `stacked` the first axis counts batches.
+  """
+  sharding = batched(mesh, stacked)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
@@ -105,6 +108,8 @@ def make_train_step(
   aux_weight=0.4,
   frozen=(),
   resident=False,
+  several=False,
+  remat=False,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -125,6 +130,9 @@ def make_train_step(
       their running averages and keep them.
     resident: the step is train_step(state, data, batch) with the whole split, {"image":
       u8[N,H,W,3], "label": u8[N,...]}, on each device, and batch {"index": i32[B]}.
+    several: of a resident step: batch is {"index": i32[n,B]}, one call makes n steps, and `sums`
+      have a leading axis of n.
+    remat: the backward pass recomputes all but the results of convolutions and matrix products.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask": bool[B]}.
@@ -156,6 +164,8 @@ def make_train_step(
         loss += aux_weight * task.loss(aux_sums)
       return loss, (sums, net.batch_stats)
 
+    if remat:
+      loss_fn = jax.checkpoint(loss_fn, policy=is_product)
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -180,11 +190,20 @@ def make_train_step(
     gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
     return train_step(state, gathered | dict(mask=jnp.ones(index.shape, bool)))
 
-  whole, split = replicated(mesh), batched(mesh)
-  step, inputs = (resident_step, (whole, split)) if resident else (train_step, (split,))
+  def resident_steps(state, data, batches):
+    return jax.lax.scan(lambda s, batch: resident_step(s, data, batch), state, batches)
+
+  whole, split = replicated(mesh), batched(mesh, several)
+  step, inputs = (train_step, (split,)) if not resident else (resident_step, (whole, split))
+  step = resident_steps if several else step
   return jax.jit(
     step, in_shardings=(whole, *inputs), out_shardings=(whole, whole), donate_argnums=0
   )
+
+
+def is_product(primitive, *_, **__):
+  """A policy of `jax.checkpoint` that keeps convolutions, matrix products and our forms of them."""
+  return primitive.name in ("conv_general_dilated", "dot_general", "custom_vjp_call")
 
 
 def _both(augment, batch_augment):

@@ -1,0 +1,67 @@
+"""What a net of each task says of an image of another size than it was trained at."""
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from segjax import config as config_lib
+from segjax import inference
+from segjax.data.labels import default_table
+from segjax.errors import UserError
+from segjax.training import experiment as experiment_lib
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
+NAMES = ("background", "a", "b", "c")
+
+
+def answer(config, **fields):
+  """(experiment, pictures, shares) of a net that was not trained, for IMAGE."""
+  config = config_lib.read(f"{ROOT}/configs/{config}")
+  config.update_from_flattened_dict(fields)
+  experiment = experiment_lib.build(config, default_table(NAMES))
+  state, _ = experiment.init()
+  outputs = inference.predict_image(experiment.predict_step(), state, IMAGE, config.data)
+  return experiment, *experiment.task.answer(IMAGE, outputs)
+
+
+def test_class_queries_are_answered_as_a_segmentation():
+  experiment, pictures, shares = answer("attention_objects.py:smoke")
+  assert {k: v.shape for k, v in pictures.items()} == dict(
+    index=(50, 70), color=(50, 70, 3), overlay=(50, 70, 3)
+  )
+  counts = np.bincount(pictures["index"].ravel(), minlength=4) / (50 * 70)
+  np.testing.assert_allclose(list(shares.values()), counts)
+  assert list(shares) == list(experiment.task.classes)
+
+
+def test_a_classifier_gives_probabilities_alone():
+  _, pictures, shares = answer("small_cnn_classification.py:smoke")
+  assert not pictures
+  assert list(shares) == list(NAMES)
+  assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_colours_are_put_on_the_images_own_lightness():
+  from skimage.color import rgb2lab
+
+  _, pictures, shares = answer("unet_colorization.py:smoke")
+  assert not shares
+  found = pictures["colorized"]
+  assert found.shape == IMAGE.shape
+  assert not np.array_equal(found, IMAGE)
+  # Colours that sRGB has not are cut, which moves the lightness of some pixels.
+  error = np.abs(rgb2lab(found)[..., 0] - rgb2lab(IMAGE)[..., 0])
+  assert np.median(error) < 0.5
+
+
+def test_a_picture_comes_back_at_the_images_size():
+  _, pictures, _ = answer("unet_image_to_image.py:smoke")
+  assert {k: (v.shape, v.dtype) for k, v in pictures.items()} == {
+    "output": (IMAGE.shape, np.dtype(np.uint8))
+  }
+
+
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_features_alone_are_no_answer(method):
+  with pytest.raises(UserError, match=r"predicts nothing; see launch/analyze\.py features"):
+    answer(f"pretraining.py:method={method},smoke")
