@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -71,9 +72,15 @@ def _use_huge_pages():
 
 
 def _keep_compilations():
-  """What takes a second to compile is kept in ~/.cache/segjax, or JAX_COMPILATION_CACHE_DIR."""
-  cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "segjax"))
+  """What takes a second to compile is kept in ~/.cache/segjax, or JAX_COMPILATION_CACHE_DIR.
+
+  JAX reads the variable when it is imported, which is later.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
+    with contextlib.suppress(OSError):  # a home that cannot be written to: compile each time
+      folder.mkdir(parents=True, exist_ok=True)
+      os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
 def _guarded(main):

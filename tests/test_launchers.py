@@ -331,3 +331,20 @@ def test_kitti_folder_from_the_environment(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert "6 train and 4 val examples" in done.stdout
+
+
+def test_compilations_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+  from segjax import cli
+
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  cli._keep_compilations()
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "segjax")
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+  cli._keep_compilations()
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  cli._keep_compilations()
+  assert "JAX_COMPILATION_CACHE_DIR" not in os.environ

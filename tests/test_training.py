@@ -185,7 +185,9 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
   assert int(several.step) == 9
-  rows = [r for r in read_metrics(tmp_path / "several" / "metrics.jsonl") if "train/loss" in r]
+  rows = read_metrics(tmp_path / "several" / "metrics.jsonl")
+  assert [r["step"] for r in rows if "val/loss" in r] == [4, 8, 9]
+  rows = [r for r in rows if "train/loss" in r]
   assert sum(r["train/steps"] for r in rows) == 9
   others = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if "train/loss" in r]
   mean = [sum(r["train/loss"] * r["train/steps"] for r in x) for x in (rows, others)]
