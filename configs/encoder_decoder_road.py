@@ -9,27 +9,16 @@ place of 578,417. KITTI road, seeds 0 to 2, 2026-11-21: F1 0.117 (0.000 to 0.352
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   c = config_lib.default()
   c.name = "encoder_decoder_road"
-  c.data.size = (256, 256)
-  c.data.batch_size = 4
   c.model = dict(name="encoder_decoder", widths=(32, 64), kernel_init="glorot", dtype="float32")
-  c.optimizer.name = "adam"
-  c.schedule.learning_rate = 1e-4
-  c.total_epochs = 12.0
-  if a.data == "kitti_road":
-    # Black pixels count as not road here; the benchmark, and the default, ignore them.
-    c.data.source = config_lib.data_source("kitti_road", black="not_road")
-  else:
-    c.data.source = config_lib.data_source(a.data)
+  recipes.course_road(c, a.data)
   if a.data == "road_scenes":
-    c.model.kernel_init = "he"
-    c.schedule.name = "cosine"
-    c.schedule.learning_rate = 3e-3
     c.total_epochs = 4.4  # of 125 steps
     c.eval_epochs = 1.1
   return config_lib.smoke(c) if a.smoke else c

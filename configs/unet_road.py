@@ -25,18 +25,9 @@ def get_config(arg=""):
   c = config_lib.default()
   c.name = "unet_road" if a.skip else "unet_road_noskip"
   recipes.road_unet(c, a.skip, kernel_init="glorot")
-  c.schedule.learning_rate = 1e-4
-  c.total_epochs = 12.0
-  if a.data == "kitti_road":
-    # Black pixels count as not road here; the benchmark, and the default, ignore them.
-    c.data.source = config_lib.data_source("kitti_road", black="not_road")
-  else:
-    c.data.source = config_lib.data_source(a.data)
+  recipes.course_road(c, a.data)
   if a.data == "road_scenes":
-    c.model.kernel_init = "he"
     c.data.mean, c.data.std = (0.45,) * 3, (0.25,) * 3
-    c.schedule.name = "cosine"
-    c.schedule.learning_rate = 3e-3
     c.total_epochs = 3.6  # of 125 steps
     c.eval_epochs = 1.2
   return config_lib.smoke(c) if a.smoke else c

@@ -10,15 +10,14 @@ IoU 0.853 after 40 epochs (1920 steps, about 1.1 s each); after a cycle of 20 ep
 """
 
 from segjax import config as config_lib
+from segjax import recipes
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   c = config_lib.default()
   c.name = "unet_road_strong"
-  c.data.source = config_lib.data_source(a.data)
-  c.data.size = (256, 256)
-  c.data.batch_size = 4
+  recipes.strong_road(c, a.data, learning_rate=2e-3)
   c.model = dict(
     name="unet",
     widths=(16, 32, 64, 128, 256),
@@ -30,23 +29,6 @@ def get_config(arg=""):
     dropout=0.0,
     dtype="float32",
   )
-  c.loss.dice = 1.0
-  c.optimizer.name = "adamw"
-  c.optimizer.weight_decay = 1e-2
-  c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = 2e-3
-  c.ema_decay = 0.99
   c.total_epochs = 40.0 if a.data == "kitti_road" else 6.0
-  c.augment.update(
-    flip=0.5,
-    scale_min=0.75,
-    scale_max=2.0,
-    aspect=0.2,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-  )
-  c.best_metric = "val/f1/road"
   c.eval_epochs = 4.0 if a.data == "kitti_road" else 2.0
   return config_lib.smoke(c) if a.smoke else c
