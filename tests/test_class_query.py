@@ -12,6 +12,7 @@ from segjax import config as config_lib
 from segjax import models, training
 from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
+from segjax.models.layers import MeanHead
 from segjax.tasks import ClassQuery
 from segjax.training.writers import read_metrics
 
@@ -94,7 +95,7 @@ def test_wrong_fields_are_told(fields, part):
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["scaled_dot"])
 def test_it_trains_resumes_bit_for_bit_and_leaves_the_encoder(attention, tmp_path, monkeypatch):
-  shallow = partial(models.resnet.ResNet, (1, 1, 1, 1)), models.resnet.ResNetHead
+  shallow = partial(models.resnet.ResNet, (1, 1, 1, 1)), MeanHead
   monkeypatch.setitem(models.BACKBONES, "shallow_resnet", shallow)
   spec = f"backbone=shallow_resnet,attention={attention},smoke"
   config = config_lib.read(f"{ROOT}/configs/attention_objects.py:{spec}")

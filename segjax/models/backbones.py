@@ -11,22 +11,23 @@ import jax.numpy as jnp
 
 from segjax.errors import UserError, choose
 from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg, vit
+from segjax.models.layers import MeanHead
 
 # Name: (backbone, its classifier's head).
 BACKBONES = {
-  "resnet18": (resnet.resnet18, resnet.ResNetHead),
-  "resnet34": (resnet.resnet34, resnet.ResNetHead),
-  "resnet50": (resnet.resnet50, resnet.ResNetHead),
-  "resnet101": (resnet.resnet101, resnet.ResNetHead),
-  "resnext50_32x4d": (resnet.resnext50_32x4d, resnet.ResNetHead),
-  "resnext101_64x4d": (resnet.resnext101_64x4d, resnet.ResNetHead),
+  "resnet18": (resnet.resnet18, MeanHead),
+  "resnet34": (resnet.resnet34, MeanHead),
+  "resnet50": (resnet.resnet50, MeanHead),
+  "resnet101": (resnet.resnet101, MeanHead),
+  "resnext50_32x4d": (resnet.resnext50_32x4d, MeanHead),
+  "resnext101_64x4d": (resnet.resnext101_64x4d, MeanHead),
   "vgg11_bn": (vgg.vgg11_bn, vgg.VGGHead),
   "vgg16": (vgg.vgg16, vgg.VGGHead),
   "vgg16_bn": (vgg.vgg16_bn, vgg.VGGHead),
   "mobilenet_v3_small": (mobilenet.mobilenet_v3_small, partial(mobilenet.MobileNetV3Head, 1024)),
   "mobilenet_v3_large": (mobilenet.mobilenet_v3_large, partial(mobilenet.MobileNetV3Head, 1280)),
   "efficientnet_lite0": (efficientnet.efficientnet_lite0, efficientnet.EfficientNetHead),
-  "vit_tiny": (vit.vit_tiny, vit.ViTHead),
+  "vit_tiny": (vit.vit_tiny, MeanHead),
   "small_cnn": (small_cnn.small_cnn, small_cnn.SmallCNNHead),
   **{name: (mit, segformer.MiTHead) for name, mit in segformer.BACKBONES.items()},
 }

@@ -263,3 +263,23 @@ class DoubleConv(nn.Module):
       )(x)
       x = nn.relu(normalize(x, self.norm, train=train, name="norm" + i))
     return x
+
+
+class MeanHead(nn.Module):
+  """Classifier of a backbone's last features: their mean and a dense layer, torchvision's `fc`.
+
+  Attributes:
+    num_outputs: classes.
+    dtype: compute dtype.
+  """
+
+  num_outputs: int = 1000
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features, *, train: bool):
+    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,C]."""
+    del train
+    x = features[-1].mean((1, 2))
+    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+    return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)

@@ -135,26 +135,6 @@ class ResNet(nn.Module):
     return features
 
 
-class ResNetHead(nn.Module):
-  """Average pooling and a dense layer, torchvision's `fc`.
-
-  Attributes:
-    num_outputs: classes.
-    dtype: compute dtype.
-  """
-
-  num_outputs: int = 1000
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,C]."""
-    del train
-    x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
-
-
 resnet18 = partial(ResNet, (2, 2, 2, 2))
 resnet34 = partial(ResNet, (3, 4, 6, 3))
 resnet50 = partial(ResNet, (3, 4, 6, 3), True)

@@ -77,24 +77,4 @@ class ViT(nn.Module):
     return [image, *[None] * (p.bit_length() - 2), x]
 
 
-class ViTHead(nn.Module):
-  """Average pooling and a dense layer.
-
-  Attributes:
-    num_outputs: classes.
-    dtype: compute dtype.
-  """
-
-  num_outputs: int = 1000
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,C]."""
-    del train
-    x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
-
-
 vit_tiny = ViT
