@@ -104,8 +104,8 @@ TASKS = dict(
 # Fields that a resumed run may change: they do not change what was computed so far.
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "data.threads", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
-  "data.source.data_dir", "pictures", "writers",
+  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
+  "data.source.folder", "data.source.data_dir", "pictures", "writers",
 )  # fmt: skip
 
 
@@ -126,6 +126,7 @@ def default():
   c.log_steps = 10  # between lines of training loss
   c.steps_per_dispatch = 0  # that one call makes when the train split lies on the device; 0: as
   # many as there are between two lines on an accelerator, one on a CPU
+  c.fused_loss = False  # up-sample logits of a coarse head within the loss, a few rows at a time
   c.remat = False  # recompute all but convolutions in the backward pass: less memory, more time
 
   c.data = dict(

@@ -116,13 +116,26 @@ def dice(logits, label, *, valid, smooth=1.0):
   Returns:
     f32[B]; an example without a valid pixel has loss 0.
   """
+  return dice_of_sums(*dice_sums(logits, label, valid=valid), smooth=smooth)
+
+
+def dice_sums(logits, label, *, valid):
+  """What the Dice loss of each example is made of, sums over its pixels; arguments as of `dice`.
+
+  Returns:
+    (f32[B,C] overlap of probabilities and truth, f32[B,C] size of both together).
+  """
   p = class_probabilities(logits)
   y = jax.nn.one_hot(_class_index(label, valid), p.shape[-1], dtype=p.dtype)
   if logits.shape[-1] == 1:
     p, y = p[..., 1:], y[..., 1:]
   scored = valid[..., None].astype(p.dtype)
   p, y = p * scored, y * scored
-  overlap, total = (p * y).sum((1, 2)), (p + y).sum((1, 2))
+  return (p * y).sum((1, 2)), (p + y).sum((1, 2))
+
+
+def dice_of_sums(overlap, total, *, smooth=1.0):
+  """The Dice loss, f32[B], of `dice_sums`."""
   return 1 - ((2 * overlap + smooth) / (total + smooth)).mean(-1)
 
 

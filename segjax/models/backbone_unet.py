@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.backbones import make_backbone
-from segjax.models.layers import DoubleConv, logits_layer, resize_bilinear
+from segjax.models.layers import DoubleConv, ToImageSize, logits_layer, resize_bilinear
 
 
 class BackboneUNet(nn.Module):
@@ -48,4 +48,4 @@ class BackboneUNet(nn.Module):
       block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
       x = block(x, train=train)
     x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
-    return x if x.shape[1:3] == (height, width) else resize_bilinear(x, (height, width))
+    return x if x.shape[1:3] == (height, width) else ToImageSize()(x, (height, width))

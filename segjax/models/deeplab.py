@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.fcn import sow_aux
-from segjax.models.layers import ConvNorm, logits_layer, resize_bilinear
+from segjax.models.layers import ConvNorm, ToImageSize, logits_layer, resize_bilinear
 
 
 class ASPP(nn.Module):
@@ -116,7 +116,7 @@ class DeepLabV3(nn.Module):
     if self.aux:
       x = feature_at(features, self.aux_index, "the auxiliary head")
       sow_aux(self, x, image.shape[1:3], train)
-    return resize_bilinear(head(features[-1], train=train), image.shape[1:3])
+    return ToImageSize()(head(features[-1], train=train), image.shape[1:3])
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -179,4 +179,4 @@ class DeepLabV3Plus(nn.Module):
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
     x = head(features[-1], feature_at(features, 2, "DeepLabV3Plus"), train=train)
-    return resize_bilinear(x, image.shape[1:3])
+    return ToImageSize()(x, image.shape[1:3])

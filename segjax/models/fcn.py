@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, logits_layer, resize_bilinear
+from segjax.models.layers import BatchNorm, ToImageSize, logits_layer, resize_bilinear
 
 
 class FCNHead(nn.Module):
@@ -59,13 +59,13 @@ class FCN(nn.Module):
     head = FCNHead(self.num_outputs, self.dtype, name="head")
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
-    return resize_bilinear(head(features[-1], train=train), image.shape[1:3])
+    return ToImageSize()(head(features[-1], train=train), image.shape[1:3])
 
 
 def sow_aux(net, x, size, train):
   """Sows the logits of an auxiliary `FCNHead` on features x; for use inside a compact net."""
   head = FCNHead(net.num_outputs, net.dtype, name="aux_head")
-  net.sow("intermediates", "aux_logits", resize_bilinear(head(x, train=train), size))
+  net.sow("intermediates", "aux_logits", ToImageSize()(head(x, train=train), size))
 
 
 class FCN32s(nn.Module):
@@ -103,7 +103,7 @@ class FCN32s(nn.Module):
       skip = feature_at(features, index, type(self).__name__)
       score = logits_layer(self.num_outputs, self.dtype, name=f"score{2**index}")(skip)
       x = resize_bilinear(x, skip.shape[1:3]) + score.astype(jnp.float32)
-    return resize_bilinear(x, image.shape[1:3])
+    return ToImageSize()(x, image.shape[1:3])
 
 
 class FCN16s(FCN32s):

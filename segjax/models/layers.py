@@ -108,6 +108,24 @@ def resize_bilinear(x, size):
   return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear")
 
 
+class ToImageSize(nn.Module):
+  """`resize_bilinear` as the last step of a net; without parameters, see `coarse_logits`."""
+
+  @nn.compact
+  def __call__(self, logits, size):
+    """[B,h,w,K] -> [B,*size,K]."""
+    return resize_bilinear(logits, size)
+
+
+def coarse_logits():
+  """Context in which nets give their logits at the size of the head, without `ToImageSize`."""
+
+  def intercept(call, args, kwargs, context):
+    return args[0] if isinstance(context.module, ToImageSize) else call(*args, **kwargs)
+
+  return nn.intercept_methods(intercept)
+
+
 def pad_to_multiple(image, multiple):
   """Extends [B,H,W,C] at the bottom and right, repeating the edge, to multiples of `multiple`."""
   h, w = image.shape[1:3]

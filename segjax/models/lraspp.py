@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
-from segjax.models.layers import ConvNorm, logits_layer, resize_bilinear
+from segjax.models.layers import ConvNorm, ToImageSize, logits_layer, resize_bilinear
 
 
 class LRASPPHead(nn.Module):
@@ -61,4 +61,4 @@ class LRASPP(nn.Module):
     features = backbone(image, train=train)
     head = LRASPPHead(self.num_outputs, dtype=self.dtype, name="head")
     x = head(features[-1], feature_at(features, 3, "LRASPP"), train=train)
-    return resize_bilinear(x, image.shape[1:3])
+    return ToImageSize()(x, image.shape[1:3])

@@ -17,7 +17,7 @@ import numpy as np
 
 from segjax.errors import choose
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, logits_layer, resize_bilinear
+from segjax.models.layers import BatchNorm, ToImageSize, logits_layer, resize_bilinear
 
 # Epsilon of every norm is 1e-5: `transformers` ignores the 1e-6 of its configurations.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
@@ -276,4 +276,4 @@ class SegFormer(nn.Module):
     width = self.decoder_width or (256 if self.backbone in ("mit_b0", "mit_b1") else 768)
     head = Head(self.num_outputs, width, self.dropout, self.dtype, name="head")
     logits = head(features, train=train).astype(jnp.float32)
-    return resize_bilinear(logits, image.shape[1:3])
+    return ToImageSize()(logits, image.shape[1:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class ClassQuery(Segmentation):
   """
 
   present: float = 0.75
+
+  fuses: ClassVar[bool] = False
 
   def __post_init__(self):
     super().__post_init__()

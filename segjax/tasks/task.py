@@ -30,6 +30,7 @@ class Task:
     needs: what a source must give with each image: "mask", "class", "target" or "nothing".
     headline: scalars of a summary that stand in the rows of training.
     teaches: whether the net with the averaged parameters is asked too, as a teacher.
+    fuses: whether `statistics` takes logits coarser than the labels.
     loss_text: name of the loss with its unit, for axes and tables.
   """
 
@@ -39,6 +40,7 @@ class Task:
   needs: ClassVar[str] = "mask"
   headline: ClassVar[tuple[str, ...]] = ("loss",)
   teaches: ClassVar[bool] = False
+  fuses: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
 
   @classmethod

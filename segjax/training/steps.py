@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
+from segjax.models.layers import coarse_logits
 from segjax.training.freezing import frozen_norms, stop_gradients
 
 
@@ -74,20 +77,21 @@ class Net:
     teacher: the net with the averaged parameters, a Net, where the task asks for one.
   """
 
-  def __init__(self, model, variables, *, mean, std, train, step=0, rngs=None):
+  def __init__(self, model, variables, *, mean, std, train, step=0, rngs=None, coarse=False):
     self._apply, self._params = model.apply, variables["params"]
     self.batch_stats, self.sown = variables["batch_stats"], {}
     self.train, self.step, self.teacher = train, step, None
-    self._mean, self._std, self._rngs = mean, std, rngs
+    self._mean, self._std, self._rngs, self._coarse = mean, std, rngs, coarse
 
   def __call__(self, image, *more):
     """Applies the model to normalised images, and to `more` as it is."""
     variables = dict(params=self._params, batch_stats=self.batch_stats)
     mutable = ["intermediates", *(["batch_stats"] if self.train else [])]
     image = normalize(image, self._mean, self._std)
-    outputs, updates = self._apply(
-      variables, image, *more, mutable=mutable, train=self.train, rngs=self._rngs
-    )
+    with coarse_logits() if self._coarse else contextlib.nullcontext():
+      outputs, updates = self._apply(
+        variables, image, *more, mutable=mutable, train=self.train, rngs=self._rngs
+      )
     self.batch_stats = updates.get("batch_stats", self.batch_stats)
     self.sown = updates.get("intermediates", {})
     return outputs
@@ -110,6 +114,7 @@ def make_train_step(
   resident=False,
   several=False,
   remat=False,
+  fused=False,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -133,6 +138,8 @@ def make_train_step(
     several: of a resident step: batch is {"index": i32[n,B]}, one call makes n steps, and `sums`
       have a leading axis of n.
     remat: the backward pass recomputes all but the results of convolutions and matrix products.
+    fused: logits stay at the size of the head, and the task's statistics up-sample them; of tasks
+      with `fuses`.
 
   Returns:
     A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask": bool[B]}.
@@ -151,7 +158,7 @@ def make_train_step(
     def loss_fn(params):
       variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
       rngs = dict(dropout=dropout_key)
-      how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs)
+      how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs, coarse=fused)
       net = Net(model, variables, **how)
       if task.teaches:
         net.teacher = Net(model, state.eval_variables(), **how)
@@ -220,7 +227,9 @@ def _both(augment, batch_augment):
   return change
 
 
-def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3):
+def make_eval_step(
+  model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3, fused=False
+):
   """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`.
 
   `augment` is for tasks whose evaluation needs it, as contrastive learning does.
@@ -231,7 +240,7 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
     image, label = read_batch(batch)
     key = jax.random.key(0)
     inputs, label = task.prepare(key, image, label, train=False, augment=change)
-    how = dict(mean=mean, std=std, train=False, step=state.step)
+    how = dict(mean=mean, std=std, train=False, step=state.step, coarse=fused)
     net = averaged = Net(model, state.eval_variables(), **how)
     if task.teaches:
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
