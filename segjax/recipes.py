@@ -39,6 +39,11 @@ def flood(c, data, augment):
     c.data.batch_size = 8
     c.total_epochs = 60.0
     c.eval_epochs = 20.0
+    # With a constant rate mean IoU fell from 0.455 after 20 epochs to 0.414 after 60.
+    c.loss.dice = 1.0
+    c.schedule.name = "one_cycle"
+    c.schedule.learning_rate = 2e-3
+    c.ema_decay = 0.98
 
 
 def camvid(c, data):
