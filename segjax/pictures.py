@@ -38,36 +38,40 @@ def enlarge(image, least=96):
 
 
 def panel(rows, *, gap=6, caption=16, most=400):
-  """Lays out captioned pictures in a grid on white, the cells as large as the largest picture.
+  """Lays out captioned pictures in rows on white, those of each row to one scale.
 
   Args:
     rows: a list a row of (title, u8[H,W,3]); captions stand above the pictures.
     gap: pixels between pictures.
     caption: pixels of a caption line.
-    most: pixels of a cell's longer side; larger pictures are shrunk.
+    most: pixels of a picture's longer side; larger pictures are shrunk, and in each row the longest
+      side becomes that of the largest picture of all.
 
   Returns:
     u8[height,width,3].
   """
   from PIL import Image, ImageDraw, ImageFont
 
-  shapes = [np.shape(image)[:2] for row in rows for _, image in row]
-  height, width = (max(s[d] for s in shapes) for d in (0, 1))
+  shapes = [np.max([np.shape(image)[:2] for _, image in row], 0) for row in rows]
+  widest, side = max(w for _, w in shapes), max(max(s) for s in shapes)
   # Captions need some width: tiny pictures are enlarged.
-  scale = -(-220 // width) if width < 220 else min(most / max(height, width), 1)
-  height, width = round(height * scale), round(width * scale)
+  side *= -(-220 // widest) if widest < 220 else min(most / side, 1)
+  scales = [side / max(s) for s in shapes]
+  heights = [round(h * k) for (h, _), k in zip(shapes, scales, strict=True)]
+  width = max(round(w * k) for (_, w), k in zip(shapes, scales, strict=True))
   columns = max(len(row) for row in rows)
-  size = (columns * (width + gap) + gap, len(rows) * (height + caption + gap) + gap)
+  size = (columns * (width + gap) + gap, sum(h + caption + gap for h in heights) + gap)
   canvas = Image.new("RGB", size, "white")
-  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-  for r, row in enumerate(rows):
+  draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(11), gap
+  for row, height, scale in zip(rows, heights, scales, strict=True):
     for c, (title, image) in enumerate(row):
-      x, y = gap + c * (width + gap), gap + r * (height + caption + gap)
+      x = gap + c * (width + gap)
       draw.text((x, y), _fit(title, draw, font, width), fill="black", font=font)
       picture = Image.fromarray(np.asarray(image))
       shape = [max(round(n * scale), 1) for n in picture.size]
       how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
       canvas.paste(picture.resize(shape, how), (x, y + caption))
+    y += height + caption + gap
   return np.asarray(canvas)
 
 
