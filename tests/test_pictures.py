@@ -5,18 +5,19 @@ import numpy as np
 from segjax import pictures
 
 
-def grey(height, width, value):
-  return np.full((height, width, 3), value, np.uint8)
+def plain(height, width, value):
+  """In a colour that captions have not."""
+  return np.full((height, width, 3), (0, value, 255), np.uint8)
 
 
 def count(sheet, value):
-  return (sheet == value).all(-1).sum()
+  return (sheet == (0, value, 255)).all(-1).sum()
 
 
 def test_rows_of_a_panel_have_the_same_longest_side_each_to_one_scale():
   rows = [
-    [("small", grey(40, 60, 77)), ("half of it", grey(20, 30, 78))],
-    [("large", grey(600, 300, 99))],
+    [("small", plain(40, 60, 77)), ("half of it", plain(20, 30, 78))],
+    [("large", plain(600, 300, 99))],
   ]
   sheet = pictures.panel(rows, most=300)
   assert count(sheet, 77) == 200 * 300
@@ -26,5 +27,5 @@ def test_rows_of_a_panel_have_the_same_longest_side_each_to_one_scale():
 
 
 def test_tiny_pictures_of_a_panel_are_enlarged_for_their_captions():
-  sheet = pictures.panel([[("a digit", grey(8, 8, 77)), ("another", grey(8, 8, 78))]])
+  sheet = pictures.panel([[("a digit", plain(8, 8, 77)), ("another", plain(8, 8, 78))]])
   assert count(sheet, 77) == count(sheet, 78) == 224 * 224
