@@ -100,7 +100,8 @@ def test_full_size_logits_are_never_stored():
   assert kept[0] > 1024 * 64 * 2 * 21 * 4 > 2 * kept[1]
 
 
-@pytest.mark.parametrize("aux", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("aux", [False, True])
 def test_a_train_step_and_an_evaluation_are_the_same(aux):
   net = models.make("deeplabv3", backbone="resnet18", output_stride=32, aux=aux, num_outputs=4)
   task = Segmentation(tuple("abcd"), default_table(tuple("abcd")).palette, dice=0.5)
