@@ -178,6 +178,7 @@ def test_mixed_labels_are_soft_targets():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_training_with_mixed_examples(name, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")

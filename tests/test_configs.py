@@ -19,7 +19,7 @@ LARGE = (
   "attention_objects", "deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover",
   "pixelwise_objects", "pretraining", "resnet18_classification", "resnext101_classification",
   "small_cnn_classification", "unet_camvid", "unet_colorization", "unet_flood",
-  "unet_image_to_image", "unet_road_four", "unet_road_pretrained",
+  "unet_image_to_image", "unet_road_four", "unet_road_pretrained", "unet_road_strong",
 )  # fmt: skip
 RESUMED = ("unet_flood", "unet_road_four")
 

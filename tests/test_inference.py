@@ -24,6 +24,7 @@ def answer(config, **fields):
   return experiment, *experiment.task.answer(IMAGE, outputs)
 
 
+@pytest.mark.slow
 def test_class_queries_are_answered_as_a_segmentation():
   experiment, pictures, shares = answer("attention_objects.py:smoke")
   assert {k: v.shape for k, v in pictures.items()} == dict(
@@ -61,6 +62,7 @@ def test_a_picture_comes_back_at_the_images_size():
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "dino"])
 def test_features_alone_are_no_answer(method):
   with pytest.raises(UserError, match=r"predicts nothing; see launch/analyze\.py features"):

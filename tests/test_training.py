@@ -176,6 +176,7 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path, data, capsys):
   assert same(states["host"], resumed)
 
 
+@pytest.mark.slow
 def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
   """As one by one but for the last bits; split by what is due in between, and resumed exactly."""
   changes = {"data.feed": "device", "total_steps": 9, "eval_steps": 4, "log_steps": 3}
@@ -214,6 +215,7 @@ def test_how_many_steps_a_dispatch_makes(data, monkeypatch):
     feeding.steps_per_dispatch(config, resident=True)
 
 
+@pytest.mark.slow
 def test_recomputing_keeps_fewer_bytes_and_the_same_numbers(data):
   net, task, optimizer = parts(norm="batch", dropout=0.1)
   batch, states = random_batch(4), []
