@@ -85,7 +85,6 @@ def augment():
     raise UserError(
       "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
     )
-  config.data.fit = "resize"
   source = feeding.make_source(config, "train", training=True).source
   sheet = sheets.augmented(
     source, change, config.data.size, seed=config.seed, wanted=SAMPLES.value or 4

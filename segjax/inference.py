@@ -81,7 +81,7 @@ def predict_image(predict_step, state, image, data):
   if native:
     seen = pipeline.extend(image, size, mode="edge")
   else:
-    seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    seen = pipeline.resize(dict(image=image), size)["image"]
 
   def at_own_size(out):
     out = np.asarray(out)

@@ -24,9 +24,11 @@ class Mixed(NamedTuple):
   share: Any
 
 
-def _blend(image, weight):
-  weight = weight[:, None, None, None]
-  return weight * image + (1 - weight) * jnp.roll(image, -1, 0)
+def _blend(key, image, alpha):
+  """(weight * own + (1 - weight) * next, f32[B] weight), weights drawn from Beta(alpha, alpha)."""
+  weight = jax.random.beta(key, alpha, alpha, (len(image),))
+  w = weight[:, None, None, None]
+  return w * image + (1 - w) * jnp.roll(image, -1, 0), weight
 
 
 def mixup(key, image, label, alpha):
@@ -41,8 +43,8 @@ def mixup(key, image, label, alpha):
   Returns:
     (weight * own + (1 - weight) * next, Mixed).
   """
-  weight = jax.random.beta(key, alpha, alpha, (len(image),))
-  return _blend(image, weight), Mixed(label, jnp.roll(label, -1), weight)
+  image, weight = _blend(key, image, alpha)
+  return image, Mixed(label, jnp.roll(label, -1), weight)
 
 
 def draw_boxes(key, shape, alpha):
@@ -117,10 +119,8 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
     if not mixup:
       return mixed, label
     blended = jax.random.bernoulli(keys[2], mixup, (len(image),)) & ~pasted[:, 0, 0]
-    weight = jax.random.beta(keys[3], mixup_alpha, mixup_alpha, (len(image),))
-    weight = jnp.where(blended, weight, 1.0)
-    # An example is pasted into or blended, never both; else its weight or its share is 1.
-    mixed = jnp.where(blended[:, None, None, None], _blend(image, weight), mixed)
-    return mixed, label._replace(share=label.share * weight)
+    blend, weight = _blend(keys[3], image, mixup_alpha)
+    mixed = jnp.where(blended[:, None, None, None], blend, mixed)
+    return mixed, label._replace(share=jnp.where(blended, weight, label.share))
 
   return augment

@@ -171,8 +171,8 @@ class Colorization(Task):
     truth = jnp.array(image, jnp.float32)[None] / 255
     lightness = rgb_to_lab(truth)[..., :1]
     grey = lab_to_rgb(jnp.concatenate([lightness, jnp.zeros_like(truth[..., :2])], -1))
-    colored = self.colorize(truth, jnp.array(outputs))
-    return [("grey", to_u8(grey[0])), ("prediction", to_u8(colored[0])), ("truth", image)]
+    colored = self.answer(image, outputs)[0]["colorized"]
+    return [("grey", to_u8(grey[0])), ("prediction", colored), ("truth", image)]
 
 
 def _edge_error(found, truth):
