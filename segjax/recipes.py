@@ -47,6 +47,16 @@ def flood(c, data, augment):
     c.ema_decay = 0.98
 
 
+def _one_cycle(c, learning_rate):
+  """Dice beside the cross-entropy, one cycle of AdamW, the moving average evaluated."""
+  c.loss.dice = 1.0
+  c.optimizer.name = "adamw"
+  c.optimizer.weight_decay = 1e-2
+  c.schedule.name = "one_cycle"
+  c.schedule.learning_rate = learning_rate
+  c.ema_decay = 0.99
+
+
 def camvid(c, data):
   """Driver's views of many classes: random crops, scale, flip, colour; whole images at evaluation.
 
@@ -62,12 +72,7 @@ def camvid(c, data):
   c.data.fit = "crop"
   c.data.eval_fit = "native"
   c.task.sigmoid = False
-  c.loss.dice = 1.0
-  c.optimizer.name = "adamw"
-  c.optimizer.weight_decay = 1e-2
-  c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = 2e-3
-  c.ema_decay = 0.99
+  _one_cycle(c, 2e-3)
   c.total_epochs = 20.0
   c.eval_epochs = 5.0
   c.augment.update(
@@ -142,12 +147,7 @@ def strong_road(c, data, learning_rate):
   c.data.source = config_lib.data_source(data)
   c.data.size = (256, 256)
   c.data.batch_size = 4
-  c.loss.dice = 1.0
-  c.optimizer.name = "adamw"
-  c.optimizer.weight_decay = 1e-2
-  c.schedule.name = "one_cycle"
-  c.schedule.learning_rate = learning_rate
-  c.ema_decay = 0.99
+  _one_cycle(c, learning_rate)
   c.augment.update(
     flip=0.5,
     scale_min=0.75,
