@@ -8,6 +8,7 @@ from conftest import launch, write_pairs
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
+from segjax import pictures
 from segjax.analysis import class_statistics, sheets
 from segjax.augment import make_augment
 from segjax.data.labels import IGNORE, LabelTable, default_table
@@ -107,8 +108,8 @@ def test_legend_wraps_and_counts_what_it_leaves_out():
 
 
 def test_examples_of_a_sheet_are_spread():
-  assert sheets.spread(100, 4) == [0, 25, 50, 75]
-  assert sheets.spread(3, 8) == [0, 1, 2]
+  assert pictures.spread(100, 4) == [0, 33, 66, 99]
+  assert pictures.spread(3, 8) == [0, 1, 2]
 
 
 def test_large_and_small_images_are_alike_in_a_sheet():

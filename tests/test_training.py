@@ -260,6 +260,9 @@ def test_a_trace_of_some_steps(tmp_path, data, capsys):
   for wrong in (("3", "2"), ("0", "2"), ("a", "b"), ("4",)):
     with pytest.raises(UserError, match=r"profile_steps is .*, expected the first and the last"):
       training.train(tiny_config(data), tmp_path / "other", profile_steps=wrong)
+  for folder, late in (("run", ("2", "3")), ("other", ("5", "7"))):
+    with pytest.raises(UserError, match=r"expected steps after \d, where the run stands, up to 6"):
+      training.train(tiny_config(data), tmp_path / folder, profile_steps=late)
 
 
 def test_feeding_chooses_by_size_and_device(data, monkeypatch):

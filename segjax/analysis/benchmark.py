@@ -21,7 +21,6 @@ from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 
-WARMUP = 3  # calls before those that are timed
 MODES = ("train", "infer", "input", "end_to_end")
 # What `--peer` looks for in the other program's JSON, by mode.
 PEER_KEYS = {"train": "train_step_s", "infer": "infer_s"}
@@ -97,7 +96,7 @@ def matrix_rate(dtype="float32", size=2048, repeats=10):
   """GFLOP/s of a large matrix product on the default device, the best of some."""
   x = jnp.ones((size, size), dtype)
   product = jax.jit(lambda a, b: a @ b)
-  return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats, WARMUP)) / 1e9
+  return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats)) / 1e9
 
 
 def measure(program, config, mode, *, repeats=20):
@@ -109,7 +108,7 @@ def measure(program, config, mode, *, repeats=20):
     just before, `share` of it, `peak_mb`, `parameters`, `device`, and what was measured.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
-  times = time_calls(program.call, repeats, WARMUP)
+  times = time_calls(program.call, repeats)
   median = statistics.median(times)
   low, high = np.percentile(times, [25, 75])
   return dict(
@@ -161,7 +160,7 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
   """Ours and another program's seconds, in turn: [(ours, theirs), ...], a pair a round."""
   pairs = []
   for _ in range(rounds):
-    ours = statistics.median(time_calls(program.call, repeats, WARMUP))
+    ours = statistics.median(time_calls(program.call, repeats))
     pairs.append((ours, run_peer(command, mode)))
   return pairs
 

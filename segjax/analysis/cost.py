@@ -13,6 +13,8 @@ import numpy as np
 from segjax.models.cost import static_cost
 from segjax.training import steps
 
+WARMUP = 3  # calls before those that are timed
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -55,7 +57,7 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     state: TrainState.
     size: (height, width) of the images, pixels.
     device: jax device; the default one if None.
-    repeats: timed calls, after two that are not.
+    repeats: timed calls, after three that are not.
     batch: of the throughput.
 
   Returns:
@@ -100,15 +102,14 @@ def peak_bytes(compiled):
   return total - getattr(memory, "alias_size_in_bytes", 0)
 
 
-def time_calls(call, repeats, warmup=2):
-  """Seconds of each of `repeats` calls, every result waited for, after some that do not count."""
+def time_calls(call, repeats):
+  """Seconds of each of `repeats` calls, every result waited for, after three that do not count."""
   out = []
-  for i in range(warmup + repeats):
+  for _ in range(WARMUP + repeats):
     start = time.perf_counter()
     jax.block_until_ready(call())
-    if i >= warmup:
-      out.append(time.perf_counter() - start)
-  return out
+    out.append(time.perf_counter() - start)
+  return out[WARMUP:]
 
 
 def table(costs):

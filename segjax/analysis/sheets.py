@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segjax.data import pipeline
 from segjax.data.labels import IGNORE
-from segjax.pictures import blend, panel, to_u8
+from segjax.pictures import blend, panel, spread, to_u8
 
 STRIPES = (130, 225)  # greys of ignored pixels
 MOST_IN_LEGEND = 40
@@ -61,11 +61,6 @@ def legend(labels, shown, width):
 def _with_legend(sheet, labels, shown):
   values = sorted(shown)
   return np.concatenate([sheet, legend(labels, values, sheet.shape[1])]) if values else sheet
-
-
-def spread(count, wanted):
-  """At most `wanted` indices, evenly spread over range(count)."""
-  return [i * count // min(wanted, count) for i in range(min(wanted, count))]
 
 
 def shrink(array, most=MOST):

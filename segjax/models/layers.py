@@ -288,10 +288,14 @@ class MeanHead(nn.Module):
 
   Attributes:
     num_outputs: classes.
+    layer: name of the dense layer.
+    kernel_init: of its kernel.
     dtype: compute dtype.
   """
 
   num_outputs: int = 1000
+  layer: str = "fc"
+  kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -300,4 +304,6 @@ class MeanHead(nn.Module):
     del train
     x = features[-1].mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+    init = dict(kernel_init=self.kernel_init)
+    logits = nn.Dense(self.num_outputs, dtype=self.dtype, name=self.layer, **init)(x)
+    return logits.astype(jnp.float32)

@@ -17,11 +17,12 @@ import numpy as np
 
 from segjax.errors import choose
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import BatchNorm, MeanHead, ToImageSize, logits_layer, resize_bilinear
 
 # Epsilon of every norm is 1e-5: `transformers` ignores the 1e-6 of its configurations.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
-Dense = partial(nn.Dense, kernel_init=nn.initializers.normal(0.02))
+INIT = nn.initializers.normal(0.02)
+Dense = partial(nn.Dense, kernel_init=INIT)
 
 
 class Attention(nn.Module):
@@ -183,26 +184,8 @@ mit_b5 = partial(_wide, depths=(3, 6, 40, 3))
 BACKBONES = {
   f"mit_b{i}": mit for i, mit in enumerate((mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5))
 }
-
-
-class MiTHead(nn.Module):
-  """Mean over positions and a dense layer, as `transformers` classifies images.
-
-  Attributes:
-    num_outputs: classes.
-    dtype: compute dtype.
-  """
-
-  num_outputs: int = 1000
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,C]."""
-    del train
-    x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    return Dense(self.num_outputs, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+# As `transformers` classifies images.
+MiTHead = partial(MeanHead, layer="classifier", kernel_init=INIT)
 
 
 class Head(nn.Module):

@@ -118,8 +118,9 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**args))["state"]
     except (OSError, ValueError, KeyError) as error:
+      why = " ".join(str(error).split())[:300]
       raise UserError(
-        f"{self.folder}/{step}: the checkpoint does not fit the model or is damaged ({error})"
+        f"{self.folder}/{step}: the checkpoint does not fit the model or is damaged ({why})"
       ) from error
 
 

@@ -68,7 +68,6 @@ class _Run:
 
   def __init__(self, config, workdir, profile_steps):
     self.config, self.workdir = config, workdir
-    self.profile = Profile(profile_steps, workdir / "profile")
     self.train_source = feeding.make_source(config, "train", training=True)
     self.val_source = feeding.make_source(config, "val")
     labels = self.train_source.source.labels
@@ -100,6 +99,8 @@ class _Run:
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.keep, **best)
     self.first = self.checkpoints.step_of("latest") or 0
+    trace = workdir / "profile"
+    self.profile = Profile(profile_steps, trace, done=self.first, total=self.total)
     self.report = None
     if self.first:
       self.state = self.checkpoints.restore(self.first, abstract, self.iterator)

@@ -16,8 +16,18 @@ class Profile:
     steps: (step before the first, last step), or () without a trace.
   """
 
-  def __init__(self, steps, folder):
-    """Takes (first, last), numbers or their texts, or (), and the folder for the trace."""
+  def __init__(self, steps, folder, *, done, total):
+    """Takes the steps of a trace and checks them.
+
+    Args:
+      steps: (first, last), numbers or their texts, or ().
+      folder: for the trace.
+      done: steps of the run that are behind it.
+      total: steps of the run.
+
+    Raises:
+      UserError: no such numbers, or not the numbers of steps to come.
+    """
     try:
       first, last = map(int, steps) if steps else (0, 0)
     except ValueError:
@@ -26,6 +36,11 @@ class Profile:
       raise UserError(
         f"profile_steps is {','.join(map(str, steps))}, expected the first and the last step, "
         "e.g. 20,25"
+      )
+    if steps and not done < first <= last <= total:
+      raise UserError(
+        f"profile_steps is {first},{last}, expected steps after {done}, where the run stands, "
+        f"up to {total}, its end"
       )
     self.steps = (first - 1, last) if steps else ()
     self._folder, self._on = folder, False
