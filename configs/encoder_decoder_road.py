@@ -16,9 +16,7 @@ def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   c = config_lib.default()
   c.name = "encoder_decoder_road"
-  c.model = dict(name="encoder_decoder", widths=(32, 64), kernel_init="glorot", dtype="float32")
+  init = "he" if a.data == "road_scenes" else "glorot"
+  c.model = dict(name="encoder_decoder", widths=(32, 64), kernel_init=init, dtype="float32")
   recipes.course_road(c, a.data)
-  if a.data == "road_scenes":
-    c.total_epochs = 4.4  # of 125 steps
-    c.eval_epochs = 1.1
   return config_lib.smoke(c) if a.smoke else c

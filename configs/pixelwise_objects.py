@@ -5,10 +5,11 @@ and stride-4 features, as a course report had it.
 
   python launch/train.py --config=configs/pixelwise_objects.py
   python launch/train.py --config=configs/pixelwise_objects.py:data=camvid,weights=imagenet
-  python launch/train.py --config=configs/pixelwise_objects.py:data=camvid,weights=runs/pretraining
+  python launch/train.py \
+    --config=configs/pixelwise_objects.py:data=camvid,backbone=resnet18,weights=runs/pretraining
   python launch/train.py --config=configs/pixelwise_objects.py:smoke
 
-`weights=imagenet` takes EfficientNet-Lite0's (the extra `pretrained`); with `weights=` the frozen
+`weights=imagenet` takes EfficientNet-Lite0's (the extra `pretrained`); without weights the frozen
 encoder is random, which is what pretraining has to beat.
 """
 

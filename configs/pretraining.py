@@ -6,12 +6,14 @@
   python launch/train.py --config=configs/pretraining.py:method=dino,backbone=vit_tiny
   python launch/train.py --config=configs/pretraining.py:smoke
 
-Any source of images will do; of large ones random crops of 96x96 are taken. The features against
+Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
+are taken. The features against
 those of random weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net
 from them: --config.init_from=D --config.init_part=backbone.
 """
 
 from segjax import config as config_lib
+from segjax import weights
 from segjax.errors import choose
 
 METHODS = {"dino": "prototypes", "rotation": "classifier", "simclr": "projection"}
@@ -24,12 +26,13 @@ def get_config(arg=""):
   model = choose(METHODS, a.method, "method")
   c.name = f"{a.backbone}_{a.method}"
   config_lib.set_task(c, a.method)
-  c.data.source = config_lib.data_source(a.data)
+  c.data.source = config_lib.image_source(a.data)
   c.data.size = (32, 32) if a.data in SMALL else (96, 96)
   c.data.fit = "resize" if a.data in SMALL else "crop"
   c.data.batch_size = 64
   if a.data == "digits":
     c.data.source.size = 32
+  c.data.mean, c.data.std = weights.normalization(a.backbone)  # as the nets that start from it
   c.model = dict(name=model, backbone=a.backbone, dtype="float32")
   c.optimizer.update(name="adamw", weight_decay=1e-4)
   c.schedule.update(name="one_cycle", learning_rate=1e-3)

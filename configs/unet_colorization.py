@@ -8,8 +8,8 @@ colours weighted up. Batch norm, widths 16 to 128, images at 96x128, batch 16, A
   python launch/train.py --config=configs/unet_colorization.py:data=camvid,output=bins
   python launch/train.py --config=configs/unet_colorization.py:smoke
 
-Any source of images will do; labels are not looked at. Real sets are read from
-$SEGJAX_DATA/<name>, or --config.data.source.folder.
+Any source of images will do, `data=folder` without labels too, as they are not looked at. Real sets
+are read from $SEGJAX_DATA/<name>, or --config.data.source.folder.
 """
 
 from segjax import config as config_lib
@@ -23,6 +23,6 @@ def get_config(arg=""):
   c = config_lib.default()
   c.name = "unet_colorization" if a.skip else "unet_colorization_noskip"
   config_lib.set_task(c, "colorization", output=a.output, norm=a.norm)
-  c.data.source = config_lib.data_source(a.data)
+  c.data.source = config_lib.image_source(a.data)
   recipes.image_unet(c, a.data, a.skip, norm="batch", learning_rate=3e-3)
   return config_lib.smoke(c) if a.smoke else c

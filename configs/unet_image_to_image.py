@@ -31,7 +31,8 @@ def get_config(arg=""):
   c.name = "unet_image_to_image"
   loss = choose(LOSSES, a.loss, "loss")
   config_lib.set_task(c, "image_to_image", degrade=a.degrade, **loss)
-  pairs = dict(kind="pairs") if a.data == "folder" and not a.degrade else {}
-  c.data.source = config_lib.data_source(a.data, **pairs)
+  c.data.source = config_lib.image_source(a.data)
+  if a.data == "folder" and not a.degrade:
+    c.data.source.kind = "pairs"
   recipes.image_unet(c, a.data, a.skip, norm="group", learning_rate=2e-3)
   return config_lib.smoke(c) if a.smoke else c

@@ -15,7 +15,8 @@ def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", skip=True, smoke=False)
   c = config_lib.default()
   c.name = "unet_road_four"
-  c.data.source = config_lib.data_source(a.data, classes="four")
+  four = dict(classes="four") if a.data in ("road_scenes", "camvid") else {}
+  c.data.source = config_lib.data_source(a.data, **four)
   c.task.sigmoid = False
   recipes.road_unet(c, a.skip, kernel_init="he")
   c.schedule.name = "cosine"

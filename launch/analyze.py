@@ -5,9 +5,10 @@
   python launch/analyze.py crops --workdir=runs/kitti
 
 Of a config:
-data: reads every example once and lists all broken files; prints the share of each class with
-  weights for the loss, ready to paste; draws samples_<split>.png and classes_<split>.png.
-augment: draws augment.png, some training examples and five augmented versions of each.
+data: reads every example and lists all broken files; prints the share of each class with weights
+  for the loss, ready to paste; draws samples_<split>.png and classes_<split>.png.
+augment: draws augment.png, some training examples and five augmented versions of each, of random
+  crops where the config trains on those.
 Of a run (--workdir):
 curves: curves.png, train and validation loss and accuracy.
 crops: crops.png, for each class the best and the worst region of the validation set.
@@ -70,6 +71,7 @@ def data():
     print(f"  {class_statistics.override(class_statistics.median_frequency_weights(statistics))}")
     print("or inverse logarithm (ENet, Paszke et al. 2016):")
     print(f"  {class_statistics.override(class_statistics.inverse_log_weights(statistics))}")
+  faults += checks.orphans(whole)
   if faults:
     raise UserError(checks.report(faults, len(whole)))
 
@@ -86,9 +88,8 @@ def augment():
       "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
     )
   source = feeding.make_source(config, "train", training=True).source
-  sheet = sheets.augmented(
-    source, change, config.data.size, seed=config.seed, wanted=SAMPLES.value or 4
-  )
+  how = dict(seed=config.seed, crop=config.data.fit == "crop", wanted=SAMPLES.value or 4)
+  sheet = sheets.augmented(source, change, config.data.size, **how)
   write_sheet(sheet, make_output(config) / "augment.png")
 
 

@@ -31,6 +31,7 @@ def main():
   from segjax.errors import UserError
   from segjax.training import feeding
   from segjax.training.evaluation import evaluate
+  from segjax.training.writers import finite
 
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
   config = experiment.config
@@ -48,7 +49,7 @@ def main():
   print(experiment.task.table(sums))
   summary = experiment.task.summary(sums)
   file = Path(WORKDIR.value) / f"evaluation_{SPLIT.value}_{step}.json"
-  cli.write_text(file, json.dumps(dict(step=step) | summary, indent=2) + "\n")
+  cli.write_text(file, json.dumps(dict(step=step) | finite(summary), indent=2) + "\n")
   print(f"  written to {file}")
   if BASELINE.value:
     sums = baseline.color_and_position(

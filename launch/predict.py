@@ -11,6 +11,7 @@ is reported at the end and does not stop the others.
 """
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def main():
   output = Path(OUTPUT.value)
   cli.make_folder(output)
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
-  step, data = experiment.predict_step(), experiment.config.data
+  task, data = experiment.task.for_prediction(), experiment.config.data
+  step = dataclasses.replace(experiment, task=task).predict_step()
   table, broken = io.StringIO(), []
   rows = csv.writer(table, lineterminator="\n")
   for file in files:
@@ -47,7 +49,7 @@ def main():
       broken.append(str(error))
       continue
     outputs = inference.predict_image(step, state, image, data)
-    pictures, shares = experiment.task.answer(image, outputs)
+    pictures, shares = task.answer(image, outputs)
     for kind, picture in pictures.items():
       cli.writing(Image.fromarray(picture).save, output / f"{file.stem}_{kind}.png")
     if not table.tell():

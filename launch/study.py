@@ -7,8 +7,8 @@
 --config.FIELD=VALUE changes a field of every run. Runs live under --runs and are shared by all
 studies; finished ones are not trained again, an interrupted one goes on where it stopped. The
 report (report.html, report.md, results.csv, figures/) goes to --output, by default
-runs/studies/<name>/. Exit code: 0 done, 1 an error that the message explains or every run failed,
-130 or 143 stopped and saved.
+runs/studies/<file_argument_overrides>/. Exit code: 0 done, 1 an error that the message explains or
+every run failed, 130 or 143 stopped and saved.
 """
 
 import re
@@ -44,6 +44,13 @@ def parse_seeds(text):
   return numbers if "," in text else tuple(range(numbers[0]))
 
 
+def folder_name():
+  """The study's file, its argument and the overrides, so that no report replaces another's."""
+  file, _, arg = STUDY.value.partition(":")
+  parts = [Path(file).stem, arg, *(f"{k}={v}" for k, v in sorted(OVERRIDES.items()))]
+  return re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))[:120]
+
+
 def main():
   import dataclasses
 
@@ -57,7 +64,7 @@ def main():
     changes["seeds"] = parse_seeds(SEEDS.value)
   study = dataclasses.replace(study, **changes)
   results = study_lib.run(study, Path(RUNS.value))
-  output = Path(OUTPUT.value or f"runs/studies/{study.name}")
+  output = Path(OUTPUT.value or Path("runs/studies") / folder_name())
   cli.make_folder(output)
   page = cli.writing(lambda folder: report.write(study, results, folder), output)
   failed = [f"{r.label}, seed {r.seed}: {r.error}" for r in results if r.error]

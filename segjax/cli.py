@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from segjax.config import no_such_file
-from segjax.errors import UserError
+from segjax.errors import Stopped, UserError
 
 
 def define_config():
@@ -84,8 +84,6 @@ def _keep_compilations():
 
 
 def _guarded(main):
-  from segjax.training.loop import Stopped
-
   # orbax tells of every rename, and warns of read-only folders and of saving without metrics.
   logging.set_verbosity(logging.ERROR)
   try:
@@ -113,7 +111,10 @@ def _parse(argv):
       if not Path(file).is_file():
         _fail(f"--config: {no_such_file(file)}")
   try:
-    return flags.FLAGS(argv)
+    program, *more = flags.FLAGS(argv)
+    if more:
+      _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, --help tells which")
+    return [program]
   except UserError as error:
     _fail(error)
   except flags.Error as error:

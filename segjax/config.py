@@ -101,10 +101,11 @@ TASKS = dict(
   simclr=(dict(temperature=0.5, width=128), {}),
 )
 
-# Fields that a resumed run may change: they do not change what was computed so far.
+# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
+# with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
+  "fused_loss", "data.threads", "data.workers", "data.cache_mb", "data.feed", "data.device_mb",
   "data.source.folder", "data.source.data_dir", "pictures", "writers",
 )  # fmt: skip
 
@@ -169,7 +170,7 @@ def default():
     power=0.9,  # of "polynomial"
     peak_fraction=0.3,  # of "one_cycle"
   )
-  c.augment = dict(  # on the device, train only; see segjax.augment.make_augment
+  c.augment = dict(  # on the device, in training; see segjax.augment.make_augment
     flip=0.0,  # probability
     flip_vertical=0.0,  # probability
     scale_min=1.0,
@@ -245,6 +246,11 @@ def data_source(name, **changes):
     raise UserError(f"unknown data {name!r} (data: {', '.join(DATA_SOURCES)})")
   check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
   return dict(name=name) | DATA_SOURCES[name] | changes
+
+
+def image_source(name):
+  """`data_source` for a task that looks at no labels; a "folder" then needs none."""
+  return data_source(name, **(dict(kind="images") if name == "folder" else {}))
 
 
 def set_task(c, name, **changes):
@@ -351,20 +357,35 @@ def _plain(value):
   return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def differences(old, new):
+def differences(old, new, may_change=MAY_CHANGE):
   """Lines "field: old -> new" for the fields of two configs that a resumed run must not change."""
   old, new = flatten(old), flatten(new)
-  lines = []
+  lines, why = [], _depends_on_total(old)
   for key in sorted(old.keys() | new.keys()):
     a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
-    if a != b and not key.startswith(MAY_CHANGE):
-      lines.append(f"{key}: {a!r} -> {b!r}")
+    length = key.startswith("total_") and why
+    if a != b and (length or not key.startswith(may_change)):
+      lines.append(f"{key}: {a!r} -> {b!r}" + (f" ({why} depends on it)" if length else ""))
   return lines
+
+
+def _depends_on_total(flat):
+  """What in a flat config goes by the length of the training, or nothing."""
+  if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
+    return f"the schedule {flat['schedule.name']!r}"
+  return "ema_decay_end" if flat.get("ema_decay_end") else ""
 
 
 def save(config, file):
   """Writes the config as JSON."""
-  file.write_text(json.dumps(config.to_dict(), indent=2, default=list) + "\n")
+  replace_text(file, json.dumps(config.to_dict(), indent=2, default=list) + "\n")
+
+
+def replace_text(file, text):
+  """Writes a text file; killed at any time, it leaves the old text or the new one."""
+  part = file.with_name(file.name + ".part")
+  part.write_text(text)
+  part.replace(file)
 
 
 def load(file):

@@ -1,4 +1,4 @@
-"""The one error that launchers show without a stack of frames, and its "did you mean"."""
+"""What launchers show without a stack of frames: errors, with "did you mean", and being stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from difflib import get_close_matches
 
 class UserError(ValueError):
   """Something the user can mend: names the file or field, what was found, what was expected."""
+
+
+class Stopped(Exception):
+  """Training was asked to stop by a signal; the state is saved. `signal` is its number."""
+
+  def __init__(self, number, step):
+    super().__init__(number, step)
+    self.signal, self.step = number, step
 
 
 def choose(table, name, what):

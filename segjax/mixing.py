@@ -25,26 +25,10 @@ class Mixed(NamedTuple):
 
 
 def _blend(key, image, alpha):
-  """(weight * own + (1 - weight) * next, f32[B] weight), weights drawn from Beta(alpha, alpha)."""
+  """MixUp: (weight * own + (1 - weight) * next, f32[B] weight from Beta(alpha, alpha))."""
   weight = jax.random.beta(key, alpha, alpha, (len(image),))
   w = weight[:, None, None, None]
   return w * image + (1 - w) * jnp.roll(image, -1, 0), weight
-
-
-def mixup(key, image, label, alpha):
-  """Blends each example with the next (Zhang et al., ICLR 2018), for classification.
-
-  Args:
-    key: of jax.random.
-    image: f32[B,H,W,3].
-    label: i32[B].
-    alpha: above 0; the weight of each example is drawn from Beta(alpha, alpha).
-
-  Returns:
-    (weight * own + (1 - weight) * next, Mixed).
-  """
-  image, weight = _blend(key, image, alpha)
-  return image, Mixed(label, jnp.roll(label, -1), weight)
 
 
 def draw_boxes(key, shape, alpha):
@@ -68,23 +52,8 @@ def paste_next(inside, image, label):
   )
 
 
-def cutmix(key, image, label, alpha):
-  """Pastes a rectangle of the next example into each (Yun et al., ICCV 2019).
-
-  Args:
-    key: of jax.random.
-    image: f32[B,H,W,3].
-    label: i32[B,H,W], pasted along, or i32[B], mixed by the rectangle's share.
-    alpha: above 0; the share of the rectangle, before the border cuts it, is drawn from
-      Beta(alpha, alpha).
-
-  Returns:
-    (image, i32[B,H,W] or Mixed, whose share is that of an image's pixels that are its own).
-  """
-  return _paste(draw_boxes(key, image.shape[:3], alpha), image, label)
-
-
 def _paste(inside, image, label):
+  """CutMix: labels i32[B,H,W] are pasted along, those of i32[B] mixed by the pixels' share."""
   if label.ndim == 3:
     return paste_next(inside, image, label)
   image, _ = paste_next(inside, image, jnp.zeros(inside.shape, label.dtype))
@@ -95,11 +64,11 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
   """Builds the augmentation of a batch, or None where everything is off.
 
   Args:
-    mixup: probability that an example that gets no rectangle is blended with the next, see
-      `mixup`; class labels alone.
+    mixup: probability that an example that gets no rectangle is blended with the next (Zhang et
+      al., ICLR 2018); class labels alone.
     mixup_alpha: of the Beta distribution of its weight.
-    cutmix: probability that an example gets a rectangle of the next, see `cutmix`.
-    cutmix_alpha: of the Beta distribution of the rectangle's share.
+    cutmix: probability that an example gets a rectangle of the next (Yun et al., ICCV 2019).
+    cutmix_alpha: of the Beta distribution of the rectangle's share, before the border cuts it.
 
   Returns:
     (key, f32[B,H,W,3], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed.
@@ -113,9 +82,14 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
 
   def augment(key, image, label):
     keys = jax.random.split(key, 4)
-    pasted = jax.random.bernoulli(keys[0], cutmix, (len(image), 1, 1))
-    inside = pasted & draw_boxes(keys[1], image.shape[:3], cutmix_alpha)
-    mixed, label = _paste(inside, image, label)
+    pasted = jnp.zeros((len(image), 1, 1), bool)
+    mixed = image
+    if cutmix:
+      pasted = jax.random.bernoulli(keys[0], cutmix, pasted.shape)
+      inside = pasted & draw_boxes(keys[1], image.shape[:3], cutmix_alpha)
+      mixed, label = _paste(inside, image, label)
+    else:
+      label = Mixed(label, jnp.roll(label, -1), jnp.ones(len(label)))
     if not mixup:
       return mixed, label
     blended = jax.random.bernoulli(keys[2], mixup, (len(image),)) & ~pasted[:, 0, 0]

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax.errors import UserError, check_fields
-from segjax.training import loop
+from segjax.errors import Stopped, UserError, check_fields
+from segjax.training import feeding, loop
+from segjax.training import workdir as workdir_lib
 from segjax.training.writers import read_metrics
 
-# Fields that change nothing in the numbers of a run, and so not its identity.
+# Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
+# whether they are the same is told by their fingerprint.
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
@@ -30,25 +33,28 @@ class Study:
   """What to train and what to compare; files of `configs/studies/` make one.
 
   Attributes:
-    name: of the study's folder.
     title: of the report.
     question: what the study asks, a sentence or two.
-    variants: label -> config file with its argument; the others are compared with the first.
+    variants: label -> config file with its argument.
     seeds: each variant is trained with each.
     metric: scalar of an evaluation that the study is about, e.g. "val/mean_iou".
+    compare: pairs of labels, the second is compared with the first; empty: all with the first.
     overrides: "field" -> value, of every run.
     changes: label -> "field" -> value, of one variant; `overrides` win.
+    derived: label -> function of the variant's config, overridden already -> "field" -> value; for
+      what depends on other fields, such as the length of the training.
     notes: label -> what a reader must know of the variant.
   """
 
-  name: str
   title: str
   question: str
   variants: dict[str, str]
   seeds: tuple[int, ...] = (0, 1, 2)
   metric: str = "val/mean_iou"
+  compare: tuple[tuple[str, str], ...] = ()
   overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
   changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  derived: dict[str, Callable] = dataclasses.field(default_factory=dict)
   notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -89,10 +95,6 @@ class Result:
     """Of training, evaluations included."""
     return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
 
-  def info(self, name):
-    """A number told at the start: `parameters`, `steps_per_epoch` ..."""
-    return next(r[f"info/{name}"] for r in self.rows() if f"info/{name}" in r)
-
   def sums(self):
     """Statistics of the last evaluation, see the task."""
     with np.load(self.workdir / "val_sums.npz") as file:
@@ -131,22 +133,33 @@ def override(config, field, text):
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
 
 
+def changes(study, label):
+  """What sets a variant apart from its config file: {"field": value}, overrides left out."""
+  fixed = {k: v for k, v in study.changes.get(label, {}).items() if k not in study.overrides}
+  if label not in study.derived:
+    return fixed
+  config = config_lib.read(study.variants[label])
+  for field, value in (fixed | study.overrides).items():
+    override(config, field, value)
+  return fixed | study.derived[label](config)
+
+
 def make_config(study, label, seed):
   """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
   config = config_lib.read(study.variants[label])
-  for field, value in (study.changes.get(label, {}) | study.overrides).items():
+  for field, value in (study.overrides | changes(study, label)).items():
     override(config, field, value)
   config.seed = seed
   kind = "epochs" if config.total_epochs else "steps"
   if not (config.keep_steps or config.keep_epochs):
-    whole = type(config[f"total_{kind}"])
-    early, middle = config[f"eval_{kind}"] or config[f"total_{kind}"], config[f"total_{kind}"] / 2
-    config[f"keep_{kind}"] = (early, whole(middle))
+    total = config[f"total_{kind}"]
+    early = min(config[f"eval_{kind}"] or total, total / 4)
+    config[f"keep_{kind}"] = tuple(map(type(total), (early, total / 2)))
   return config
 
 
 def identity(config):
-  """Eight letters that two configs share if and only if their runs give the same numbers.
+  """Eight letters that two configs share if their runs give the same numbers on the same data.
 
   Fields at their defaults are left out, so a field that comes with a new version changes nothing.
   """
@@ -160,7 +173,8 @@ def run(study, pool):
   """Trains what is missing, in the order of seeds; a run that fails does not stop the rest.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
-  same pool: a finished one is not trained again, an interrupted one goes on where it stopped.
+  same pool: a finished one is not trained again, an interrupted one goes on where it stopped, one
+  of other data or of other defaults is an error of that run.
 
   Args:
     study: Study.
@@ -171,9 +185,10 @@ def run(study, pool):
 
   Raises:
     Stopped: after SIGTERM or Ctrl-C; the same study goes on later.
-    UserError: a variant's config cannot be read.
+    UserError: a variant's config cannot be read, or two variants are the same.
   """
   configs = {(v, s): make_config(study, v, s) for s in study.seeds for v in study.variants}
+  _check_different(study, configs)
   results = {}
   for number, ((label, seed), config) in enumerate(configs.items(), 1):
     workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
@@ -183,16 +198,32 @@ def run(study, pool):
   return [results[v, s] for v in study.variants for s in study.seeds]
 
 
+def _check_different(study, configs):
+  first = {}
+  for label in study.variants:
+    same = first.setdefault(identity(configs[label, study.seeds[0]]), label)
+    if same != label:
+      raise UserError(
+        f"the variants {same!r} and {label!r} of the study have the same config; is a field that "
+        "tells them apart overridden?"
+      )
+
+
 def _train(config, workdir):
   """Trains a run unless it is finished; returns an error's text or nothing."""
   finished = workdir / "finished"
-  if finished.exists():
-    print(f"  finished before: {workdir}")
-    return ""
   try:
+    if finished.exists():
+      sources = (
+        feeding.make_source(config, "train", training=True),
+        feeding.make_source(config, "val"),
+      )
+      workdir_lib.check(config, workdir, workdir_lib.fingerprint(*sources), NEUTRAL)
+      print(f"  finished before: {workdir}")
+      return ""
     loop.train(config, workdir)
     finished.touch()
-  except loop.Stopped:
+  except Stopped:
     raise
   except Exception as error:
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

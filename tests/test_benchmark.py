@@ -1,15 +1,18 @@
 """The benchmark's figures, its peer, and that it needs the core packages alone."""
 
 import json
+import os
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import launch, run_with_core_packages, write_pairs
 
 from segjax import config as config_lib
 from segjax import models
-from segjax.analysis import benchmark
+from segjax.analysis import benchmark, cost
 from segjax.errors import UserError
 from segjax.models.cost import static_cost
 
@@ -91,6 +94,33 @@ def test_it_needs_the_core_packages_alone():
   done = run_with_core_packages(code)
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("images 4")
+
+
+@pytest.mark.slow
+def test_the_launcher_needs_no_more(monkeypatch):
+  monkeypatch.setenv("GLIBC_TUNABLES", "")  # or it would start anew, without the block
+  code = """
+    import runpy
+    sys.argv = ["benchmark.py", "--config=configs/unet_road.py:smoke", "--repeats=1"]
+    runpy.run_path("launch/benchmark.py", run_name="__main__")
+  """
+  done = run_with_core_packages(code)
+  assert done.returncode == 0, done.stderr
+  assert "images_per_s" in done.stdout
+
+
+def test_compile_times_are_not_those_of_a_cache():
+  x = jnp.ones((8, 8))
+
+  def lowered():
+    return jax.jit(lambda x: sum(jnp.sin(x @ x + i) for i in range(40))).lower(x)
+
+  folder = jax.config.jax_compilation_cache_dir
+  before = sorted(os.listdir(folder))
+  program, seconds = cost.compile_anew(lowered())
+  assert seconds > 0 and program(x).shape == (8, 8)
+  assert sorted(os.listdir(folder)) == before
+  assert jax.config.jax_compilation_cache_dir == folder
 
 
 @pytest.mark.slow

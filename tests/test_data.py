@@ -1,6 +1,7 @@
 """Sources and pipelines: layouts, label values, alignment, shuffling, shards, tails, errors."""
 
 import inspect
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from segjax import config as config_lib
 from segjax.data import pipeline, sources
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
+from segjax.training import feeding, steps
 
 
 class Numbered:
@@ -61,6 +63,15 @@ def test_road_scenes_is_pure_and_its_splits_differ():
   every = sources.make("road_scenes", "train", classes="all", **fields)
   road = np.isin(every[0]["label"], [every.labels.names.index(n) for n in ("road", "lane_marking")])
   np.testing.assert_array_equal(road, train[0]["label"] == 1)
+
+
+def test_drawn_sources_end_and_their_splits_share_no_scene():
+  fields = dict(height=32, width=32, num_val=2)
+  val = sources.make("aerial_scenes", "val", num_train=3, **fields)
+  assert len(list(val)) == 2
+  np.testing.assert_array_equal(val[-1]["image"], val[1]["image"])
+  with pytest.raises(UserError, match=r"num_train is 1000001, expected at most 1000000"):
+    sources.make("aerial_scenes", "val", num_train=1_000_001, **fields)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
@@ -180,6 +191,61 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
     folder_source(tmp_path)
 
 
+def test_numbers_outside_their_limits_are_told(tmp_path):
+  write_pairs(tmp_path)
+  with pytest.raises(UserError, match=r"train_fraction is 1\.5, expected a number from 0 to 1"):
+    folder_source(tmp_path, train_fraction=1.5)
+  with pytest.raises(UserError, match=r"split_seed is -1, expected 0 or more"):
+    folder_source(tmp_path, split_seed=-1)
+  with pytest.raises(UserError, match=r"data\.source\.seed is -1, expected 0 or more"):
+    sources.make("road_scenes", "train", seed=-1)
+  config = config_lib.default()
+  config.seed = -1
+  with pytest.raises(UserError, match=r"^seed is -1, expected 0 or more"):
+    feeding.make_source(config, "train", training=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256])
+def test_a_label_table_has_from_1_to_255_classes(tmp_path, count):
+  write_pairs(tmp_path, classes=[f"c{i}" for i in range(count)])
+  if count in (1, 255):
+    assert len(folder_source(tmp_path).labels) == count
+    return
+  with pytest.raises(UserError, match=rf"'folder' has {count} classes, expected 1 to 255"):
+    folder_source(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_files_that_differ_in_their_ending_alone_are_told(tmp_path, part):
+  write_pairs(tmp_path)
+  file = tmp_path / part / "x002.png"
+  Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
+  with pytest.raises(UserError, match=rf"{part}/x002\.jpg and x002\.png differ in their ending"):
+    folder_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "ending"), [(np.uint16, "png"), (np.int32, "tif"), (np.float32, "tif")]
+)
+def test_images_of_more_than_8_bits_are_told(tmp_path, dtype, ending):
+  write_pairs(tmp_path)
+  (tmp_path / "images" / "x001.png").unlink()
+  file = tmp_path / "images" / f"x001.{ending}"
+  Image.fromarray(np.full((40, 60), 30000, dtype)).save(file)
+  ((name, fault),) = sources.check(folder_source(tmp_path))
+  assert name == "x001"
+  assert f"{file}: an image of mode {Image.open(file).mode}, expected 8 bits a channel" in fault
+
+
+@pytest.mark.parametrize("task", ["colorization", "image_to_image"])
+def test_padding_is_not_scored_as_a_part_of_a_picture(task):
+  config = config_lib.default()
+  config_lib.set_task(config, task)
+  config.data.eval_fit = "native"
+  with pytest.raises(UserError, match=rf"'native'.* the task '{task}' scores every pixel"):
+    feeding.make_source(config, "val")
+
+
 def test_errors_of_reading_name_the_file(tmp_path):
   write_pairs(tmp_path)
   source = folder_source(tmp_path)
@@ -251,6 +317,35 @@ def test_processes_split_the_same_global_batches(processes):
     assert sorted(np.concatenate(mine).tolist()) == sorted(numbers(next(whole)))
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_cut_the_crops_that_one_would(processes):
+  images = np.random.default_rng(0).integers(0, 256, (9, 12, 15, 3)).astype(np.uint8)
+  source = pipeline.Native([dict(image=i, label=i[..., 0]) for i in images], 1, 1)
+
+  def stream(index, count):
+    how = dict(batch_size=4, seed=3, crop=(5, 6), process_index=index, process_count=count)
+    return pipeline.train_iterator(source, **how)
+
+  whole, parts = stream(0, 1), [stream(i, processes) for i in range(processes)]
+  for _ in range(6):
+    mine = [image.tobytes() for part in parts for image in next(part)["image"]]
+    assert sorted(mine) == sorted(image.tobytes() for image in next(whole)["image"])
+
+
+def test_all_threads_decode_though_a_batch_is_large():
+  meeting, known = threading.Barrier(3), threading.local()
+
+  class Meeting(Numbered):
+    def __getitem__(self, i):
+      if not hasattr(known, "met"):
+        known.met = meeting.wait(5)  # seconds; of all threads, or this fails
+      return super().__getitem__(i)
+
+  source = pipeline.Resized(Meeting(60), (4, 4), 1)
+  next(pipeline.train_iterator(source, batch_size=20, seed=0, num_threads=3))
+  next(pipeline.eval_batches(source, batch_size=20, num_threads=3))
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("count", [7, 8, 1])
 def test_evaluation_sees_every_example_once(count, processes):
@@ -305,7 +400,16 @@ def test_cached_and_uncached_examples_are_equal(tmp_path):
   assert [half[i] is half[i] for i in range(3)] == [True, False, False]
 
 
-def test_native_batches_see_every_example_once_by_size():
+def test_a_split_on_the_device_is_not_kept_on_the_host():
+  source = numbered(5)
+  arrays = feeding.put_split(source, steps.make_mesh(), 2)
+  assert numbers(arrays) == [0, 1, 2, 3, 4]
+  assert source[0] is source[0]  # there was room
+  assert len(source._memory) == 1
+
+
+@pytest.mark.parametrize(("devices", "filled"), [(1, 7), (2, 8)])
+def test_native_batches_see_every_example_once_by_size(devices, filled):
   sizes = [(5, 9), (8, 12), (5, 9), (6, 10), (8, 12), (3, 3), (8, 11)]
 
   class Sizes:
@@ -317,7 +421,7 @@ def test_native_batches_see_every_example_once_by_size():
       return dict(image=image, label=np.full(sizes[i], i, np.uint8))
 
   source = pipeline.Native(Sizes(), 4, 1)
-  batches = list(pipeline.native_batches(source, batch_size=2))
+  batches = list(pipeline.native_batches(source, batch_size=2, devices=devices))
   assert {b["label"].shape[1:] for b in batches} == {(8, 12), (4, 4)}
   seen = []
   for batch in batches:
@@ -333,7 +437,16 @@ def test_native_batches_see_every_example_once_by_size():
       assert (label == i).sum() == height * width
       assert (image == i).all()  # the edge is repeated
   assert sorted(seen) == list(range(len(sizes)))
-  assert sum(len(b["mask"]) for b in batches) == 8
+  assert sum(len(b["mask"]) for b in batches) == filled
+
+
+def test_native_batches_of_a_size_have_one_shape():
+  examples = [dict(image=np.zeros((8, 8, 3), "u1"), label=np.zeros((8, 8), "u1"))] * 7
+  for batch_size, devices, want in ((4, 1, [4, 4]), (16, 1, [7]), (16, 4, [8]), (16, 8, [8])):
+    source = pipeline.Native(examples, 1, 1)
+    batches = list(pipeline.native_batches(source, batch_size=batch_size, devices=devices))
+    assert [len(b["image"]) for b in batches] == want
+    assert sum(b["mask"].sum() for b in batches) == 7
 
 
 def test_random_crops_follow_from_seed_and_step():

@@ -8,6 +8,7 @@ from segjax import config as config_lib
 from segjax import inference
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.tasks.image_to_image import ImageToImage
 from segjax.training import experiment as experiment_lib
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
@@ -60,6 +61,16 @@ def test_a_picture_comes_back_at_the_images_size():
   assert {k: (v.shape, v.dtype) for k, v in pictures.items()} == {
     "output": (IMAGE.shape, np.dtype(np.uint8))
   }
+
+
+@pytest.mark.parametrize("degrade", ["noise", "low_resolution"])
+def test_a_picture_to_restore_is_not_spoiled_again(degrade):
+  task = ImageToImage((), np.zeros((256, 3), np.uint8), degrade=degrade)
+  image = IMAGE[None] / 255
+  spoiled, target = task.prepare(None, image, None, train=False)
+  assert np.abs(spoiled - image).mean() > 0.01 and target is image
+  given, target = task.for_prediction().prepare(None, image, None, train=False)
+  assert given is image and target is None
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from segjax import mixing
 from segjax.errors import UserError
 
 COUNT, HEIGHT, WIDTH = 2000, 24, 32
-mixup, cutmix = jax.jit(mixing.mixup), jax.jit(mixing.cutmix)
+mixup = jax.jit(mixing.make_batch_augment(mixup=1.0, mixup_alpha=0.4))
+cutmix = jax.jit(mixing.make_batch_augment(cutmix=1.0))
 
 
 def numbered(count=COUNT):
@@ -30,7 +31,7 @@ def pasted(labels):
 
 def test_mixup_by_hand_and_its_weights():
   image, label = numbered()
-  out, mixed = mixup(jax.random.key(0), image, label[:, 0, 0], 0.4)
+  out, mixed = mixup(jax.random.key(0), image, label[:, 0, 0])
   np.testing.assert_array_equal(mixed.own, np.arange(COUNT))
   np.testing.assert_array_equal(mixed.other, (np.arange(COUNT) + 1) % COUNT)
   own = np.asarray(mixed.share)
@@ -45,7 +46,7 @@ def test_mixup_by_hand_and_its_weights():
 
 def test_cutmix_pastes_a_rectangle_of_image_and_label():
   image, label = numbered()
-  out, mixed = cutmix(jax.random.key(0), image, label, 1.0)
+  out, mixed = cutmix(jax.random.key(0), image, label)
   assert (out.dtype, mixed.dtype) == (image.dtype, label.dtype)
   inside = pasted(mixed)
   np.testing.assert_array_equal(out, np.asarray(image)[np.asarray(mixed), 0, 0][..., :])
@@ -59,15 +60,15 @@ def test_cutmix_takes_pixels_from_the_same_place():
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.random((COUNT, HEIGHT, WIDTH, 3)), jnp.float32)
   label = jnp.asarray(rng.integers(0, 255, (COUNT, HEIGHT, WIDTH)), jnp.int32)
-  out, mixed = cutmix(jax.random.key(1), image, label, 1.0)
-  inside = pasted(cutmix(jax.random.key(1), *numbered(), 1.0)[1])
+  out, mixed = cutmix(jax.random.key(1), image, label)
+  inside = pasted(cutmix(jax.random.key(1), *numbered())[1])
   assert 0.1 < inside.mean() < 0.9
   np.testing.assert_array_equal(out, np.where(inside[..., None], np.roll(image, -1, 0), image))
   np.testing.assert_array_equal(mixed, np.where(inside, np.roll(label, -1, 0), label))
 
 
 def test_rectangles_cover_the_drawn_share_where_the_border_does_not_cut():
-  inside = pasted(cutmix(jax.random.key(2), *numbered(), 1.0)[1])
+  inside = pasted(cutmix(jax.random.key(2), *numbered())[1])
   whole = ~(inside[:, 0].any(1) | inside[:, -1].any(1) | inside[:, :, 0].any(1))
   whole &= ~inside[:, :, -1].any(1)
   # Shares are uniform. A side s covers no border pixel's centre with probability 1 - s - 1 / n.
@@ -79,16 +80,17 @@ def test_rectangles_cover_the_drawn_share_where_the_border_does_not_cut():
 
 def test_cutmix_mixes_class_labels_by_the_share():
   image, label = numbered()
-  out, mixed = cutmix(jax.random.key(0), image, label[:, 0, 0], 1.0)
+  out, mixed = cutmix(jax.random.key(0), image, label[:, 0, 0])
   np.testing.assert_array_equal(mixed.own, np.arange(COUNT))
   np.testing.assert_array_equal(mixed.other, (np.arange(COUNT) + 1) % COUNT)
   own = (np.asarray(out)[..., 0] == np.asarray(image)[..., 0]).mean((1, 2))
   np.testing.assert_allclose(mixed.share, own, atol=1e-6)
 
 
-def test_both_share_out_the_examples_and_every_share_is_right():
+@pytest.mark.parametrize("cut", [0.4, 0.0])
+def test_both_share_out_the_examples_and_every_share_is_right(cut):
   image, label = numbered()
-  fn = jax.jit(mixing.make_batch_augment(mixup=0.5, mixup_alpha=1.0, cutmix=0.4))
+  fn = jax.jit(mixing.make_batch_augment(mixup=0.5, mixup_alpha=1.0, cutmix=cut))
   out, mixed = fn(jax.random.key(3), image, label[:, 0, 0])
   out, image = np.asarray(out)[..., 0], np.asarray(image)[..., 0]
   # Pixels are own or next (pasted or left), or all of one value between the two (blended).
@@ -100,8 +102,8 @@ def test_both_share_out_the_examples_and_every_share_is_right():
     (out == image).mean((1, 2)),
   )
   np.testing.assert_allclose(mixed.share, share, atol=2e-3)
-  assert abs(blended.mean() - 0.6 * 0.5) < 0.04
-  assert abs((~blended & (share < 1)).mean() - 0.4) < 0.05
+  assert abs(blended.mean() - (1 - cut) * 0.5) < 0.04
+  assert abs((~blended & (share < 1)).mean() - cut) < 0.05
 
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])

@@ -8,6 +8,7 @@ import pytest
 from conftest import run_with_core_packages
 
 from segjax import models
+from segjax.errors import UserError
 
 AERIAL = dict(
   num_outputs=8,
@@ -147,9 +148,29 @@ def test_parameter_names_are_api():
   assert {k.rpartition("/")[0] for k in flat} == want | {"head"}
 
 
+def test_one_value_a_channel_is_nothing_to_normalise_by():
+  net = models.layers.BatchNorm()
+  variables = net.init(jax.random.key(0), jnp.ones((1, 1, 1, 3)), train=True)
+  with pytest.raises(UserError, match=r"one value a channel .*batch_size=2"):
+    net.apply(variables, jnp.ones((1, 1, 1, 3)), train=True, mutable=["batch_stats"])
+  net.apply(variables, jnp.ones((1, 1, 1, 3)), train=False)
+  net.apply(variables, jnp.ones((2, 1, 1, 3)), train=True, mutable=["batch_stats"])
+
+
+def test_logits_of_an_image_that_the_backbone_extends_are_cut():
+  net = models.make("backbone_unet", backbone="vgg11_bn", widths=(4,) * 5, num_outputs=2)
+  image = jax.random.uniform(jax.random.key(1), (1, 20, 45, 3))
+  variables = net.init(jax.random.key(0), image, train=False)
+  whole = jnp.pad(image, ((0, 0), (0, 12), (0, 0), (0, 0)), mode="edge")
+  want = net.apply(variables, whole, train=False)[:, :20]
+  np.testing.assert_array_equal(net.apply(variables, image, train=False), want)
+
+
 def test_unknown_names_list_what_there_is():
   with pytest.raises(ValueError, match=r"did you mean 'unet'.*encoder_decoder, .*unet"):
     models.make("unett")
+  with pytest.raises(ValueError, match=r"unknown dtype 'bfloat'; did you mean 'bfloat16'"):
+    models.make("unet", dtype="bfloat")
   with pytest.raises(ValueError, match=r"did you mean 'widths'.*fields: num_outputs, widths"):
     models.make("unet", width=(3,))
   with pytest.raises(ValueError, match="transposed2, transposed3, bilinear"):

@@ -214,6 +214,10 @@ def test_dubai_without_lists_holds_two_parts_of_each_tile_for_val(tmp_path):
     assert val[i]["label"][:, 0].tolist() == [0, 1, 2, 3, 4, IGNORE, IGNORE]
   val = sources.make("dubai_aerial", "val", folder=str(tmp_path), unlabeled="class")
   assert val[3]["label"][:, 0].tolist() == [0, 1, 2, 3, 4, 5, IGNORE]
+  (tmp_path / "train.txt").write_text("Tile 1/images/image_part_004.jpg\tx\n")
+  for split in ("train", "val"):  # or both would hold tile 1, part 4
+    with pytest.raises(UserError, match=r"one of train\.txt and val\.txt, expected both or none"):
+      sources.make("dubai_aerial", split, folder=str(tmp_path))
 
 
 def test_ade20k_split_folders_and_names_without_a_list(tmp_path):
@@ -266,6 +270,46 @@ def test_folder_of_classes(tmp_path, layout):
       assert (example["label"].dtype, example["label"].shape) == (np.uint8, ())
   with pytest.raises(UserError, match=r"class 'dog' is not one of the 1 classes \(cat_small\)"):
     sources.make("folder", "train", classes=("cat_small",), **fields)
+
+
+def test_a_name_without_its_class_is_told(tmp_path):
+  for name in ("cat_1", "dog_1", "dog2"):
+    write(tmp_path / f"{name}.png", picture())
+  fields = dict(folder=str(tmp_path), kind="classification", train_fraction=1.0)
+  with pytest.raises(UserError, match=r"dog2\.png: class '' is not one of the 2 .*\(cat, dog\)"):
+    sources.make("folder", "train", **fields)
+
+
+def test_a_listed_name_without_its_image_is_a_fault(tmp_path):
+  for name in ("cat_1", "dog_1", "dog_2"):
+    write(tmp_path / f"{name}.png", picture())
+  (tmp_path / "train.txt").write_text("cat_1\ncat_9\ndog_1\n")
+  (tmp_path / "val.txt").write_text("dog_2\n")
+  fields = dict(folder=str(tmp_path), kind="classification")
+  with pytest.raises(UserError, match=r"1 listed name\(s\) have no image, e\.g\. 'cat_9'"):
+    sources.make("folder", "train", **fields)
+  good, faults = sources.without_broken(sources.make("folder", "train", complete=False, **fields))
+  assert faults == [("cat_9", f"{tmp_path}: 'cat_9' has no image")]
+  assert [int(good[i]["label"]) for i in range(len(good))] == [0, 1]
+
+
+@pytest.mark.parametrize("place", ["", "images"])
+def test_images_alone_need_no_labels(tmp_path, place):
+  folder = tmp_path / "set"
+  (folder / place).mkdir(parents=True)
+  pictures = np.random.default_rng(0).integers(0, 255, (5, 7, 9, 3)).astype(np.uint8)
+  for i, picture in enumerate(pictures):
+    Image.fromarray(picture).save(folder / place / f"{i}.png")
+  how = dict(folder=str(folder), kind="images", train_fraction=0.6)
+  train, val = (sources.make("folder", split, **how) for split in ("train", "val"))
+  assert (len(train), len(val)) == (3, 2)
+  for source in (train, val):
+    for i, name in enumerate(source.names):
+      np.testing.assert_array_equal(source[i]["image"], pictures[int(name)])
+  with pytest.raises(UserError, match="one class an image, the net needs a label image"):
+    sources.labelled(train, "mask", "it", "the net")
+  with pytest.raises(UserError, match=r"classes is 'four', expected names such as"):
+    sources.make("folder", "train", folder=str(folder), classes="four")
 
 
 def test_folder_of_pairs(tmp_path):
@@ -346,15 +390,16 @@ def test_labels_without_an_image_and_lists_without_a_file_are_faults(tmp_path):
   (tmp_path / "images" / "x003.png").unlink()
   fields = dict(folder=str(tmp_path), complete=False)
   source = sources.make("folder", "train", train_fraction=1.0, **fields)
-  ((name, fault),) = sources.check(source)
-  assert name == "x003"
-  assert fault.endswith("masks/x003.png: belongs to no image")
+  lone = f"{tmp_path / 'masks' / 'x003.png'}: belongs to no image"
+  assert sources.check(source) == [("", lone)]
+  assert checks.report([("", lone)], 5) == f"labels without an image, 1:\n  {lone}"
   good, faults = sources.without_broken(source)
   assert good is source
-  assert faults == [(name, fault)]
+  assert faults == []
   (tmp_path / "train.txt").write_text("x001\nx003\n")
   (tmp_path / "val.txt").write_text("x000\n")
   ((name, fault),) = sources.check(sources.make("folder", "train", **fields))
+  assert name == "x003"
   assert "'x003' has no image" in fault
   assert sources.check(sources.make("folder", "val", **fields)) == []
 

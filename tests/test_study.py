@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from segjax import study as study_lib
 from segjax.analysis import charts, document, regions
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
+from segjax.errors import UserError
 
 STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
 
@@ -48,7 +50,6 @@ from segjax.study import Study
 def get_study(arg=""):
   spec = {str(root / "tiny.py")!r}
   return Study(
-    name="tiny",
     title="Widths | narrow & wide",
     question="Does width matter?",
     variants={{"narrow": spec + ":width=2", "broken": spec, "wide": spec + ":width=3"}},
@@ -101,10 +102,13 @@ def test_what_a_study_writes(finished):
   for stem in ("curves", "trade_training_minutes", "trade_size", "iou_by_class", "confusion_0",
                "confusion_1"):  # fmt: skip
     assert {f"{stem}.png", f"{stem}.pdf"} <= names, stem
-  assert {"regions.png", "stages_0.png", "stages_1.png"} <= names
+  for stem in ("regions", "stages_0", "stages_1"):
+    assert {f"{stem}.png", f"{stem}.pdf"} <= names, stem
   text = (report / "report.md").read_text()
   for figure in re.findall(r"\]\((figures/[^)]+)\)", text):
     assert Image.open(report / figure).size[0] > 400
+  assert "schedule.learning_rate=1e+30, optimizer.name=sgd" in text
+  assert "| wide | narrow | training minutes |" in text
   for part in ("mean IoU", "± ", "difference [95 % interval]", "not finite", "ranking",
                "random weights", "GFLOPs", "latency"):  # fmt: skip
     assert part in text, part
@@ -187,6 +191,72 @@ def test_studies_of_configs_parse(name):
   for label in whole.variants:
     config = study_lib.make_config(whole, label, 0)
     assert len(config.keep_epochs) == 2
+
+
+def test_stages_of_a_study_differ():
+  for name in STUDIES:
+    for arg in ("", "smoke"):
+      study = study_lib.read(f"configs/studies/{name}.py:{arg}")
+      config = study_lib.make_config(study, next(iter(study.variants)), 0)
+      kept = (*config.keep_epochs, *config.keep_steps, config.total_epochs or config.total_steps)
+      assert 0 < kept[0] < kept[1] < kept[2], name
+
+
+def test_what_depends_on_the_length_follows_an_override():
+  study = study_lib.read("configs/studies/optimizers.py")
+  study = dataclasses.replace(study, overrides={"total_epochs": "3"})
+  configs = {v: study_lib.make_config(study, v, 0) for v in study.variants}
+  assert configs["SGD, step"].schedule.every_epochs == 1.0
+  assert configs["Adam, multi-step"].schedule.milestone_epochs == (1.5, 2.25)
+  assert len({study_lib.identity(c) for c in configs.values()}) == 6
+  study = study_lib.read("configs/studies/attention_vs_pixelwise.py:longer=2")
+  study = dataclasses.replace(study, overrides={"total_epochs": "3"})
+  assert study_lib.make_config(study, "softmax, more time", 0).total_epochs == 6.0
+  assert study_lib.make_config(study, "additive", 0).total_epochs == 3.0
+  assert ("softmax, more time", "additive") in study.compare
+
+
+def test_variants_that_an_override_makes_alike_are_an_error(tmp_path):
+  study = study_lib.read("configs/studies/optimizers.py:smoke")
+  alike = {"schedule.name": "constant"}
+  with pytest.raises(UserError, match="'SGD, constant' and 'SGD, step' of the study have the same"):
+    study_lib.run(dataclasses.replace(study, overrides=alike), tmp_path)
+
+
+def test_a_finished_run_of_other_data_or_defaults_is_not_reused(tmp_path, monkeypatch, capsys):
+  study = study_lib.read(str(write_study(tmp_path)))
+  variants = dict(list(study.variants.items())[:1])
+  study = dataclasses.replace(study, variants=variants, seeds=(0,))
+  assert study_lib.run(study, tmp_path / "pool")[0].error == ""
+  assert study_lib.run(study, tmp_path / "pool")[0].error == ""
+  assert "finished before" in capsys.readouterr().out
+  other = write_pairs(tmp_path / "other", count=12, size=(64, 64))
+  changed = dataclasses.replace(study, overrides={"data.source.folder": str(other)})
+  (result,) = study_lib.run(changed, tmp_path / "pool")
+  assert "holds a run on other data" in result.error
+  original = config_lib.default
+
+  def newer():
+    config = original()
+    config.schedule.power = 0.8
+    return config
+
+  monkeypatch.setattr(config_lib, "default", newer)
+  (result,) = study_lib.run(study, tmp_path / "pool")
+  assert "schedule.power: 0.9 -> 0.8" in result.error
+
+
+def test_a_report_has_a_folder_of_its_own(monkeypatch):
+  monkeypatch.syspath_prepend(str(ROOT / "launch"))
+  import study as launcher
+
+  monkeypatch.setattr(launcher, "OVERRIDES", {"seed": "1"}, raising=False)
+  for spec, name in (
+    ("configs/studies/aspp.py", "aspp_seed=1"),
+    ("configs/studies/aspp.py:data=x,weights=a/b.pth", "aspp_data=x_weights=a_b.pth_seed=1"),
+  ):
+    monkeypatch.setattr(launcher, "STUDY", SimpleNamespace(value=spec))
+    assert launcher.folder_name() == name
 
 
 def test_identity_ignores_what_changes_no_number():
@@ -295,7 +365,7 @@ from segjax.study import Study
 def get_study(arg=""):
   spec = "configs/small_cnn_classification.py:smoke"
   return Study(
-    name="small_cnn", title="Rates", question="Does the rate matter?",
+    title="Rates", question="Does the rate matter?",
     variants={"slow": spec, "fast": spec},
     changes={"slow": {"schedule.learning_rate": 1e-4}},
     seeds=(0, 1), metric="val/accuracy",

@@ -11,7 +11,8 @@ from conftest import DATA, launch, write_kitti
 from PIL import Image
 
 from segjax.data import pipeline, sources, tfds_builders
-from segjax.data.tfds_source import tfds_source
+from segjax.data.labels import default_table
+from segjax.data.tfds_source import TfdsSource, tfds_source
 from segjax.errors import UserError
 
 
@@ -193,6 +194,7 @@ def test_slices_and_ignored_values(pets):
     (dict(dataset="oxford_iiit_pet"), "tfds build oxford_iiit_pet --file_format=array_record"),
     (dict(dataset="no_such_set_at_all"), "not found"),
     (dict(dataset="odd name!"), "odd name!"),
+    (dict(dataset="pets:9.9.9"), "9.9.9"),
     (dict(label_key="mask"), "keys: "),
     (dict(image_key="picture"), "segmentation_mask"),
     (dict(label_key="segmentation_mask"), "config.data.source.classes"),
@@ -217,6 +219,24 @@ def test_errors(pets, fields, says):
 def test_errors_of_an_example(pets, fields, says):
   source = tfds_source("train", **pets, **fields)
   with pytest.raises(UserError, match=says):
+    source[0]
+
+
+def stored_image(array):
+  """A source of one example, whose image is a PNG file of these pixels."""
+  file = io.BytesIO()
+  Image.fromarray(array).save(file, "PNG")
+  data = [dict(image=file.getvalue(), label=np.zeros(array.shape[:2], np.uint8))]
+  return TfdsSource(default_table(("a",)), ("set/train/0",), data, "image", "label", 0, 255)
+
+
+def test_images_that_pillow_cannot_turn_to_8_bits_are_named(monkeypatch):
+  with pytest.raises(UserError, match=r"set/train/0: an image of mode I;16, expected 8 bits"):
+    stored_image(np.full((8, 10), 30000, np.uint16))[0]
+  source = stored_image(np.zeros((8, 10, 3), np.uint8))
+  assert source[0]["image"].shape == (8, 10, 3)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
+  with pytest.raises(UserError, match=r"set/train/0: cannot be decoded .*decompression bomb"):
     source[0]
 
 

@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", backbone="resnet18", smoke=False)
   more = f"backbone={a.backbone},data={a.data},smoke={a.smoke}"
   return Study(
-    name=f"aspp_{a.data}",
     title=f"ASPP over {a.backbone}",
     question="Does pooling the deepest features over several dilations help where one of them "
     "already covers 32x32 pixels?",

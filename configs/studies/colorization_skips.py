@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", output="regression", smoke=False)
   more = f"data={a.data},output={a.output},smoke={a.smoke}"
   return Study(
-    name=f"colorization_skips_{a.data}",
     title="Skip connections in colourisation",
     question="Does a U-Net need its skip connections to put colours in the right place, and how "
     "much of the fine detail goes without them?",

@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   more = f"data={a.data},smoke={a.smoke}"
   return Study(
-    name=f"fcn_vs_unet_{a.data}",
     title="FCN-32s against U-Net over ResNet-18",
     question="What does a decoder with skip connections add to the scores of the stride-32 "
     "features, up-sampled 32 times?",

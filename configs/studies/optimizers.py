@@ -15,36 +15,38 @@ from segjax import config as config_lib
 from segjax.study import Study
 
 
+def falls(c):
+  """When the rate falls, by the length of the training."""
+  kind = "steps" if c.total_steps else "epochs"
+  total = c[f"total_{kind}"]
+  third, half, late = map(type(total), (total / 3, total / 2, total * 3 / 4))
+  return {
+    "step": {f"schedule.every_{kind}": third},
+    "multi_step": {f"schedule.milestone_{kind}": (half, late)},
+  }.get(c.schedule.name, {})
+
+
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="digits", smoke=False)
   roads = a.data in ("road_scenes", "kitti_road")
   name = "unet_road" if roads else "resnet18_classification"
   spec = f"configs/{name}.py:data={a.data},smoke={a.smoke}"
-  c = config_lib.read(spec)
-  kind = "steps" if c.total_steps else "epochs"
-  total = c[f"total_{kind}"]
-  part = int if kind == "steps" else float
-  schedules = {
-    "constant": {"schedule.name": "constant"},
-    "step": {"schedule.name": "step", f"schedule.every_{kind}": part(total / 3)},
-    "multi-step": {
-      "schedule.name": "multi_step",
-      f"schedule.milestone_{kind}": (part(total / 2), part(total * 3 / 4)),
-    },
-  }
+  schedules = {"constant": "constant", "step": "step", "multi-step": "multi_step"}
   optimizers = {
     "SGD": {"optimizer.name": "sgd", "schedule.learning_rate": 1e-2},
     "Adam": {"optimizer.name": "adam", "schedule.learning_rate": 1e-3 if roads else 1e-4},
   }
   changes = {
-    f"{o}, {s}": how | when for o, how in optimizers.items() for s, when in schedules.items()
+    f"{o}, {s}": how | {"schedule.name": name}
+    for o, how in optimizers.items()
+    for s, name in schedules.items()
   }
   return Study(
-    name=f"optimizers_{a.data}",
     title="Optimisers and schedules",
     question="How much do the optimiser and the fall of its learning rate matter?",
     variants=dict.fromkeys(changes, spec),
     changes=changes,
+    derived=dict.fromkeys(changes, falls),
     seeds=(0, 1) if a.smoke else (0, 1, 2),
     metric="val/f1/road" if roads else "val/accuracy",
   )

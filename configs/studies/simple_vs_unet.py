@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   more = f"data={a.data},smoke={a.smoke}"
   return Study(
-    name=f"simple_vs_unet_{a.data}",
     title="A plain encoder-decoder against U-Net",
     question="How much of the road does a net of three layers find, and what do depth and skip "
     "connections add?",

@@ -13,7 +13,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   more = f"data={a.data},smoke={a.smoke}"
   return Study(
-    name=f"skip_connections_{a.data}",
     title="Skip connections of a U-Net",
     question="Does a small U-Net find the road better when its decoder sees the encoder's features "
     "of the same resolution, and is the difference larger than the noise of the seed?",

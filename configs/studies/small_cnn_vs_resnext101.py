@@ -14,7 +14,6 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="digits", weights="", smoke=False)
   more = f"data={a.data},smoke={a.smoke}"
   return Study(
-    name=f"small_cnn_vs_resnext101_{a.data}",
     title="A small CNN against ResNeXt-101",
     question="How much does a large net, trained on ImageNet before where its weights are given, "
     "gain over two convolutions and three dense layers?",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import models
-from segjax.analysis.cost import peak_bytes, time_calls
+from segjax.analysis.cost import compile_anew, peak_bytes, time_calls
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
@@ -34,9 +34,10 @@ class Program:
     call: runs it once; the result must be waited for.
     images: that a call works on.
     gflops: of a call, by XLA's count before it optimises, lowered for a GPU; nan if unknown.
-    compile_s: seconds to trace and compile.
+    compile_s: seconds to compile.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
     parameters: of the net.
+    devices: that share the work.
   """
 
   call: Any
@@ -45,6 +46,7 @@ class Program:
   compile_s: float
   peak_mb: float
   parameters: int
+  devices: int
 
 
 def prepare(config, mode, classes=0):
@@ -76,9 +78,7 @@ def prepare(config, mode, classes=0):
     label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
     batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
     args, step = (jax.device_put(batch, split),), exp.train_step()
-  start = time.perf_counter()
-  compiled = step.lower(state, *args).compile()
-  compile_s = time.perf_counter() - start
+  compiled, compile_s = compile_anew(step.lower(state, *args))
   counted = step.trace(state, *args).lower(lowering_platforms=("cuda",)).cost_analysis() or {}
   held = [state]
 
@@ -89,11 +89,15 @@ def prepare(config, mode, classes=0):
     return out
 
   gflops = counted.get("flops", math.nan) / 1e9
-  return Program(call, batch_size, gflops, compile_s, peak_bytes(compiled) / 1e6, parameters)
+  devices = exp.mesh.size if mode == "train" else 1
+  peak_mb = peak_bytes(compiled) / 1e6
+  return Program(call, batch_size, gflops, compile_s, peak_mb, parameters, devices)
 
 
-def matrix_rate(dtype="float32", size=2048, repeats=10):
+def matrix_rate(dtype="float32", size=None, repeats=10):
   """GFLOP/s of a large matrix product on the default device, the best of some."""
+  # Large enough that the call itself takes no part of the time.
+  size = size or (2048 if jax.default_backend() == "cpu" else 8192)
   x = jnp.ones((size, size), dtype)
   product = jax.jit(lambda a, b: a @ b)
   return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats)) / 1e9
@@ -104,8 +108,9 @@ def measure(program, config, mode, *, repeats=20):
 
   Returns:
     dict ready for JSON: `seconds` (median), `seconds_spread` (between the quartiles),
-    `images_per_s`, `compile_s`, `gflops` of a step, `gflops_per_s`, `matrix_gflops_per_s` measured
-    just before, `share` of it, `peak_mb`, `parameters`, `device`, and what was measured.
+    `images_per_s`, `compile_s`, `gflops` of a step, `gflops_per_s`, `matrix_gflops_per_s` of a
+    device measured just before, `share` of it on all `devices`, `peak_mb`, `parameters`, `device`,
+    and what was measured.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
   times = time_calls(program.call, repeats)
@@ -118,6 +123,7 @@ def measure(program, config, mode, *, repeats=20):
     batch_size=config.data.batch_size,
     dtype=str(config.model.get("dtype", "float32")),
     device=jax.devices()[0].device_kind,
+    devices=program.devices,
     jax=jax.__version__,
     parameters=program.parameters,
     seconds=median,
@@ -127,7 +133,7 @@ def measure(program, config, mode, *, repeats=20):
     gflops=program.gflops,
     gflops_per_s=program.gflops / median,
     matrix_gflops_per_s=rate,
-    share=program.gflops / median / rate,
+    share=program.gflops / median / (rate * program.devices),
     peak_mb=program.peak_mb,
   )
 

@@ -77,17 +77,18 @@ def pareto(cost, value):
   return ~(no_worse & better).any(1)
 
 
-def scatter(points, axes_labels, file):
-  """Dots of variants with the Pareto front, cheap and good being at the upper left.
+def scatter(points, axes_labels, file, *, high_is_good=True):
+  """Dots of variants with the Pareto front of what is cheap and good.
 
   Args:
     points: label -> (cost, value, standard deviation of the value or nan).
     axes_labels: texts of the two axes.
     file: path of the PNG.
+    high_is_good: whether high values are, or low ones.
   """
   figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
   cost, value, spread = (np.array([p[k] for p in points.values()], float) for k in range(3))
-  front = np.flatnonzero(pareto(cost, value))
+  front = np.flatnonzero(pareto(cost, value if high_is_good else -value))
   front = front[np.argsort(cost[front])]
   axis.plot(cost[front], value[front], ls=":", color="#555555", zorder=1, label="Pareto front")
   for i, label in enumerate(points):
@@ -121,6 +122,9 @@ def class_bars(values, classes, colors, file):
       places + (i - (len(values) - 1) / 2) * bar, np.nan_to_num(mean), bar, yerr=deviation,
       color=style(i)["color"], label=label, capsize=2, error_kw=dict(lw=0.8),
     )  # fmt: skip
+    for place in np.flatnonzero(np.isnan(mean)):
+      where = place + (i - (len(values) - 1) / 2) * bar
+      axis.text(where, 0.01, "absent", rotation=90, ha="center", va="bottom", fontsize=6)
   axis.set(ylabel="IoU (mean, standard deviation over seeds)", ylim=(0, 1))
   axis.set_xticks(places, classes, rotation=30, ha="right")
   for place, color in zip(places, np.asarray(colors) / 255, strict=True):

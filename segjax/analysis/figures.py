@@ -81,7 +81,7 @@ def curves(workdir, title, file):
     axis.set(xlabel="epoch", ylabel=text)
     axis.grid(alpha=0.3)
   constant = series(rows, "val/constant_accuracy")[1]
-  if constant.size:
+  if constant.size and len(axes) > 1:
     text = f"best constant answer ({constant[-1]:.3f})"
     axes[1].axhline(constant[-1], color=CONSTANT, ls="--", label=text)
   axes[0].set_ylim(bottom=0)

@@ -89,12 +89,11 @@ def colored(labels, label):
   return np.where((label == pipeline.IGNORE)[..., None], grey, labels.colorize(label))
 
 
-def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
-  """Fixed validation examples as an early, a middle and the last checkpoint see them.
+def stages(workdir, *, wanted=3, folder=""):
+  """Fixed validation examples as the first, the middle and the last kept checkpoint see them.
 
   Args:
     workdir: of a run.
-    checkpoints: their steps; empty for the first, the middle and the last that were kept.
     wanted: number of examples, spread over the split.
     folder: where the data lies now, if it has moved.
 
@@ -105,14 +104,12 @@ def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
     UserError: fewer than two checkpoints.
   """
   kept = inference.checkpoint_steps(workdir)
-  if not checkpoints:
-    if len(kept) < 2:
-      raise UserError(
-        f"{workdir}: only the checkpoint of step {kept[0] if kept else 'none'} was kept; "
-        "train with --config.keep_epochs=1,5 or so for stages"
-      )
-    checkpoints = early_middle_last(kept)
-  columns = []
+  if len(kept) < 2:
+    raise UserError(
+      f"{workdir}: only the checkpoint of step {kept[0] if kept else 'none'} was kept; "
+      "train with --config.keep_epochs=1,5 or so for stages"
+    )
+  checkpoints, columns = early_middle_last(kept), []
   for step in checkpoints:
     predictor = Predictor(workdir, str(step), folder)
     chosen = [predictor[i] for i in spread(len(predictor), wanted)]
@@ -122,20 +119,21 @@ def stages(workdir, checkpoints=(), *, wanted=3, folder=""):
      ("truth (grey: not scored)", colored(predictor.labels, p.label))]
     for i, p in enumerate(chosen)
   ]  # fmt: skip
-  return panel(rows, most=300), list(checkpoints)
+  return panel(rows, most=300), checkpoints
 
 
-def side_by_side(workdirs, *, wanted=4):
+def side_by_side(workdirs, *, wanted=4, folder=""):
   """Fixed validation examples, with what each of several runs makes of them.
 
   Args:
     workdirs: label -> workdir, of runs of one task on the same data.
     wanted: number of examples, spread over the split.
+    folder: where the data lies now, if it has moved.
 
   Returns:
     u8[height,width,3]: a row an example; panels that all runs share stand there once.
   """
-  found = {label: _panels(workdir, wanted) for label, workdir in workdirs.items()}
+  found = {label: _panels(workdir, wanted, folder) for label, workdir in workdirs.items()}
   rows = []
   for of_runs in zip(*found.values(), strict=True):
     names, panels = zip(*of_runs, strict=True)
@@ -151,8 +149,10 @@ def side_by_side(workdirs, *, wanted=4):
   return panel(rows, most=300)
 
 
-def _panels(workdir, wanted):
+def _panels(workdir, wanted, folder):
   experiment, state = inference.restore(workdir)
+  if folder:
+    experiment.config.data.source.folder = folder
   source, step = feeding.make_source(experiment.config, "val"), experiment.predict_step()
   return [
     (source.source.names[i], example_panels(experiment.task, step, state, source[i]))

@@ -105,10 +105,11 @@ def picture(found, labels):
   """
   rows = []
   for name, pair in zip(labels.names, found, strict=True):
-    row = []
+    row, seen = [], any(pair)
     for region, kind in zip(pair, ("best", "worst"), strict=True):
       if region is None:
         why = "never found (IoU 0.5)" if kind == "best" else "never missed (IoU 0.5)"
+        why = why if seen else "too small or absent"
         blank = np.full((160, 160, 3), 235, np.uint8)
         row += [(f"{name}, {kind}: none", blank), (why, blank), ("", blank)]
         continue

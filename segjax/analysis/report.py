@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 
 import jax
 import numpy as np
@@ -43,12 +45,14 @@ def write(study, results, output):
     Path of the HTML file.
   """
   figures = output / "figures"
-  figures.mkdir(parents=True, exist_ok=True)
+  shutil.rmtree(figures, ignore_errors=True)
+  figures.mkdir(parents=True)
   done = {v: [r for r in results if r.label == v and not r.error] for v in study.variants}
   done = {v: runs for v, runs in done.items() if runs}
   document = Document(study.title)
   document.text(study.question)
   costs = {v: _costs(runs[0]) for v, runs in done.items()}
+  (output / "results.csv").write_text(_csv(study, results, costs))
   _setup(document, study, results, done, costs)
   if done:
     _numbers(document, study, done, costs)
@@ -58,7 +62,6 @@ def write(study, results, output):
       _segmentation(document, study, done, figures)
     else:
       _examples(document, done, figures)
-  (output / "results.csv").write_text(_csv(study, results, costs))
   (output / "report.md").write_text(document.markdown(output))
   (output / "report.html").write_text(document.html())
   return output / "report.html"
@@ -69,7 +72,7 @@ def _setup(document, study, results, done, costs):
   rows = []
   for label, spec in study.variants.items():
     errors = [f"seed {r.seed}: {r.error}" for r in results if r.label == label and r.error]
-    start = next((r.config.init_from for r in results if r.label == label), "")
+    start = _start([r for r in results if r.label == label])
     c = costs[label][0] if label in costs else None
     rows.append(
       (
@@ -78,28 +81,44 @@ def _setup(document, study, results, done, costs):
         f"{c.parameters:,}" if c else "-",
         f"{c.mb:.2f}" if c else "-",
         f"{c.gflops:.2f}" if c else "-",
-        f"weights of {start}" if start else "random weights",
+        start,
         len(done.get(label, ())),
-        "; ".join(errors) or study.notes.get(label, ""),
+        "; ".join([*errors, *filter(None, [study.notes.get(label)])]),
       )
     )
-  document.table(
-    ("variant", "config", "parameters", "MB", "GFLOPs an image", "starts from", "runs", "notes"),
-    rows,
-  )
-  changes = ", ".join(f"{k}={v}" for k, v in study.overrides.items()) or "none"
+    changes = study_lib.changes(study, label)
+    rows[-1] = (*rows[-1][:2], _pairs(changes), *rows[-1][2:])
+  header = ("variant", "config", "changes", "parameters", "MB", "GFLOPs an image", "starts from")
+  document.table((*header, "runs", "notes"), rows)
   device = jax.devices()[0]
+  sizes = sorted({"x".join(map(str, c.size)) for of_run in costs.values() for c in of_run})
   document.text(
-    f"Seeds {', '.join(map(str, study.seeds))}; overrides: {changes}. The config files say the "
-    f"rest. Ran on {jax.device_count()} x {device.device_kind} ({os.cpu_count()} CPU cores), "
-    f"jax {jax.__version__}, float32 unless a config says otherwise."
+    f"Seeds {', '.join(map(str, study.seeds))}; overrides: {_pairs(study.overrides) or 'none'}. "
+    "The config files say the rest. This report was written on "
+    f"{jax.device_count()} x {device.device_kind} ({os.cpu_count()} CPU cores), jax "
+    f"{jax.__version__}; runs that were finished before keep the minutes and the latency that were "
+    f"measured then. GFLOPs and latency are of images of {' or '.join(sizes) or '-'} pixels."
   )
 
 
-def _scalars(study, runs):
+def _pairs(fields):
+  return ", ".join(f"{k}={v}" for k, v in fields.items())
+
+
+def _scalars(study, done):
   """Names of the scalars of an evaluation that are not of one class, the study's metric first."""
-  names = [k for k in runs[0].final() if k.startswith("val/") and k.count("/") == 1]
+  names = [k for runs in done.values() for k in runs[0].final()]
+  names = [k for k in names if k.startswith("val/") and k.count("/") == 1]
   return list(dict.fromkeys([study.metric, *(n for n in names if "threshold" not in n)]))
+
+
+def _start(runs):
+  start = runs[0].config.init_from
+  return f"weights of {start}" if start else "random weights"
+
+
+def _task(runs):
+  return runs[0].config.task.name
 
 
 def text_of(name):
@@ -109,7 +128,7 @@ def text_of(name):
 
 def _numbers(document, study, done, costs):
   document.heading("Results")
-  names = _scalars(study, next(iter(done.values())))
+  names = _scalars(study, done)
   best = next(iter(done.values()))[0].config.best_metric
   header = ["variant", "seeds", *map(text_of, names), f"best {text_of(best)}", "training minutes"]
   devices = [c.device for c in next(iter(costs.values()))]
@@ -129,18 +148,24 @@ def _numbers(document, study, done, costs):
     "is the median at batch 1."
   )
   first, *others = done
-  if not others:
-    return
-  document.heading(f"Differences from '{first}'")
+  pairs = study.compare or [(first, label) for label in others]
   rows = []
-  for label in others:
-    for name in names:
-      if name in OF_THE_DATA:
-        continue
-      pairs = _paired(done[first], done[label], lambda r, n=name: r.final().get(n, np.nan))
-      d = paired_difference(*pairs)
-      rows.append((label, text_of(name), str(d), d.pairs, d.verdict))
-  document.table(("variant", "metric", "difference [95 % interval]", "seeds", "verdict"), rows)
+  for base, label in pairs:
+    if base not in done or label not in done:
+      continue
+    values = {text_of(n): lambda r, n=n: r.final().get(n, np.nan) for n in names}
+    if _task(done[base]) != _task(done[label]):  # their losses are different things
+      del values[text_of("val/loss")]
+    values |= {"training minutes": study_lib.Result.minutes}
+    for text, value in values.items():
+      d = paired_difference(*_paired(done[base], done[label], value))
+      if d.pairs and text not in map(text_of, OF_THE_DATA):
+        rows.append((label, base, text, str(d), d.pairs, d.verdict))
+  if not rows:
+    return
+  document.heading("Differences")
+  header = ("variant", "compared with", "metric", "difference [95 % interval]", "seeds", "verdict")
+  document.table(header, rows)
   document.text(
     "Student's t interval of the mean difference, paired by seed. 'Not distinguishable' where it "
     "contains 0; nothing is corrected for the number of comparisons."
@@ -157,8 +182,10 @@ def _paired(first, second, value):
 def _curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
-  loss_text = TASKS[next(iter(done.values()))[0].config.task.name].loss_text
-  shown = [("loss", loss_text), (study.metric.removeprefix("val/"), text_of(study.metric))]
+  shown = [(study.metric.removeprefix("val/"), text_of(study.metric))]
+  tasks = {_task(runs) for runs in done.values()}
+  if len(tasks) == 1:
+    shown.insert(0, ("loss", TASKS[tasks.pop()].loss_text))
   file = charts.curves(runs, shown, figures / "curves.png")
   document.figure(
     file,
@@ -178,18 +205,28 @@ def _trade_offs(document, study, done, costs, figures):
   }
   for k, c in enumerate(next(iter(costs.values()))):
     axes[f"latency at batch 1, ms ({c.device})"] = {v: costs[v][k].latency_ms for v in done}
-  ranks = {value_text: _ranking({v: -np.mean(x) for v, x in value.items()})}
+  sign = _sign(config)
+  ranks = {value_text: _ranking({v: -sign * np.mean(x) for v, x in value.items()})}
+  spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
+  # Where some start from weights, each dot says what it starts from.
+  told = len({_start(runs) for runs in done.values()}) > 1
+  names = {v: f"{v} ({_start(runs)})" if told else v for v, runs in done.items()}
   for text, by in axes.items():
-    spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
-    points = {v: (by[v], np.mean(value[v]), spread[v]) for v in done}
+    points = {names[v]: (by[v], np.mean(value[v]), spread[v]) for v in done}
     name = "".join(c if c.isalnum() else "_" for c in text.split(",")[0].lower())
     name += "_" + text.split("(")[-1].rstrip(")").replace(" ", "_") if "(" in text else ""
-    file = charts.scatter(points, (text, value_text), figures / f"trade_{name}.png")
+    file = figures / f"trade_{name}.png"
+    charts.scatter(points, (text, value_text), file, high_is_good=sign > 0)
     document.figure(file, f"{value_text} against {text}; bars: standard deviation over seeds.")
     ranks[text] = _ranking(by)
   document.table(
     ("ranking (1 is best)", *done), [(text, *(r[v] for v in done)) for text, r in ranks.items()]
   )
+
+
+def _sign(config):
+  """1 where high values of the best metric are good, else -1."""
+  return 1 if config.best_mode == "max" else -1
 
 
 def _ranking(values):
@@ -215,27 +252,36 @@ def _segmentation(document, study, done, figures):
   ]
   document.table(("IoU", *done), rows)
   _confusions(document, labels.names, done, figures)
-  sign = 1 if first.config.best_mode == "max" else -1
+  sign = _sign(first.config)
   best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
   document.heading(f"Best and worst regions of '{best}'")
   run = done[best][0]
-  predictor = predictions.Predictor(run.workdir)
+  predictor = predictions.Predictor(run.workdir, folder=_folder(run))
   found = regions.best_and_worst(predictor, len(labels))
-  file = figures / "regions.png"
-  Image.fromarray(regions.picture(found, labels)).save(file)
   document.figure(
-    file,
+    _write_picture(regions.picture(found, labels), figures / "regions.png"),
     f"For each class the windows of the validation set with the highest and the lowest IoU (seed "
-    f"{run.seed}): image | truth | prediction. 'None' where the class nowhere reaches 0.5, or "
-    "nowhere stays below.",
+    f"{run.seed}): image | truth | prediction. 'None' where the class nowhere reaches 0.5, "
+    "nowhere stays below, or is too small everywhere.",
   )
   document.heading("Stages of training")
   for k, (label, runs) in enumerate(done.items()):
-    picture, steps = predictions.stages(runs[0].workdir)
-    file = figures / f"stages_{k}.png"
-    Image.fromarray(picture).save(file)
+    picture, steps = predictions.stages(runs[0].workdir, folder=_folder(runs[0]))
+    file = _write_picture(picture, figures / f"stages_{k}.png")
     text = ", ".join(map(str, steps))
     document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
+
+
+def _folder(run):
+  """Where a run's data lie now."""
+  return run.config.data.source.get("folder", "")
+
+
+def _write_picture(picture, file):
+  """Writes u8[H,W,3] as PNG, and a PDF beside it."""
+  for path in (file, file.with_suffix(".pdf")):
+    Image.fromarray(picture).save(path)
+  return file
 
 
 def _confusions(document, names, done, figures):
@@ -253,9 +299,9 @@ def _examples(document, done, figures):
     document.heading("Classes")
     _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
   document.heading("Examples")
-  file = figures / "examples.png"
-  picture = predictions.side_by_side({v: runs[0].workdir for v, runs in done.items()})
-  Image.fromarray(picture).save(file)
+  workdirs = {v: runs[0].workdir for v, runs in done.items()}
+  picture = predictions.side_by_side(workdirs, folder=_folder(first))
+  file = _write_picture(picture, figures / "examples.png")
   document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
 
 
@@ -266,7 +312,8 @@ def _costs(run):
     devices.append(jax.devices("cpu")[0])
   out, loaded = [], None
   for device in devices:
-    file = run.workdir / f"cost_{device.platform}.json"
+    key = re.sub(r"\W+", "_", f"{device.device_kind}_jax_{jax.__version__}")
+    file = run.workdir / f"cost_{key}.json"
     if not file.exists():
       loaded = loaded or inference.restore(run.workdir)
       cost.measure(*loaded, run.config.data.size, device=device).save(file)

@@ -104,14 +104,16 @@ def samples(source, wanted=8):
   return _with_legend(panel(rows), source.labels, shown)
 
 
-def augmented(source, augment, size, *, seed, wanted=4, versions=5):
+def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
   """Examples as they are and as the training may see them: labels blended in, targets beside.
 
   Args:
     source: whose examples have a "label", see `segjax.data.sources.labelled`.
     augment: from `segjax.augment.make_augment`.
     size: (height, width) in pixels that the training sees.
-    seed: of the augmentation.
+    seed: of the augmentation and the crops.
+    crop: whether the training sees random parts of this size, `data.fit="crop"`, which stand
+      beside the whole example; else it is resized.
     wanted: number of examples.
     versions: augmented ones of each.
 
@@ -121,18 +123,21 @@ def augmented(source, augment, size, *, seed, wanted=4, versions=5):
   import jax
 
   key, augment = jax.random.key(seed), jax.jit(augment)
-  rows, shown = [], set()
+  rng, rows, shown = np.random.default_rng(seed), [], set()
   for i in spread(len(source), wanted):
-    example = pipeline.resize(source[i], size)
-    image, label = example["image"], example["label"]
+    example = source[i] if crop else pipeline.resize(source[i], size)
+    whole = {k: shrink(v, max(size)) if np.ndim(v) >= 2 else v for k, v in example.items()}
+    image, label = whole["image"], whole["label"]
     picture, mask = np.ndim(label) == 3, np.ndim(label) == 2
     row = [(source.names[i], image)]
     if picture or mask:
       row.append(("with target" if picture else "with label", _labelled(source, image, label)))
-    given = label.astype(np.float32) / 255 if picture else np.asarray(label, np.int32)
     for v in range(versions):
       key, now = jax.random.split(key)
-      out, truth = augment(now, image.astype(np.float32) / 255, given)
+      seen = pipeline.random_crop(example, size, rng) if crop else example
+      given = seen["label"]
+      given = given.astype(np.float32) / 255 if picture else np.asarray(given, np.int32)
+      out, truth = augment(now, seen["image"].astype(np.float32) / 255, given)
       truth = to_u8(truth) if picture else np.asarray(truth).astype(np.uint8)
       shown |= set(np.unique(truth).tolist()) if mask else set()
       row.append((f"augmented {v + 1}", _labelled(source, to_u8(out), truth)))

@@ -124,9 +124,9 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
   """Semantic segmentation of aerial imagery (Dubai): Humans in the Loop, 2020.
 
   `<folder>/Tile 1/images/image_part_001.jpg` + `<folder>/Tile 1/masks/image_part_001.png`. Where
-  `<folder>/train.txt` (`val.txt`) is there, its lines "IMAGE<tab>MASK", paths from `<folder>`,
-  choose the examples; otherwise parts 004 and 007 of every tile are "val". Masks are colours,
-  some of them palette images; black, a defect of a few masks, is ignored.
+  `<folder>/train.txt` and `val.txt` are there, their lines "IMAGE<tab>MASK", paths from
+  `<folder>`, choose the examples; otherwise parts 004 and 007 of every tile are "val". Masks are
+  colours, some of them palette images; black, a defect of a few masks, is ignored.
 
   Args:
     split: "train" or "val".
@@ -143,7 +143,9 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
   for tile in sorted(root.glob("Tile *")):
     images |= {_dubai_name(f): f for f in files.images_by_stem(tile / "images").values()}
     label_files |= {_dubai_name(f): f for f in files.images_by_stem(tile / "masks").values()}
-  if (root / f"{split}.txt").is_file():
+  if any((root / f"{s}.txt").is_file() for s in files.SPLITS):
+    if not files.has_lists(root):
+      raise UserError(f"{root}: found one of train.txt and val.txt, expected both or none of them")
     rows = [line.split("\t") for line in files.read_list(root / f"{split}.txt")]
     names = [_dubai_name(Path(row[0])) for row in rows]
   else:

@@ -57,9 +57,10 @@ def check(source, threads=4):
 
   Returns:
     list of (name, fault), in the source's order; an example with two faults stands there twice.
+    `orphans` come last.
   """
   faults = [(source.names[i], text) for i, text in _by_index(source, threads)]
-  return faults + _orphans(source)
+  return faults + orphans(source)
 
 
 def without_broken(source, threads=4):
@@ -70,13 +71,14 @@ def without_broken(source, threads=4):
     threads: that read.
 
   Returns:
-    (source, faults): the source itself where nothing is broken, and the faults as from `check`.
+    (source, faults): the source itself where nothing is broken, and the faults of the examples
+    left out, as from `check`.
 
   Raises:
     UserError: every example is broken.
   """
   found = _by_index(source, threads)
-  faults = [(source.names[i], text) for i, text in found] + _orphans(source)
+  faults = [(source.names[i], text) for i, text in found]
   broken = {i for i, _ in found}
   if not broken:
     return source, faults
@@ -87,17 +89,25 @@ def without_broken(source, threads=4):
 
 
 def report(faults, total, limit=20):
-  """One message for all faults: a count, then a line each, at most `limit` of them.
+  """One message for all faults: a count, then a line each, at most `limit`; `orphans` apart.
 
-  >>> print(report([("a", "a.png: truncated")], 7))
+  >>> print(report([("a", "a.png: truncated"), ("", "b.png: belongs to no image")], 7))
   1 of 7 examples are broken, 1 fault:
     a.png: truncated
+  labels without an image, 1:
+    b.png: belongs to no image
   """
-  lines = [text if name in text else f"{name}: {text}" for name, text in faults]
-  more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
-  count = len({name for name, _ in faults})
-  head = f"{count} of {total} examples are broken, {len(lines)} fault{'s'[: len(lines) > 1]}:"
-  return "\n  ".join([head, *lines[:limit], *more])
+  count = len({name for name, _ in faults if name})
+  lines = [text if name in text else f"{name}: {text}" for name, text in faults if name]
+  lone = [text for name, text in faults if not name]
+  out = []
+  for head, part in (
+    (f"{count} of {total} examples are broken, {len(lines)} fault{'s'[: len(lines) > 1]}:", lines),
+    (f"labels without an image, {len(lone)}:", lone),
+  ):
+    more = [f"... and {len(part) - limit} more"] if len(part) > limit else []
+    out += ["\n  ".join([head, *part[:limit], *more])] if part else []
+  return "\n".join(out)
 
 
 def _by_index(source, threads):
@@ -114,5 +124,6 @@ def _by_index(source, threads):
   return [(i, text) for i, texts in enumerate(found) for text in texts]
 
 
-def _orphans(source):
-  return [(f.stem, f"{f}: belongs to no image") for f in getattr(source, "orphans", ())]
+def orphans(source):
+  """Label files without an image, as faults ("", text): no example is broken by them."""
+  return [("", f"{f}: belongs to no image") for f in getattr(source, "orphans", ())]

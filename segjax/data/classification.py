@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segjax.data import files
-from segjax.data.labels import IGNORE, LabelTable, default_table
+from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
 
 DIGIT_SIZES = (8, 32)
@@ -47,21 +47,24 @@ class ClassFiles:
 
   Attributes:
     labels: label table.
+    root: folder of the set, for messages.
     names: one a file.
-    files: the image files.
-    classes: u8[N], labels.
+    pairs: (image file, class), with None for a missing file and its class.
   """
 
   labels: LabelTable
+  root: Path
   names: tuple[str, ...]
-  files: tuple[Path, ...]
-  classes: np.ndarray
+  pairs: tuple[tuple[Path | None, int | None], ...]
 
   def __len__(self):
-    return len(self.names)
+    return len(self.pairs)
 
   def __getitem__(self, i):
-    return dict(image=files.read_image(self.files[i]), label=self.classes[i])
+    file, number = self.pairs[i]
+    if file is None:
+      raise UserError(f"{self.root}: {self.names[i]!r} has no image")
+    return dict(image=files.read_image(file), label=np.uint8(number))
 
 
 def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
@@ -119,7 +122,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
     split_seed: of the split.
 
   Raises:
-    UserError: a file of none of the classes, more than 255 classes, a listed name without file.
+    UserError: a file of none of the classes.
   """
   has_splits = (root / "train").is_dir()
   base = root
@@ -128,25 +131,21 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   found = _named(base)
   names = list(found)
   if not classes:
-    classes = tuple(sorted({c for c, _ in _named(root / "train" if has_splits else root).values()}))
+    everywhere = _named(root / "train" if has_splits else root).values()
+    classes = tuple(sorted({c for c, _ in everywhere if c}))  # "": a name without "_"
   if not has_splits:
     how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
     names = files.split_names(root, split, names, **how)
-  if len(classes) > IGNORE:
-    raise UserError(f"{root}: {len(classes)} classes, expected at most {IGNORE}")
-  lost = [n for n in names if n not in found]
-  if lost:
-    raise UserError(f"{root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}")
   number = {name: i for i, name in enumerate(classes)}
-  strange = [found[n] for n in names if found[n][0] not in number]
+  strange = [found[n] for n in names if n in found and found[n][0] not in number]
   if strange:
     raise UserError(
       f"{strange[0][1]}: class {strange[0][0]!r} is not one of the {len(classes)} classes "
       f"({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}); "
       f"{len(strange)} such file(s); expected <class>/<name> or <class>_<id>"
     )
-  of = np.array([number[found[n][0]] for n in names], np.uint8)
-  return ClassFiles(default_table(classes), tuple(names), tuple(found[n][1] for n in names), of)
+  pairs = ((found[n][1], number[found[n][0]]) if n in found else (None, None) for n in names)
+  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs))
 
 
 def _named(base):

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 from segjax.data.labels import LabelTable
+from segjax.errors import UserError
+
+FIRST_VAL = 1_000_000  # index of the first scene of "val"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Drawn:
     return len(self.names)
 
   def __getitem__(self, i):
-    image, label = self.draw(self.seed, self.first + i, height=self.height, width=self.width)
+    index = range(self.first, self.first + len(self))[i]  # IndexError beyond the last one
+    image, label = self.draw(self.seed, index, height=self.height, width=self.width)
     return dict(image=image, label=label)
 
   def faults(self, i):
@@ -44,6 +48,12 @@ class Drawn:
 
 def drawn(labels, prefix, split, draw, *, seed, num_train, num_val, height, width):
   """The scenes of a split; "train" and "val" never share an index."""
-  count, first = (num_train, 0) if split == "train" else (num_val, 1_000_000)
+  if seed < 0:
+    raise UserError(f"data.source.seed is {seed}, expected 0 or more")
+  if num_train > FIRST_VAL:
+    raise UserError(
+      f"data.source.num_train is {num_train}, expected at most {FIRST_VAL}, where val begins"
+    )
+  count, first = (num_train, 0) if split == "train" else (num_val, FIRST_VAL)
   names = tuple(f"{prefix}_{first + i:07d}" for i in range(count))
   return Drawn(labels, names, seed, first, height, width, draw)

@@ -141,7 +141,7 @@ def open_image(file):
 
 def read_image(file):
   """Image file -> u8[H,W,3], RGB."""
-  return np.asarray(_to_rgb(open_image(file), file))
+  return np.asarray(to_rgb(open_image(file), file))
 
 
 def read_values(file, labels, values):
@@ -187,11 +187,14 @@ def read_mask(file, labels, values, ignored=()):
   return _from_colors(mask, file, labels, ignored, threshold=False)
 
 
-def _to_rgb(image, file):
+def to_rgb(image, name):
+  """A Pillow image in RGB; a UserError names one of more than 8 bits, which would turn white."""
+  if image.mode.startswith(("I", "F")):
+    raise UserError(f"{name}: an image of mode {image.mode}, expected 8 bits a channel; convert it")
   try:
     return image.convert("RGB")
   except DAMAGE as error:
-    raise UserError(f"{file}: cannot be read as RGB ({error}); replace or remove it") from None
+    raise UserError(f"{name}: cannot be read as RGB ({error}); replace or remove it") from None
 
 
 def _from_values(mask, file, labels, values):
@@ -218,7 +221,7 @@ def _from_values(mask, file, labels, values):
 
 
 def _from_colors(mask, file, labels, ignored, threshold):
-  rgb = np.asarray(_to_rgb(mask, file))
+  rgb = np.asarray(to_rgb(mask, file))
   if threshold and mask.mode not in GREY:  # numbers below 128 would all become black
     rgb = np.where(rgb >= 128, 255, 0)
   code = _code(rgb.astype(np.int32))
@@ -282,12 +285,20 @@ def images_by_stem(folder, strip=""):
   Args:
     folder: to look in.
     strip: end of the name that is left off; files without it are passed over.
+
+  Raises:
+    UserError: no such folder, or two files of one name, such as x.jpg and x.png.
   """
   if not folder.is_dir():
     raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
   files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
-  named = (f for f in files if f.stem.endswith(strip) and not f.name.startswith("."))
-  return {f.stem.removesuffix(strip): f for f in named}
+  named = {}
+  for file in files:
+    if file.stem.endswith(strip) and not file.name.startswith("."):
+      other = named.setdefault(file.stem.removesuffix(strip), file)
+      if other != file:
+        raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
+  return named
 
 
 def list_images(path):
@@ -302,6 +313,10 @@ def list_images(path):
 
 def seeded_split(items, split, train_fraction, seed):
   """A seeded share of `items` for "train", the others for "val"; each in the given order."""
+  if not 0 <= train_fraction <= 1:
+    raise UserError(f"train_fraction is {train_fraction}, expected a number from 0 to 1")
+  if seed < 0:
+    raise UserError(f"split_seed is {seed}, expected 0 or more")
   order = np.random.default_rng(seed).permutation(len(items))
   cut = round(train_fraction * len(items))
   chosen = sorted(order[:cut] if split == "train" else order[cut:])

@@ -1,4 +1,4 @@
-"""Anybody's own images: with masks, with classes, with target images."""
+"""Anybody's own images: with masks, with classes, with target images, by themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from segjax.data import classification, files
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 
-KINDS = ("segmentation", "classification", "pairs")
+KINDS = ("segmentation", "classification", "pairs", "images")
 
 
 def folder(
@@ -36,7 +36,8 @@ def folder(
     folder: see above; empty for `$SEGJAX_DATA/folder`.
     kind: "segmentation": as above; "classification": one folder or name a class, see
       `classification.class_files`; "pairs": `targets/` in place of `masks/`, the example is
-      {"image", "target": u8[H,W,3]}, of one size, and there are no classes.
+      {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images": the images
+      of `images/`, or of the folder itself, for tasks without labels; they have one class.
     images: name of the folder of images.
     masks: name of the folder of masks.
     targets: name of the folder of target images.
@@ -49,12 +50,27 @@ def folder(
   """
   if kind not in KINDS:
     raise UserError(f"folder: kind is {kind!r}, expected one of {', '.join(KINDS)}")
+  if isinstance(classes, str):
+    raise UserError(f"folder: classes is {classes!r}, expected names such as ('road', 'car')")
   root = files.data_folder(folder, "folder")
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
   if kind == "classification":
     named = (root / "classes.txt").is_file() and not classes
     names = _read_classes(root / "classes.txt").names if named else tuple(classes)
     return classification.class_files(root, split, names, **how)
+  has_splits = (root / "train").is_dir()
+  base = root
+  if has_splits:
+    base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
+
+  def names_of(found):
+    return list(found) if has_splits else files.split_names(root, split, list(found), **how)
+
+  if kind == "images":
+    found = files.images_by_stem(base / images if (base / images).is_dir() else base)
+    names = tuple(names_of(found))
+    pairs = tuple((found.get(n), 0) for n in names)
+    return classification.ClassFiles(default_table(("image",)), root, names, pairs)
   if kind == "pairs":
     labels, key, of = LabelTable(()), "target", targets
     read_label = files.read_image
@@ -66,15 +82,8 @@ def folder(
     def read_label(file):
       return files.read_mask(file, labels, values)
 
-  has_splits = (root / "train").is_dir()
-  base = root
-  if has_splits:
-    base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
   found, label_files = files.images_by_stem(base / images), files.images_by_stem(base / of)
-  names = list(found)
-  if not has_splits:
-    names = files.split_names(root, split, names, **how)
-  return files.paired(labels, root, names, found, label_files, read_label, key)
+  return files.paired(labels, root, names_of(found), found, label_files, read_label, key)
 
 
 def _read_classes(file):

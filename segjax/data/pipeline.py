@@ -143,7 +143,7 @@ def train_iterator(
   """Endless shuffled batches; the order is a pure function of (seed, step).
 
   Each epoch is a new permutation of which the last `len(source) % batch_size` examples are
-  left out. Processes see disjoint parts of the same global batches.
+  left out. Processes see disjoint parts of the batches, crops too, that one process would see.
 
   Args:
     source: a `Resized`, or a `Native` with `crop`.
@@ -151,9 +151,9 @@ def train_iterator(
     seed: of the order and the crops.
     crop: (height, width) of a random part cut out of each example, or None.
     indices_only: batches are {"index": i32[B]}, for data that lie on the device.
-    num_threads: that decode, in each worker if there are some.
+    num_threads: that decode, a batch each, in each worker if there are some.
     num_workers: processes that decode; 0: this one. The batches are the same.
-    prefetch: examples decoded ahead.
+    prefetch: examples decoded ahead, at least a batch a thread.
     process_index: of this process.
     process_count: of all.
 
@@ -176,20 +176,29 @@ def train_iterator(
     return (random_crop(example, crop, rng) if crop else example) | dict(mask=np.bool_(True))
 
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle()[: steps * batch_size]
-  indices = indices[process_index::process_count]
   if indices_only:
     examples = indices.map(lambda i: dict(index=np.int32(i)))
+  elif crop:
+    # As grain derives it from `seed` four steps on; given, or another step would change all crops.
+    crops = int(np.random.SeedSequence((seed, 4)).generate_state(1)[0])
+    examples = indices.random_map(load, seed=crops)
   else:
-    examples = indices.random_map(load) if crop else indices.map(load)
+    examples = indices.map(load)
+  # Here, not before the crops: each follows from its place among those of all processes.
+  examples = examples[process_index::process_count]
   batches = examples.batch(local, drop_remainder=True)
   ahead = -(-prefetch // local)
-  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
-  dataset = batches.repeat().to_iter_dataset(options)
+  dataset = batches.repeat().to_iter_dataset(_threads(num_threads, ahead))
   if num_workers:
     if not flags.FLAGS.is_parsed():  # grain's processes read its flags, absl or not
       flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers, ahead))
   return iter(dataset)
+
+
+def _threads(count, ahead):
+  """Grain's options; it never has more threads at work than it reads ahead."""
+  return grain.ReadOptions(num_threads=count, prefetch_buffer_size=max(ahead, count))
 
 
 def eval_batches(
@@ -213,30 +222,33 @@ def eval_batches(
   starts = range(0, count, batch_size)
   mine = [i for start in starts for i in range(start, start + batch_size)[part]]
   batches = grain.MapDataset.source(mine).map(load).batch(local)
-  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=-(-prefetch // local))
-  return iter(batches.to_iter_dataset(options))
+  return iter(batches.to_iter_dataset(_threads(num_threads, -(-prefetch // local))))
 
 
-def native_batches(source, *, batch_size, num_threads=2, prefetch=16):
+def native_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
   """Iterates once over every example of a `Native` source, batched with those of equal size.
 
   As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
-  left of a size at the end is filled with masked copies. Holds at most a batch a size in memory.
+  left of a size at the end is filled with masked copies: to a whole batch where the size had one
+  before, which needs no other shape, or else to no more than the devices need. Holds at most a
+  batch a size in memory.
 
   Args: see `train_iterator`.
+    devices: that share a batch.
   """
-  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
   examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
-  waiting = {}
-  for example in examples.to_iter_dataset(options):
-    group = waiting.setdefault(example["image"].shape, [])
+  waiting, whole = {}, set()
+  for example in examples.to_iter_dataset(_threads(num_threads, prefetch)):
+    shape = example["image"].shape
+    group = waiting.setdefault(shape, [])
     group.append(example)
     if len(group) == batch_size:
       yield _stack(group, batch_size)
       group.clear()
-  for group in waiting.values():
+      whole.add(shape)
+  for shape, group in waiting.items():
     if group:
-      yield _stack(group, batch_size)
+      yield _stack(group, batch_size if shape in whole else -(-len(group) // devices) * devices)
 
 
 def _stack(group, batch_size):

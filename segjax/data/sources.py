@@ -19,6 +19,7 @@ from segjax.data import aerial_sets, classification, driving, files, folders, sc
 from segjax.data.aerial import aerial_scenes
 from segjax.data.checks import check, without_broken
 from segjax.data.files import SPLITS, list_images, read_image
+from segjax.data.labels import IGNORE
 from segjax.data.tfds_source import tfds_source
 from segjax.errors import UserError, check_fields, choose
 
@@ -53,7 +54,8 @@ def make(name, split, *, complete=True, **fields):
     **fields: arguments of the source's function, see there.
 
   Raises:
-    UserError: unknown name, field or split; no such folder; images without a label; empty split.
+    UserError: unknown name, field or split; no such folder; images without a label; empty split;
+      no class, or more than 255.
   """
   build = choose(SOURCES, name, "data source")
   check_fields(fields, list(inspect.signature(build).parameters)[1:], f"data source {name!r}")
@@ -62,6 +64,12 @@ def make(name, split, *, complete=True, **fields):
   source = build(split, **fields)
   if not len(source):
     raise UserError(f"data source {name!r}: split {split!r} is empty, expected at least 1 example")
+  count, targets = len(source.labels), getattr(source, "key", "label") == "target"
+  if not (1 <= count <= IGNORE or targets):
+    raise UserError(
+      f"data source {name!r} has {count} classes, expected 1 to {IGNORE}; mend data.source.classes "
+      "or its classes.txt"
+    )
   if complete:
     files.require_complete(source)
   return source

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segjax.data import files
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 
@@ -43,7 +44,7 @@ class TfdsSource:
 
   def __getitem__(self, i):
     example = self.data[i]
-    image = self._decode(i, example[self.image_key], "RGB")
+    image = self._decode(i, example[self.image_key], rgb=True)
     stored = self._decode(i, example[self.label_key]).astype(np.int64)
     if image.dtype != np.uint8 or image.shape[2:] != (3,):
       raise UserError(
@@ -70,15 +71,16 @@ class TfdsSource:
       image=image, label=np.where(stored == self.ignore_value, IGNORE, values).astype(np.uint8)
     )
 
-  def _decode(self, i, value, mode=None):
+  def _decode(self, i, value, rgb=False):
     """Bytes of an image file, or an array, -> array; Pillow decodes as for the file sources."""
     if not isinstance(value, bytes):
       return np.asarray(value)
     try:
       with Image.open(io.BytesIO(value)) as image:
-        return np.asarray(image.convert(mode) if mode else image)
-    except (OSError, SyntaxError, ValueError) as error:
+        image.load()
+    except files.DAMAGE as error:
       raise UserError(f"{self.names[i]}: cannot be decoded ({error}); prepare it anew") from None
+    return np.asarray(files.to_rgb(image, self.names[i]) if rgb else image)
 
 
 def tfds_source(
@@ -155,9 +157,10 @@ def _prepared_builder(tfds, dataset, data_dir):
     if builder.is_prepared():
       return builder
     reason = f"TFDS set {dataset!r} is not prepared in {builder.data_dir}"
-  except ValueError as error:  # not found, or not a name
+  except (ValueError, AssertionError) as error:  # not found, not a name, or another version
     where = data_dir or tfds.core.constants.DATA_DIR
-    reason = f"no TFDS set {dataset!r} in {where}: {str(error).splitlines()[0].rstrip('.')}"
+    said = str(error).partition("\n")[0].rstrip(".")
+    reason = f"no TFDS set {dataset!r} in {where}: {said}"
   to = f" --data_dir={data_dir}" if data_dir else ""
   if dataset.partition(":")[0] in OURS:
     command = f"python launch/prepare_data.py --name={dataset} --source=FOLDER"

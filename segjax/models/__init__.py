@@ -58,6 +58,8 @@ MODELS = {
   "unet": UNet,
 }
 
+DTYPES = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
+
 __all__ = [
   "BACKBONES",
   "FCN",
@@ -112,14 +114,14 @@ def make(name, **fields):
 
   Args:
     name: one of `names()`.
-    **fields: attributes of the class; `dtype` may be a string such as "bfloat16".
+    **fields: attributes of the class; `dtype` may be a string: float32, bfloat16 or float16.
 
   Raises:
-    UserError: (a ValueError) for an unknown name or field; lists what there is.
+    UserError: (a ValueError) for an unknown name, field or dtype; lists what there is.
   """
   cls = choose(MODELS, name, "model")
   known = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
   check_fields(fields, known, f"model {name!r}")
   if isinstance(fields.get("dtype"), str):
-    fields["dtype"] = jnp.dtype(fields["dtype"])
+    fields["dtype"] = choose(DTYPES, fields["dtype"], "dtype")
   return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

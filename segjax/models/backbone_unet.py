@@ -48,4 +48,6 @@ class BackboneUNet(nn.Module):
       block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
       x = block(x, train=train)
     x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
-    return x if x.shape[1:3] == (height, width) else ToImageSize()(x, (height, width))
+    if i == 0:  # the image's size, or that of a tiny one that the backbone extended
+      return x[:, :height, :width]
+    return ToImageSize()(x, (height, width))

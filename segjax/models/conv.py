@@ -3,7 +3,7 @@
 XLA's CPU backend is slow at grouped, depthwise and widely dilated convolutions, and at the weight
 gradient of any: that of a grouped one takes seconds. The forms below compute the same sums in
 another order and are used where a program is lowered for a CPU; other platforms get the library's
-convolution. Reverse mode alone works through them, also under `jvp` of a gradient.
+convolution. Reverse mode alone works through them: forward mode raises, over a gradient too.
 """
 
 from __future__ import annotations

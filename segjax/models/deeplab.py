@@ -16,8 +16,7 @@ from segjax.models.layers import ConvNorm, ToImageSize, logits_layer, resize_bil
 class ASPP(nn.Module):
   """Atrous spatial pyramid pooling: parallel convolutions of several rates, and the image's mean.
 
-  In training with one image a batch the mean's batch norm sees one value a channel and gives its
-  bias (PyTorch raises an error there).
+  In training a batch of one image is an error: the mean's batch norm sees one value a channel.
 
   Attributes:
     features: channels of each branch.

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax.errors import UserError
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
 from segjax.models.layers import BatchNorm, ToImageSize, logits_layer, resize_bilinear
@@ -71,6 +72,10 @@ def sow_aux(net, x, size, train):
 class FCN32s(nn.Module):
   """Scores of the stride-32 features, up-sampled 32 times.
 
+  With `finest` the scores of finer features are added, as in the paper's FCN-16s and FCN-8s; over a
+  VGG those are the last ones before the pooling that would halve them, where the paper takes what
+  the pooling before gave.
+
   Attributes:
     num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
@@ -92,6 +97,8 @@ class FCN32s(nn.Module):
 
     Scores are doubled in size bilinearly, the initial state of the paper's learned up-sampling.
     """
+    if self.finest not in (32, 16, 8):
+      raise UserError(f"finest is {self.finest}, expected 32, 16 or 8")
     backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
     features = backbone(image, train=train)
     x = feature_at(features, 5, type(self).__name__)

@@ -193,19 +193,30 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool):
-    """[...,C] -> [...,C], normalised by the batch in training, else by the running averages."""
+    """[...,C] -> [...,C], normalised by the batch in training, else by the running averages.
+
+    In training apply the net with `mutable=["batch_stats"]`, or the averages stay.
+
+    Raises:
+      UserError: in training, where a channel has one value.
+    """
     shape = (x.shape[-1],)
     scale = self.param("scale", self.scale_init, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     running_var = self.variable("batch_stats", "var", jnp.ones, shape)
     if train:
+      if x.size == x.shape[-1] and not self.is_initializing():
+        raise UserError(
+          f"batch norm {'/'.join(self.path)} has one value a channel to train on, {x.shape}; use "
+          "batches of 2 or more, e.g. data.batch_size=2"
+        )
       wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
       mean = wide.mean(axes)
       var = jnp.maximum((wide**2).mean(axes) - mean**2, 0)
       if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
         count = x.size // x.shape[-1]
-        unbiased = var * (count / max(count - 1, 1))
+        unbiased = var * (count / (count - 1))
         for running, new in ((running_mean, mean), (running_var, unbiased)):
           running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
     else:

@@ -83,7 +83,8 @@ def _max_pool_3x3_fwd(x):
     if k == 0:
       best, index = tap, jnp.zeros(tap.shape, jnp.uint8)
     else:  # strictly larger: the first maximum in row-major order stays
-      best, index = jnp.where(tap > best, tap, best), jnp.where(tap > best, jnp.uint8(k), index)
+      take = (tap > best) | jnp.isnan(tap)
+      best, index = jnp.where(take, tap, best), jnp.where(take, jnp.uint8(k), index)
   return best, (index, x[:0])
 
 

@@ -31,6 +31,7 @@ class ClassQuery(Segmentation):
   present: float = 0.75
 
   fuses: ClassVar[bool] = False
+  headline: ClassVar[tuple[str, ...]] = (*Segmentation.headline, "asked_iou")
 
   def __post_init__(self):
     super().__post_init__()
@@ -112,15 +113,14 @@ class ClassQuery(Segmentation):
     return sums | dict(matrix=matrix)
 
   def summary(self, sums):
-    """See `Segmentation.summary`; of training the mean of asked classes and all else.
+    """See `Segmentation.summary`; of training `loss` and `asked_iou`, of the asked classes.
 
     An evaluation has `attention_ratio` too, the attention on the asked class over that off it,
     means over positions, and `attention_ratio/<class>`.
     """
     if len(sums["matrix"]) != len(self.classes):
-      family = metrics.summarize(sums["matrix"])
-      scores = {k: family[k] for k in ("pixel_accuracy", "mean_iou")}
-      return dict(loss=float(self.loss(sums))) | scores
+      asked = metrics.summarize(sums["matrix"])
+      return dict(loss=float(self.loss(sums)), asked_iou=float(asked["iou"][1]))
     out = super().summary(sums)
     if "inside" in sums:
       (a, n), (b, m) = np.transpose(sums["inside"]), np.transpose(sums["outside"])

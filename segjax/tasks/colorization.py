@@ -45,6 +45,7 @@ class Colorization(Task):
   rebalance: float = 0.5
 
   needs: ClassVar[str] = "nothing"
+  every_pixel: ClassVar[bool] = True
   headline: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
   loss_text: ClassVar[str] = "loss"
 

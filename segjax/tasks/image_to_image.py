@@ -45,6 +45,7 @@ class ImageToImage(Task):
   backbone: str = "efficientnet_lite0"
 
   needs: ClassVar[str] = "target"
+  every_pixel: ClassVar[bool] = True
   headline: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
   loss_text: ClassVar[str] = "loss"
   num_outputs: ClassVar[int] = 3
@@ -151,6 +152,10 @@ class ImageToImage(Task):
     count = max(float(sums["examples"]), 1.0)
     names = ("psnr", "ssim", *(p for p in PARTS if p in sums))
     return dict(loss=float(self.loss(sums))) | {k: float(sums[k]) / count for k in names}
+
+  def for_prediction(self):
+    """See `Task.for_prediction`: given images are spoiled already."""
+    return dataclasses.replace(self, degrade="")
 
   def answer(self, image, outputs):
     """See `Task.answer`: the picture that the net makes."""

@@ -28,7 +28,8 @@ class Task:
     classes: class names in label order; empty where there are none.
     palette: u8[256,3], display colour of each label value.
     needs: what a source must give with each image: "mask", "class", "target" or "nothing".
-    headline: scalars of a summary that stand in the rows of training.
+    headline: scalars of a summary that stand in the rows of training, where it has them.
+    every_pixel: whether all pixels of an image are scored, so that none may be padding.
     teaches: whether the net with the averaged parameters is asked too, as a teacher.
     fuses: whether `statistics` takes logits coarser than the labels.
     loss_text: name of the loss with its unit, for axes and tables.
@@ -39,6 +40,7 @@ class Task:
 
   needs: ClassVar[str] = "mask"
   headline: ClassVar[tuple[str, ...]] = ("loss",)
+  every_pixel: ClassVar[bool] = False
   teaches: ClassVar[bool] = False
   fuses: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
@@ -70,12 +72,16 @@ class Task:
 
   def line(self, summary):
     """The line of an evaluation: name -> value."""
-    return {k: summary[k] for k in self.headline}
+    return {k: summary[k] for k in self.headline if k in summary}
 
   def table(self, sums):
     """Text table of an evaluation, a row a scalar."""
     rows = self.summary(sums).items()
     return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
+
+  def for_prediction(self):
+    """The task for images that come from a user, as they are."""
+    return self
 
   def answer(self, image, outputs):
     """What prediction writes and says of an image.

@@ -26,16 +26,21 @@ class Checkpoints:
 
   Attributes:
     folder: path.
-    best_metric: name of the scalar that decides which checkpoint is best.
-    best_mode: "max" or "min".
   """
 
   def __init__(self, folder, *, best_metric, best_mode, keep=(), read_only=False):
-    """Opens the folder, made if need be; checkpoints of the steps in `keep` stay as well."""
+    """Opens the folder, made if need be.
+
+    Args:
+      folder: path.
+      best_metric: name of the scalar that decides which checkpoint is best.
+      best_mode: "max" or "min".
+      keep: steps whose checkpoints stay as well.
+      read_only: whether nothing is to be written.
+    """
     if best_mode not in ("max", "min"):
       raise UserError(f"best_mode is {best_mode!r}, expected 'max' or 'min'")
     self.folder = folder
-    self.best_metric = best_metric
     sign = 1 if best_mode == "max" else -1
 
     def score(metrics):
@@ -112,11 +117,25 @@ class Checkpoints:
     Returns:
       The state.
     """
-    args = dict(state=ocp.args.StandardRestore(like))
-    if iterator is not None:
-      args["data"] = CheckpointRestore(iterator)
+    more = {} if iterator is None else dict(data=CheckpointRestore(iterator))
+    return self._read(step, lambda: like, **more)
+
+  def restore_arrays(self, step):
+    """The state of whatever net, trained on whatever devices, as nested dicts on one device."""
+    folder = self.folder.absolute() / str(step) / "state"
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def like():
+      with ocp.StandardCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+      return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+    return self._read(step, like)
+
+  def _read(self, step, like, **more):
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**args))["state"]
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(like()), **more)
+      return self._manager.restore(step, args=args)["state"]
     except (OSError, ValueError, KeyError) as error:
       why = " ".join(str(error).split())[:300]
       raise UserError(

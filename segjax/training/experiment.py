@@ -1,9 +1,10 @@
-"""From a config to the parts of an experiment; the only reader of the config beside the loop."""
+"""From a config to the parts of an experiment."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import jax
@@ -137,8 +138,9 @@ def build(config, labels, steps_per_epoch=1):
     UserError: unknown name or field, devices that do not divide the batch, loss that does not
       fit the classes.
   """
-  mesh = steps.make_mesh()
-  steps.check_batch_size(config.data.batch_size, mesh)
+  # A run that was trained on fewer devices is restored on as many as divide its batch.
+  devices = jax.devices()
+  mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
   task_fields = dict(config.task)
   make_task = choose(TASKS, task_fields.pop("name"), "task")
   fields = task_fields | dict(config.loss)
@@ -219,7 +221,8 @@ def _make_schedule(config, steps_per_epoch):
 
 def save_labels(labels, file):
   """Writes the label table beside the config, so that prediction needs no data set."""
-  file.write_text(json.dumps([[name, list(color)] for name, color in labels.classes]) + "\n")
+  table = [[name, list(color)] for name, color in labels.classes]
+  config_lib.replace_text(file, json.dumps(table) + "\n")
 
 
 def load_labels(file):

@@ -20,22 +20,33 @@ def make_source(config, split, *, training=False, labelled=True):
   """The source of a split: resized, or at its own sizes, for training or evaluation.
 
   With `labelled` an example has the "label" that the task needs, else what the data have.
+
+  Raises:
+    UserError: see `segjax.data.sources.make`; a field with a wrong value, or one that does not fit
+      the task.
   """
   data = config.data
+  if config.seed < 0:
+    raise UserError(f"seed is {config.seed}, expected 0 or more")
   for field in ("fit", "eval_fit"):
     fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
     if data[field] not in fits:
       raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
+  task = choose(TASKS, config.task.name, "task")
+  if task.every_pixel and data.eval_fit == "native":
+    raise UserError(
+      f"data.eval_fit is 'native', which extends images, and the task {config.task.name!r} scores "
+      "every pixel; use 'resize'"
+    )
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
   if data.skip_broken:
     total = len(source)
     source, faults = sources.without_broken(source, max(data.threads, 1))
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
-  needs = choose(TASKS, config.task.name, "task").needs_of(config.task)
-  user = f"the task {config.task.name!r}"
   if labelled:
-    source = sources.labelled(source, needs, f"data source {data.source.name!r}", user)
+    what, needs = f"data source {data.source.name!r}", task.needs_of(config.task)
+    source = sources.labelled(source, needs, what, f"the task {config.task.name!r}")
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
@@ -83,6 +94,7 @@ def steps_per_dispatch(config, resident):
 
 def put_split(source, mesh, num_threads):
   """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,...]}."""
+  source = pipeline.Resized(source.source, source.size, cache_mb=0)  # the host needs no copy
   examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
   arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
   return jax.device_put(arrays, steps.replicated(mesh))
@@ -94,7 +106,8 @@ def eval_batches(config, source):
   if isinstance(source, pipeline.Native):
     if jax.process_count() > 1:
       raise UserError("data.eval_fit='native' works in one process; use 'resize' with several")
-    return pipeline.native_batches(source, batch_size=data.batch_size, num_threads=data.threads)
+    how = dict(batch_size=data.batch_size, devices=jax.device_count(), num_threads=data.threads)
+    return pipeline.native_batches(source, **how)
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()
   )

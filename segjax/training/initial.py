@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import orbax.checkpoint as ocp
-
+from segjax import config as config_lib
 from segjax import weights
 from segjax.errors import UserError
+from segjax.training.checkpoints import Checkpoints
 
 
 def load_initial(init_from, part, variables):
@@ -46,18 +46,15 @@ def load_initial(init_from, part, variables):
 
 
 def _read_run(workdir):
-  """The variables that a run evaluates with, as numpy arrays, whatever its net was."""
-  folder = workdir / "checkpoints"
-  steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+  """The variables that a run evaluates with, of whatever net."""
+  config = config_lib.load(workdir / "config.json")
+  best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+  checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, **best)
+  steps = [s for s in map(checkpoints.step_of, ("best", "latest")) if s is not None]
   if not steps:
     raise UserError(f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run")
-  with ocp.CheckpointManager(
-    folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
-  ) as manager:
-    # The best is older than the latest, and both are kept.
-    state = manager.restore(steps[0], args=ocp.args.Composite(state=ocp.args.StandardRestore()))[
-      "state"
-    ]
+  state = checkpoints.restore_arrays(steps[0])
+  checkpoints.close()
   ema = state["ema_params"] is not None
   return dict(
     params=state["ema_params" if ema else "params"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,23 +14,16 @@ import numpy as np
 from segjax import config as config_lib
 from segjax import models
 from segjax.data import pipeline
-from segjax.errors import UserError
+from segjax.errors import Stopped, UserError
 from segjax.pictures import panel, spread
 from segjax.training import experiment as experiment_lib
 from segjax.training import feeding, steps
+from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.evaluation import add_sums, evaluate, example_panels
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
-
-
-class Stopped(Exception):
-  """Training was asked to stop by a signal; the state is saved. `signal` is its number."""
-
-  def __init__(self, number, step):
-    super().__init__(number, step)
-    self.signal, self.step = number, step
 
 
 def train(config, workdir, profile_steps=()):
@@ -68,6 +60,11 @@ class _Run:
 
   def __init__(self, config, workdir, profile_steps):
     self.config, self.workdir = config, workdir
+    for name, least in (("log_steps", 1), ("data.batch_size", 1), ("data.threads", 0)):
+      value = config_lib.flatten(config)[name]
+      if value < least:
+        raise UserError(f"{name} is {value}, expected at least {least}")
+    steps.check_batch_size(config.data.batch_size, steps.make_mesh())
     self.train_source = feeding.make_source(config, "train", training=True)
     self.val_source = feeding.make_source(config, "val")
     labels = self.train_source.source.labels
@@ -94,7 +91,8 @@ class _Run:
     abstract = self.experiment.abstract_state()
     self.eval_step = self.experiment.eval_step()
     self._check_metric(abstract)
-    _open_workdir(config, workdir, labels, _megabytes(abstract) * 4)
+    data = workdir_lib.fingerprint(self.train_source, self.val_source)
+    workdir_lib.prepare(config, workdir, labels, data, _megabytes(abstract) * 4)
     self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.keep, **best)
@@ -143,6 +141,8 @@ class _Run:
     self.checkpoints.wait()
     self.progress.close()
     self._say_summary()
+    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
+      raise Stopped(stop.signal, step)
     return self.state
 
   def _next_event(self, step):
@@ -192,7 +192,7 @@ class _Run:
       window = add_sums(window, sums)
     summary = task.summary(window)
     self.progress.update(step, summary["loss"])
-    row = {k: summary[k] for k in task.headline}
+    row = {k: summary[k] for k in task.headline if k in summary}
     row |= dict(grad_norm=float(np.mean(norms)), steps=len(norms))
     row["learning_rate"] = float(self.experiment.schedule(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
@@ -248,7 +248,15 @@ class _Run:
       label=jax.ShapeDtypeStruct(label, np.uint8),
       mask=jax.ShapeDtypeStruct(shape[:1], bool),
     )
-    sums = jax.eval_shape(self.eval_step, state, batch)
+    try:
+      sums = jax.eval_shape(self.eval_step, state, batch)
+    except UserError:
+      raise
+    except (TypeError, ValueError) as error:
+      raise UserError(
+        f"the model {c.model.name!r} does not fit the task {c.task.name!r}: "
+        f"{str(error).splitlines()[0]}"
+      ) from error
     nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
     known = [f"val/{k}" for k in self.experiment.task.summary(nothing)]
     if c.best_metric not in known:
@@ -318,34 +326,6 @@ def _by_step(calls):
 
 def _megabytes(tree):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 1e6
-
-
-def _open_workdir(config, workdir, labels, needed_mb):
-  """Makes the folder, or checks that the run in it is this one; writes config and labels."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir / "config.json"
-    # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
-    if file.exists() and any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
-      lines = config_lib.differences(config_lib.load(file), config)
-      if lines:
-        raise UserError(
-          f"{workdir} holds a run with another config; it differs (old -> new) in "
-          f"{'; '.join(lines)}. Use the old values, or another --workdir"
-        )
-    config_lib.save(config, file)
-    experiment_lib.save_labels(labels, workdir / "labels.json")
-    free = shutil.disk_usage(workdir).free / 1e6
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {workdir.absolute()}: {error}; check the permissions and the free space, "
-      "or choose another --workdir"
-    ) from error
-  if free < needed_mb:
-    raise UserError(
-      f"{workdir.absolute()}: {free:.0f} MB are free, checkpoints of this model need about "
-      f"{needed_mb:.0f} MB; free some space or choose another --workdir"
-    )
 
 
 class _StopSignals:

@@ -36,13 +36,16 @@ def make_schedule(
     peak_fraction: of a cycle, in (0,1).
 
   Raises:
-    UserError: unknown name; "step" without `every_steps`, or "one_cycle" with a warm-up.
+    UserError: unknown name; "step" without `every_steps`, "one_cycle" with a warm-up, or a
+      `peak_fraction` that is none.
   """
   rest = max(total_steps - warmup_steps, 1)
   if name == "step" and every_steps <= 0:
     raise UserError("schedule 'step' needs schedule.every_epochs or schedule.every_steps above 0")
   if name == "one_cycle" and warmup_steps:
     raise UserError("schedule 'one_cycle' warms up by itself; set schedule.warmup_* to 0")
+  if not 0 < peak_fraction < 1:
+    raise UserError(f"schedule.peak_fraction is {peak_fraction}, expected one between 0 and 1")
   makers = dict(
     constant=lambda: optax.constant_schedule(learning_rate),
     step=lambda: optax.exponential_decay(learning_rate, every_steps, factor, staircase=True),

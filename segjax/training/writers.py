@@ -7,7 +7,13 @@ import math
 
 import numpy as np
 
+from segjax.config import replace_text
 from segjax.errors import choose
+
+
+def finite(values):
+  """dict of name -> float, None in place of nan and infinity, which JSON does not have."""
+  return {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
 
 
 class JsonLines:
@@ -21,13 +27,12 @@ class JsonLines:
     path = workdir / "metrics.jsonl"
     rows = read_metrics(path) if first_step else []
     kept = [row for row in rows if row["step"] <= first_step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""
-    row = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
-    self._file.write(json.dumps(dict(step=step) | row) + "\n")
+    self._file.write(json.dumps(dict(step=step) | finite(values)) + "\n")
     self._file.flush()
 
   def hparams(self, values):

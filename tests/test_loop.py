@@ -1,0 +1,302 @@
+"""The loop: runs that resume, are refused, are stopped, are killed, and start from one another."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, eight_devices, launch, write_pairs
+from test_training import same, tiny_config
+
+from segjax import config as config_lib
+from segjax import inference, training
+from segjax.errors import Stopped, UserError
+from segjax.training import experiment as experiment_lib
+from segjax.training import initial, loop
+from segjax.training.writers import read_metrics
+
+
+@pytest.fixture
+def data(tmp_path):
+  return write_pairs(tmp_path / "data", count=10)
+
+
+def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(data, tmp_path):
+  whole = training.train(tiny_config(data), tmp_path / "whole")
+  again = training.train(tiny_config(data), tmp_path / "again")
+  assert same(whole, again)
+  other = training.train(tiny_config(data, seed=1), tmp_path / "other")
+  assert not same(whole.params, other.params)
+  half = tiny_config(data, total_steps=3)
+  training.train(half, tmp_path / "parts")
+  resumed = training.train(tiny_config(data), tmp_path / "parts")
+  assert same(whole, resumed)
+  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "parts"))
+  strip = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "info/"))}  # noqa: E731
+  assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
+  done = training.train(tiny_config(data), tmp_path / "parts")
+  assert same(whole, done)
+
+
+def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
+  made = []
+  for kind in ("train_step", "eval_step"):
+    original = getattr(experiment_lib.Experiment, kind)
+
+    def spy(self, *args, original=original):
+      made.append(original(self, *args))
+      return made[-1]
+
+    monkeypatch.setattr(experiment_lib.Experiment, kind, spy)
+  training.train(tiny_config(data), tmp_path / "run")
+  assert [f._cache_size() for f in made] == [1, 1]
+
+
+def test_what_a_workdir_holds(data, tmp_path):
+  run = tmp_path / "run"
+  training.train(tiny_config(data, writers=("pictures",)), run)
+  assert json.loads((run / "config.json").read_text())["data"]["batch_size"] == 2
+  rows = read_metrics(run / "metrics.jsonl")
+  assert rows[0]["info/steps_per_epoch"] == 3
+  assert rows[0]["info/total_steps"] == 6
+  assert rows[0]["info/parameters"] > 0
+  assert sum(r.get("train/steps", 0) for r in rows) == 6
+  assert [r["step"] for r in rows if "val/loss" in r] == [3, 6]
+  assert sorted(p.name for p in (run / "images").iterdir()) == [
+    "val_examples_step000003.png",
+    "val_examples_step000006.png",
+  ]
+  kept = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
+  assert kept in ([6], [3, 6])
+
+
+def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
+  config = tiny_config(data, total_steps=8, eval_steps=1, best_metric="val/loss", best_mode="min")
+  config.schedule.learning_rate = 0.3  # so large that the best is not the last
+  training.train(config, tmp_path / "run")
+  rows = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val/loss" in r]
+  best = min(rows, key=lambda r: r["val/loss"])["step"]
+  kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert kept == {best, 8}
+  _, state = inference.restore(tmp_path / "run", "best")
+  assert int(state.step) == best
+  with pytest.raises(UserError, match=f"there is 'best', 'latest', .*{best}"):
+    inference.restore(tmp_path / "run", "77")
+
+
+def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
+  config = tiny_config(data, total_steps=9, eval_steps=9, keep_epochs=(0.34, 4 / 3))
+  training.train(config, tmp_path / "run")  # of 3 steps an epoch
+  kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert kept == {1, 4, 9}
+  assert int(inference.restore(tmp_path / "run", "4")[1].step) == 4
+  sums = np.load(tmp_path / "run" / "val_sums.npz")
+  assert sums["step"] == 9
+  assert sums["matrix"].sum() == sums["pixels"]
+  with pytest.raises(UserError, match="keep_steps and keep_epochs are both set"):
+    training.train(tiny_config(data, keep_steps=(1,), keep_epochs=(1,)), tmp_path / "other")
+
+
+def test_another_model_in_the_same_workdir_is_refused_and_named(data, tmp_path):
+  training.train(tiny_config(data, total_steps=3), tmp_path)
+  with pytest.raises(UserError, match=r"model\.widths: \(4, 6\) -> \(4, 8\)"):
+    training.train(tiny_config(data, **{"model.widths": (4, 8)}), tmp_path)
+  assert config_lib.load(tmp_path / "config.json").model.widths == (4, 6)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path):
+  training.train(tiny_config(data, total_steps=3), tmp_path)
+  config = config_lib.load(tmp_path / "config.json")
+  config.total_steps, config.schedule.learning_rate = 40, 1e30
+  config_lib.save(config, tmp_path / "config.json")
+  with pytest.raises(UserError, match=r"not finite at step \d+.*checkpoint of step \d+ is kept"):
+    training.train(config, tmp_path)
+  _, state = inference.restore(tmp_path, "latest")
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_metric_that_is_not_measured_is_named(data, tmp_path):
+  with pytest.raises(UserError, match=r"'val/miou' is not measured.*val/mean_iou"):
+    training.train(tiny_config(data, best_metric="val/miou"), tmp_path)
+
+
+KILLED = """
+import sys
+from test_training import tiny_config
+from segjax import training
+config = tiny_config(sys.argv[1], total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
+training.train(config, sys.argv[2])
+"""
+
+
+def run_killable(data, workdir):
+  return subprocess.Popen(
+    [sys.executable, "-c", KILLED, str(data), str(workdir)],
+    cwd=ROOT / "tests",
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step):
+  limit = time.time() + 120
+  while time.time() < limit:
+    rows = read_metrics(workdir / "metrics.jsonl")
+    if rows and rows[-1]["step"] >= step:
+      return
+    time.sleep(0.005)
+  raise AssertionError(f"step {step} was never reached")
+
+
+@pytest.mark.slow
+def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path):
+  config = tiny_config(data, total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
+  whole = training.train(config, tmp_path / "whole")
+  for step in (7, 60, 131):
+    process = run_killable(data, tmp_path / "killed")
+    wait_for_step(tmp_path / "killed", step)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+  resumed = training.train(config, tmp_path / "killed")
+  assert int(resumed.step) == 200
+  assert same(whole, resumed)
+  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "killed"))
+  val = lambda rows: [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]  # noqa: E731
+  assert val(rows) == val(rows2)
+
+
+def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypatch):
+  """The signal comes while step 2 writes its row, after it was decided not to save there."""
+  original = loop._Run._log
+
+  def log(self, keep):
+    original(self, keep)
+    if keep:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(loop._Run, "_log", log)
+  with pytest.raises(Stopped) as stopped:
+    training.train(tiny_config(data, total_steps=40, eval_steps=40), tmp_path)
+  assert stopped.value.step == 3
+  _, state = inference.restore(tmp_path, "latest")
+  assert int(state.step) == 3
+
+
+def test_a_signal_in_the_last_step_lets_nothing_else_begin(data, tmp_path, monkeypatch):
+  original = loop._Run._evaluate
+
+  def evaluate_slowly(self, step):
+    if step == self.total:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, step)
+
+  monkeypatch.setattr(loop._Run, "_evaluate", evaluate_slowly)
+  with pytest.raises(Stopped) as stopped:
+    training.train(tiny_config(data), tmp_path)
+  assert stopped.value.step == 6
+  assert int(training.train(tiny_config(data), tmp_path).step) == 6
+
+
+def test_other_data_and_other_lengths_of_a_schedule_are_refused(data, tmp_path):
+  config = tiny_config(data, **{"schedule.name": "one_cycle"})
+  training.train(config, tmp_path / "run")
+  longer = tiny_config(data, **{"schedule.name": "one_cycle", "total_steps": 9})
+  with pytest.raises(UserError, match=r"total_steps: 6 -> 9 \(the schedule 'one_cycle' depends"):
+    training.train(longer, tmp_path / "run")
+  moved = (tmp_path / "data").rename(tmp_path / "moved")
+  config.data.source.folder = str(moved)
+  assert int(training.train(config, tmp_path / "run").step) == 6
+  (moved / "images" / "x003.png").rename(moved / "images" / "y.png")
+  (moved / "masks" / "x003.png").rename(moved / "masks" / "y.png")
+  with pytest.raises(UserError, match=r"other data: train was \[7, .*Use the old data"):
+    training.train(config, tmp_path / "run")
+  (moved / "classes.txt").write_text("ground\nother\n")
+  with pytest.raises(UserError, match="classes was"):
+    training.train(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_is_restored_on_as_many_devices_as_divide_its_batch(data, tmp_path):
+  training.train(tiny_config(data, **{"data.batch_size": 6}), tmp_path / "run")
+  code = """
+    import sys
+    from segjax import inference
+    experiment, state = inference.restore(sys.argv[1])
+    print(experiment.mesh.size, int(state.step))
+  """
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")], cwd=ROOT, text=True,
+    capture_output=True, env={**os.environ, "XLA_FLAGS": eight_devices()}, check=False,
+  )  # fmt: skip
+  assert done.stdout.split() == ["2", "6"], done.stderr
+
+
+def test_a_run_starts_from_the_best_checkpoint_of_another(data, tmp_path):
+  """Not from an early one that was kept, and whatever devices it was trained on."""
+  config = dict(keep_steps=(1, 2), best_metric="val/loss", best_mode="max")
+  training.train(tiny_config(data, **config), tmp_path / "run")
+  assert inference.checkpoint_steps(tmp_path / "run")[0] == 1
+  experiment, state = inference.restore(tmp_path / "run", "best")
+  assert int(state.step) in (3, 6)
+  fresh, _ = experiment.init()
+  variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
+  loaded, _ = initial.load_initial(str(tmp_path / "run"), "all", variables)
+  assert same(loaded, state.eval_variables())
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+  with pytest.raises(UserError, match="no checkpoints/<step>"):
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    initial.load_initial(str(tmp_path / "run"), "all", variables)
+
+
+@pytest.mark.slow
+def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
+  code = """
+    import sys
+    from test_training import tiny_config
+    from segjax import training
+    config = tiny_config(sys.argv[1])
+    config.data.batch_size = 8
+    config.data.source.train_fraction = 0.8
+    training.train(config, sys.argv[2])
+  """
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code), str(data), str(tmp_path / "run")],
+    cwd=ROOT / "tests", text=True, capture_output=True, check=False,
+    env={**os.environ, "XLA_FLAGS": eight_devices()},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  experiment, state = inference.restore(tmp_path / "run", "best")
+  fresh, _ = experiment.init()
+  variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
+  loaded, _ = initial.load_initial(str(tmp_path / "run"), "all", variables)
+  assert same(loaded, state.eval_variables())
+
+
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
+  args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
+          "--config.total_steps=2000", "--config.eval_steps=1000",
+          "--config.writers=()", "--config.schedule.name=constant"]  # fmt: skip
+  process = subprocess.Popen(
+    [sys.executable, "launch/train.py", *args], cwd=ROOT, stdout=subprocess.PIPE, text=True
+  )
+  wait_for_step(tmp_path / "run", 6)
+  process.send_signal(number)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 128 + number
+  assert "saved. The same command with the same --workdir goes on" in output
+  stopped = int(output.split("stopped at step ")[1].split(";")[0])
+  done = launch("train", *args, f"--config.total_steps={stopped + 2}")
+  assert done.returncode == 0, done.stderr
+  assert f"from the checkpoint of step {stopped}\n" in done.stdout, done.stdout
