@@ -9,7 +9,8 @@
 Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
 are taken. The features against
 those of random weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net
-from them: --config.init_from=D --config.init_part=backbone.
+from them: --config.init_from=D --config.init_part=backbone. (A folder with labels tells classes of
+features apart: --config.data.source.kind=segmentation or classification.)
 """
 
 from segjax import config as config_lib

@@ -109,7 +109,7 @@ def crops():
   from segjax.analysis import predictions, regions
 
   workdir = required_workdir()
-  predictor = predictions.Predictor(workdir, CHECKPOINT.value, FOLDER.value)
+  predictor = predictions.Predictor(workdir, CHECKPOINT.value, moved())
   found = regions.best_and_worst(predictor, len(predictor.labels))
   for name, pair in zip(predictor.labels.names, found, strict=True):
     texts = (f"{r.iou:.3f} in {r.name}" if r else "none" for r in pair)
@@ -140,7 +140,7 @@ def stages():
   from segjax.analysis import predictions
 
   workdir = required_workdir()
-  picture, steps = predictions.stages(workdir, folder=FOLDER.value, wanted=SAMPLES.value or 3)
+  picture, steps = predictions.stages(workdir, moved=moved(), wanted=SAMPLES.value or 3)
   print(f"  checkpoints of steps {', '.join(map(str, steps))}")
   write_sheet(picture, run_output(workdir) / "stages.png")
 
@@ -165,11 +165,11 @@ def features():
   from segjax import inference
   from segjax.analysis import features as lib
   from segjax.training import feeding
+  from segjax.training.writers import finite
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
-  if FOLDER.value:
-    config.data.source.folder = FOLDER.value
+  config.data.source.update(moved())
   config.data.update(fit="resize", eval_fit="resize")
   sources = [feeding.make_source(config, s, labelled=False) for s in ("train", "val")]
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
@@ -192,7 +192,10 @@ def features():
   file = output / "features.png"
   embedded = lib.embed(stages, seed=config.seed)
   cli.writing(lambda f: lib.scatter(embedded, val.labels, table, list(rows), captions, f), file)
-  cli.write_text(output / "features.json", json.dumps(rows, indent=2) + "\n")
+  if len(set(val.labels.tolist())) < 2:
+    print("  the examples have one class, so there is nothing to score; only pictures are drawn")
+  numbers = {epoch: finite(row) for epoch, row in rows.items()}
+  cli.write_text(output / "features.json", json.dumps(numbers, indent=2) + "\n")
   print(f"  written to {file}")
   picture = lib.neighbor_picture(
     train, val, *sources, queries=[int(q) for q in QUERIES.value] or 6, metric=METRIC.value
@@ -233,6 +236,10 @@ def required_workdir():
   if WORKDIR.value is None:
     raise UserError("--workdir is required; --help tells more")
   return Path(WORKDIR.value)
+
+
+def moved():
+  return dict(folder=FOLDER.value) if FOLDER.value else {}
 
 
 def run_output(workdir):

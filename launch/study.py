@@ -45,7 +45,7 @@ def parse_seeds(text):
 
 
 def folder_name():
-  """The study's file, its argument and the overrides, so that no report replaces another's."""
+  """The study's file, its argument and the overrides: reports of others stay."""
   file, _, arg = STUDY.value.partition(":")
   parts = [Path(file).stem, arg, *(f"{k}={v}" for k, v in sorted(OVERRIDES.items()))]
   return re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))[:120]

@@ -7,6 +7,7 @@ come in pairs, `x_steps` and `x_epochs`, of which at most one may be above 0.
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -105,7 +106,7 @@ TASKS = dict(
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "fused_loss", "data.threads", "data.workers", "data.cache_mb", "data.feed", "data.device_mb",
+  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
   "data.source.folder", "data.source.data_dir", "pictures", "writers",
 )  # fmt: skip
 
@@ -383,7 +384,7 @@ def save(config, file):
 
 def replace_text(file, text):
   """Writes a text file; killed at any time, it leaves the old text or the new one."""
-  part = file.with_name(file.name + ".part")
+  part = file.with_name(f"{file.name}.{os.getpid()}")
   part.write_text(text)
   part.replace(file)
 

@@ -42,7 +42,8 @@ class Study:
     overrides: "field" -> value, of every run.
     changes: label -> "field" -> value, of one variant; `overrides` win.
     derived: label -> function of the variant's config, overridden already -> "field" -> value; for
-      what depends on other fields, such as the length of the training.
+      what depends on other fields, such as the length of the training. `overrides` win but for the
+      length itself.
     notes: label -> what a reader must know of the variant.
   """
 
@@ -141,7 +142,9 @@ def changes(study, label):
   config = config_lib.read(study.variants[label])
   for field, value in (fixed | study.overrides).items():
     override(config, field, value)
-  return fixed | study.derived[label](config)
+  derived = study.derived[label](config)
+  won = {k for k in study.overrides if not k.startswith("total_")}
+  return fixed | {k: v for k, v in derived.items() if k not in won}
 
 
 def make_config(study, label, seed):

@@ -1,7 +1,6 @@
 """The benchmark's figures, its peer, and that it needs the core packages alone."""
 
 import json
-import os
 import sys
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import launch, run_with_core_packages, write_pairs
+from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
 from segjax import models
@@ -109,18 +109,28 @@ def test_the_launcher_needs_no_more(monkeypatch):
   assert "images_per_s" in done.stdout
 
 
-def test_compile_times_are_not_those_of_a_cache():
-  x = jnp.ones((8, 8))
+def test_compile_times_are_not_those_of_a_cache(tmp_path):
+  options = {"compilation_cache_dir": str(tmp_path), "persistent_cache_min_compile_time_secs": 0}
+  before = {k: getattr(jax.config, f"jax_{k}") for k in options}
 
   def lowered():
-    return jax.jit(lambda x: sum(jnp.sin(x @ x + i) for i in range(40))).lower(x)
+    return jax.jit(lambda x: jnp.sin(x @ x)).lower(jnp.ones((8, 8)))
 
-  folder = jax.config.jax_compilation_cache_dir
-  before = sorted(os.listdir(folder))
-  program, seconds = cost.compile_anew(lowered())
-  assert seconds > 0 and program(x).shape == (8, 8)
-  assert sorted(os.listdir(folder)) == before
-  assert jax.config.jax_compilation_cache_dir == folder
+  def kept():
+    return {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+
+  try:
+    for name, value in options.items():
+      jax.config.update(f"jax_{name}", value)
+    program, seconds = cost.compile_anew(lowered())
+    assert seconds > 0 and program(jnp.ones((8, 8))).shape == (8, 8)
+    assert not kept()
+    lowered().compile()
+    assert kept()
+  finally:
+    for name, value in before.items():
+      jax.config.update(f"jax_{name}", value)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from sklearn.metrics import jaccard_score
 
 from segjax import config as config_lib
 from segjax import study as study_lib
-from segjax.analysis import charts, document, regions
+from segjax.analysis import charts, document, regions, report
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
 from segjax.errors import UserError
@@ -209,6 +209,8 @@ def test_what_depends_on_the_length_follows_an_override():
   assert configs["SGD, step"].schedule.every_epochs == 1.0
   assert configs["Adam, multi-step"].schedule.milestone_epochs == (1.5, 2.25)
   assert len({study_lib.identity(c) for c in configs.values()}) == 6
+  early = dataclasses.replace(study, overrides={"schedule.every_epochs": "2"})
+  assert study_lib.make_config(early, "SGD, step", 0).schedule.every_epochs == 2.0
   study = study_lib.read("configs/studies/attention_vs_pixelwise.py:longer=2")
   study = dataclasses.replace(study, overrides={"total_epochs": "3"})
   assert study_lib.make_config(study, "softmax, more time", 0).total_epochs == 6.0
@@ -244,6 +246,24 @@ def test_a_finished_run_of_other_data_or_defaults_is_not_reused(tmp_path, monkey
   monkeypatch.setattr(config_lib, "default", newer)
   (result,) = study_lib.run(study, tmp_path / "pool")
   assert "schedule.power: 0.9 -> 0.8" in result.error
+
+
+@pytest.mark.slow
+def test_a_report_of_data_that_moved(tmp_path):
+  study = study_lib.read(str(write_study(tmp_path)))
+  variants = dict(list(study.variants.items())[:1])
+  study = dataclasses.replace(study, variants=variants, seeds=(0,))
+  study_lib.run(study, tmp_path / "pool")
+  moved = (tmp_path / "data").rename(tmp_path / "moved")
+  study = dataclasses.replace(study, overrides={"data.source.folder": str(moved)})
+  results = study_lib.run(study, tmp_path / "pool")
+  own = tmp_path / "paper" / "figures" / "mine.png"
+  own.parent.mkdir(parents=True)
+  own.touch()
+  (own.parent / "confusion_7.png").touch()
+  assert report.write(study, results, tmp_path / "paper").exists()
+  assert (own.parent / "regions.png").exists() and own.exists()
+  assert not (own.parent / "confusion_7.png").exists()
 
 
 def test_a_report_has_a_folder_of_its_own(monkeypatch):

@@ -16,7 +16,12 @@ from segjax.study import Study
 
 
 def falls(c):
-  """When the rate falls, by the length of the training."""
+  """When the rate falls, by the length of the training, unless an override says when."""
+  schedule = c.schedule
+  if schedule.every_steps or schedule.every_epochs:
+    return {}
+  if schedule.milestone_steps or schedule.milestone_epochs:
+    return {}
   kind = "steps" if c.total_steps else "epochs"
   total = c[f"total_{kind}"]
   third, half, late = map(type(total), (total / 3, total / 2, total * 3 / 4))

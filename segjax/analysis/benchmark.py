@@ -70,6 +70,8 @@ def prepare(config, mode, classes=0):
   size, batch_size = tuple(config.data.size), config.data.batch_size
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (batch_size, *size, 3)).astype(np.uint8)
+  if mode == "train":
+    steps.check_batch_size(batch_size, steps.make_mesh())
   if mode == "infer":
     args, step = (jax.device_put(image, whole),), exp.predict_step()
   else:

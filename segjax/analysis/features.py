@@ -50,7 +50,7 @@ class Features:
   places: np.ndarray | None = None
 
 
-def penultimate(model, variables, image, *more):
+def penultimate(model, variables, image):
   """The features before the layer that makes the outputs: f32[B,D] or f32[B,h,w,D].
 
   What a classifier sows under this name, or else the input of the last convolution or dense layer
@@ -60,7 +60,6 @@ def penultimate(model, variables, image, *more):
     model: module of `segjax.models`, with `num_outputs`.
     variables: of the module.
     image: f32[B,H,W,3], normalised.
-    *more: what the module takes besides.
 
   Raises:
     UserError: no layer has so many channels.
@@ -75,7 +74,7 @@ def penultimate(model, variables, image, *more):
     return out
 
   with nn.intercept_methods(note):
-    _, sown = model.apply(variables, image, *more, train=False, mutable=["intermediates"])
+    _, sown = model.apply(variables, image, train=False, mutable=["intermediates"])
   for path, value in jax.tree_util.tree_leaves_with_path(sown):
     if "penultimate" in jax.tree_util.keystr(path):
       return value
@@ -104,9 +103,9 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
   def run(image):
     image = image.astype(jnp.float32) / 255
     inputs, _ = experiment.task.prepare(None, image, None, train=False)
-    image, *more = inputs if isinstance(inputs, tuple) else (inputs,)
+    image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
-    return penultimate(experiment.model, state.eval_variables(), image, *more)
+    return penultimate(experiment.model, state.eval_variables(), image)
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")

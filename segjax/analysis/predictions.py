@@ -45,8 +45,13 @@ class Predictor:
     source: the validation split, made to fit as in evaluation.
   """
 
-  def __init__(self, workdir, checkpoint="latest", folder=""):
-    """Restores a checkpoint; `folder` says where the data lies now, if it has moved.
+  def __init__(self, workdir, checkpoint="latest", moved=()):
+    """Restores a checkpoint.
+
+    Args:
+      workdir: of a run.
+      checkpoint: "latest", "best" or a step.
+      moved: {"folder": ...} or {"data_dir": ...}, where the data lie now, if they have moved.
 
     Raises:
       UserError: no such run or checkpoint, or a run of another task than segmentation.
@@ -55,8 +60,7 @@ class Predictor:
     name = self.experiment.config.task.name
     if name not in LABEL_MAPS:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
-    if folder:
-      self.experiment.config.data.source.folder = folder
+    self.experiment.config.data.source.update(dict(moved))
     self.source = feeding.make_source(self.experiment.config, "val")
     self._step = self.experiment.predict_step()
 
@@ -89,13 +93,13 @@ def colored(labels, label):
   return np.where((label == pipeline.IGNORE)[..., None], grey, labels.colorize(label))
 
 
-def stages(workdir, *, wanted=3, folder=""):
+def stages(workdir, *, wanted=3, moved=()):
   """Fixed validation examples as the first, the middle and the last kept checkpoint see them.
 
   Args:
     workdir: of a run.
     wanted: number of examples, spread over the split.
-    folder: where the data lies now, if it has moved.
+    moved: where the data lie now, see `Predictor`.
 
   Returns:
     (u8[height,width,3], steps): rows of image | predictions | truth.
@@ -111,7 +115,7 @@ def stages(workdir, *, wanted=3, folder=""):
     )
   checkpoints, columns = early_middle_last(kept), []
   for step in checkpoints:
-    predictor = Predictor(workdir, str(step), folder)
+    predictor = Predictor(workdir, str(step), moved)
     chosen = [predictor[i] for i in spread(len(predictor), wanted)]
     columns.append([(f"step {step}", colored(predictor.labels, p.pred)) for p in chosen])
   rows = [
@@ -122,18 +126,18 @@ def stages(workdir, *, wanted=3, folder=""):
   return panel(rows, most=300), checkpoints
 
 
-def side_by_side(workdirs, *, wanted=4, folder=""):
+def side_by_side(workdirs, *, wanted=4, moved=()):
   """Fixed validation examples, with what each of several runs makes of them.
 
   Args:
     workdirs: label -> workdir, of runs of one task on the same data.
     wanted: number of examples, spread over the split.
-    folder: where the data lies now, if it has moved.
+    moved: where the data lie now, see `Predictor`.
 
   Returns:
     u8[height,width,3]: a row an example; panels that all runs share stand there once.
   """
-  found = {label: _panels(workdir, wanted, folder) for label, workdir in workdirs.items()}
+  found = {label: _panels(workdir, wanted, moved) for label, workdir in workdirs.items()}
   rows = []
   for of_runs in zip(*found.values(), strict=True):
     names, panels = zip(*of_runs, strict=True)
@@ -149,10 +153,9 @@ def side_by_side(workdirs, *, wanted=4, folder=""):
   return panel(rows, most=300)
 
 
-def _panels(workdir, wanted, folder):
+def _panels(workdir, wanted, moved):
   experiment, state = inference.restore(workdir)
-  if folder:
-    experiment.config.data.source.folder = folder
+  experiment.config.data.source.update(dict(moved))
   source, step = feeding.make_source(experiment.config, "val"), experiment.predict_step()
   return [
     (source.source.names[i], example_panels(experiment.task, step, state, source[i]))

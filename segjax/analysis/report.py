@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 
 import jax
 import numpy as np
@@ -20,6 +19,9 @@ from segjax.analysis.document import Document
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.tasks import TASKS
 
+FIGURES = re.compile(
+  r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|examples)\.(png|pdf)"
+)
 OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
 TEXTS = {  # of scalars, with units
   "val/pixel_accuracy": "pixel accuracy",
@@ -45,8 +47,10 @@ def write(study, results, output):
     Path of the HTML file.
   """
   figures = output / "figures"
-  shutil.rmtree(figures, ignore_errors=True)
-  figures.mkdir(parents=True)
+  figures.mkdir(parents=True, exist_ok=True)
+  for file in figures.iterdir():  # of a report before, of more variants perhaps
+    if FIGURES.fullmatch(file.name):
+      file.unlink()
   done = {v: [r for r in results if r.label == v and not r.error] for v in study.variants}
   done = {v: runs for v, runs in done.items() if runs}
   document = Document(study.title)
@@ -256,7 +260,7 @@ def _segmentation(document, study, done, figures):
   best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
   document.heading(f"Best and worst regions of '{best}'")
   run = done[best][0]
-  predictor = predictions.Predictor(run.workdir, folder=_folder(run))
+  predictor = predictions.Predictor(run.workdir, moved=_moved(run))
   found = regions.best_and_worst(predictor, len(labels))
   document.figure(
     _write_picture(regions.picture(found, labels), figures / "regions.png"),
@@ -266,15 +270,16 @@ def _segmentation(document, study, done, figures):
   )
   document.heading("Stages of training")
   for k, (label, runs) in enumerate(done.items()):
-    picture, steps = predictions.stages(runs[0].workdir, folder=_folder(runs[0]))
+    picture, steps = predictions.stages(runs[0].workdir, moved=_moved(runs[0]))
     file = _write_picture(picture, figures / f"stages_{k}.png")
     text = ", ".join(map(str, steps))
     document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
 
 
-def _folder(run):
+def _moved(run):
   """Where a run's data lie now."""
-  return run.config.data.source.get("folder", "")
+  source = run.config.data.source
+  return {k: source[k] for k in ("folder", "data_dir") if k in source}
 
 
 def _write_picture(picture, file):
@@ -300,7 +305,7 @@ def _examples(document, done, figures):
     _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}
-  picture = predictions.side_by_side(workdirs, folder=_folder(first))
+  picture = predictions.side_by_side(workdirs, moved=_moved(first))
   file = _write_picture(picture, figures / "examples.png")
   document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
 

@@ -38,7 +38,7 @@ class BackboneUNet(nn.Module):
     """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
     backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
     features = backbone(image, train=train)
-    x, height, width = features[-1], *image.shape[1:3]
+    x, height, width, i = features[-1], *image.shape[1:3], len(features) - 1
     for i, channels in zip(reversed(range(len(features) - 1)), self.widths, strict=False):
       fine = features[i]
       size = (-(-height // 2**i), -(-width // 2**i)) if fine is None else fine.shape[1:3]

@@ -123,7 +123,7 @@ class Checkpoints:
   def restore_arrays(self, step):
     """The state of whatever net, trained on whatever devices, as nested dicts on one device."""
     folder = self.folder.absolute() / str(step) / "state"
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def like():
       with ocp.StandardCheckpointer() as reader:

@@ -127,7 +127,7 @@ class Experiment:
 
 
 def build(config, labels, steps_per_epoch=1):
-  """Builds an Experiment.
+  """Builds an Experiment, on as many devices as divide its batch.
 
   Args:
     config: ConfigDict of an experiment.
@@ -135,10 +135,8 @@ def build(config, labels, steps_per_epoch=1):
     steps_per_epoch: for durations in epochs.
 
   Raises:
-    UserError: unknown name or field, devices that do not divide the batch, loss that does not
-      fit the classes.
+    UserError: unknown name or field, loss that does not fit the classes.
   """
-  # A run that was trained on fewer devices is restored on as many as divide its batch.
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
   task_fields = dict(config.task)

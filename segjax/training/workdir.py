@@ -35,7 +35,7 @@ def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
   if lines:
     raise UserError(
       f"{folder} holds a run with another config; it differs (old -> new) in "
-      f"{'; '.join(lines)}. Use the old values, or another --workdir"
+      f"{'; '.join(lines)}. Use the old values, or another folder (--workdir, a study's --runs)"
     )
   file = folder / "data.json"
   old = json.loads(file.read_text()) if file.exists() else data
@@ -43,8 +43,8 @@ def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
     if old[what] != data[what]:
       raise UserError(
         f"{folder} holds a run on other data: {what} was {old[what]}, now {data[what]} (names of "
-        "classes; number of examples and hash of their names). Use the old data, or another "
-        "--workdir"
+        "classes; number of examples and hash of their names). Use the old data, or another folder "
+        "(--workdir, a study's --runs)"
       )
 
 
