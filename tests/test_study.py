@@ -211,6 +211,11 @@ def test_what_depends_on_the_length_follows_an_override():
   assert len({study_lib.identity(c) for c in configs.values()}) == 6
   early = dataclasses.replace(study, overrides={"schedule.every_epochs": "2"})
   assert study_lib.make_config(early, "SGD, step", 0).schedule.every_epochs == 2.0
+  rows = dict.fromkeys(study.variants, lambda c: {"log_steps": 7})
+  study = dataclasses.replace(study, derived=rows, overrides={})
+  assert study_lib.make_config(study, "SGD, step", 0).log_steps == 7
+  study = dataclasses.replace(study, overrides={"log_steps": "3"})
+  assert study_lib.make_config(study, "SGD, step", 0).log_steps == 3
   study = study_lib.read("configs/studies/attention_vs_pixelwise.py:longer=2")
   study = dataclasses.replace(study, overrides={"total_epochs": "3"})
   assert study_lib.make_config(study, "softmax, more time", 0).total_epochs == 6.0
