@@ -273,6 +273,7 @@ def test_wrong_commands_are_told_in_one_line():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("command", "written"),
   [

@@ -100,6 +100,7 @@ def test_examples_that_do_not_count_do_not(output):
     np.testing.assert_allclose(padded[key], whole[key], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bins_cover_all_colours_and_the_loss_is_weighted():
   task = make_task(output="bins", grid=20.0)
   lab = np.asarray(rgb_to_lab(jnp.array(images(2, (50, 50)))))[..., 1:].reshape(-1, 2)

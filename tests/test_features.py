@@ -54,6 +54,7 @@ def runs(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_pixels_are_chosen_alike_from_all_classes(runs):
   restored = inference.restore(runs / "pixels")
   source = make_source(restored[0].config, "train")
@@ -123,6 +124,7 @@ def test_the_launcher_writes_pictures_and_scores(runs):
   assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_pixels_have_pictures_too(runs):
   restored = inference.restore(runs / "pixels")
   sources = [make_source(restored[0].config, s) for s in ("train", "val")]

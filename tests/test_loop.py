@@ -281,9 +281,8 @@ def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
   assert same(loaded, state.eval_variables())
 
 
-@pytest.mark.parametrize(
-  "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
           "--config.total_steps=2000", "--config.eval_steps=1000",

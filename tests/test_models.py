@@ -157,6 +157,7 @@ def test_one_value_a_channel_is_nothing_to_normalise_by():
   net.apply(variables, jnp.ones((2, 1, 1, 3)), train=True, mutable=["batch_stats"])
 
 
+@pytest.mark.slow
 def test_logits_of_an_image_that_the_backbone_extends_are_cut():
   net = models.make("backbone_unet", backbone="vgg11_bn", widths=(4,) * 5, num_outputs=2)
   image = jax.random.uniform(jax.random.key(1), (1, 20, 45, 3))

@@ -57,6 +57,7 @@ def test_every_pixel_is_seen_once_with_its_own_logits():
   np.testing.assert_allclose(total, (large * label)[label != IGNORE].sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigmoid", [False, True])
 def test_statistics_of_coarse_logits(sigmoid):
   names = ("a", "b") if sigmoid else ("a", "b", "c", "d")
