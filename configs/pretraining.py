@@ -7,10 +7,10 @@
   python launch/train.py --config=configs/pretraining.py:smoke
 
 Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
-are taken. The features against
-those of random weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net
-from them: --config.init_from=D --config.init_part=backbone. (A folder with labels tells classes of
-features apart: --config.data.source.kind=segmentation or classification.)
+are taken. The features beside those of random weights: launch/analyze.py features --epochs=0,30
+--workdir=D. Then start any net from them: --config.init_from=D --config.init_part=backbone. Folders
+with labels tell classes of features apart: --config.data.source.kind=segmentation or
+classification.
 """
 
 from segjax import config as config_lib
