@@ -21,6 +21,8 @@ CASES = {
   "wide": (7, 9, 5, 4, 3, 1, 1, 3, 3),
   "wide_sees_the_centre_alone": (7, 9, 5, 4, 3, 1, 1, 12, 12),
   "wide_in_one_direction": (4, 30, 5, 4, 3, 1, 1, 8, 8),
+  "thin": (9, 12, 8, 5, 3, 1, 1, 1, 1),
+  "thin_strided_dilated": (11, 12, 6, 8, 3, 1, 2, 2, 2),
   "same": (10, 13, 3, 4, 3, 1, 2, 1, "SAME"),
   "dense": (7, 6, 33, 32, 3, 1, 1, 1, 1),
   "dense_strided": (8, 9, 32, 40, 3, 1, 2, 1, "SAME"),

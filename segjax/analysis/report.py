@@ -33,6 +33,7 @@ TEXTS = {  # of scalars, with units
   "val/color_error": "colour error (units of a, b)",
   "val/edge_error": "edge error (units of a, b)",
 }
+CLASS_METRICS = {"f1": "F1", "iou": "IoU"}
 
 
 def write(study, results, output):
@@ -126,8 +127,13 @@ def _task(runs):
 
 
 def text_of(name):
-  """Readable name of a scalar, with its unit where it has one."""
-  return TEXTS.get(name, name.removeprefix("val/").replace("_", " ").replace("/", " of "))
+  """Readable name of a scalar, with its unit where it has one.
+
+  >>> text_of("val/f1/road")
+  'F1 of road'
+  """
+  text = name.removeprefix("val/").replace("_", " ").replace("/", " of ")
+  return TEXTS.get(name, re.sub(r"^(f1|iou)\b", lambda m: CLASS_METRICS[m[0]], text))
 
 
 def _numbers(document, study, done, costs):
