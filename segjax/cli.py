@@ -60,16 +60,13 @@ def make_folder(folder):
 
 
 def _use_huge_pages():
-  """Starts the program anew with a heap of huge pages that is kept; glibc reads that at the start.
+  """Starts the program anew with huge pages for its heap; glibc reads that at the start only.
 
-  XLA allocates the temporaries of a CPU step anew each time. With 4 KB pages the page faults take a
-  fifth to a third of the step, and with memory that goes back to the system in between, clearing it
-  takes a tenth: so no allocation is a map of its own, and all threads share the one heap that can
-  grow without bound. A GLIBC_TUNABLES of the user's own is left alone.
+  XLA allocates the temporaries of a CPU step anew each time; with 4 KB pages their page faults
+  take a fifth to a third of the step. A GLIBC_TUNABLES of the user's own is left alone.
   """
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    tunables = ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=8589934592")
-    os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{t}" for t in tunables)
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
