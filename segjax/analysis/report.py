@@ -132,8 +132,9 @@ def text_of(name):
   >>> text_of("val/f1/road")
   'F1 of road'
   """
-  text = name.removeprefix("val/").replace("_", " ").replace("/", " of ")
-  return TEXTS.get(name, re.sub(r"^(f1|iou)\b", lambda m: CLASS_METRICS[m[0]], text))
+  metric, *of = name.removeprefix("val/").split("/")
+  text = " of ".join((CLASS_METRICS.get(metric, metric), *of)).replace("_", " ")
+  return TEXTS.get(name, text)
 
 
 def _numbers(document, study, done, costs):

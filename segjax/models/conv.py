@@ -105,8 +105,11 @@ def _dense(x, kernel, stride, pads, dilation):
     x, kernel = residuals
     (dx,) = jax.linear_transpose(lambda x: standard(x, kernel), x)(g)
 
-    def plain(x, g):
-      return jax.linear_transpose(lambda kernel: standard(x, kernel), kernel)(g)[0]
+    def library(x, g, pads=pads):
+      transposed = jax.linear_transpose(
+        lambda kernel: _standard(x, kernel, stride, pads, dilation, 1), kernel
+      )
+      return transposed(g)[0]
 
     def fast(x, g):
       size, _, inner, features = kernel.shape
@@ -115,13 +118,10 @@ def _dense(x, kernel, stride, pads, dilation):
       elif min(inner, features) >= 32:
         gradient = _tap_gradient(x, g, size, stride, pads, dilation)
       else:  # The library packs patches of what needs no padding up to twice as fast.
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        (gradient,) = jax.linear_transpose(
-          lambda kernel: _standard(x, kernel, stride, ((0, 0), (0, 0)), dilation, 1), kernel
-        )(g)
+        gradient = library(jnp.pad(x, ((0, 0), *pads, (0, 0))), g, "VALID")
       return gradient.astype(kernel.dtype)
 
-    return dx, jax.lax.platform_dependent(x, g, cpu=fast, default=plain)
+    return dx, jax.lax.platform_dependent(x, g, cpu=fast, default=library)
 
   dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), bwd)
   return dense(x, kernel)
