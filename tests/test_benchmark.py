@@ -33,6 +33,11 @@ def test_figures_fit_together(mode):
   assert found["images_per_s"] == pytest.approx(2 / found["seconds"])
   assert found["gflops_per_s"] == pytest.approx(found["gflops"] / found["seconds"])
   assert found["share"] == pytest.approx(found["gflops_per_s"] / found["matrix_gflops_per_s"])
+  by_bytes = found["gbytes"] / found["memory_gbytes_per_s"]
+  assert found["floor_s"] == pytest.approx(
+    max(found["gflops"] / found["matrix_gflops_per_s"], by_bytes)
+  )
+  assert found["gbytes"] > 4 * 2 * 16 * 24 * (4 + 4) / 1e9
   net = models.make(**config.model, num_outputs=1)
   assert found["parameters"] == static_cost(net, (16, 24))[0]
   assert found["compile_s"] > 0 and found["peak_mb"] > 0
@@ -51,6 +56,10 @@ def test_a_train_program_trains():
 
 def test_matrix_products_are_counted():
   assert 1 < benchmark.matrix_rate(size=256, repeats=2) < 1e6
+
+
+def test_bytes_of_memory_are_counted():
+  assert 0.1 < benchmark.memory_rate(megabytes=8, repeats=2) < 1e5
 
 
 def peer(code):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import jax
@@ -75,6 +76,30 @@ def test_what_a_workdir_holds(data, tmp_path):
   ]
   kept = sorted(int(p.name) for p in (run / "checkpoints").iterdir())
   assert kept in ([6], [3, 6])
+
+
+def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
+  after, seen = threading.Event(), []
+
+  def panel(rows):
+    seen.append(after.wait(20))
+    return rows[0][0][1]
+
+  def next_batch(self, count, original=loop._Run._next_batch):
+    if len(read_metrics(self.workdir / "metrics.jsonl")) > 1:  # the first evaluation's row is there
+      after.set()
+    return original(self, count)
+
+  monkeypatch.setattr(loop, "panel", panel)
+  monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
+  training.train(tiny_config(data, writers=("pictures",), log_steps=100), tmp_path / "run")
+  assert seen == [True, True]
+
+
+def test_pictures_that_cannot_be_written_are_told(data, tmp_path):
+  (tmp_path / "images").write_text("")
+  with pytest.raises(UserError, match=r"cannot write to .*images"):
+    training.train(tiny_config(data, writers=("pictures",)), tmp_path)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):

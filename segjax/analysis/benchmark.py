@@ -34,6 +34,8 @@ class Program:
     call: runs it once; the result must be waited for.
     images: that a call works on.
     gflops: of a call, by XLA's count before it optimises, lowered for a GPU; nan if unknown.
+    gbytes: that its operations read and write on a device, 10^9, by XLA's count after it has
+      fused them; nan if unknown.
     compile_s: seconds to compile.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
     parameters: of the net.
@@ -43,6 +45,7 @@ class Program:
   call: Any
   images: int
   gflops: float
+  gbytes: float
   compile_s: float
   peak_mb: float
   parameters: int
@@ -91,9 +94,10 @@ def prepare(config, mode, classes=0):
     return out
 
   gflops = counted.get("flops", math.nan) / 1e9
+  gbytes = (compiled.cost_analysis() or {}).get("bytes accessed", math.nan) / 1e9
   devices = exp.mesh.size if mode == "train" else 1
   peak_mb = peak_bytes(compiled) / 1e6
-  return Program(call, batch_size, gflops, compile_s, peak_mb, parameters, devices)
+  return Program(call, batch_size, gflops, gbytes, compile_s, peak_mb, parameters, devices)
 
 
 def matrix_rate(dtype="float32", size=None, repeats=10):
@@ -105,16 +109,30 @@ def matrix_rate(dtype="float32", size=None, repeats=10):
   return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats)) / 1e9
 
 
+def memory_rate(megabytes=256, repeats=10):
+  """GB/s that the default device reads and writes in a large array, the best of some."""
+  add = jax.jit(lambda a: a + 1, donate_argnums=0)
+  held = [jnp.zeros(int(megabytes * 1e6) // 4, jnp.float32)]
+
+  def call():
+    held[0] = add(held[0])
+    return held[0]
+
+  return 2 * held[0].nbytes / min(time_calls(call, repeats)) / 1e9
+
+
 def measure(program, config, mode, *, repeats=20):
   """Times a Program.
 
   Returns:
     dict ready for JSON: `seconds` (median), `seconds_spread` (between the quartiles),
     `images_per_s`, `compile_s`, `gflops` of a step, `gflops_per_s`, `matrix_gflops_per_s` of a
-    device measured just before, `share` of it on all `devices`, `peak_mb`, `parameters`, `device`,
-    and what was measured.
+    device measured just before, `share` of it on all `devices`, `gbytes` that a device moves,
+    `memory_gbytes_per_s` likewise, `floor_s` (the longer of the FLOPs and the bytes at these
+    rates), `peak_mb`, `parameters`, `device`, and what was measured.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
+  memory = memory_rate()
   times = time_calls(program.call, repeats)
   median = statistics.median(times)
   low, high = np.percentile(times, [25, 75])
@@ -136,6 +154,9 @@ def measure(program, config, mode, *, repeats=20):
     gflops_per_s=program.gflops / median,
     matrix_gflops_per_s=rate,
     share=program.gflops / median / (rate * program.devices),
+    gbytes=program.gbytes,
+    memory_gbytes_per_s=memory,
+    floor_s=max(program.gflops / (rate * program.devices), program.gbytes / memory),
     peak_mb=program.peak_mb,
   )
 

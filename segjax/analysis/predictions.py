@@ -157,7 +157,9 @@ def _panels(workdir, wanted, moved):
   experiment, state = inference.restore(workdir)
   experiment.config.data.source.update(dict(moved))
   source, step = feeding.make_source(experiment.config, "val"), experiment.predict_step()
-  return [
-    (source.source.names[i], example_panels(experiment.task, step, state, source[i]))
-    for i in spread(len(source), wanted)
-  ]
+  panels = []
+  for i in spread(len(source), wanted):
+    example = source[i]
+    outputs = step(state, example["image"][None])
+    panels.append((source.source.names[i], example_panels(experiment.task, outputs, example)))
+  return panels

@@ -37,19 +37,17 @@ def evaluate(eval_step, state, batches, mesh):
   return add_sums(total, jax.device_get(running))
 
 
-def example_panels(task, predict_step, state, example):
+def example_panels(task, outputs, example):
   """Pictures of one example and of what the net makes of it.
 
   Args:
     task: of `segjax.tasks`.
-    predict_step: from `steps.make_predict_step`.
-    state: TrainState.
+    outputs: of a predict step for this example alone, waited for here.
     example: {"image": u8[H,W,3], "label": as the task needs it}.
 
   Returns:
     list of (title, u8[H,W,3]), see the task's `pictures`.
   """
-  outputs = jax.device_get(predict_step(state, example["image"][None]))
   label = example["label"]
   label = label if label.ndim == 3 else label.astype(np.int32)
-  return task.pictures(example["image"], outputs, label)
+  return task.pictures(example["image"], jax.device_get(outputs), label)

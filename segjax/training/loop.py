@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flax.traverse_util
@@ -107,6 +108,7 @@ class _Run:
     rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
+    self.painter, self.painted = ThreadPoolExecutor(1, "pictures"), None
     self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
     self.predict_step = self.experiment.predict_step()
     self.sums = None
@@ -139,6 +141,7 @@ class _Run:
         profile.after(step, self.state)
         self._after_step(step, stop)
     self.checkpoints.wait()
+    self._wait_for_pictures()
     self.progress.close()
     self._say_summary()
     if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
@@ -220,23 +223,34 @@ class _Run:
     summary = exp.task.summary(self.sums)
     metrics = {f"val/{k}": v for k, v in summary.items()}
     self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
-    self.writers.images(
-      step, {"val/examples": self._pictures(step)} if self.config.pictures else {}
-    )
+    if self.config.pictures:
+      self._paint(step)
     text = "  ".join(f"{k} {v:.4f}" for k, v in exp.task.line(summary).items())
     self.progress.say(f"  val  step {step}  {text}")
     if exp.task.warning(summary):
       self.progress.say(f"  warning: {exp.task.warning(summary)}")
     return metrics
 
-  def _pictures(self, step):
-    """Panel of fixed validation examples, spread over the split."""
+  def _paint(self, step):
+    """Predicts fixed validation examples; they are drawn and written while training goes on."""
+    chosen = spread(len(self.val_source), self.config.pictures)
+    examples = [self.val_source[i] for i in chosen]
+    outputs = [self.predict_step(self.state, e["image"][None]) for e in examples]
+    self._wait_for_pictures()
+    names = [self.val_source.source.names[i] for i in chosen]
+    self.painted = self.painter.submit(self._write_panel, step, names, examples, outputs)
+
+  def _write_panel(self, step, names, examples, outputs):
     rows = []
-    for i in spread(len(self.val_source), self.config.pictures):
-      example, name = self.val_source[i], self.val_source.source.names[i]
-      first, *row = example_panels(self.experiment.task, self.predict_step, self.state, example)
+    for name, example, output in zip(names, examples, outputs, strict=True):
+      first, *row = example_panels(self.experiment.task, output, example)
       rows.append([(f"{name}, step {step}", first[1]), *row])
-    return panel(rows)
+    self.writers.images(step, {"val/examples": panel(rows)})
+
+  def _wait_for_pictures(self):
+    """Raises what their drawing raised."""
+    if self.painted is not None:
+      self.painted.result()
 
   def _check_metric(self, state):
     """Raises a UserError where an evaluation does not measure `config.best_metric`."""
@@ -311,6 +325,7 @@ class _Run:
 
   def close(self):
     """Closes files and background threads."""
+    self.painter.shutdown()
     try:
       self.checkpoints.close()
     finally:
