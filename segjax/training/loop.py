@@ -140,9 +140,7 @@ class _Run:
         self.pending.append((step, count, sums))
         profile.after(step, self.state)
         self._after_step(step, stop)
-    self.checkpoints.wait()
-    self._wait_for_pictures()
-    self.progress.close()
+    self._finish_writing()
     self._say_summary()
     if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
       raise Stopped(stop.signal, step)
@@ -175,8 +173,7 @@ class _Run:
       self.checkpoints.save(step, self.state, self.iterator, metrics)
       self.progress.skip_time()
     if stopping and step < self.total:
-      self.checkpoints.wait()
-      self.progress.close()
+      self._finish_writing()
       raise Stopped(stopping, step)
 
   def _log(self, keep):
@@ -251,6 +248,11 @@ class _Run:
     """Raises what their drawing raised."""
     if self.painted is not None:
       self.painted.result()
+
+  def _finish_writing(self):
+    self.checkpoints.wait()
+    self._wait_for_pictures()
+    self.progress.close()
 
   def _check_metric(self, state):
     """Raises a UserError where an evaluation does not measure `config.best_metric`."""
