@@ -28,6 +28,13 @@ CASES = {
   "dense_strided": (8, 9, 32, 40, 3, 1, 2, 1, "SAME"),
   "dense_dilated_5x5": (9, 12, 32, 32, 5, 1, 1, 2, 4),
   "dense_of_an_image": (11, 14, 3, 8, 7, 1, 2, 1, 3),
+  "patches_of_an_image": (90, 110, 3, 16, 7, 1, 2, 1, 3),
+  "product_of_uneven_padding": (9, 12, 24, 8, 3, 1, 1, 1, ((0, 1), (2, 0))),
+  "product_1x1": (7, 6, 12, 5, 1, 1, 1, 1, 0),
+  "product_1x1_strided": (7, 6, 12, 5, 1, 1, 2, 1, 0),
+  "product_of_strips": (50, 200, 32, 16, 3, 1, 1, 1, 1),
+  "product_of_strips_strided": (170, 200, 16, 32, 3, 1, 2, 1, 1),
+  "product_of_strips_dilated": (61, 130, 32, 16, 3, 1, 1, 2, 2),
 }
 
 
@@ -38,7 +45,7 @@ def test_fast_convolutions_equal_the_standard_one(case, dtype):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, height, width, channels)), dtype)
   kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, features)), dtype)
-  pads = "SAME" if padding == "SAME" else [(padding, padding)] * 2
+  pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
 
   def standard(x, kernel):
     return jax.lax.conv_general_dilated(

@@ -56,7 +56,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 8, 4), (1, 5, 3, 4), (1, 1, 1, 4)])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 4), (1, 5, 3, 128), (1, 1, 1, 4)])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_transposed_convolution_is_nn_conv_transpose(pair, shape):
   fast, standard = (make() for make in PAIRS[pair])
@@ -97,6 +97,31 @@ def test_resize_bilinear_enlarges_as_pytorch_does():
   )
   got = layers.resize_bilinear(x, (11, 20))
   np.testing.assert_allclose(got, want.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(("rate", "words"), [(0.5, 2), (0.25, 3), (0.375, 5), (0.1, 40)])
+def test_dropout_keeps_its_share_and_draws_no_more_than_it_needs(rate, words):
+  """Of 40 channels; kept values are scaled, the draws of any two channels are independent."""
+  x = jnp.full((64, 100, 40), 2.0)
+  layer = layers.Dropout(rate)
+  y = np.asarray(layer.apply({}, x, train=True, rngs={"dropout": KEY}))
+  kept = y != 0
+  np.testing.assert_allclose(y[kept], 2 / (1 - rate), rtol=1e-6)
+  deviation = np.sqrt(rate * (1 - rate) / 6400)
+  np.testing.assert_allclose(kept.mean((0, 1)), 1 - rate, atol=5 * deviation)
+  correlation = np.corrcoef(kept.reshape(-1, 40).T) - np.eye(40)
+  assert np.abs(correlation).max() < 5 / 80
+  again = layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(1)})
+  assert (np.asarray(again) != y).mean() > rate * (1 - rate)
+  np.testing.assert_array_equal(layer.apply({}, x, train=False), x)
+  jaxpr = jax.make_jaxpr(lambda key: layer.apply({}, x, train=True, rngs={"dropout": key}))(KEY)
+  drawn = [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "random_bits"]
+  assert drawn == [(64, 100, words)]
+
+
+def test_dropout_of_nothing_needs_no_key():
+  x = jnp.ones((2, 3))
+  assert layers.Dropout(0.0).apply({}, x, train=True) is x
 
 
 def test_unknown_norm_lists_the_known_ones():

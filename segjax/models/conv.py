@@ -53,10 +53,8 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
     def fast(x, kernel):
       return _wide(x, kernel, dilation)
-  elif size > 1:
-    return _dense(x, kernel, stride, pads, dilation)
   else:
-    return standard(x, kernel)
+    return _dense(x, kernel, stride, pads, dilation)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
 
 
@@ -97,13 +95,22 @@ def _dense(x, kernel, stride, pads, dilation):
   def standard(x, kernel):
     return _standard(x, kernel, stride, pads, dilation, 1)
 
+  if kernel.shape[0] == 1 and pads == ((0, 0), (0, 0)):
+
+    def forward(x, kernel):
+      return jax.lax.platform_dependent(
+        x, kernel, cpu=lambda x, k: x[:, ::stride, ::stride] @ k[0, 0], default=standard
+      )
+  else:
+    forward = standard
+
   @jax.custom_vjp
   def dense(x, kernel):
-    return standard(x, kernel)
+    return forward(x, kernel)
 
   def bwd(residuals, g):
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: standard(x, kernel), x)(g)
+    (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(g)
 
     def library(x, g, pads=pads):
       transposed = jax.linear_transpose(
@@ -113,10 +120,9 @@ def _dense(x, kernel, stride, pads, dilation):
 
     def fast(x, g):
       size, _, inner, features = kernel.shape
-      if inner <= 4 < size:
-        gradient = _patch_gradient(x, g, size, stride, pads, dilation)
-      elif min(inner, features) >= 32:
-        gradient = _tap_gradient(x, g, size, stride, pads, dilation)
+      wide = inner * features >= 512 or inner > features
+      if size == 1 or wide or (inner <= 4 and features >= 16):
+        gradient = _product_gradient(x, g, size, stride, pads, dilation)
       else:  # The library packs patches of what needs no padding up to twice as fast.
         gradient = library(jnp.pad(x, ((0, 0), *pads, (0, 0))), g, "VALID")
       return gradient.astype(kernel.dtype)
@@ -127,33 +133,50 @@ def _dense(x, kernel, stride, pads, dilation):
   return dense(x, kernel)
 
 
-def _tap_gradient(x, g, size, stride, pads, dilation):
-  """Weight gradient, a matrix product a tap; f32[K,K,C,features]."""
-  channels, features = x.shape[-1], g.shape[-1]
-  g = g.reshape(-1, features)
-  out = []
-  for tap in _taps(x, size, stride, pads, dilation):
-    pair = tap.reshape(-1, channels), g
-    first, second = pair if channels > features else pair[::-1]
-    product = jnp.matmul(first.T, second, preferred_element_type=jnp.float32)
-    out.append(product if channels > features else product.T)
-  return jnp.stack(out).reshape(size, size, channels, features)
+def _product_gradient(x, g, size, stride, pads, dilation):
+  """Weight gradient as matrix products, f32[K,K,C,features].
 
+  With stride 1 input and gradient change places where that shifts the thinner of the two, K*K
+  times. Larger images are taken a strip of rows at a time, which all products read from the cache.
+  """
+  reach = dilation * (size - 1)
+  mirrored = tuple((reach - low, reach - high) for low, high in pads)
+  if x.shape[-1] > g.shape[-1] and size > 1 and stride == 1 and min(map(min, mirrored)) >= 0:
+    swapped = _product_gradient(g, x, size, 1, mirrored, dilation)
+    return swapped[::-1, ::-1].swapaxes(2, 3)
+  n, height, width, features = g.shape
+  channels = x.shape[-1]
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
-def _patch_gradient(x, g, size, stride, pads, dilation):
-  """Weight gradient of an image's few channels: a product of patches an image."""
-  channels, features = x.shape[-1], g.shape[-1]
+  def products(x, g):
+    taps = _taps(x, size, stride, ((0, 0), (0, 0)), dilation)
+    if channels <= 4:  # too thin for a product of its own
+      taps = [jnp.concatenate(list(taps), -1)]
+    g = g.reshape(-1, features).T
+    out = [
+      jnp.matmul(g, tap.reshape(-1, tap.shape[-1]), preferred_element_type=jnp.float32).T
+      for tap in taps
+    ]
+    return jnp.stack(out).reshape(size, size, channels, features)
 
-  def add(total, image):
-    x, g = image
-    patches = jnp.concatenate(list(_taps(x[None], size, stride, pads, dilation)), -1)
-    patches = patches.reshape(-1, size * size * channels)
-    g = g.reshape(-1, features)
-    return total + jnp.matmul(patches.T, g, preferred_element_type=jnp.float32), None
+  if size == 1 or height * width < 1024:
+    return products(x, g)
+  pixels = 2048 if channels <= 4 else 4096 if channels * features < 2048 else 1024
+  rows = min(max(pixels // width, 1), height)
+  strips = -(-height // rows)
+  missing = strips * rows - height
+  x = jnp.pad(x, ((0, 0), (0, missing * stride), (0, 0), (0, 0)))
+  g = jnp.pad(g, ((0, 0), (0, missing), (0, 0), (0, 0)))
+  seen = (1, (rows - 1) * stride + reach + 1, *x.shape[2:])
 
-  start = jnp.zeros((size * size * channels, features))
-  total, _ = jax.lax.scan(add, start, (x, g))
-  return total.reshape(size, size, channels, features)
+  def add(total, place):
+    image, row = place // strips, place % strips * rows
+    part = jax.lax.dynamic_slice(x, (image, row * stride, 0, 0), seen)
+    of_part = jax.lax.dynamic_slice(g, (image, row, 0, 0), (1, rows, width, features))
+    return total + products(part, of_part), None
+
+  start = jnp.zeros((size, size, channels, features))
+  return jax.lax.scan(add, start, jnp.arange(n * strips))[0]
 
 
 def _depthwise(x, kernel, stride, pads, dilation):
@@ -247,6 +270,68 @@ def _wide(x, kernel, dilation):
       place = [(max(-s, 0), max(s, 0)) for s in (down, right)]
       out = out + jnp.pad(seen @ kernel[i + 1, j + 1], ((0, 0), *place, (0, 0)))
   return out
+
+
+def depth_to_space(x, features):
+  """[B,H,W,4*features] -> [B,2H,2W,features]; channel block 2*i+j fills offset (i, j)."""
+  n, h, w, _ = x.shape
+  x = x.reshape(n, h, w, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(n, 2 * h, 2 * w, features)
+
+
+@jax.custom_vjp
+def conv_transpose_3x3(x, kernel):
+  """3x3 transposed convolution, stride 2, whose output is exactly twice the input.
+
+  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), ((1, 2), (1, 2)))`, NHWC and HWIO. It is the
+  transpose of a convolution with stride 2, so that convolution is its gradient.
+
+  Args:
+    x: [B,H,W,C].
+    kernel: [3,3,C,features].
+
+  Returns:
+    [B,2H,2W,features], same dtype.
+  """
+
+  def library(x, kernel):
+    return jax.lax.conv_transpose(x, kernel, (2, 2), ((1, 2), (1, 2)))
+
+  return jax.lax.platform_dependent(x, kernel, cpu=_product_of_parities, default=library)
+
+
+def _conv_transpose_3x3_bwd(residuals, g):
+  x, kernel = residuals
+
+  def adjoint(g, kernel):
+    kernel = kernel[::-1, ::-1].swapaxes(2, 3)
+    return convolve(g, kernel, stride=2, padding=((1, 0), (1, 0)))
+
+  dx, transpose = jax.vjp(adjoint, g, kernel)
+  return dx, transpose(x)[1]
+
+
+conv_transpose_3x3.defvjp(
+  lambda x, kernel: (conv_transpose_3x3(x, kernel), (x, kernel)), _conv_transpose_3x3_bwd
+)
+
+
+def _product_of_parities(x, kernel):
+  """One product for all nine taps; outputs in even rows see one row of taps, in odd rows two."""
+  channels, features = kernel.shape[2:]
+  taps = x @ kernel.transpose(2, 0, 1, 3).reshape(channels, 9 * features)
+  taps = jnp.split(taps, 9, -1)
+  parts = []
+  for odd_row in (0, 1):
+    for odd_column in (0, 1):
+      part = 0
+      for i in (0, 2) if odd_row else (1,):
+        for j in (0, 2) if odd_column else (1,):
+          down, right = i // 2, j // 2  # the last tap sees the next pixel
+          tap = taps[3 * i + j][:, down:, right:]
+          part = part + jnp.pad(tap, ((0, 0), (0, down), (0, right), (0, 0)))
+      parts.append(part)
+  return depth_to_space(jnp.concatenate(parts, -1), features)
 
 
 class Conv(nn.Module):

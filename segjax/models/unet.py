@@ -69,11 +69,12 @@ class UNet(nn.Module):
       x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")
       x = nn.relu(x) if self.up_relu else x
       x = jnp.concatenate([x, features[i]], -1) if self.skip else x
-      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+      x = layers.Dropout(self.dropout)(x, train=train)
       x = layers.DoubleConv(levels[i], *common, name=f"join{i + 1}")(x, train=train)
-    x = nn.Conv(
+    x = layers.Conv(
       self.num_outputs,
-      (1, 1),
+      1,
+      use_bias=True,
       kernel_init=layers.initializer(self.kernel_init),
       dtype=self.dtype,
       name="head",
@@ -97,9 +98,9 @@ class UNet(nn.Module):
       return layers.ConvTranspose3x3(features, self.kernel_init, self.dtype, name=name)(x)
     if self.up == "bilinear":
       x = layers.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
-      return nn.Conv(
+      return layers.Conv(
         features,
-        (3, 3),
+        use_bias=True,
         kernel_init=layers.initializer(self.kernel_init),
         dtype=self.dtype,
         name=name,
