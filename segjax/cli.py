@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before CLU brings TensorFlow in
@@ -36,6 +37,7 @@ def run(main):
   """
   _use_huge_pages()
   _keep_compilations()
+  _use_all_cores()
   app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
@@ -80,6 +82,17 @@ def _keep_compilations():
     with contextlib.suppress(OSError):  # a home that cannot be written to: compile each time
       folder.mkdir(parents=True, exist_ok=True)
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def _use_all_cores():
+  """Keeps convolutions from YNNPACK, which runs many of ours on one thread; XLA's own take all.
+
+  A jaxlib that does not know the flag would end the program, so the version decides. An XLA_FLAGS
+  that names the flag is left alone.
+  """
+  name, found = "xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
+  if metadata.version("jaxlib").startswith("0.10.") and name not in found:
+    os.environ["XLA_FLAGS"] = f"--{name}=-individual_convolution {found}".strip()
 
 
 def _guarded(main):

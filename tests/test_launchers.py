@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -359,3 +360,21 @@ def test_compilations_are_kept_in_the_users_cache(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   cli._keep_compilations()
   assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_convolutions_take_all_cores_where_jaxlib_knows_the_flag(monkeypatch):
+  from segjax import cli
+
+  flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+  monkeypatch.setattr(metadata, "version", lambda name: "0.11.0")
+  cli._use_all_cores()
+  assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
+  monkeypatch.setattr(metadata, "version", lambda name: "0.10.2")
+  cli._use_all_cores()
+  assert os.environ["XLA_FLAGS"] == f"{flag} --xla_force_host_platform_device_count=8"
+  cli._use_all_cores()
+  assert os.environ["XLA_FLAGS"].count(flag) == 1
+  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+  cli._use_all_cores()
+  assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type="
