@@ -1,7 +1,7 @@
 """Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
 
-XLA's CPU backend is slow at grouped, depthwise and widely dilated convolutions, and at the weight
-gradient of any: that of a grouped one takes seconds. The forms below compute the same sums in
+XLA's CPU backend is slow at grouped, depthwise, widely dilated and 1x1 convolutions, and at the
+weight gradient of any: that of a grouped one takes seconds. The forms below compute the same sums in
 another order and are used where a program is lowered for a CPU; other platforms get the library's
 convolution. Reverse mode alone works through them: forward mode raises, over a gradient too.
 """
@@ -90,7 +90,7 @@ def _taps(x, size, stride, pads, dilation):
 
 
 def _dense(x, kernel, stride, pads, dilation):
-  """The library's convolution; on a CPU its weight gradient is summed in other ways."""
+  """The library's convolution; on a CPU a 1x1 one and most weight gradients are products."""
 
   def standard(x, kernel):
     return _standard(x, kernel, stride, pads, dilation, 1)
