@@ -37,13 +37,15 @@ def enlarge(image, least=96):
   return image.repeat(times, 0).repeat(times, 1)
 
 
-def panel(rows, *, gap=6, caption=16, most=400):
+def panel(rows, *, gap=6, most=400):
   """Lays out captioned pictures in rows on white, those of each row to one scale.
 
+  Captions stand above the pictures and grow with the sheet, so that they can be read where it is
+  shrunk to the width of a page.
+
   Args:
-    rows: a list a row of (title, u8[H,W,3]); captions stand above the pictures.
+    rows: a list a row of (title, u8[H,W,3]).
     gap: pixels between pictures.
-    caption: pixels of a caption line.
     most: pixels of a picture's longer side; larger pictures are shrunk, and in each row the longest
       side becomes that of the largest picture of all.
 
@@ -60,9 +62,11 @@ def panel(rows, *, gap=6, caption=16, most=400):
   heights = [round(h * k) for (h, _), k in zip(shapes, scales, strict=True)]
   width = max(round(w * k) for (_, w), k in zip(shapes, scales, strict=True))
   columns = max(len(row) for row in rows)
-  size = (columns * (width + gap) + gap, sum(h + caption + gap for h in heights) + gap)
-  canvas = Image.new("RGB", size, "white")
-  draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(11), gap
+  across = columns * (width + gap) + gap
+  letters = max(round(across / 90), 11)
+  caption = round(1.45 * letters)
+  canvas = Image.new("RGB", (across, sum(h + caption + gap for h in heights) + gap), "white")
+  draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(letters), gap
   for row, height, scale in zip(rows, heights, scales, strict=True):
     for c, (title, image) in enumerate(row):
       x = gap + c * (width + gap)

@@ -29,3 +29,10 @@ def test_rows_of_a_panel_have_the_same_longest_side_each_to_one_scale():
 def test_tiny_pictures_of_a_panel_are_enlarged_for_their_captions():
   sheet = pictures.panel([[("a digit", plain(8, 8, 77)), ("another", plain(8, 8, 78))]])
   assert count(sheet, 77) == count(sheet, 78) == 224 * 224
+
+
+def test_captions_grow_with_the_sheet():
+  row = [(f"picture {i}", plain(320, 320, 77)) for i in range(6)]
+  height, width, _ = pictures.panel([row]).shape
+  assert width == 6 * 326 + 6
+  assert height == 320 + 2 * 6 + round(1.45 * round(width / 90))
