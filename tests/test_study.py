@@ -22,6 +22,7 @@ from segjax import study as study_lib
 from segjax.analysis import charts, document, regions, report
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
+from segjax.data.labels import default_table
 from segjax.errors import UserError
 
 STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
@@ -361,6 +362,9 @@ def test_regions_are_the_best_and_the_worst_windows():
     np.testing.assert_allclose((best.iou, worst.iou), (max(scores), min(scores)))
     assert best.image.shape == (16, 16, 3)
   assert found[2] == (None, None)  # a class that is nowhere
+  table = default_table(("a", "b", "c"))
+  legend = regions.picture(found, table)[-20:]
+  assert [(legend == color).all(-1).sum() > 100 for _, color in table.classes] == [True] * 3
   right = [dataclasses.replace(p, pred=np.where(p.label == 255, 0, p.label)) for p in examples]
   assert [w for _, w in regions.best_and_worst(right, 2, size=16)] == [None, None]
   wrong = [dataclasses.replace(p, pred=1 - np.minimum(p.label, 1)) for p in examples]

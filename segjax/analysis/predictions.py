@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from segjax import inference
+from segjax.analysis.sheets import with_legend
 from segjax.data import pipeline
 from segjax.errors import UserError
 from segjax.pictures import panel, spread
@@ -102,7 +103,7 @@ def stages(workdir, *, wanted=3, moved=()):
     moved: where the data lie now, see `Predictor`.
 
   Returns:
-    (u8[height,width,3], steps): rows of image | predictions | truth.
+    (u8[height,width,3], steps): rows of image | predictions | truth, and the classes' colours.
 
   Raises:
     UserError: fewer than two checkpoints.
@@ -123,7 +124,8 @@ def stages(workdir, *, wanted=3, moved=()):
      ("truth (grey: not scored)", colored(predictor.labels, p.label))]
     for i, p in enumerate(chosen)
   ]  # fmt: skip
-  return panel(rows, most=300), checkpoints
+  labels = predictor.labels
+  return with_legend(panel(rows, most=300), labels, range(len(labels.names))), checkpoints
 
 
 def side_by_side(workdirs, *, wanted=4, moved=()):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from segjax.analysis.predictions import colored
+from segjax.analysis.sheets import with_legend
 from segjax.data.labels import IGNORE
 from segjax.pictures import panel
 
@@ -94,7 +95,7 @@ def _note(pair, p, iou, side):
 
 
 def picture(found, labels):
-  """A row a class: image | truth | prediction of its best window, then of its worst.
+  """A row a class: image | truth | prediction of its best window, then of its worst; a legend.
 
   Args:
     found: from `best_and_worst`.
@@ -120,7 +121,7 @@ def picture(found, labels):
         ("prediction", _enlarged(pred)),
       ]
     rows.append(row)
-  return panel(rows, most=200)
+  return with_legend(panel(rows, most=200), labels, range(len(labels.names)))
 
 
 def _enlarged(image, side=160):

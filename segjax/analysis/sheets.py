@@ -39,7 +39,8 @@ def legend(labels, shown, width):
   Returns:
     u8[height,width,3].
   """
-  sample, gap, font = 14, 8, ImageFont.load_default(12)
+  letters = max(round(width / 90), 12)  # as captions, see `pictures.panel`
+  sample, gap, font = letters + 2, 8, ImageFont.load_default(letters)
   canvas = Image.new("RGB", (width, 2000), "white")
   draw, x, y = ImageDraw.Draw(canvas), gap, 4
   entries = [(labels.names[v] if v != IGNORE else "ignored", v) for v in shown[:MOST_IN_LEGEND]]
@@ -58,7 +59,8 @@ def legend(labels, shown, width):
   return np.asarray(canvas)[: y + sample + 6]
 
 
-def _with_legend(sheet, labels, shown):
+def with_legend(sheet, labels, shown):
+  """A sheet with the `legend` of the values shown in it below."""
   values = sorted(shown)
   return np.concatenate([sheet, legend(labels, values, sheet.shape[1])]) if values else sheet
 
@@ -101,7 +103,7 @@ def samples(source, wanted=8):
   if len(rows[0]) == 1:  # of single images, four a row
     flat = [cell for row in rows for cell in row]
     rows = [flat[i : i + 4] for i in range(0, len(flat), 4)]
-  return _with_legend(panel(rows), source.labels, shown)
+  return with_legend(panel(rows), source.labels, shown)
 
 
 def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
@@ -143,7 +145,7 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
       row.append((f"augmented {v + 1}", _labelled(source, to_u8(out), truth)))
     rows.append(row)
     shown |= set(np.unique(label).tolist()) if mask else set()
-  return _with_legend(panel(rows, most=300), source.labels, shown)
+  return with_legend(panel(rows, most=300), source.labels, shown)
 
 
 def _labelled(source, image, label):
