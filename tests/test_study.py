@@ -371,12 +371,28 @@ def test_regions_are_the_best_and_the_worst_windows():
   assert [b for b, _ in regions.best_and_worst(wrong, 2, size=16)] == [None, None]
 
 
+@pytest.mark.parametrize("label", ["a", "a net over a backbone of some name (weights of a file)"])
+def test_legend_of_a_scatter_plot_lies_within_the_figure(tmp_path, monkeypatch, label):
+  kept = []
+  monkeypatch.setattr(charts, "write", lambda figure, file: kept.append(figure))
+  charts.scatter(
+    {f"{label} {i}": (i + 1, i, 0.1) for i in range(5)}, ("x", "y"), tmp_path / "a.png"
+  )
+  kept[0].canvas.draw()
+  box, figure = kept[0].legends[0].get_window_extent(), kept[0].bbox
+  assert figure.x0 <= box.x0 < box.x1 <= figure.x1
+  assert figure.y0 <= box.y0 < box.y1 <= figure.y1
+  assert kept[0].axes[0].get_window_extent().height > 300
+
+
 def test_document_in_both_forms(tmp_path):
   d = document.Document("A & B")
   d.table(("x|y", "z"), [("1", "<2>"), ("3", "4")])
   assert d.markdown(tmp_path).splitlines()[2:6] == ["| x\\|y | z |", "|---|---|", "| 1 | <2> |",
                                                     "| 3 | 4 |"]  # fmt: skip
   assert "<td>&lt;2&gt;</td>" in d.html()
+  d.table(("config", "parameters"), [("a.py:b=1,c=2", "1,234")])
+  assert "<td>a.py:b=1,<wbr>c=2</td><td>1,234</td>" in d.html()
   assert "<title>A &amp; B</title>" in d.html()
 
 

@@ -86,7 +86,9 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
     file: path of the PNG.
     high_is_good: whether high values are, or low ones.
   """
-  figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+  columns = 2 if max(map(len, points)) <= 32 else 1  # more would be cut off at the edges
+  rows = -(-(len(points) + 1) // columns)
+  figure, axis = plt.subplots(figsize=(5.6, 3.8 + 0.2 * rows), layout="constrained")
   cost, value, spread = (np.array([p[k] for p in points.values()], float) for k in range(3))
   front = np.flatnonzero(pareto(cost, value if high_is_good else -value))
   front = front[np.argsort(cost[front])]
@@ -100,7 +102,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
   axis.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
   axis.set_xlim(0, 1.15 * cost.max())
   axis.grid(alpha=0.3)
-  figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+  figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
   return write(figure, file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import re
 
 
 @dataclasses.dataclass
@@ -66,7 +67,7 @@ class Document:
         header, rows = value
         cells = "".join(f"<th>{html.escape(str(c))}</th>" for c in header)
         body = "".join(
-          "<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows
+          "<tr>" + "".join(f"<td>{_cell(str(c))}</td>" for c in row) + "</tr>" for row in rows
         )
         parts.append(f"<div class='wide'><table><tr>{cells}</tr>{body}</table></div>")
       else:
@@ -78,6 +79,11 @@ class Document:
           f"<figcaption>{text}</figcaption></figure>"
         )
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _cell(text):
+  """Escaped; lists without spaces, as a config's argument, may break after their commas."""
+  return re.sub(r",(?=[A-Za-z])", ",<wbr>", html.escape(text))
 
 
 _HEAD = """<!doctype html>

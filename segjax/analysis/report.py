@@ -18,6 +18,7 @@ from segjax.analysis import charts, cost, predictions, regions
 from segjax.analysis.document import Document
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.tasks import TASKS
+from segjax.weights import PRETRAINED
 
 FIGURES = re.compile(
   r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|examples)\.(png|pdf)"
@@ -82,7 +83,7 @@ def _setup(document, study, results, done, costs):
     rows.append(
       (
         label,
-        spec,
+        spec.replace(",smoke=False", ""),
         f"{c.parameters:,}" if c else "-",
         f"{c.mb:.2f}" if c else "-",
         f"{c.gflops:.2f}" if c else "-",
@@ -119,6 +120,8 @@ def _scalars(study, done):
 
 def _start(runs):
   start = runs[0].config.init_from
+  if start in PRETRAINED:
+    return "ImageNet weights"
   return f"weights of {start}" if start else "random weights"
 
 
