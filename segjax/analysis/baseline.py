@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -39,7 +42,7 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     seed: of the sampling.
 
   Returns:
-    dict of sums as the task's `statistics`, but for the scores' histogram; cross-entropy in nats.
+    dict of sums, the task's `statistics`.
   """
   rng = np.random.default_rng(seed)
   features, labels = [], []
@@ -51,17 +54,16 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     labels.append(label[chosen])
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
   model.fit(np.concatenate(features), np.concatenate(labels))
-  classes, count = model.classes_, len(task.classes)
-  sums = dict(pixels=0, examples=len(val_source), matrix=0, cross_entropy=0.0)
+  statistics = jax.jit(functools.partial(task.statistics, histogram=True))
+  total = None
   for i in range(len(val_source)):
     example = val_source[i]
-    label = example["label"].ravel()
-    keep = label != IGNORE
-    probability = np.full((keep.sum(), count), 1e-9)
-    probability[:, classes] = model.predict_proba(pixel_features(example["image"])[keep])
-    truth, pred = label[keep].astype(int), probability.argmax(1)
-    cell = np.bincount(truth * count + pred, minlength=count * count)
-    sums["matrix"] = sums["matrix"] + cell.reshape(count, count)
-    sums["pixels"] += int(keep.sum())
-    sums["cross_entropy"] -= float(np.log(probability[np.arange(len(truth)), truth]).sum())
-  return sums
+    shape = example["label"].shape
+    likely = np.full((*shape, len(task.classes)), -20.0, "f4")  # classes never seen
+    found = model.predict_log_proba(pixel_features(example["image"]))
+    likely[..., model.classes_] = found.reshape(*shape, -1)
+    logits = likely[..., 1:] - likely[..., :1] if task.sigmoid else likely
+    sums = statistics(logits[None], example["label"][None].astype("i4"), np.ones(1, bool))
+    sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
+    total = sums if total is None else jax.tree.map(np.add, total, sums)
+  return total
