@@ -37,11 +37,15 @@ def enlarge(image, least=96):
   return image.repeat(times, 0).repeat(times, 1)
 
 
+def letter_size(width, least):
+  """Of text on a sheet that many pixels wide: it can be read where a page shrinks the sheet."""
+  return max(round(width / 90), least)
+
+
 def panel(rows, *, gap=6, most=400):
   """Lays out captioned pictures in rows on white, those of each row to one scale.
 
-  Captions stand above the pictures and grow with the sheet, so that they can be read where it is
-  shrunk to the width of a page.
+  Captions stand above the pictures and grow with the sheet, see `letter_size`.
 
   Args:
     rows: a list a row of (title, u8[H,W,3]).
@@ -63,7 +67,7 @@ def panel(rows, *, gap=6, most=400):
   width = max(round(w * k) for (_, w), k in zip(shapes, scales, strict=True))
   columns = max(len(row) for row in rows)
   across = columns * (width + gap) + gap
-  letters = max(round(across / 90), 11)
+  letters = letter_size(across, 11)
   caption = round(1.45 * letters)
   canvas = Image.new("RGB", (across, sum(h + caption + gap for h in heights) + gap), "white")
   draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(letters), gap

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from segjax.data.labels import IGNORE
+from segjax.training.evaluation import add_sums
 
 
 def pixel_features(image):
@@ -64,6 +65,5 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     likely[..., model.classes_] = found.reshape(*shape, -1)
     logits = likely[..., 1:] - likely[..., :1] if task.sigmoid else likely
     sums = statistics(logits[None], example["label"][None].astype("i4"), np.ones(1, bool))
-    sums = jax.tree.map(lambda x: np.asarray(x, np.float64), sums)
-    total = sums if total is None else jax.tree.map(np.add, total, sums)
+    total = add_sums(total, sums)
   return total

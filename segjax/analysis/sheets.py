@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segjax.data import pipeline
 from segjax.data.labels import IGNORE
-from segjax.pictures import blend, panel, spread, to_u8
+from segjax.pictures import blend, letter_size, panel, spread, to_u8
 
 STRIPES = (130, 225)  # greys of ignored pixels
 MOST_IN_LEGEND = 40
@@ -39,7 +39,7 @@ def legend(labels, shown, width):
   Returns:
     u8[height,width,3].
   """
-  letters = max(round(width / 90), 12)  # as captions, see `pictures.panel`
+  letters = letter_size(width, 12)
   sample, gap, font = letters + 2, 8, ImageFont.load_default(letters)
   canvas = Image.new("RGB", (width, 2000), "white")
   draw, x, y = ImageDraw.Draw(canvas), gap, 4
