@@ -301,6 +301,16 @@ def parse_arg(arg, **defaults):
   return ml_collections.ConfigDict(out)
 
 
+def write_arg(**values):
+  """The argument that `parse_arg` reads as these values; what is False or empty is left out.
+
+  >>> write_arg(data="x", smoke=True, weights="", small=False)
+  'data=x,smoke'
+  """
+  told = {k: v for k, v in values.items() if v is not False and v != ""}
+  return ",".join(k if v is True else f"{k}={v}" for k, v in told.items())
+
+
 def smoke(config):
   """Shrinks an experiment until it trains, evaluates and saves within a minute on a CPU."""
   config.total_steps, config.total_epochs = 6, 0.0

@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", backbone="resnet18", smoke=False)
-  more = f"backbone={a.backbone},data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(backbone=a.backbone, data=a.data, smoke=a.smoke)
   return Study(
     title=f"ASPP over {a.backbone}",
     question="Does pooling the deepest features over several dilations help where one of them "

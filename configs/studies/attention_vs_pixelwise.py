@@ -18,7 +18,7 @@ KINDS = {"additive": "additive", "dot product": "dot", "scaled dot product": "sc
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", weights="", longer=1.5, smoke=False)
-  more = f"data={a.data},weights={a.weights},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, weights=a.weights, smoke=a.smoke)
   spec = f"configs/pixelwise_objects.py:{more}"
   variants = {"softmax a pixel": spec}
   variants |= {k: f"configs/attention_objects.py:attention={v},{more}" for k, v in KINDS.items()}

@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", width=32, smoke=False)
-  more = f"data={a.data},width={a.width},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, width=a.width, smoke=a.smoke)
   return Study(
     title="Augmentation of aerial scenes",
     question="Do random resized crops, rotation, flips and colour shift help a U-Net beyond the "

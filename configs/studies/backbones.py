@@ -14,7 +14,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", width=32, smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   deeplab = f"configs/deeplab_flood.py:{more},backbone"
   return Study(
     title="U-Net and DeepLabs on aerial scenes",

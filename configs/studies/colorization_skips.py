@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", output="regression", smoke=False)
-  more = f"data={a.data},output={a.output},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, output=a.output, smoke=a.smoke)
   return Study(
     title="Skip connections in colourisation",
     question="Does a U-Net need its skip connections to put colours in the right place, and how "

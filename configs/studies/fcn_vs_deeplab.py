@@ -12,7 +12,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="aerial_scenes", vgg16="", resnet50="", smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   return Study(
     title="FCN-32s against DeepLabv3 on land cover",
     question="Is a residual net with dilated pooling better than VGG with coarse scores?",

@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   return Study(
     title="FCN-32s against U-Net over ResNet-18",
     question="What does a decoder with skip connections add to the scores of the stride-32 "

@@ -35,7 +35,7 @@ def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="digits", smoke=False)
   roads = a.data in ("road_scenes", "kitti_road")
   name = "unet_road" if roads else "resnet18_classification"
-  spec = f"configs/{name}.py:data={a.data},smoke={a.smoke}"
+  spec = f"configs/{name}.py:{config_lib.write_arg(data=a.data, smoke=a.smoke)}"
   schedules = {"constant": "constant", "step": "step", "multi-step": "multi_step"}
   optimizers = {
     "SGD": {"optimizer.name": "sgd", "schedule.learning_rate": 1e-2},

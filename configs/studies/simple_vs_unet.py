@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   return Study(
     title="A plain encoder-decoder against U-Net",
     question="How much of the road does a net of three layers find, and what do depth and skip "

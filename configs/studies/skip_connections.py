@@ -11,7 +11,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   return Study(
     title="Skip connections of a U-Net",
     question="Does a small U-Net find the road better when its decoder sees the encoder's features "

@@ -12,7 +12,7 @@ from segjax.study import Study
 
 def get_study(arg=""):
   a = config_lib.parse_arg(arg, data="digits", weights="", smoke=False)
-  more = f"data={a.data},smoke={a.smoke}"
+  more = config_lib.write_arg(data=a.data, smoke=a.smoke)
   return Study(
     title="A small CNN against ResNeXt-101",
     question="How much does a large net, trained on ImageNet before where its weights are given, "

@@ -83,7 +83,8 @@ def _setup(document, study, results, done, costs):
     rows.append(
       (
         label,
-        spec.replace(",smoke=False", ""),
+        spec,
+        _pairs(study_lib.changes(study, label)),
         f"{c.parameters:,}" if c else "-",
         f"{c.mb:.2f}" if c else "-",
         f"{c.gflops:.2f}" if c else "-",
@@ -92,10 +93,8 @@ def _setup(document, study, results, done, costs):
         "; ".join([*errors, *filter(None, [study.notes.get(label)])]),
       )
     )
-    changes = study_lib.changes(study, label)
-    rows[-1] = (*rows[-1][:2], _pairs(changes), *rows[-1][2:])
-  header = ("variant", "config", "changes", "parameters", "MB", "GFLOPs an image", "starts from")
-  document.table((*header, "runs", "notes"), rows)
+  size = ("parameters", "MB", "GFLOPs an image")
+  document.table(("variant", "config", "changes", *size, "starts from", "runs", "notes"), rows)
   device = jax.devices()[0]
   sizes = sorted({"x".join(map(str, c.size)) for of_run in costs.values() for c in of_run})
   document.text(
@@ -244,8 +243,12 @@ def _sign(config):
 
 
 def _ranking(values):
-  order = sorted(values, key=values.get)
-  return {v: order.index(v) + 1 for v in values}
+  """Place of each, 1 for the lowest; equal values share one.
+
+  >>> _ranking({"a": 3, "b": 1, "c": 3})
+  {'a': 2, 'b': 1, 'c': 2}
+  """
+  return {k: 1 + sum(other < v for other in values.values()) for k, v in values.items()}
 
 
 def _segmentation(document, study, done, figures):
