@@ -6,16 +6,14 @@
   python launch/benchmark.py --config=configs/unet_road.py --peer="python peer.py --model=..."
 
 Modes: train and infer (one step at data.size and data.batch_size; no data needed), input (the data
-pipeline alone), end_to_end (a whole training in a folder of its own, its wall time). --peer runs
-another program in turn with ours (ours, theirs, ours, theirs ...) and prints the ratio; its last
-line must be a JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax,
-ml_collections, absl and numpy alone for train and infer.
+pipeline alone), end_to_end (a whole training in a folder of its own, its wall time, and what a step
+of it takes beside the step alone). --peer runs another program in turn with ours (ours, theirs,
+ours, theirs ...) and prints the ratio; its last line must be a JSON object with train_step_s or
+infer_s, seconds. Needs jax, flax, optax, ml_collections, absl and numpy alone for train and infer.
 """
 
 import json
 import statistics
-import tempfile
-import time
 from pathlib import Path
 
 from absl import flags
@@ -34,15 +32,6 @@ flags.mark_flag_as_required("config")
 flags.declare_key_flag("config")
 
 
-def end_to_end(config):
-  from segjax import training
-
-  start = time.perf_counter()
-  with tempfile.TemporaryDirectory() as folder:
-    training.train(config, Path(folder))
-  return dict(mode="end_to_end", name=config.name, seconds=time.perf_counter() - start)
-
-
 def main():
   from segjax.analysis import benchmark
 
@@ -53,7 +42,7 @@ def main():
   if mode == "input":
     result = benchmark.measure_input(config)
   elif mode == "end_to_end":
-    result = end_to_end(config)
+    result = benchmark.measure_training(config, classes=CLASSES.value, repeats=REPEATS.value)
   else:
     program = benchmark.prepare(config, mode, CLASSES.value)
     result = benchmark.measure(program, config, mode, repeats=REPEATS.value)

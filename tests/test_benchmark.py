@@ -89,6 +89,24 @@ def test_the_input_alone(tmp_path):
   assert benchmark.measure_input(config, batches=3)["images_per_s"] > 0
 
 
+def test_a_step_of_a_training_beside_the_bare_one(monkeypatch):
+  """15 steps of 2 images that are timed took 1 s; the first row, which compiles, is left out."""
+
+  def train(config, workdir):
+    rows = [(1, 0.1), (10, 40.0), (5, 20.0)]
+    with (workdir / "metrics.jsonl").open("w") as file:
+      for step, (steps, rate) in enumerate(rows, 1):
+        row = {"step": step, "train/steps": steps, "time/images_per_s": rate}
+        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps({"step": step, "val/loss": 1.0}) + "\n")
+
+  monkeypatch.setattr("segjax.training.train", train)
+  found = benchmark.measure_training(tiny_config(), repeats=2)
+  assert found["step_s"] == pytest.approx(1 / 15)
+  assert found["overhead"] == pytest.approx(found["step_s"] / found["bare_step_s"] - 1)
+  assert found["bare_step_s"] > 0 and 0 < found["seconds"] < 60
+
+
 @pytest.mark.slow
 def test_it_needs_the_core_packages_alone():
   code = """
@@ -154,5 +172,10 @@ def test_the_launcher_prints_and_writes(tmp_path):
   assert len(figures["pairs"]) == 2
   ratios = [a / b for a, b in figures["pairs"]]
   assert figures["ratio"] == pytest.approx(np.median(ratios))
+  done = launch("benchmark", *args, "--mode=end_to_end")
+  assert done.returncode == 0, done.stderr
+  figures = json.loads(file.read_text())
+  # Six steps of which the rows after the first tell four.
+  assert figures["seconds"] > 4 * figures["step_s"] > 0 and figures["bare_step_s"] > 0
   done = launch("benchmark", *args, "--mode=trian")
   assert done.returncode == 1 and "'train'" in done.stderr

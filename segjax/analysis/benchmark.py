@@ -7,7 +7,9 @@ import json
 import math
 import statistics
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -192,6 +194,37 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
     ours = statistics.median(time_calls(program.call, repeats))
     pairs.append((ours, run_peer(command, mode)))
   return pairs
+
+
+def measure_training(config, *, classes=0, repeats=20):
+  """Times a whole training in a folder of its own, then its step alone.
+
+  Returns:
+    dict of `seconds` (of the training, compilation and evaluations included), `step_s` (mean over
+    the steps after the first row of `metrics.jsonl`, with feeding, logging, pictures and
+    checkpoints but without evaluations; nan of less than two rows), `bare_step_s` (median of
+    `repeats` steps on one batch), and `overhead`, the share by which the one exceeds the other.
+  """
+  from segjax import training
+  from segjax.training.writers import read_metrics
+
+  start = time.perf_counter()
+  with tempfile.TemporaryDirectory() as folder:
+    training.train(config, Path(folder))
+    seconds = time.perf_counter() - start
+    rows = [r for r in read_metrics(Path(folder) / "metrics.jsonl") if "train/steps" in r][1:]
+  images = [r["train/steps"] * config.data.batch_size for r in rows]
+  taken = sum(n / r["time/images_per_s"] for n, r in zip(images, rows, strict=True))
+  step = taken / sum(images) * config.data.batch_size if rows else math.nan
+  bare = statistics.median(time_calls(prepare(config, "train", classes).call, repeats))
+  return dict(
+    mode="end_to_end",
+    name=config.name,
+    seconds=seconds,
+    step_s=step,
+    bare_step_s=bare,
+    overhead=step / bare - 1,
+  )
 
 
 def measure_input(config, *, batches=50):

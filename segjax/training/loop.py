@@ -168,10 +168,12 @@ class _Run:
       self._log(keep=0)
     elif step % self.config.log_steps == 0:
       self._log(keep=1)  # the newest call is still running
-    metrics = self._evaluate(step) if evaluate else None
+    metrics = None
+    if evaluate:
+      metrics = self._evaluate(step)
+      self.progress.skip_time()
     if save:
       self.checkpoints.save(step, self.state, self.iterator, metrics)
-      self.progress.skip_time()
     if stopping and step < self.total:
       self._finish_writing()
       raise Stopped(stopping, step)
