@@ -94,7 +94,9 @@ def _setup(document, study, results, done, costs):
       )
     )
   size = ("parameters", "MB", "GFLOPs an image")
-  document.table(("variant", "config", "changes", *size, "starts from", "runs", "notes"), rows)
+  header = ("variant", "config", "changes", *size, "starts from", "runs", "notes")
+  told = [k for k in range(len(header)) if any(str(row[k]) for row in rows)]  # not empty columns
+  document.table([header[k] for k in told], [[row[k] for k in told] for row in rows])
   device = jax.devices()[0]
   sizes = sorted({"x".join(map(str, c.size)) for of_run in costs.values() for c in of_run})
   document.text(
