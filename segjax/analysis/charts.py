@@ -92,7 +92,10 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
   cost, value, spread = (np.array([p[k] for p in points.values()], float) for k in range(3))
   front = np.flatnonzero(pareto(cost, value if high_is_good else -value))
   front = front[np.argsort(cost[front])]
-  axis.plot(cost[front], value[front], ls=":", color="#555555", zorder=1, label="Pareto front")
+  axis.plot(
+    cost[front], value[front], ls=":", color="#555555", marker="o", ms=14, mfc="none", zorder=1,
+    label="Pareto front",
+  )  # fmt: skip
   for i, label in enumerate(points):
     look = style(i)
     axis.errorbar(
