@@ -1,7 +1,10 @@
 """Aerial flood scenes, 8 classes: DeepLab over a stride-32 backbone, with or without ASPP.
 
 The nets and settings of a course report on FloodNet, see `segjax.recipes.flood`. ASPP with rates
-12, 24, 36 gives the backbone's width again; logits are up-sampled bilinearly.
+12, 24, 36 gives the backbone's width again; logits are up-sampled bilinearly. Mean IoU of ResNet-18
+on Dubai's photographs, two cores: 0.436 (seed 0, 12 minutes, 2026-11-21); at 160x160, 24 epochs,
+seeds 0 to 2, 1.2 minutes on two Zen 5 cores, 2026-11-23: 0.388 (0.370 to 0.408) with ASPP, 0.396
+(0.362 to 0.417) without.
 
   python launch/train.py --config=configs/deeplab_flood.py
   python launch/train.py --config=configs/deeplab_flood.py:backbone=vgg11_bn,aspp=0

@@ -1,7 +1,7 @@
 """Satellite land cover, 6 classes: FCN-32s over VGG-16.
 
 Half of a comparison in a course report (the other is `deeplabv3_landcover.py`), both from
-ImageNet weights there. Settings: `segjax.recipes.landcover`.
+ImageNet weights there. Settings: `segjax.recipes.landcover`. For a GPU; not trained whole yet.
 
   python launch/train.py --config=configs/fcn32s_landcover.py
   python launch/train.py --config=configs/fcn32s_landcover.py:data=landcover,weights=vgg16.pth

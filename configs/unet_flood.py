@@ -1,7 +1,10 @@
 """Aerial flood scenes, 8 classes: a U-Net, with or without augmentation.
 
 The net (8,633,672 parameters at width 32) and the settings of a course report on FloodNet, see
-`segjax.recipes.flood`. `width=16` is a quarter of it, for a machine without a GPU.
+`segjax.recipes.flood`. `width=16` is a quarter of it, for a machine without a GPU. Mean IoU of that
+quarter on Dubai's photographs, two cores: 0.457 (seed 0, 20 minutes, 2026-11-21); at 160x160, 24
+epochs, seeds 0 to 2, 1.8 minutes on two Zen 5 cores, 2026-11-23: 0.434 (0.426 to 0.443) with
+augmentation, 0.493 (0.477 to 0.507) without.
 
   python launch/train.py --config=configs/unet_flood.py
   python launch/train.py --config=configs/unet_flood.py:data=floodnet,augment=0
