@@ -10,8 +10,7 @@ import dataclasses
 import numpy as np
 
 from segjax import inference
-from segjax.analysis.sheets import with_legend
-from segjax.data import pipeline
+from segjax.analysis.sheets import colorize, with_legend
 from segjax.errors import UserError
 from segjax.pictures import panel, spread
 from segjax.training import feeding
@@ -88,12 +87,6 @@ def early_middle_last(steps):
   return sorted({steps[0], min(steps, key=lambda s: abs(s - steps[-1] / 2)), steps[-1]})
 
 
-def colored(labels, label):
-  """u8[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels grey."""
-  grey = np.full((*label.shape, 3), 70, np.uint8)
-  return np.where((label == pipeline.IGNORE)[..., None], grey, labels.colorize(label))
-
-
 def stages(workdir, *, wanted=3, moved=()):
   """Fixed validation examples as the first, the middle and the last kept checkpoint see them.
 
@@ -118,14 +111,15 @@ def stages(workdir, *, wanted=3, moved=()):
   for step in checkpoints:
     predictor = Predictor(workdir, str(step), moved)
     chosen = [predictor[i] for i in spread(len(predictor), wanted)]
-    columns.append([(f"step {step}", colored(predictor.labels, p.pred)) for p in chosen])
+    columns.append([(f"step {step}", colorize(predictor.labels, p.pred)) for p in chosen])
   rows = [
     [(p.name, p.image), *(column[i] for column in columns),
-     ("truth (grey: not scored)", colored(predictor.labels, p.label))]
+     ("truth", colorize(predictor.labels, p.label))]
     for i, p in enumerate(chosen)
   ]  # fmt: skip
   labels = predictor.labels
-  return with_legend(panel(rows, most=300), labels, range(len(labels.names))), checkpoints
+  shown = set(range(len(labels))).union(*(np.unique(p.label).tolist() for p in chosen))
+  return with_legend(panel(rows, most=300), labels, shown), checkpoints
 
 
 def side_by_side(workdirs, *, wanted=4, moved=()):

@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from segjax.analysis.predictions import colored
-from segjax.analysis.sheets import with_legend
+from segjax.analysis.sheets import colorize, with_legend
 from segjax.data.labels import IGNORE
 from segjax.pictures import panel
 
@@ -104,7 +103,7 @@ def picture(found, labels):
   Returns:
     u8[height,width,3].
   """
-  rows = []
+  rows, shown = [], set(range(len(labels)))
   for name, pair in zip(labels.names, found, strict=True):
     row, seen = [], any(pair)
     for region, kind in zip(pair, ("best", "worst"), strict=True):
@@ -114,14 +113,15 @@ def picture(found, labels):
         blank = np.full((160, 160, 3), 235, np.uint8)
         row += [(f"{name}, {kind}: none", blank), (why, blank), ("", blank)]
         continue
-      truth, pred = colored(labels, region.label), colored(labels, region.pred)
+      truth, pred = colorize(labels, region.label), colorize(labels, region.pred)
+      shown |= set(np.unique(region.label).tolist())
       row += [
         (f"{name}, {kind}: IoU {region.iou:.2f}", _enlarged(region.image)),
         (f"truth, {region.name}", _enlarged(truth)),
         ("prediction", _enlarged(pred)),
       ]
     rows.append(row)
-  return with_legend(panel(rows, most=200), labels, range(len(labels.names)))
+  return with_legend(panel(rows, most=200), labels, shown)
 
 
 def _enlarged(image, side=160):

@@ -280,7 +280,7 @@ def _segmentation(document, study, done, figures):
   document.figure(
     _write_picture(regions.picture(found, labels), figures / "regions.png"),
     f"For each class the windows of the validation set with the highest and the lowest IoU (seed "
-    f"{run.seed}): image | truth (grey: not scored) | prediction. 'None' where the class nowhere "
+    f"{run.seed}): image | truth (striped: ignored) | prediction. 'None' where the class nowhere "
     "reaches 0.5, nowhere stays below, or is too small everywhere.",
   )
   document.heading("Stages of training")
