@@ -1,5 +1,6 @@
 """The loop: runs that resume, are refused, are stopped, are killed, and start from one another."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,8 +11,11 @@ import textwrap
 import threading
 import time
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, eight_devices, launch, write_pairs
 from test_training import same, tiny_config
@@ -21,6 +25,7 @@ from segjax import inference, training
 from segjax.errors import Stopped, UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial, loop
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.writers import read_metrics
 
 
@@ -94,6 +99,48 @@ def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
   monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
   training.train(tiny_config(data, writers=("pictures",), log_steps=100), tmp_path / "run")
   assert seen == [True, True]
+
+
+def open_checkpoints(folder):
+  return Checkpoints(folder, best_metric="val/loss", best_mode="min")
+
+
+def test_a_checkpoint_holds_what_was_when_it_was_saved(tmp_path, monkeypatch):
+  """While it is written the data go on, and the arrays are given to the next step."""
+  goes_on, save = threading.Event(), ocp.CheckpointManager.save
+
+  def slow_save(self, *args, **kwargs):
+    assert goes_on.wait(20)
+    return save(self, *args, **kwargs)
+
+  monkeypatch.setattr(ocp.CheckpointManager, "save", slow_save)
+  data = grain.MapDataset.range(10).to_iter_dataset()
+  iterator, state = iter(data), dict(x=jnp.arange(3.0))
+  assert [next(iterator) for _ in range(2)] == [0, 1]
+  with contextlib.closing(open_checkpoints(tmp_path)) as checkpoints:
+    checkpoints.save(7, state, iterator)
+    assert next(iterator) == 2
+    state["x"].delete()
+    goes_on.set()
+    checkpoints.wait()
+    again = iter(data)
+    like = dict(x=jax.ShapeDtypeStruct((3,), jnp.float32))
+    assert checkpoints.restore(7, like, again)["x"].tolist() == [0, 1, 2]
+    assert next(again) == 2
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next(tmp_path, monkeypatch):
+  def save(*args, **kwargs):
+    raise OSError("no space left")
+
+  monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+  iterator = iter(grain.MapDataset.range(10).to_iter_dataset())
+  checkpoints = open_checkpoints(tmp_path)
+  for then in ("save", "wait", "close"):
+    checkpoints.save(1, dict(x=jnp.zeros(2)), iterator)
+    args = (2, dict(x=jnp.zeros(2)), iterator) if then == "save" else ()
+    with pytest.raises(UserError, match=r"cannot write checkpoints to .*no space left"):
+      getattr(checkpoints, then)(*args)
 
 
 def test_pictures_that_cannot_be_written_are_told(data, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -59,33 +62,59 @@ class Checkpoints:
     )
     with self._writing():
       self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    # Orbax makes folders and gathers arrays before its own threads take over, and the device would
+    # wait for that. Processes must save in step with each other, so they do it at once.
+    self._saver = ThreadPoolExecutor(1, "checkpoints") if jax.process_count() == 1 else None
+    self._saving = None
 
   def _writing(self):
     return _WriteErrors(self.folder)
 
   def save(self, step, state, iterator, metrics=None):
-    """Starts writing; returns once the values are copied, so the state may be donated."""
+    """Starts writing and returns; the state may be donated at once, and the iterator go on.
+
+    Raises:
+      UserError: the checkpoint before this could not be written.
+    """
+    self._wait_for_saver()
     state = jax.tree.map(jnp.copy, state)
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), data=CheckpointSave(_Position.of(iterator))
+    )
+    if self._saver is None:
+      self._save(step, args, metrics)
+    else:
+      self._saving = self._saver.submit(self._save, step, args, metrics)
+
+  def _save(self, step, args, metrics):
     with self._writing():
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=CheckpointSave(iterator)),
-        metrics=metrics,
-        force=True,
-      )
+      self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def _wait_for_saver(self):
+    """Until orbax has what was handed to it; raises what it raised."""
+    saving, self._saving = self._saving, None
+    if saving is not None:
+      saving.result()
 
   def wait(self):
     """Blocks until everything is on disk."""
+    self._wait_for_saver()
     with self._writing():
       self._manager.wait_until_finished()
 
   def close(self):
     """Waits and gives the resources back."""
-    with self._writing():
-      self._manager.close()
+    try:
+      self._wait_for_saver()
+    finally:
+      if self._saver is not None:
+        self._saver.shutdown()
+      with self._writing():
+        self._manager.close()
 
   def steps(self):
     """Steps of all checkpoints there are, increasing."""
+    self._wait_for_saver()
     return sorted(self._manager.all_steps())
 
   def step_of(self, which):
@@ -141,6 +170,22 @@ class Checkpoints:
       raise UserError(
         f"{self.folder}/{step}: the checkpoint does not fit the model or is damaged ({why})"
       ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Position:
+  """Where a data iterator stood when it was saved, in place of itself."""
+
+  state: bytes
+
+  @classmethod
+  def of(cls, iterator):
+    state = iterator.get_state()
+    return cls(state if isinstance(state, bytes) else json.dumps(state, indent=4).encode())
+
+  def get_state(self):
+    """See grain's iterators."""
+    return self.state
 
 
 class _WriteErrors:
