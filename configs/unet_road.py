@@ -14,7 +14,7 @@ Glorot initialisation, centred images, Dice beside the cross-entropy, one cycle 
 steps, which stand in `recipes.course_road`.
 Drawn scenes, two Zen 5 cores, 2026-11-23, seed 0: road F1 0.957 in 1.9 minutes of training.
 KITTI road, the same, seeds 0 to 4: F1 0.788 (0.748 to 0.810) with skips, 0.767 (0.737 to 0.799)
-without, 2.0 to 2.3 minutes; after 40 epochs 0.878 (0.863 to 0.889) and 0.880 (0.861 to 0.908), 6 to 7.
+without, 2.0 to 2.3 minutes; after 40 epochs 0.878 (0.863 to 0.889) and 0.880 (0.861 to 0.908).
 """
 
 from segjax import config as config_lib
