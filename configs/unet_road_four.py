@@ -4,7 +4,9 @@
   python launch/train.py --config=configs/unet_road_four.py:data=camvid
   python launch/train.py --config=configs/unet_road_four.py:smoke
 
-`data=camvid` merges CamVid's classes (Road, Pavement, Car; the rest is other; void is ignored).
+`data=camvid` merges CamVid's classes (Road, Pavement, Car; the rest is other; void is ignored). There,
+two Zen 5 cores, 2026-11-23, seed 0: mean IoU 0.407 after 2.1 minutes, other 0.918, road 0.709, sidewalk
+and vehicle not found yet.
 """
 
 from segjax import config as config_lib
@@ -21,6 +23,5 @@ def get_config(arg=""):
   recipes.road_unet(c, a.skip, kernel_init="he")
   c.schedule.name = "cosine"
   c.schedule.learning_rate = 3e-3
-  c.total_epochs = 4.4 if a.data == "road_scenes" else 6.0
-  c.eval_epochs = c.total_epochs / 4
+  c.total_epochs, c.eval_epochs = (4.4, 1.1) if a.data == "road_scenes" else (6.0, 2.0)
   return config_lib.smoke(c) if a.smoke else c
