@@ -397,6 +397,30 @@ def test_document_in_both_forms(tmp_path):
 
 
 @pytest.mark.slow
+def test_studies_of_segmentation_write_whole_reports(tmp_path):
+  """On embedded data, at smoke size, from one pool: what two studies share is trained once."""
+  figures = ["curves.png", "iou_by_class.png", "regions.png", "trade_size.png",
+             "trade_training_minutes.png", "trade_latency_at_batch_1_cpu.png"]  # fmt: skip
+  for name, count, others in (
+    ("skip_connections", 2, 0),
+    ("simple_vs_unet", 3, 2),
+    ("augmentation", 2, 0),
+    ("aspp", 2, 0),
+    ("backbones", 5, 2),
+    ("fcn_vs_unet", 2, 0),
+  ):
+    args = (f"--study=configs/studies/{name}.py:smoke", "--seeds=1", f"--runs={tmp_path / 'pool'}")
+    done = launch("study", *args, f"--output={tmp_path / name}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished before") == others, name
+    rows = table(tmp_path / name / "results.csv")
+    assert [r["status"] for r in rows] == ["done"] * count, rows
+    there = {p.name for p in (tmp_path / name / "figures").iterdir()}
+    stages = [f"{kind}_{k}.png" for kind in ("stages", "confusion") for k in range(count)]
+    assert not {*figures, *stages} - there, there
+
+
+@pytest.mark.slow
 def test_studies_of_other_tasks_write_whole_reports(tmp_path):
   for name, parts in {
     "colorization_skips": ("SSIM", "edge error", "examples.png"),
