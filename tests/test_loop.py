@@ -25,6 +25,7 @@ from segjax import inference, training
 from segjax.errors import Stopped, UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial, loop
+from segjax.training.background import Background
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.writers import read_metrics
 
@@ -99,6 +100,50 @@ def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
   monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
   training.train(tiny_config(data, writers=("pictures",), log_steps=100), tmp_path / "run")
   assert seen == [True, True]
+
+
+def test_background_works_in_order_and_tells_errors_once():
+  done, background = [], Background("test")
+  gate = threading.Event()
+  background.submit(gate.wait, 20)
+  for i in range(5):
+    background.submit(done.append, i)
+  assert not done
+  gate.set()
+  background.wait()
+  assert done == [0, 1, 2, 3, 4]
+  background.submit([].pop)
+  with pytest.raises(IndexError, match="pop from empty list"):
+    background.wait()
+  background.submit([].pop)
+  while not background._errors:
+    time.sleep(0.001)
+  with pytest.raises(IndexError, match="pop from empty list"):
+    background.submit(done.append, 5)
+  background.submit(done.append, 6)
+  background.close()
+  background.wait()
+  assert done == [0, 1, 2, 3, 4, 6]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
+def test_background_and_what_it_starts_give_way_to_the_steps():
+  def priority():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+  own, found, background = priority(), [], Background("test")
+
+  def work():
+    found.append(priority())
+    thread = threading.Thread(target=lambda: found.append(priority()))
+    thread.start()
+    thread.join()
+
+  background.submit(work)
+  background.wait()
+  background.close()
+  assert found == [19, 19]
+  assert priority() == own
 
 
 def open_checkpoints(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from segjax.errors import UserError
+from segjax.training.background import Background
 
 
 class Checkpoints:
@@ -64,8 +64,7 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
     # Orbax makes folders and gathers arrays before its own threads take over, and the device would
     # wait for that. Processes must save in step with each other, so they do it at once.
-    self._saver = ThreadPoolExecutor(1, "checkpoints") if jax.process_count() == 1 else None
-    self._saving = None
+    self._saver = Background("checkpoints") if jax.process_count() == 1 else None
 
   def _writing(self):
     return _WriteErrors(self.folder)
@@ -84,7 +83,7 @@ class Checkpoints:
     if self._saver is None:
       self._save(step, args, metrics)
     else:
-      self._saving = self._saver.submit(self._save, step, args, metrics)
+      self._saver.submit(self._save, step, args, metrics)
 
   def _save(self, step, args, metrics):
     with self._writing():
@@ -92,9 +91,8 @@ class Checkpoints:
 
   def _wait_for_saver(self):
     """Until orbax has what was handed to it; raises what it raised."""
-    saving, self._saving = self._saving, None
-    if saving is not None:
-      saving.result()
+    if self._saver is not None:
+      self._saver.wait()
 
   def wait(self):
     """Blocks until everything is on disk."""
@@ -108,7 +106,7 @@ class Checkpoints:
       self._wait_for_saver()
     finally:
       if self._saver is not None:
-        self._saver.shutdown()
+        self._saver.close()
       with self._writing():
         self._manager.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flax.traverse_util
@@ -20,6 +19,7 @@ from segjax.pictures import panel, spread
 from segjax.training import experiment as experiment_lib
 from segjax.training import feeding, steps
 from segjax.training import workdir as workdir_lib
+from segjax.training.background import Background
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.evaluation import add_sums, evaluate, example_panels
 from segjax.training.profiling import Profile
@@ -108,7 +108,7 @@ class _Run:
     rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
-    self.painter, self.painted = ThreadPoolExecutor(1, "pictures"), None
+    self.painter = Background("pictures")
     self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
     self.predict_step = self.experiment.predict_step()
     self.sums = None
@@ -235,9 +235,9 @@ class _Run:
     chosen = spread(len(self.val_source), self.config.pictures)
     examples = [self.val_source[i] for i in chosen]
     outputs = [self.predict_step(self.state, e["image"][None]) for e in examples]
-    self._wait_for_pictures()
+    self.painter.wait()
     names = [self.val_source.source.names[i] for i in chosen]
-    self.painted = self.painter.submit(self._write_panel, step, names, examples, outputs)
+    self.painter.submit(self._write_panel, step, names, examples, outputs)
 
   def _write_panel(self, step, names, examples, outputs):
     rows = []
@@ -246,14 +246,9 @@ class _Run:
       rows.append([(f"{name}, step {step}", first[1]), *row])
     self.writers.images(step, {"val/examples": panel(rows)})
 
-  def _wait_for_pictures(self):
-    """Raises what their drawing raised."""
-    if self.painted is not None:
-      self.painted.result()
-
   def _finish_writing(self):
     self.checkpoints.wait()
-    self._wait_for_pictures()
+    self.painter.wait()
     self.progress.close()
 
   def _check_metric(self, state):
@@ -329,7 +324,7 @@ class _Run:
 
   def close(self):
     """Closes files and background threads."""
-    self.painter.shutdown()
+    self.painter.close()
     try:
       self.checkpoints.close()
     finally:

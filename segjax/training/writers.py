@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax.config import replace_text
 from segjax.errors import choose
+from segjax.training.background import Background
 
 
 def finite(values):
@@ -47,33 +48,37 @@ class JsonLines:
 
 
 class Clu:
-  """CLU's asynchronous TensorBoard writer; the only place that imports TensorFlow."""
+  """CLU's TensorBoard writer beside the steps; the only place that imports TensorFlow."""
 
   def __init__(self, workdir, first_step):
     del first_step
     from clu import metric_writers
 
-    self._writer = metric_writers.AsyncMultiWriter([metric_writers.SummaryWriter(str(workdir))])
+    self._writer = metric_writers.SummaryWriter(str(workdir))
+    self._thread = Background("tensorboard")
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""
-    self._writer.write_scalars(step, values)
+    self._thread.submit(self._writer.write_scalars, step, values)
 
   def hparams(self, values):
     """Writes dict of name -> int, float, str or bool."""
     plain = (int, float, str, bool)
-    self._writer.write_hparams(
-      {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
-    )
+    told = {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
+    self._thread.submit(self._writer.write_hparams, told)
 
   def images(self, step, images):
     """Writes dict of name -> u8[H,W,3]."""
-    self._writer.write_images(step, {k: v[None] for k, v in images.items()})
+    batches = {k: v[None] for k, v in images.items()}
+    self._thread.submit(self._writer.write_images, step, batches)
 
   def close(self):
     """Flushes and closes the event file."""
-    self._writer.flush()
-    self._writer.close()
+    try:
+      self._thread.wait()
+    finally:
+      self._thread.close()
+      self._writer.close()
 
 
 class Pictures:
