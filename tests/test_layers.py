@@ -46,11 +46,11 @@ def test_max_pool_gradient_goes_to_the_first_maximum():
 
 PAIRS = {
   "2x2": (
-    lambda: layers.ConvTranspose2x2(5),
+    lambda: layers.ConvTranspose(5, 2),
     lambda: nn.ConvTranspose(5, (2, 2), strides=(2, 2), padding="VALID"),
   ),
   "3x3": (
-    lambda: layers.ConvTranspose3x3(5),
+    lambda: layers.ConvTranspose(5, 3),
     lambda: nn.ConvTranspose(5, (3, 3), strides=(2, 2), padding=((1, 2), (1, 2))),
   ),
 }

@@ -1,20 +1,22 @@
 """Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
 
-XLA's CPU backend is slow at grouped, depthwise, widely dilated and 1x1 convolutions, and at the
-weight gradient of any: that of a grouped one takes seconds. The forms below compute the same sums
-in another order and are used where a program is lowered for a CPU; other platforms get the
-library's convolution. Reverse mode alone works through them: forward mode raises, over a gradient
-too.
+XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, and at
+the weight gradient of any: that of a grouped one takes seconds. The forms below and the kernels of
+`segjax.native` compute the same sums in another order and are used where a program is lowered for a
+CPU; other platforms get the library's convolution. Reverse mode alone works through them: forward
+mode raises, over a gradient too.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import native
 from segjax.errors import UserError
 
 
@@ -91,44 +93,61 @@ def _taps(x, size, stride, pads, dilation):
 
 
 def _dense(x, kernel, stride, pads, dilation):
-  """The library's convolution; on a CPU a 1x1 one and most weight gradients are products."""
+  """The library's convolution; on a CPU those of `segjax.native`, and of 1x1 matrix products."""
+  size, _, channels, features = kernel.shape
+  spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
+  # The gradient of the input is a convolution of the output's with the kernel turned over.
+  reach = dilation * (size - 1)
+  mirrored = tuple((reach - low, reach - high) for low, high in pads)
+  back = native.Convolution(
+    len(x), *spec.out_size, features, channels, size, 1, dilation, mirrored, turned=True
+  )
+  usable = native.usable(spec, x.dtype, kernel.dtype)
 
   def standard(x, kernel):
     return _standard(x, kernel, stride, pads, dilation, 1)
 
-  if kernel.shape[0] == 1 and pads == ((0, 0), (0, 0)):
+  def cpu(x, kernel):
+    if size == 1 and pads == ((0, 0), (0, 0)):
+      return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return native.convolve(x, kernel, spec) if usable else standard(x, kernel)
 
-    def forward(x, kernel):
-      return jax.lax.platform_dependent(
-        x, kernel, cpu=lambda x, k: x[:, ::stride, ::stride] @ k[0, 0], default=standard
-      )
-  else:
-    forward = standard
+  def input_gradient(forward):
+    return lambda g, kernel: jax.linear_transpose(lambda x: forward(x, kernel), x)(g)[0]
+
+  def cpu_input_gradient(g, kernel):
+    if usable and stride == 1 and native.usable(back, g.dtype):
+      return native.convolve(g, kernel, back)
+    return input_gradient(standard if usable else cpu)(g, kernel)
+
+  def weight_gradient(x, g, pads=pads):
+    transposed = jax.linear_transpose(
+      lambda kernel: _standard(x, kernel, stride, pads, dilation, 1), kernel
+    )
+    return transposed(g)[0]
+
+  def cpu_weight_gradient(x, g):
+    wide = channels * features >= 512 or channels > features
+    if usable:
+      gradient = native.weight_gradient(x, g, spec)
+    elif size == 1 or wide or (channels <= 4 and features >= 16):
+      gradient = _product_gradient(x, g, size, stride, pads, dilation)
+    else:  # The library packs patches of what needs no padding up to twice as fast.
+      gradient = weight_gradient(jnp.pad(x, ((0, 0), *pads, (0, 0))), g, "VALID")
+    return gradient.astype(kernel.dtype)
 
   @jax.custom_vjp
   def dense(x, kernel):
-    return forward(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=standard)
 
   def bwd(residuals, g):
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(g)
-
-    def library(x, g, pads=pads):
-      transposed = jax.linear_transpose(
-        lambda kernel: _standard(x, kernel, stride, pads, dilation, 1), kernel
-      )
-      return transposed(g)[0]
-
-    def fast(x, g):
-      size, _, inner, features = kernel.shape
-      wide = inner * features >= 512 or inner > features
-      if size == 1 or wide or (inner <= 4 and features >= 16):
-        gradient = _product_gradient(x, g, size, stride, pads, dilation)
-      else:  # The library packs patches of what needs no padding up to twice as fast.
-        gradient = library(jnp.pad(x, ((0, 0), *pads, (0, 0))), g, "VALID")
-      return gradient.astype(kernel.dtype)
-
-    return dx, jax.lax.platform_dependent(x, g, cpu=fast, default=library)
+    return (
+      jax.lax.platform_dependent(
+        g, kernel, cpu=cpu_input_gradient, default=input_gradient(standard)
+      ),
+      jax.lax.platform_dependent(x, g, cpu=cpu_weight_gradient, default=weight_gradient),
+    )
 
   dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), bwd)
   return dense(x, kernel)
@@ -254,22 +273,36 @@ def _grouped_wide(x, kernel, stride, pads, dilation, groups):
   return grouped(x, kernel)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _wide(x, kernel, dilation):
   """A 3x3 kernel whose outer taps reach far: a product a tap, over the part that it sees."""
+  return _sum_of_seen(x, kernel.reshape(9, *kernel.shape[2:]), dilation)
+
+
+def _wide_bwd(dilation, residuals, g):
+  x, kernel = residuals
+  taps = list(kernel.reshape(9, *kernel.shape[2:]))  # of one array, each gradient is padded to it
+  dx, gradients = jax.vjp(lambda x, taps: _sum_of_seen(x, taps, dilation), x, taps)[1](g)
+  return dx, jnp.stack(gradients).reshape(kernel.shape)
+
+
+_wide.defvjp(lambda x, kernel, dilation: (_wide(x, kernel, dilation), (x, kernel)), _wide_bwd)
+
+
+def _sum_of_seen(x, taps, dilation):
   height, width = x.shape[1:3]
-  out = x @ kernel[1, 1]
-  for i in (-1, 0, 1):
-    for j in (-1, 0, 1):
-      down, right = i * dilation, j * dilation
-      if (i == j == 0) or abs(down) >= height or abs(right) >= width:
-        continue
-      seen = x[
-        :,
-        max(down, 0) : height + min(down, 0),
-        max(right, 0) : width + min(right, 0),
-      ]
-      place = [(max(-s, 0), max(s, 0)) for s in (down, right)]
-      out = out + jnp.pad(seen @ kernel[i + 1, j + 1], ((0, 0), *place, (0, 0)))
+  out = x @ taps[4]
+  for k, tap in enumerate(taps):
+    down, right = (k // 3 - 1) * dilation, (k % 3 - 1) * dilation
+    if k == 4 or abs(down) >= height or abs(right) >= width:
+      continue
+    seen = x[
+      :,
+      max(down, 0) : height + min(down, 0),
+      max(right, 0) : width + min(right, 0),
+    ]
+    place = [(max(-s, 0), max(s, 0)) for s in (down, right)]
+    out = out + jnp.pad(seen @ tap, ((0, 0), *place, (0, 0)))
   return out
 
 
@@ -281,19 +314,25 @@ def depth_to_space(x, features):
 
 
 @jax.custom_vjp
-def conv_transpose_3x3(x, kernel):
-  """3x3 transposed convolution, stride 2, whose output is exactly twice the input.
+def conv_transpose(x, kernel):
+  """2x2 or 3x3 transposed convolution, stride 2, whose output is exactly twice the input.
 
-  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), ((1, 2), (1, 2)))`, NHWC and HWIO. It is the
-  transpose of a convolution with stride 2, so that convolution is its gradient.
+  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), "VALID")` and `jax.lax.conv_transpose(x, kernel,
+  (2, 2), ((1, 2), (1, 2)))`, NHWC and HWIO. It is the transpose of a convolution with stride 2, so
+  that convolution is its gradient.
 
   Args:
     x: [B,H,W,C].
-    kernel: [3,3,C,features].
+    kernel: [2,2,C,features] or [3,3,C,features].
 
   Returns:
     [B,2H,2W,features], same dtype.
   """
+  if kernel.shape[0] == 2:  # without overlaps, on any platform a product
+    channels, features = kernel.shape[2:]
+    # The library does not flip its kernel: tap (1, 1) feeds the output offset (0, 0).
+    matrix = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, 4 * features)
+    return depth_to_space(x @ matrix, features)
 
   def library(x, kernel):
     return jax.lax.conv_transpose(x, kernel, (2, 2), ((1, 2), (1, 2)))
@@ -301,19 +340,20 @@ def conv_transpose_3x3(x, kernel):
   return jax.lax.platform_dependent(x, kernel, cpu=_product_of_parities, default=library)
 
 
-def _conv_transpose_3x3_bwd(residuals, g):
+def _conv_transpose_bwd(residuals, g):
   x, kernel = residuals
+  before = kernel.shape[0] - 2
 
   def adjoint(g, kernel):
     kernel = kernel[::-1, ::-1].swapaxes(2, 3)
-    return convolve(g, kernel, stride=2, padding=((1, 0), (1, 0)))
+    return convolve(g, kernel, stride=2, padding=((before, 0), (before, 0)))
 
   dx, transpose = jax.vjp(adjoint, g, kernel)
   return dx, transpose(x)[1]
 
 
-conv_transpose_3x3.defvjp(
-  lambda x, kernel: (conv_transpose_3x3(x, kernel), (x, kernel)), _conv_transpose_3x3_bwd
+conv_transpose.defvjp(
+  lambda x, kernel: (conv_transpose(x, kernel), (x, kernel)), _conv_transpose_bwd
 )
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import UserError, choose
-from segjax.models.conv import Conv, conv_transpose_3x3, depth_to_space
+from segjax.models.conv import Conv, conv_transpose
 
 NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
@@ -25,60 +25,34 @@ def initializer(name):
   return choose(INITS, name, "kernel_init")
 
 
-class ConvTranspose2x2(nn.Module):
-  """2x2 transposed convolution, stride 2: a matrix product and depth-to-space.
+class ConvTranspose(nn.Module):
+  """2x2 or 3x3 transposed convolution, stride 2, output exactly twice the input.
 
-  Same function and same parameters (names, shapes, values) as
-  `nn.ConvTranspose(features, (2, 2), strides=(2, 2), padding="VALID")`.
+  Same function and same parameters (names, shapes, values) as `nn.ConvTranspose(features, (2, 2),
+  strides=(2, 2), padding="VALID")`, or with (3, 3) and padding ((1, 2), (1, 2)). The larger equals
+  PyTorch's `ConvTranspose2d(kernel_size=3, stride=2, padding=1, output_padding=1)` with the kernel
+  flipped in both directions.
 
   Attributes:
     features: output channels.
+    kernel_size: 2 or 3.
     kernel_init: of the kernel, see `initializer`.
     dtype: compute dtype; parameters stay float32.
   """
 
   features: int
+  kernel_size: int
   kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):
     """[B,H,W,C] -> [B,2H,2W,features]."""
-    kernel = self.param(
-      "kernel", initializer(self.kernel_init), (2, 2, x.shape[-1], self.features), jnp.float32
-    )
-    # nn.ConvTranspose does not flip its kernel: tap (1, 1) feeds the output offset (0, 0).
-    matrix = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[-1], 4 * self.features)
-    x = depth_to_space(x.astype(self.dtype) @ matrix.astype(self.dtype), self.features)
-    return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-
-
-class ConvTranspose3x3(nn.Module):
-  """3x3 transposed convolution, stride 2, output exactly twice the input.
-
-  Same function and parameters as `nn.ConvTranspose(features, (3, 3), strides=(2, 2),
-  padding=((1, 2), (1, 2)))`; equals PyTorch's `ConvTranspose2d(kernel_size=3, stride=2,
-  padding=1, output_padding=1)` with the kernel flipped in both directions.
-
-  Attributes:
-    features: output channels.
-    kernel_init: of the kernel, see `initializer`.
-    dtype: compute dtype; parameters stay float32.
-  """
-
-  features: int
-  kernel_init: str = "glorot"
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    """[B,H,W,C] -> [B,2H,2W,features]."""
-    kernel = self.param(
-      "kernel", initializer(self.kernel_init), (3, 3, x.shape[-1], self.features), jnp.float32
-    )
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param("kernel", initializer(self.kernel_init), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return conv_transpose_3x3(x, kernel) + bias.astype(self.dtype)
+    return conv_transpose(x, kernel) + bias.astype(self.dtype)
 
 
 class Dropout(nn.Module):

@@ -92,10 +92,9 @@ class UNet(nn.Module):
     raise UserError(f"UNet: fit is {self.fit!r}, expected 'pad' or 'resize'")
 
   def _upsampled(self, x, features, name):
-    if self.up == "transposed2":
-      return layers.ConvTranspose2x2(features, self.kernel_init, self.dtype, name=name)(x)
-    if self.up == "transposed3":
-      return layers.ConvTranspose3x3(features, self.kernel_init, self.dtype, name=name)(x)
+    if self.up in ("transposed2", "transposed3"):
+      size = int(self.up[-1])
+      return layers.ConvTranspose(features, size, self.kernel_init, self.dtype, name=name)(x)
     if self.up == "bilinear":
       x = layers.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
       return layers.Conv(

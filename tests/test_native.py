@@ -1,0 +1,189 @@
+"""The kernels of segjax.native equal the library's convolution, whoever computes which part."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, eight_devices, run_with_core_packages
+
+from segjax import native
+from segjax.models import conv
+from segjax.native import convolution, xla_call
+
+pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
+
+# Batch, height, width, channels, features, kernel size, stride, dilation, padding.
+CASES = {
+  "one_pixel": (1, 1, 1, 1, 1, 3, 1, 1, ((1, 1), (1, 1))),
+  "thin": (2, 9, 12, 3, 8, 3, 1, 1, ((1, 1), (1, 1))),
+  "odd_channels": (3, 7, 29, 13, 23, 3, 1, 1, ((1, 1), (1, 1))),
+  "several_blocks": (2, 6, 17, 24, 75, 3, 1, 1, ((1, 1), (1, 1))),
+  "strips": (2, 150, 40, 33, 8, 3, 1, 1, ((1, 1), (1, 1))),
+  "groups_of_strips": (5, 60, 70, 40, 24, 3, 1, 1, ((1, 1), (1, 1))),
+  "wide": (2, 8, 8, 160, 136, 3, 1, 1, ((1, 1), (1, 1))),
+  "no_padding": (2, 8, 11, 5, 6, 3, 1, 1, ((0, 0), (0, 0))),
+  "uneven_padding": (2, 8, 11, 5, 6, 3, 1, 1, ((0, 2), (3, 1))),
+  "more_padding_than_image": (1, 2, 3, 4, 5, 3, 1, 1, ((4, 5), (5, 4))),
+  "strided": (2, 17, 20, 9, 16, 3, 2, 1, ((1, 1), (1, 1))),
+  "strided_2x2": (2, 16, 22, 16, 8, 2, 2, 1, ((0, 0), (0, 0))),
+  "stem": (2, 33, 40, 3, 64, 7, 2, 1, ((3, 3), (3, 3))),
+  "dilated": (2, 20, 19, 8, 32, 3, 1, 4, ((4, 4), (4, 4))),
+  "strided_dilated": (2, 21, 19, 6, 10, 5, 3, 2, ((4, 4), (4, 4))),
+}
+
+
+def draw(case, seed=0):
+  """(spec, x, kernel, gradient of the output)."""
+  *shape, pads = CASES[case]
+  spec = native.Convolution(*shape, pads)
+  rng = np.random.default_rng(seed)
+  sizes = (
+    (spec.batch, spec.height, spec.width, spec.channels),
+    (spec.size, spec.size, spec.channels, spec.features),
+    (spec.batch, *spec.out_size, spec.features),
+  )
+  return spec, *(rng.normal(size=s).astype(np.float32) for s in sizes)
+
+
+def test_a_turned_kernel_is_that_of_the_gradient():
+  spec, x, kernel, _ = draw("odd_channels")
+  turned = kernel[::-1, ::-1].swapaxes(2, 3)
+  got = native.convolve(x, turned, spec._replace(turned=True))
+  np.testing.assert_array_equal(got, native.convolve(x, kernel, spec))
+
+
+def library(spec, x, kernel):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (spec.stride,) * 2,
+    spec.pads,
+    rhs_dilation=(spec.dilation,) * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_equal_the_library(case):
+  spec, x, kernel, g = draw(case)
+  with jax.enable_x64():
+    wide = [jnp.asarray(a, jnp.float64) for a in (x, kernel, g)]
+    out, vjp = jax.vjp(lambda k: library(spec, wide[0], k), wide[1])
+    (gradient,) = vjp(wide[2])
+  ours = jax.jit(lambda x, k: native.convolve(x, k, spec))(x, kernel)
+  of_kernel = jax.jit(lambda x, g: native.weight_gradient(x, g, spec))(x, g)
+  for got, expected in ((ours, out), (of_kernel, gradient)):
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=3e-6 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("machine", [(4, 32), (8, 16), (16, 32)])
+@pytest.mark.parametrize("case", ["odd_channels", "several_blocks", "stem", "dilated"])
+def test_vectors_of_any_width_give_the_same_bits(case, machine, monkeypatch):
+  spec, x, kernel, g = draw(case)
+
+  def both():
+    return (
+      jax.jit(lambda x, k: native.convolve(x, k, spec))(x, kernel),
+      jax.jit(lambda x, g: native.weight_gradient(x, g, spec))(x, g),
+    )
+
+  expected = both()
+  monkeypatch.setattr(xla_call, "machine", lambda: xla_call.Machine(*machine))
+  got = both()
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_an_image_has_the_same_bits_in_any_batch_and_every_time():
+  spec, x, kernel, g = draw("groups_of_strips")
+  one = spec._replace(batch=1)
+  whole = jax.jit(lambda x: native.convolve(x, kernel, spec))(x)
+  single = jax.jit(lambda x: native.convolve(x, kernel, one))
+  for i in range(spec.batch):
+    np.testing.assert_array_equal(single(x[i : i + 1])[0], whole[i])
+  of_kernel = jax.jit(lambda x, g: native.weight_gradient(x, g, spec))
+  first = of_kernel(x, g)
+  for _ in range(20):
+    np.testing.assert_array_equal(of_kernel(x, g), first)
+
+
+def test_calls_from_many_threads_at_once():
+  spec, x, kernel, _ = draw("strips")
+  call = jax.jit(lambda x: native.convolve(x, kernel, spec).sum((1, 2)))
+  inputs = [x * (i + 1) for i in range(24)]
+  expected = [np.asarray(call(a)) for a in inputs]
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for got, want in zip(pool.map(call, inputs), expected, strict=True):
+      np.testing.assert_array_equal(got, want)
+
+
+def test_convolutions_of_nets_use_the_kernels_where_they_can():
+  def target(dtype=jnp.float32, platform="cpu"):
+    x, kernel = jnp.zeros((1, 8, 8, 4), dtype), jnp.zeros((3, 3, 4, 8), dtype)
+    step = jax.jit(jax.grad(lambda k, x: conv.convolve(x, k, padding=1).sum(), (0, 1)))
+    return step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
+
+  assert target().count("@segjax_forward") == 1  # of the input's gradient; the sum needs no value
+  assert target().count("@segjax_gradient") == 1
+  assert "@segjax" not in target(jnp.bfloat16)
+  assert "@segjax" not in target(platform="cuda")
+
+
+def test_vmap_works():
+  spec, x, kernel, g = draw("thin")
+  xs = np.stack([x, 2 * x])
+  mapped = jax.vmap(lambda x: native.convolve(x, kernel, spec))(xs)
+  np.testing.assert_array_equal(mapped[1], native.convolve(2 * x, kernel, spec))
+  mapped = jax.vmap(lambda x: native.weight_gradient(x, g, spec))(xs)
+  np.testing.assert_array_equal(mapped[0], native.weight_gradient(x, g, spec))
+
+
+def test_without_llvmlite_or_by_wish_the_library_is_used():
+  code = """
+  from segjax import native
+  spec = native.Convolution(1, 8, 8, 4, 8, 3, 1, 1, ((1, 1), (1, 1)))
+  assert not native.usable(spec, np.dtype("float32"))
+  """
+  done = run_with_core_packages(code)  # llvmlite is none of them
+  assert done.returncode == 0, done.stderr
+  for env in ({"SEGJAX_NATIVE": "0"}, {"XLA_FLAGS": eight_devices()}):
+    done = subprocess.run(
+      [sys.executable, "-c", "import numpy as np\n" + code_of(code)],
+      cwd=ROOT,
+      env=os.environ | env,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def code_of(text):
+  return "\n".join(line.strip() for line in text.splitlines())
+
+
+def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
+  args = convolution.forward, draw("thin")[0], xla_call.machine()
+  folder = jax.config.jax_compilation_cache_dir
+  compiled = []
+  monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *a, **k: None)  # a name but once
+  monkeypatch.setattr(
+    xla_call, "_compile", lambda *a, make=xla_call._compile: compiled.append(a) or make(*a)
+  )
+  try:
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    for _ in range(2):
+      name = xla_call.register.__wrapped__(*args)
+    assert len(compiled) == 1
+    assert [f.name for f in tmp_path.iterdir()] == [name + ".o"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "missing" / "folder"))
+    assert xla_call.register.__wrapped__(*args) == name
+    assert len(compiled) == 2
+  finally:
+    jax.config.update("jax_compilation_cache_dir", folder)
