@@ -7,10 +7,10 @@
   python launch/train.py --config=configs/pretraining.py:smoke
 
 Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
-are taken. The features beside those of random weights: launch/analyze.py features --epochs=0,30
---workdir=D. Then start any net from them: --config.init_from=D --config.init_part=backbone. Folders
-with labels tell classes of features apart: --config.data.source.kind=segmentation or
-classification.
+are taken, and their middle to validate. The features beside those of random weights:
+launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net from them:
+--config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
+apart: --config.data.source.kind=segmentation or classification.
 """
 
 from segjax import config as config_lib
@@ -29,7 +29,7 @@ def get_config(arg=""):
   config_lib.set_task(c, a.method)
   c.data.source = config_lib.image_source(a.data)
   c.data.size = (32, 32) if a.data in SMALL else (96, 96)
-  c.data.fit = "resize" if a.data in SMALL else "crop"
+  c.data.fit = c.data.eval_fit = "resize" if a.data in SMALL else "crop"
   c.data.batch_size = 64
   if a.data == "digits":
     c.data.source.size = 32

@@ -164,13 +164,16 @@ def features():
   from segjax import config as config_lib
   from segjax import inference
   from segjax.analysis import features as lib
+  from segjax.tasks import TASKS
   from segjax.training import feeding
   from segjax.training.writers import finite
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
   config.data.source.update(moved())
-  config.data.update(fit="resize", eval_fit="resize")
+  # Of nets that learn without labels on crops, crops are looked at, else the resized images.
+  crops = config.data.fit == "crop" and TASKS[config.task.name].needs == "nothing"
+  config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
   sources = [feeding.make_source(config, s, labelled=False) for s in ("train", "val")]
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
   steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []

@@ -58,6 +58,8 @@ def main():
   from segjax.analysis import report
   from segjax.errors import UserError
 
+  if "seed" in OVERRIDES:
+    raise UserError("--config.seed: a study trains with several seeds; say which by --seeds=0,7")
   study = study_lib.read(STUDY.value)
   changes = dict(overrides=dict(study.overrides) | OVERRIDES)
   if SEEDS.value:

@@ -101,7 +101,8 @@ def _guarded(main):
   try:
     main()
   except Stopped as stop:
-    print(f"stopped at step {stop.step}; saved. The same command with the same --workdir goes on")
+    same = " with the same --workdir" if "workdir" in flags.FLAGS else ""
+    print(f"stopped at step {stop.step}; saved. The same command{same} goes on")
     sys.exit(128 + stop.signal)
   except KeyboardInterrupt:
     print("interrupted; the last complete checkpoint stays", file=sys.stderr)

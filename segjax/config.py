@@ -139,8 +139,8 @@ def default():
     std=(1.0, 1.0, 1.0),
     skip_broken=False,  # leave examples with a broken file out, and say which, in place of an error
     fit="resize",  # train images are resized to size; "crop": a random part of this size
-    eval_fit="resize",  # "native": evaluation at the images' own sizes, extended to multiples
-    eval_multiple=32,  # of so many pixels; a compilation a size
+    eval_fit="resize",  # of evaluations; "crop": the middle; "native": the images' own sizes,
+    eval_multiple=32,  # extended to multiples of so many pixels; a compilation a size
     threads=2,  # that decode
     workers=0,  # processes with so many threads each that decode train images; 0: this one
     cache_mb=2048,  # of each split, decoded, that stay in memory, shared out among the workers

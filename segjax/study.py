@@ -66,8 +66,8 @@ class Result:
   Attributes:
     label: of the variant.
     seed: of the run.
-    config: ConfigDict.
-    workdir: path.
+    config: ConfigDict, or None where it could not be made.
+    workdir: path, or None likewise.
     error: why it failed, or empty.
   """
 
@@ -188,11 +188,19 @@ def run(study, pool):
 
   Raises:
     Stopped: after SIGTERM or Ctrl-C; the same study goes on later.
-    UserError: a variant's config cannot be read, or two variants are the same.
+    UserError: no variant's config can be read, or two variants are the same.
   """
-  configs = {(v, s): make_config(study, v, s) for s in study.seeds for v in study.variants}
+  configs, results = {}, {}
+  for seed in study.seeds:
+    for label in study.variants:
+      try:
+        configs[label, seed] = make_config(study, label, seed)
+      except UserError as error:
+        results[label, seed] = Result(label, seed, None, None, str(error))
+        print(f"{label}, seed {seed}: {error}", flush=True)
+  if not configs:
+    raise UserError(next(iter(results.values())).error)
   _check_different(study, configs)
-  results = {}
   for number, ((label, seed), config) in enumerate(configs.items(), 1):
     workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
     print(f"[{number} of {len(configs)}] {label}, seed {seed}", flush=True)
@@ -203,8 +211,8 @@ def run(study, pool):
 
 def _check_different(study, configs):
   first = {}
-  for label in study.variants:
-    same = first.setdefault(identity(configs[label, study.seeds[0]]), label)
+  for label, config in {label: config for (label, _), config in configs.items()}.items():
+    same = first.setdefault(identity(config), label)
     if same != label:
       raise UserError(
         f"the variants {same!r} and {label!r} of the study have the same config; is a field that "

@@ -539,3 +539,15 @@ def test_label_table():
   )
   many = default_table(tuple(map(str, range(12))))
   assert len({color for _, color in many.classes}) == 12
+
+
+def test_the_middle_is_that_of_the_image_and_small_ones_are_extended():
+  image = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
+  label = np.arange(63, dtype=np.uint8).reshape(7, 9)
+  source = pipeline.Middle([dict(image=image, label=label)], (3, 5), 0)
+  np.testing.assert_array_equal(source[0]["image"], image[2:5, 2:7])
+  np.testing.assert_array_equal(source[0]["label"], label[2:5, 2:7])
+  small = pipeline.Middle([dict(image=image, label=label)], (8, 5), 0)[0]
+  assert small["image"].shape == (8, 5, 3)
+  np.testing.assert_array_equal(small["label"][7], np.full(5, 255))
+  np.testing.assert_array_equal(small["image"][7], image[6, 2:7])

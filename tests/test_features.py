@@ -110,6 +110,29 @@ def test_stages_lie_as_the_one_before():
 
 
 @pytest.mark.slow
+def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/pretraining.py:smoke,data=folder,backbone=small_cnn")
+  data = write_pairs(tmp_path / "data", count=12, size=(120, 150))
+  config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.5)
+  config.data.update(fit="crop", eval_fit="crop", size=(32, 32), batch_size=4)
+  config.writers, config.pictures = (), 0
+  training.train(config, tmp_path / "run")
+  done = launch("analyze", "features", f"--workdir={tmp_path / 'run'}", "--epochs=0")
+  assert done.returncode == 0, done.stderr
+  scores = json.loads((tmp_path / "run" / "figures" / "features.json").read_text())["epoch 0"]
+  assert scores["linear_accuracy"] > 0.9  # bright or dark: even random weights see that
+  restored = inference.restore(tmp_path / "run")
+  restored[0].config.data.update(eval_fit="native", eval_multiple=1)
+  source = make_source(restored[0].config, "val", labelled=False)
+  found = features.extract(*restored, source, limit=30, per_image=9)
+  for label, i, (row, column) in zip(found.labels, found.examples, found.places, strict=True):
+    part = source[i]["label"][row - 16 : row + 16, column - 16 : column + 16]
+    assert part.shape == (32, 32)
+    assert (part == label).mean() >= 0.5
+  assert len(found.vectors) == len(found.labels) <= 60
+
+
+@pytest.mark.slow
 def test_the_launcher_writes_pictures_and_scores(runs):
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--samples=60")
   assert done.returncode == 0, done.stderr

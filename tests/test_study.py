@@ -20,6 +20,7 @@ from sklearn.metrics import jaccard_score
 from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax.analysis import charts, document, regions, report
+from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
 from segjax.data.labels import default_table
@@ -29,7 +30,7 @@ STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
 
 
 def write_study(root, more=""):
-  """A study of seconds on the files of `write_pairs`: two widths, and a model that fails."""
+  """A study of seconds on the files of `write_pairs`: two widths, two variants that fail."""
   data = write_pairs(root / "data", count=10, size=(64, 64))
   (root / "tiny.py").write_text(f"""
 from segjax import config as config_lib
@@ -53,8 +54,10 @@ def get_study(arg=""):
   return Study(
     title="Widths | narrow & wide",
     question="Does width matter?",
-    variants={{"narrow": spec + ":width=2", "broken": spec, "wide": spec + ":width=3"}},
-    changes={{"broken": {{"schedule.learning_rate": 1e30, "optimizer.name": "sgd"}}}},
+    variants={{"narrow": spec + ":width=2", "broken": spec, "misfit": spec,
+              "wide": spec + ":width=3"}},
+    changes={{"broken": {{"schedule.learning_rate": 1e30, "optimizer.name": "sgd"}},
+             "misfit": {{"model.widht": 3}}}},
     seeds=(0, 1),
     {more}
   )
@@ -89,21 +92,22 @@ def finished(tmp_path_factory):
 def test_what_a_study_writes(finished):
   root, done = finished
   report = root / "report"
-  assert "4 of 6 runs done" in done.stdout
+  assert "4 of 8 runs done" in done.stdout
+  assert "misfit, seed 1: the config has no field 'model.widht'" in done.stdout
   assert "broken, seed 0: not finite at step" in done.stdout
   rows = table(report / "results.csv")
   assert [(r["variant"], r["seed"]) for r in rows] == [
-    (v, s) for v in ("narrow", "broken", "wide") for s in "01"
+    (v, s) for v in ("narrow", "broken", "misfit", "wide") for s in "01"
   ]
   good = [r for r in rows if r["status"] == "done"]
   assert len(good) == 4
   assert len({r["val/loss"] for r in good}) == 4
-  assert len({r["identity"] for r in rows}) == 6
+  assert len({r["identity"] for r in rows if r["variant"] != "misfit"}) == 6
   names = {p.name for p in (report / "figures").iterdir()}
   for stem in ("curves", "trade_training_minutes", "trade_size", "iou_by_class", "confusion_0",
                "confusion_1"):  # fmt: skip
     assert {f"{stem}.png", f"{stem}.pdf"} <= names, stem
-  for stem in ("regions", "stages_0", "stages_1"):
+  for stem in ("regions", "stages_0", "stages_1", "trade_latency_at_batch_1_cpu"):
     assert {f"{stem}.png", f"{stem}.pdf"} <= names, stem
   text = (report / "report.md").read_text()
   for figure in re.findall(r"\]\((figures/[^)]+)\)", text):
@@ -111,7 +115,8 @@ def test_what_a_study_writes(finished):
   assert "schedule.learning_rate=1e+30, optimizer.name=sgd" in text
   assert "| wide | narrow | training minutes |" in text
   for part in ("mean IoU", "± ", "difference [95 % interval]", "not finite", "ranking",
-               "random weights", "GFLOPs", "latency"):  # fmt: skip
+               "random weights", "GFLOPs", "latency", "peak memory, MB", "compile time, s",
+               "| precision | thing |", "not distinguishable"):  # fmt: skip
     assert part in text, part
   page = (report / "report.html").read_text()
   assert page.count("data:image/png;base64,") == text.count("](figures/")
@@ -128,10 +133,10 @@ def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
   assert table(root / "report" / "results.csv") == before
   changed = ("--seeds=1,", "--config.total_steps=2", f"--output={root / 'one'}")
   one = run_study(root, *changed)
-  assert "2 of 3 runs done" in one.stdout
+  assert "2 of 4 runs done" in one.stdout
   assert "finished before" not in one.stdout
   assert "overrides: total_steps=2" in (root / "one" / "report.md").read_text()
-  assert [r["seed"] for r in table(root / "one" / "results.csv")] == ["1"] * 3
+  assert [r["seed"] for r in table(root / "one" / "results.csv")] == ["1"] * 4
   assert "one seed: no interval" in (root / "one" / "report.md").read_text()
 
 
@@ -169,6 +174,7 @@ def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
       "the config has no field 'total_stepz'; did you mean 'total_steps'?",
     ),
     (["--config.total_steps=many"], "config.total_steps is 'many', expected a int"),
+    (["--config.seed=3"], "--config.seed: a study trains with several seeds"),
     (["--seeds=none"], "--seeds is 'none', expected a count"),
     (["--study=configs/studies/asp.py"], "configs/studies/aspp.py"),
   ],
@@ -323,6 +329,27 @@ def test_interval_is_scipys_paired_t():
   assert paired_difference([1.0, np.nan], [2.0, 3.0]).verdict == "one seed: no interval"
   assert mean_and_deviation([np.nan, 0.25]) == "0.2500"
   assert mean_and_deviation([np.nan]) == "-"
+
+
+def test_what_was_not_defined_is_left_out(tmp_path):
+  rows = [{"step": 0, "info/steps_per_epoch": 1.0}]
+  for step, f1 in ((1, None), (2, 0.5), (3, 0.7)):
+    rows.append({"step": step, "train/loss": 1.0, "train/steps": 1})
+    rows.append({"step": step, "val/loss": 1.0, "val/f1": f1})
+  other = [{k: None if k == "val/f1" else v for k, v in row.items()} for row in rows]
+  file = charts.curves(dict(a=[rows, other], b=[other]), [("f1", "F1")], tmp_path / "curves.png")
+  assert file.is_file()
+  np.testing.assert_equal(at_steps(rows, "val/f1", [1, 2, 3]), [np.nan, 0.5, 0.7])
+  assert charts.pareto([1, 2, 3], [np.nan, 0.4, 0.6]).tolist() == [False, True, True]
+
+
+def test_pictures_keep_their_colors_in_the_pdf(tmp_path):
+  picture = np.zeros((30, 50, 3), np.uint8)
+  picture[:, ::2] = (60, 16, 152)
+  report._write_picture(picture, tmp_path / "regions.png")
+  text = (tmp_path / "regions.pdf").read_bytes()
+  assert b"DCTDecode" not in text  # a JPEG
+  assert re.search(rb"/Subtype /Image", text) and b"/Width 50" in text and b"/Height 30" in text
 
 
 def test_pareto_front_against_brute_force():

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.analysis.figures import interval_means, series
+from segjax.analysis.figures import at_steps, interval_means, series
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
@@ -44,7 +44,7 @@ def curves(runs, metrics, file):
       ends = series(seeds[0], "val/loss")[0]
       epochs = ends / series(seeds[0], "info/steps_per_epoch")[1][0]
       train = np.array([interval_means(rows, f"train/{name}", ends) for rows in seeds])
-      val = np.array([series(rows, f"val/{name}")[1] for rows in seeds])
+      val = np.array([at_steps(rows, f"val/{name}", ends) for rows in seeds])
       look = style(i)
       for values, line, part in ((train, "--", "train"), (val, "-", "validation")):
         if np.isnan(values).all():
@@ -52,10 +52,11 @@ def curves(runs, metrics, file):
         shown = dict(color=look["color"], ls=line, lw=1.5)
         if part == "validation":
           shown |= dict(marker=look["marker"], ms=4)
-        axis.plot(epochs, values.mean(0), label=f"{label}, {part}", **shown)
+        known = np.ma.masked_invalid(values)
+        axis.plot(epochs, known.mean(0), label=f"{label}, {part}", **shown)
         if len(seeds) > 1:
           axis.fill_between(
-            epochs, values.min(0), values.max(0), color=look["color"], alpha=0.15, lw=0
+            epochs, known.min(0), known.max(0), color=look["color"], alpha=0.15, lw=0
           )
     axis.set(xlabel="epoch", ylabel=text)
     axis.grid(alpha=0.3)
@@ -68,13 +69,15 @@ def curves(runs, metrics, file):
 def pareto(cost, value):
   """bool[N]: no other point costs no more and is worth no less, one of them strictly.
 
+  What is not a number is not on the front.
+
   >>> pareto([1, 2, 3], [0.5, 0.4, 0.6]).tolist()
   [True, False, True]
   """
   cost, value = np.asarray(cost, float), np.asarray(value, float)
   no_worse = (cost[None] <= cost[:, None]) & (value[None] >= value[:, None])
   better = (cost[None] < cost[:, None]) | (value[None] > value[:, None])
-  return ~(no_worse & better).any(1)
+  return ~(no_worse & better).any(1) & ~np.isnan(cost + value)
 
 
 def scatter(points, axes_labels, file, *, high_is_good=True):

@@ -6,6 +6,7 @@ PCA, t-SNE, nearest neighbours, silhouettes and logistic regression are scikit-l
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from segjax.analysis.charts import write
+from segjax.data import pipeline
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.models.conv import Conv
@@ -35,13 +37,14 @@ NEIGHBORS = 20  # of the kNN accuracy
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """Features of images, or of some pixels of them.
+  """Features of images, or of some pixels or crops of them.
 
   Attributes:
     vectors: f32[N,D].
     labels: i64[N], classes.
     examples: i64[N], index of each image in its source.
-    places: i64[N,2], row and column of a pixel in its image, or None for whole images.
+    places: i64[N,2], row and column of a pixel, or of a crop's middle, in its image; None for whole
+      images.
   """
 
   vectors: np.ndarray
@@ -84,14 +87,17 @@ def penultimate(model, variables, image):
 
 
 def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
-  """Features of a source's examples; where labels are images, of pixels, every class alike.
+  """Features of a source's examples; where labels are masks, of some pixels, every class alike.
+
+  Of a net that gives a vector an image, masks tell the class of random crops of `data.size`: the
+  most frequent in the crop. A crop of which less than half is labelled does not count.
 
   Args:
     experiment: training.experiment.Experiment.
     state: TrainState.
     source: from `experiment.make_source` with `labelled=False`, at one size.
-    limit: of images, or of pixels of each class; chosen at random.
-    per_image: of pixels of a class in one image.
+    limit: of images, or of pixels or crops of each class; chosen at random.
+    per_image: of pixels of a class in one image, or of its crops.
     seed: of the choice.
 
   Returns:
@@ -109,27 +115,47 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")
-  dense = source[0]["label"].ndim == 2
-  chosen = rng.permutation(len(source))[: None if dense else limit]
+  masks = source[0]["label"].ndim == 2
+  image = jax.ShapeDtypeStruct((data.batch_size, *data.size, 3), np.uint8)
+  dense = len(jax.eval_shape(run, image).shape) == 4
+  chosen = rng.permutation(len(source))[: None if masks else limit]
+  if masks and not dense:
+    images = (c for i in chosen for c in _crops(int(i), source[int(i)], data.size, per_image, rng))
+  else:
+    images = ((int(i), source[int(i)]["image"], source[int(i)]["label"], None) for i in chosen)
   vectors, labels, examples, places = [], [], [], []
-  for start in range(0, len(chosen), data.batch_size):
-    part = chosen[start : start + data.batch_size]
-    batch = [source[int(i)] for i in part]
-    fill = [batch[-1]["image"]] * (data.batch_size - len(batch))
-    found = np.asarray(run(np.stack([e["image"] for e in batch] + fill)))
-    for i, example, feature in zip(part, batch, found, strict=False):
-      at = _pick(example["label"], feature.shape, per_image, rng) if dense else [()]
-      vectors += [feature[place] for place, *_ in at] if dense else [feature.reshape(-1)]
-      labels += [c for *_, c in at] if dense else [int(example["label"])]
-      places += [pixel for _, pixel, _ in at] if dense else []
-      examples += [int(i)] * len(at)
+  while batch := list(itertools.islice(images, data.batch_size)):
+    fill = [batch[-1][1]] * (data.batch_size - len(batch))
+    found = np.asarray(run(np.stack([image for _, image, *_ in batch] + fill)))
+    for (i, _, label, place), feature in zip(batch, found, strict=False):
+      at = _pick(label, feature.shape, per_image, rng) if dense else [(..., place, int(label))]
+      vectors += [feature[where].reshape(-1) for where, *_ in at]
+      places += [pixel for _, pixel, _ in at]
+      labels += [c for *_, c in at]
+      examples += [i] * len(at)
   out = Features(np.array(vectors), np.array(labels), np.array(examples))
-  if not dense:
+  if not masks:
     return out
   keep = np.concatenate([_at_most(np.flatnonzero(out.labels == c), limit, rng)
                          for c in np.unique(out.labels)])  # fmt: skip
   keep.sort()
   return Features(out.vectors[keep], out.labels[keep], out.examples[keep], np.array(places)[keep])
+
+
+def _crops(index, example, size, count, rng):
+  """(index, image, class, middle) of random crops of an example with a mask."""
+  height, width = (n - m for n, m in zip(example["image"].shape[:2], size, strict=True))
+  if min(height, width) < 0:
+    example = pipeline.extend_all(example, size)
+    height, width = max(height, 0), max(width, 0)
+  for _ in range(count):
+    top, left = int(rng.integers(height + 1)), int(rng.integers(width + 1))
+    part = slice(top, top + size[0]), slice(left, left + size[1])
+    label = example["label"][part]
+    scored = label[label != IGNORE]
+    if 2 * scored.size >= label.size:
+      middle = top + size[0] // 2, left + size[1] // 2
+      yield index, example["image"][part], np.bincount(scored).argmax(), middle
 
 
 def _pick(label, shape, most, rng):

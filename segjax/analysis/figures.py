@@ -21,6 +21,12 @@ def series(rows, name):
   return np.array(pairs, np.float64).reshape(-1, 2).T
 
 
+def at_steps(rows, name, ends):
+  """Values of an evaluation's scalar at the given steps, nan where it was not defined."""
+  found = dict(zip(*series(rows, name), strict=True))
+  return np.array([found.get(step, np.nan) for step in ends])
+
+
 def interval_means(rows, name, ends):
   """Means of a training scalar over the intervals that end at the given steps.
 
@@ -74,7 +80,7 @@ def curves(workdir, title, file):
   )
   axes, epochs = axes[0], ends / steps_per_epoch
   for axis, name in zip(axes, names, strict=True):
-    train, val = interval_means(rows, f"train/{name}", ends), series(rows, f"val/{name}")[1]
+    train, val = interval_means(rows, f"train/{name}", ends), at_steps(rows, f"val/{name}", ends)
     axis.plot(epochs, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
     axis.plot(epochs, val, "s-", color=VAL, ms=3.5, label="validation")
     text = loss_text if name == "loss" else name.replace("_", " ")

@@ -9,6 +9,7 @@ import os
 import re
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
@@ -79,22 +80,17 @@ def _setup(document, study, results, done, costs):
   for label, spec in study.variants.items():
     errors = [f"seed {r.seed}: {r.error}" for r in results if r.label == label and r.error]
     start = _start([r for r in results if r.label == label])
-    c = costs[label][0] if label in costs else None
     rows.append(
       (
         label,
         spec,
         _pairs(study_lib.changes(study, label)),
-        f"{c.parameters:,}" if c else "-",
-        f"{c.mb:.2f}" if c else "-",
-        f"{c.gflops:.2f}" if c else "-",
         start,
         len(done.get(label, ())),
         "; ".join([*errors, *filter(None, [study.notes.get(label)])]),
       )
     )
-  size = ("parameters", "MB", "GFLOPs an image")
-  header = ("variant", "config", "changes", *size, "starts from", "runs", "notes")
+  header = ("variant", "config", "changes", "starts from", "runs", "notes")
   told = [k for k in range(len(header)) if any(str(row[k]) for row in rows)]  # not empty columns
   document.table([header[k] for k in told], [[row[k] for k in told] for row in rows])
   device = jax.devices()[0]
@@ -120,6 +116,8 @@ def _scalars(study, done):
 
 
 def _start(runs):
+  if runs[0].config is None:
+    return "-"
   start = runs[0].config.init_from
   if start in PRETRAINED:
     return "ImageNet weights"
@@ -148,6 +146,7 @@ def _numbers(document, study, done, costs):
   header = ["variant", "seeds", *map(text_of, names), f"best {text_of(best)}", "training minutes"]
   devices = [c.device for c in next(iter(costs.values()))]
   header += [f"latency, ms ({d})" for d in devices]
+  header += ["parameters", "MB", "GFLOPs an image"]
   rows = []
   for label, runs in done.items():
     finals = [r.final() for r in runs]
@@ -155,7 +154,9 @@ def _numbers(document, study, done, costs):
     row += [mean_and_deviation([f.get(n, np.nan) for f in finals]) for n in names]
     row += [mean_and_deviation([r.best() for r in runs])]
     row += [mean_and_deviation([r.minutes() for r in runs], 1)]
-    rows.append(row + [f"{c.latency_ms:.1f}" for c in costs[label]])
+    row += [f"{c.latency_ms:.1f}" for c in costs[label]]
+    c = costs[label][0]
+    rows.append([*row, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
   document.table(header, rows)
   document.text(
     "Validation set after the last step, mean ± sample standard deviation over seeds; 'best' is "
@@ -237,6 +238,15 @@ def _trade_offs(document, study, done, costs, figures):
   document.table(
     ("ranking (1 is best)", *done), [(text, *(r[v] for v in done)) for text, r in ranks.items()]
   )
+  document.table(
+    ("variant", "device", "latency, ms", "quartiles apart, ms", "images/s at batch 8",
+     "peak memory, MB", "compile time, s"),
+    [
+      (v, c.device, f"{c.latency_ms:.1f}", f"{c.latency_spread_ms:.1f}", f"{c.images_per_s:.1f}",
+       f"{c.peak_mb:.0f}", f"{c.compile_s:.1f}")
+      for v in done for c in costs[v]
+    ],
+  )  # fmt: skip
 
 
 def _sign(config):
@@ -245,12 +255,13 @@ def _sign(config):
 
 
 def _ranking(values):
-  """Place of each, 1 for the lowest; equal values share one.
+  """Place of each, 1 for the lowest; equal values share one, what is not a number has none.
 
-  >>> _ranking({"a": 3, "b": 1, "c": 3})
-  {'a': 2, 'b': 1, 'c': 2}
+  >>> _ranking({"a": 3, "b": 1, "c": 3, "d": np.nan})
+  {'a': 2, 'b': 1, 'c': 2, 'd': '-'}
   """
-  return {k: 1 + sum(other < v for other in values.values()) for k, v in values.items()}
+  places = {k: 1 + sum(other < v for other in values.values()) for k, v in values.items()}
+  return {k: "-" if np.isnan(values[k]) else place for k, place in places.items()}
 
 
 def _segmentation(document, study, done, figures):
@@ -265,11 +276,16 @@ def _segmentation(document, study, done, figures):
   colors = np.array([color for _, color in labels.classes])
   file = charts.class_bars(iou, labels.names, colors, figures / "iou_by_class.png")
   document.figure(file, "IoU of each class on the validation set.")
-  rows = [
-    (c, *(mean_and_deviation([seed[k] for seed in iou[v]], 3) for v in done))
-    for k, c in enumerate(labels.names)
-  ]
-  document.table(("IoU", *done), rows)
+  rows = []
+  for metric in ("iou", "precision", "recall", "f1"):
+    for c in labels.names:
+      values = [
+        [r.final().get(f"val/{metric}/{c}", np.nan) for r in runs] for runs in done.values()
+      ]
+      rows.append(
+        (CLASS_METRICS.get(metric, metric), c, *(mean_and_deviation(v, 3) for v in values))
+      )
+  document.table(("metric", "class", *done), rows)
   _confusions(document, labels.names, done, figures)
   sign = _sign(first.config)
   best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
@@ -299,8 +315,12 @@ def _moved(run):
 
 def _write_picture(picture, file):
   """Writes u8[H,W,3] as PNG, and a PDF beside it."""
-  for path in (file, file.with_suffix(".pdf")):
-    Image.fromarray(picture).save(path)
+  Image.fromarray(picture).save(file)
+  # Pillow's PDF would hold a JPEG, with other colours than the classes'.
+  figure = plt.figure(figsize=np.array(picture.shape[1::-1]) / 100, dpi=100)
+  figure.figimage(picture)
+  figure.savefig(file.with_suffix(".pdf"), dpi=100, metadata=dict(CreationDate=None))
+  plt.close(figure)
   return file
 
 
@@ -347,14 +367,14 @@ def _csv(study, results, costs):
   names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator="\n")
-  head = ["variant", "seed", "status", "identity", "parameters", "gflops", "best"]
-  writer.writerow([*head, *names, "time/minutes", "time/latency_ms"])
+  head = ["variant", "seed", "status", "identity", "parameters", "mb", "gflops", "best"]
+  writer.writerow([*head, *names, "time/minutes", "time/latency_ms", "time/images_per_s"])
   for r in results:
-    start = [r.label, r.seed, r.error or "done", study_lib.identity(r.config)]
+    start = [r.label, r.seed, r.error or "done", r.config and study_lib.identity(r.config)]
     if r.error:
       writer.writerow(start)
       continue
     c, final = costs[r.label][0], r.final()
-    numbers = [c.parameters, c.gflops, r.best(), *(final.get(n, np.nan) for n in names)]
-    writer.writerow([*start, *numbers, r.minutes(), c.latency_ms])
+    numbers = [c.parameters, c.mb, c.gflops, r.best(), *(final.get(n, np.nan) for n in names)]
+    writer.writerow([*start, *numbers, r.minutes(), c.latency_ms, c.images_per_s])
   return buffer.getvalue()

@@ -39,7 +39,7 @@ def multiples(size, multiple):
   return [-(-n // multiple) * multiple for n in size]
 
 
-def _extend_all(example, size):
+def extend_all(example, size):
   """Extends images at their edges, masks by 255."""
   how = {2: dict(constant_values=IGNORE), 3: dict(mode="edge")}
   return {k: extend(v, size, **how[v.ndim]) if v.ndim >= 2 else v for k, v in example.items()}
@@ -50,7 +50,7 @@ def pad(example, multiple):
 
   The image repeats its edge, as `layers.pad_to_multiple` does; a mask there is 255, ignore.
   """
-  return _extend_all(example, multiples(example["image"].shape[:2], multiple))
+  return extend_all(example, multiples(example["image"].shape[:2], multiple))
 
 
 def random_crop(example, size, rng):
@@ -61,7 +61,7 @@ def random_crop(example, size, rng):
     size: (height, width), pixels.
     rng: numpy Generator.
   """
-  example = _extend_all(example, size)
+  example = extend_all(example, size)
   shape = example["image"].shape[:2]
   top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, shape, strict=True))
   part = slice(top, top + size[0]), slice(left, left + size[1])
@@ -103,6 +103,25 @@ class Resized(_Cached):
 
   def _fit(self, example):
     return resize(example, self.size)
+
+
+class Middle(_Cached):
+  """The middle of a source's examples, which random crops of a training are like.
+
+  Attributes:
+    source: see `segjax.data.sources`.
+    size: (height, width), pixels; smaller examples are extended.
+  """
+
+  def __init__(self, source, size, cache_mb):
+    super().__init__(source, cache_mb)
+    self.size = tuple(size)
+
+  def _fit(self, example):
+    example = extend_all(example, self.size)
+    starts = [(m - n) // 2 for m, n in zip(example["image"].shape[:2], self.size, strict=True)]
+    part = tuple(slice(s, s + n) for s, n in zip(starts, self.size, strict=True))
+    return {k: np.ascontiguousarray(v[part]) if v.ndim >= 2 else v for k, v in example.items()}
 
 
 class Native(_Cached):

@@ -153,6 +153,11 @@ class Segmentation(Task):
     """Name of the class that is right most often as a constant answer."""
     return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
 
+  def row(self, summary):
+    """See `Task.row`; of two classes also the F1 of the second."""
+    last = f"f1/{self.classes[-1]}"
+    return super().row(summary) | ({last: summary[last]} if self.sigmoid else {})
+
   def line(self, summary):
     """The line of an evaluation, with the constant answer's accuracy beside the net's."""
     last = f"f1/{self.classes[-1]}"

@@ -70,9 +70,13 @@ class Task:
     """What the net says of the inputs; `net(image)` normalises and applies the model."""
     return net(inputs)
 
+  def row(self, summary):
+    """Scalars of a row of training: name -> value."""
+    return {k: summary[k] for k in self.headline if k in summary}
+
   def line(self, summary):
     """The line of an evaluation: name -> value."""
-    return {k: summary[k] for k in self.headline if k in summary}
+    return self.row(summary)
 
   def table(self, sums):
     """Text table of an evaluation, a row a scalar."""

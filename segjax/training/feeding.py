@@ -29,7 +29,7 @@ def make_source(config, split, *, training=False, labelled=True):
   if config.seed < 0:
     raise UserError(f"seed is {config.seed}, expected 0 or more")
   for field in ("fit", "eval_fit"):
-    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native"))[field]
+    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native", "crop"))[field]
     if data[field] not in fits:
       raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
   task = choose(TASKS, config.task.name, "task")
@@ -50,6 +50,8 @@ def make_source(config, split, *, training=False, labelled=True):
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
+  if not training and data.eval_fit == "crop":
+    return pipeline.Middle(source, data.size, cache_mb)
   return pipeline.Resized(source, data.size, cache_mb)
 
 

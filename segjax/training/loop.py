@@ -194,7 +194,7 @@ class _Run:
       window = add_sums(window, sums)
     summary = task.summary(window)
     self.progress.update(step, summary["loss"])
-    row = {k: summary[k] for k in task.headline if k in summary}
+    row = task.row(summary)
     row |= dict(grad_norm=float(np.mean(norms)), steps=len(norms))
     row["learning_rate"] = float(self.experiment.schedule(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
@@ -291,7 +291,9 @@ class _Run:
     print(f"  model       {c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
     size = f"{c.data.size[0]}x{c.data.size[1]}"
     fit = f"random crops of {size}" if c.data.fit == "crop" else f"at {size}"
-    fit += ", evaluated at their own sizes" if c.data.eval_fit == "native" else ""
+    how = dict(native="at their own sizes", crop="on their middle", resize="resized")
+    if (c.data.fit, c.data.eval_fit) != ("resize", "resize"):
+      fit += f", evaluated {how[c.data.eval_fit]}"
     print(
       f"  data        {c.data.source.name}: {len(self.train_source)} train and "
       f"{len(self.val_source)} val examples {fit}, classes {', '.join(exp.labels.names)}"
