@@ -197,17 +197,19 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
 
 
 def measure_training(config, *, classes=0, repeats=20):
-  """Times a whole training in a folder of its own, then its step alone.
+  """Times a whole training in a folder of its own, and its step alone before and after.
 
   Returns:
     dict of `seconds` (of the training, compilation and evaluations included), `step_s` (mean over
     the steps after the first row of `metrics.jsonl`, with feeding, logging, pictures and
-    checkpoints but without evaluations; nan of less than two rows), `bare_step_s` (median of
-    `repeats` steps on one batch), and `overhead`, the share by which the one exceeds the other.
+    checkpoints but without evaluations; nan of less than two rows), `bare_step_s` (mean of
+    twice `repeats` steps on one batch), and `overhead`, the share by which it is exceeded.
   """
   from segjax import training
   from segjax.training.writers import read_metrics
 
+  step_alone = prepare(config.copy_and_resolve_references(), "train", classes).call
+  alone = time_calls(step_alone, repeats)
   start = time.perf_counter()
   with tempfile.TemporaryDirectory() as folder:
     training.train(config, Path(folder))
@@ -216,7 +218,8 @@ def measure_training(config, *, classes=0, repeats=20):
   images = [r["train/steps"] * config.data.batch_size for r in rows]
   taken = sum(n / r["time/images_per_s"] for n, r in zip(images, rows, strict=True))
   step = taken / sum(images) * config.data.batch_size if rows else math.nan
-  bare = statistics.median(time_calls(prepare(config, "train", classes).call, repeats))
+  # Before and after: a machine that others share is not equally fast all the time.
+  bare = statistics.mean([*alone, *time_calls(step_alone, repeats)])
   return dict(
     mode="end_to_end",
     name=config.name,
