@@ -13,7 +13,7 @@ from conftest import ROOT, eight_devices, run_with_core_packages
 
 from segjax import native
 from segjax.models import conv
-from segjax.native import convolution, xla_call
+from segjax.native import forward, xla_call
 
 pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
 
@@ -33,6 +33,8 @@ CASES = {
   "strided_2x2": (2, 16, 22, 16, 8, 2, 2, 1, ((0, 0), (0, 0))),
   "stem": (2, 33, 40, 3, 64, 7, 2, 1, ((3, 3), (3, 3))),
   "dilated": (2, 20, 19, 8, 32, 3, 1, 4, ((4, 4), (4, 4))),
+  "dilated_uneven": (2, 18, 19, 8, 32, 3, 1, 4, ((4, 4), (4, 4))),
+  "dilated_strips": (1, 48, 40, 96, 40, 3, 1, 2, ((2, 2), (2, 2))),
   "strided_dilated": (2, 21, 19, 6, 10, 5, 3, 2, ((4, 4), (4, 4))),
 }
 
@@ -169,7 +171,7 @@ def code_of(text):
 
 
 def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
-  args = convolution.forward, draw("thin")[0], xla_call.machine()
+  args = forward.forward, draw("thin")[0], xla_call.machine()
   folder = jax.config.jax_compilation_cache_dir
   compiled = []
   monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *a, **k: None)  # a name but once

@@ -1,0 +1,157 @@
+"""What both kernels are made of: strips of padded rows, blocks of output channels, tiles of sums.
+
+What is known when a kernel is written is an int, else a value of llvmlite's.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from segjax.native import emitter
+from segjax.native.emitter import integer
+
+
+def begin(name, arrays):
+  """(module, Emitter, its arguments) of a kernel with `arrays` arguments and one result."""
+  module = ir.Module(name)
+  arguments = [emitter.POINTER] * (arrays + 1) + [emitter.I64, emitter.POINTER]
+  function = ir.Function(module, ir.FunctionType(emitter.VOID, arguments), "item")
+  for argument in function.args:
+    if argument.type == emitter.POINTER:
+      argument.add_attribute("noalias")
+  return module, emitter.Emitter(function), function.args
+
+
+def blocks(features, lanes):
+  """Output channels as [(vectors, count)]: `count` blocks, each of vectors of so many lanes."""
+  count, rest = divmod(features, 2 * lanes)
+  whole = [((lanes, lanes), count)] if count else []
+  vectors = []
+  while lanes:
+    if rest >= lanes:
+      vectors.append(lanes)
+      rest -= lanes
+    else:
+      lanes //= 2
+  return whole + ([(tuple(vectors), 1)] if vectors else [])
+
+
+def offsets(vectors):
+  """[(first feature, lanes)] of the vectors of a block."""
+  return [(sum(vectors[:i]), lanes) for i, lanes in enumerate(vectors)]
+
+
+def feature_blocks(e, features, lanes, tile, tiles):
+  """For each kind of block of `blocks`: (vectors, first feature, range of blocks of this part).
+
+  With one tile every part does all blocks, else a part the block that `tile` says.
+  """
+  build, first_block, first = e.build, 0, 0
+  for vectors, count in blocks(features, lanes):
+    if tiles == 1:
+      yield vectors, first, (0, count)
+    else:
+      mine = build.sub(tile, integer(first_block))
+      inside = build.icmp_unsigned("<", mine, integer(count))
+      start = build.select(inside, mine, integer(0))
+      yield vectors, first, (start, build.select(inside, build.add(mine, integer(1)), integer(0)))
+    first_block, first = first_block + count, first + count * sum(vectors)
+
+
+def columns(width, most):
+  """A row of outputs as [(pixels, first, count)]: `count` tiles of so many pixels from `first`."""
+  even = max(p for p in range(1, most + 1) if width % p == 0)
+  if 5 * even >= 3 * most or even == width:
+    return [(even, 0, width // even)]
+  count, rest = divmod(width, most)
+  return [(most, 0, count)] * (count > 0) + [(rest, most * count, 1)] * (rest > 0)
+
+
+def strip_rows(rows, most, values):
+  """Rows of a strip: as many as keep values(rows) within `most`, halved until they do."""
+  while rows > 1 and values(rows) > most:
+    rows = -(-rows // 2)
+  return rows
+
+
+def apart(spec):
+  """(n, spec): strips are of rows n apart, for which the kernel's rows are as `spec` says.
+
+  Rows that are a dilation apart see the same rows of the input, others do not.
+  """
+  every = spec.dilation if spec.stride == 1 and spec.out_size[0] % spec.dilation == 0 else 1
+  return every, spec._replace(dilation=spec.dilation // every)
+
+
+def copy_rows(e, spec, x, target, image, first, rows, block, every=1, lots=None):
+  """Copies rows of an image with their padding, as [C//block,rows,padded width,block].
+
+  Args:
+    e: Emitter.
+    spec: Convolution.
+    x: the images.
+    target: where to.
+    image: index.
+    first: row of the padded image to begin with.
+    rows: count.
+    block: channels that lie together; a last block may have fewer.
+    every: so many rows apart.
+    lots: (first, end, most) of the whole blocks that are copied, none by default left out; a last
+      block of fewer channels comes `most` blocks after the first.
+  """
+  build = e.build
+  height, width, channels = spec.height, spec.width, spec.channels
+  (top, _), (left, right) = spec.pads
+  padded = spec.padded_width
+
+  def copy(low, high, block, start, after):
+    with e.loop(high, low) as b, e.loop(rows) as r:
+      row = build.add(first, build.mul(r, integer(every)))
+      row = build.sub(row, integer(top))
+      inside = build.icmp_unsigned("<", row, integer(height))
+      lot = build.sub(b, low) if low else b
+      place = e.at(target, (lot, rows * padded * block), after * rows * padded, (r, padded * block))
+      with build.if_else(inside) as (then, otherwise):
+        with then:
+          source = e.at(
+            x, (image, height * width * channels), (row, width * channels), (b, block), start
+          )
+          e.clear(place, left * block)
+          if block == channels:
+            e.copy(e.at(place, left * block), source, width * block)
+          else:
+            with e.loop(width) as column:
+              copy_values(
+                e,
+                e.at(place, left * block, (column, block)),
+                e.at(source, (column, channels)),
+                block,
+              )
+          e.clear(e.at(place, (left + width) * block), right * block)
+        with otherwise:
+          e.clear(place, padded * block)
+
+  count, rest = divmod(channels, block)
+  low, high, most = lots or (0, count, count)
+  if count:
+    copy(low, high, block, 0, 0)
+  if rest:
+    copy(0, 1, rest, count * block, most * block)
+
+
+def copy_values(e, target, source, count):
+  """Copies a few values by vectors of a power of two."""
+  start = 0
+  while start < count:
+    lanes = 1 << (count - start).bit_length() - 1
+    e.store(e.load(e.at(source, start), lanes), e.at(target, start))
+    start += lanes
+
+
+def sums(e, count, vectors):
+  """Variables for `count` blocks of features, set to 0."""
+  sums = [[e.variable(emitter.vector(lanes)) for lanes in vectors] for _ in range(count)]
+  for block in sums:
+    for total, lanes in zip(block, vectors, strict=True):
+      e.store(ir.Constant(emitter.vector(lanes), [0.0] * lanes), total)
+  return sums
