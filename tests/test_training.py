@@ -447,6 +447,15 @@ def test_gradients_are_clipped():
 # ---------------------------------------------------------------------------- durations
 
 
+def test_rows_of_training_hold_the_f1_of_two_classes():
+  summary = dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4, constant_accuracy=0.6)
+  summary |= {"f1/a": 0.1, "f1/b": 0.2}
+  palette = np.zeros((256, 3), np.uint8)
+  two = Segmentation(("a", "b"), palette, sigmoid=True)
+  assert two.row(summary) == dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4) | {"f1/b": 0.2}
+  assert "f1/b" not in Segmentation(("a", "b"), palette).row(summary)
+
+
 def test_durations_by_suffix():
   c = config_lib.default()
   assert config_lib.duration(c, "total", 50) == 500
