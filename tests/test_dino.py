@@ -12,7 +12,7 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Dino
-from segjax.training import steps
+from segjax.training import initial, steps
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
 
@@ -146,6 +146,13 @@ def test_it_trains_and_resumes_bit_for_bit(tmp_path):
   assert np.any(np.asarray(whole.batch_stats["center"]))
   rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
   assert {"val/loss", "val/teacher_entropy", "val/mean_entropy"} <= rows[-1].keys()
+  # What starts from it gets the teacher of the last step, whatever its loss is.
+  text = (tmp_path / "whole" / "config.json").read_text()
+  for mode in ("min", "max"):
+    other = text.replace('"best_mode": "min"', f'"best_mode": "{mode}"')
+    (tmp_path / "whole" / "config.json").write_text(other)
+    found = initial._read_run(tmp_path / "whole")["params"]
+    jax.tree.map(np.testing.assert_array_equal, found, whole.ema_params)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from segjax import config as config_lib
 from segjax import weights
 from segjax.errors import UserError
+from segjax.tasks import TASKS
 from segjax.training.checkpoints import Checkpoints
 
 
@@ -15,7 +16,8 @@ def load_initial(init_from, part, variables):
 
   Args:
     init_from: "efficientnet_lite0" (ImageNet weights of a pip package), a torch or safetensors
-      file, or the workdir of a segjax run, whose best checkpoint is taken, else its latest.
+      file, or the workdir of a segjax run, whose best checkpoint is taken, else its latest; of DINO
+      the latest, as the loss of a teacher that collapses is the lowest.
     part: "all", or the submodule to load alone, "backbone" as a rule.
     variables: {"params": …, "batch_stats": …}, the initial ones.
 
@@ -50,7 +52,8 @@ def _read_run(workdir):
   config = config_lib.load(workdir / "config.json")
   best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
   checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, **best)
-  steps = [s for s in map(checkpoints.step_of, ("best", "latest")) if s is not None]
+  wanted = ("latest",) if TASKS[config.task.name].teaches else ("best", "latest")
+  steps = [s for s in map(checkpoints.step_of, wanted) if s is not None]
   if not steps:
     raise UserError(f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run")
   state = checkpoints.restore_arrays(steps[0])
