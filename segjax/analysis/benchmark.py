@@ -38,7 +38,7 @@ class Program:
     gflops: of a call, by XLA's count before it optimises, lowered for a GPU; nan if unknown.
     gbytes: that its operations read and write on a device, 10^9, by XLA's count after it has
       fused them; nan if unknown.
-    compile_s: seconds to compile.
+    compile_s: seconds that XLA takes to compile, without the kernels of `segjax.native`.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
     parameters: of the net.
     devices: that share the work.
