@@ -211,7 +211,7 @@ class Segmentation(Task):
     if self.sigmoid:
       name = self.classes[1]
       errors[wrong & (pred == 1)], errors[wrong & (pred == 0)] = FALSE_POSITIVE, MISSED
-      over, legend = blend(image, RED, pred == 1), f"orange: false {name}, blue: missed {name}"
+      over, legend = blend(image, RED, pred == 1), "orange: false, blue: missed"
       first = f"predicted {name} in red"
     else:
       errors[wrong] = FALSE_POSITIVE
