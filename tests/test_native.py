@@ -189,3 +189,22 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     assert len(compiled) == 2
   finally:
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+HEADER = """
+#define XLA_FFI_API_MAJOR 0
+#define XLA_FFI_API_MINOR 7
+struct XLA_FFI_Api {
+  _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_Error_Create);
+  _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_ThreadPool_Schedule);
+  _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_New);
+  _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_ThreadPool_NumThreads);
+};
+"""
+
+
+def test_the_interface_is_read_from_the_header_or_not_used():
+  assert xla_call.read_interface(HEADER) == (7, 48 + 8, 48 + 24)
+  assert xla_call.read_interface(HEADER.replace("MAJOR 0", "MAJOR 1")) is None
+  assert xla_call.read_interface(HEADER.replace("NumThreads", "Size")) is None
+  assert xla_call.read_interface("") is None

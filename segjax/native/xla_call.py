@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -69,11 +70,11 @@ extended:
   %kind = load i32, ptr %kind.at
   %asked = icmp eq i32 %kind, 1
   br i1 %asked, label %describe, label %staged
-describe:  ; the version of the interface that this is written for, 0.3, and no traits
+describe:  ; the version of the interface, and no traits
   %metadata.at = getelementptr i8, ptr %extension, i64 24
   %metadata = load ptr, ptr %metadata.at
   %version = getelementptr i8, ptr %metadata, i64 8
-  store {i64, ptr, i32, i32, i32} {i64 24, ptr null, i32 0, i32 3, i32 0}, ptr %version
+  store {i64, ptr, i32, i32, i32} {i64 24, ptr null, i32 0, i32 MINOR, i32 0}, ptr %version
   ret ptr null
 staged:
   %stage.at = getelementptr i8, ptr %frame, i64 32
@@ -99,7 +100,7 @@ STORES  %request.2 = getelementptr i64, ptr %request, i64 2
   store {i64, ptr} {i64 32, ptr null}, ptr %request
   store ptr %context, ptr %request.2
   store ptr %count, ptr %request.3
-  %threads.at = getelementptr i8, ptr %api, i64 144
+  %threads.at = getelementptr i8, ptr %api, i64 COUNTS
   %threads.of = load ptr, ptr %threads.at
   %no.threads = call ptr %threads.of(ptr %request)
   %threads = load i64, ptr %count
@@ -111,7 +112,7 @@ STORES  %request.2 = getelementptr i64, ptr %request, i64 2
   store i64 40, ptr %request
   store ptr @work, ptr %request.3
   store ptr %job, ptr %request.4
-  %schedule.at = getelementptr i8, ptr %api, i64 136
+  %schedule.at = getelementptr i8, ptr %api, i64 SCHEDULES
   %schedule = load ptr, ptr %schedule.at
   br label %spread
 spread:
@@ -146,6 +147,9 @@ end:
 }
 """
 
+FUNCTION = re.compile(r"^\s*_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", re.MULTILINE)
+FUNCTIONS_AT = 48  # bytes before the functions of the interface
+
 _kept = []  # what holds the code of registered kernels
 
 
@@ -161,13 +165,48 @@ class Machine(NamedTuple):
   registers: int
 
 
+class Interface(NamedTuple):
+  """XLA's foreign function interface, as far as versions differ.
+
+  Attributes:
+    minor: its version, 0.minor.
+    schedule: bytes from its start to `XLA_FFI_ThreadPool_Schedule`.
+    count: bytes to `XLA_FFI_ThreadPool_NumThreads`.
+  """
+
+  minor: int
+  schedule: int
+  count: int
+
+
+def read_interface(text):
+  """The Interface of a header `c_api.h`, or None where it is not one that this is written for."""
+  found = [re.search(rf"#define XLA_FFI_API_{k} (\d+)", text) for k in ("MAJOR", "MINOR")]
+  names = FUNCTION.findall(text)
+  needed = [f"XLA_FFI_ThreadPool_{k}" for k in ("Schedule", "NumThreads")]
+  if None in found or found[0][1] != "0" or not set(needed) <= set(names):
+    return None
+  return Interface(int(found[1][1]), *(FUNCTIONS_AT + 8 * names.index(n) for n in needed))
+
+
+@functools.cache
+def interface():
+  """The Interface of the jaxlib that is installed, or None."""
+  try:
+    return read_interface((Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text())
+  except OSError:
+    return None
+
+
 @functools.cache
 def machine():
   """The Machine of this process, or None where kernels are not used.
 
   That is without llvmlite, with `SEGJAX_NATIVE=0` in the environment, without fused multiply-add,
-  and on systems that were not thought of.
+  with a jaxlib of another interface, and on systems that were not thought of.
   """
+  if interface() is None:
+    return None
   if os.environ.get("SEGJAX_NATIVE", "1") == "0" or sys.platform not in ("linux", "darwin"):
     return None
   try:
@@ -206,7 +245,7 @@ def register(make, spec, machine):
     llvm.get_host_cpu_name(), features.flatten(), opt=3, codemodel="jitdefault", jit=True
   )
   digest = hashlib.sha256(repr((_sources(), target.triple, features.flatten())).encode())
-  digest.update(repr((llvm.llvm_version_info, machine, make.__name__, spec)).encode())
+  digest.update(repr((llvm.llvm_version_info, interface(), machine, make.__name__, spec)).encode())
   name = f"segjax_{make.__name__}_{digest.hexdigest()[:16]}"
   code = _kept_code(name, lambda: _compile(make(spec, machine), target))
   engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
@@ -275,4 +314,6 @@ def _handler(arrays, parts, scratch):
   pointers = ", ".join(f"ptr %p{k}" for k in range(arrays + 1))
   text = HANDLER.replace("LOADS", loads).replace("STORES", stores).replace("POINTERS", pointers)
   text = text.replace("ARRAYS", str(arrays + 1)).replace("PARTS", str(parts))
+  text = text.replace("MINOR", str(interface().minor)).replace("COUNTS", str(interface().count))
+  text = text.replace("SCHEDULES", str(interface().schedule))
   return text.replace("SCRATCH", str(4 * scratch + 64))
