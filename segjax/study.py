@@ -210,8 +210,8 @@ def run(study, pool):
 
 
 def _check_different(study, configs):
-  first = {}
-  for label, config in {label: config for (label, _), config in configs.items()}.items():
+  first, of_a_seed = {}, {label: config for (label, _), config in configs.items()}
+  for label, config in of_a_seed.items():
     same = first.setdefault(identity(config), label)
     if same != label:
       raise UserError(

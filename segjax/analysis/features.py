@@ -144,18 +144,16 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
 
 def _crops(index, example, size, count, rng):
   """(index, image, class, middle) of random crops of an example with a mask."""
-  height, width = (n - m for n, m in zip(example["image"].shape[:2], size, strict=True))
-  if min(height, width) < 0:
-    example = pipeline.extend_all(example, size)
-    height, width = max(height, 0), max(width, 0)
+  example = pipeline.extend_all(example, size)
+  free = [m - n + 1 for m, n in zip(example["image"].shape[:2], size, strict=True)]
   for _ in range(count):
-    top, left = int(rng.integers(height + 1)), int(rng.integers(width + 1))
-    part = slice(top, top + size[0]), slice(left, left + size[1])
-    label = example["label"][part]
+    top, left = (int(rng.integers(n)) for n in free)
+    crop = pipeline.cut(example, top, left, size)
+    label = crop["label"]
     scored = label[label != IGNORE]
     if 2 * scored.size >= label.size:
       middle = top + size[0] // 2, left + size[1] // 2
-      yield index, example["image"][part], np.bincount(scored).argmax(), middle
+      yield index, crop["image"], np.bincount(scored).argmax(), middle
 
 
 def _pick(label, shape, most, rng):

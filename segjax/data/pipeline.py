@@ -53,6 +53,12 @@ def pad(example, multiple):
   return extend_all(example, multiples(example["image"].shape[:2], multiple))
 
 
+def cut(example, top, left, size):
+  """The part of an example of `size` = (height, width) whose corner is at (top, left), as views."""
+  part = slice(top, top + size[0]), slice(left, left + size[1])
+  return {k: v[part] if v.ndim >= 2 else v for k, v in example.items()}
+
+
 def random_crop(example, size, rng):
   """Cuts a random part of `size` = (height, width) out; a smaller example is first extended.
 
@@ -64,8 +70,7 @@ def random_crop(example, size, rng):
   example = extend_all(example, size)
   shape = example["image"].shape[:2]
   top, left = (int(rng.integers(m - n + 1)) for n, m in zip(size, shape, strict=True))
-  part = slice(top, top + size[0]), slice(left, left + size[1])
-  return {k: v[part] if v.ndim >= 2 else v for k, v in example.items()}
+  return cut(example, top, left, size)
 
 
 class _Cached:
@@ -119,9 +124,10 @@ class Middle(_Cached):
 
   def _fit(self, example):
     example = extend_all(example, self.size)
-    starts = [(m - n) // 2 for m, n in zip(example["image"].shape[:2], self.size, strict=True)]
-    part = tuple(slice(s, s + n) for s, n in zip(starts, self.size, strict=True))
-    return {k: np.ascontiguousarray(v[part]) if v.ndim >= 2 else v for k, v in example.items()}
+    shape = example["image"].shape[:2]
+    top, left = ((m - n) // 2 for m, n in zip(shape, self.size, strict=True))
+    # Copies: what is kept must not hold the whole image.
+    return {k: np.array(v) for k, v in cut(example, top, left, self.size).items()}
 
 
 class Native(_Cached):
