@@ -21,7 +21,8 @@ features: what the second-last layer says at several epochs that were kept (--ep
   with kNN accuracy, linear probe and silhouette), neighbors.png (queries and their nearest
   neighbours), features.json.
 
-Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run.
+Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run,
+each as PNG and as PDF.
 Exit code: 0 done, 1 broken files (listed; the rest is analysed all the same) or another error.
 """
 
@@ -264,9 +265,9 @@ def make_output(config):
 
 
 def write_sheet(picture, file):
-  from PIL import Image
+  from segjax.analysis.figures import write_picture
 
-  cli.writing(Image.fromarray(picture).save, file)
+  cli.writing(lambda f: write_picture(picture, f), file)
   print(f"  written to {file}")
 
 

@@ -94,7 +94,8 @@ TASKS = dict(
       temperature=0.1,
       teacher_start=0.04,
       teacher_end=0.04,
-      teacher_steps=0,
+      teacher_steps=0,  # one of the two
+      teacher_epochs=0.0,
       center_momentum=0.9,
     ),
     {},

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import models
 from segjax.errors import Stopped, UserError, check_fields
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
@@ -164,12 +165,25 @@ def make_config(study, label, seed):
 def identity(config):
   """Eight letters that two configs share if their runs give the same numbers on the same data.
 
-  Fields at their defaults are left out, so a field that comes with a new version changes nothing.
+  Fields at their defaults are left out, those of the net, the task and the data source too, so a
+  field that comes with a new version changes nothing.
   """
-  default = config_lib.flatten(config_lib.default())
   flat = config_lib.flatten(config)
+  default = config_lib.flatten(config_lib.default()) | _defaults_by_name(config)
   told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _defaults_by_name(config):
+  """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
+  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
+  task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
+  net = models.MODELS.get(config.model.name)
+  net = {f.name: f.default for f in dataclasses.fields(net)} if net else {}
+  net.pop("name", None)  # of a Flax module, not of the net
+  return config_lib.flatten(
+    dict(data=dict(source=source), task=task, loss=loss, model=net | dict(dtype="float32"))
+  )
 
 
 def run(study, pool):
@@ -229,7 +243,9 @@ def _train(config, workdir):
         feeding.make_source(config, "train", training=True),
         feeding.make_source(config, "val"),
       )
-      workdir_lib.check(config, workdir, workdir_lib.fingerprint(*sources), NEUTRAL)
+      workdir_lib.check(
+        config, workdir, workdir_lib.fingerprint(*sources, config.init_from), NEUTRAL
+      )
       print(f"  finished before: {workdir}")
       return ""
     loop.train(config, workdir)

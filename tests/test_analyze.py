@@ -288,6 +288,8 @@ def test_pictures_of_a_run(small_run, command, written, tmp_path):
   done = launch("analyze", command, f"--workdir={small_run}", f"--output={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert (tmp_path / written).stat().st_size > 100
+  if written.endswith(".png"):
+    assert (tmp_path / written).with_suffix(".pdf").stat().st_size > 100
   assert str(tmp_path / written) in done.stdout
 
 

@@ -107,7 +107,7 @@ def test_it_trains_resumes_bit_for_bit_and_leaves_the_encoder(attention, tmp_pat
   early = training.train(config, tmp_path / "part")
   config.total_steps = 4
   resumed = training.train(config, tmp_path / "part")
-  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   same = lambda k: jax.tree.map(  # noqa: E731
     np.array_equal, getattr(early, k)["backbone"], getattr(whole, k)["backbone"]
   )

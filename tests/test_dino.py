@@ -12,7 +12,7 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Dino
-from segjax.training import initial, steps
+from segjax.training import experiment, initial, steps
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
 
@@ -61,21 +61,29 @@ def test_loss_entropies_and_mask_against_numpy():
     for s in range(4):
       if s != t:
         want -= (teacher[t] * np.log(student[s])).sum(-1) / 6
-  outputs = dict(student=jnp.log(jnp.array(student)), teacher=jnp.array(teacher))
+  features = rng.normal(size=(2, 3, 5)) + 1
+  outputs = dict(
+    student=jnp.log(jnp.array(student)), teacher=jnp.array(teacher), features=jnp.array(features)
+  )
   sums = task.statistics(outputs, None, jnp.array([True, False, True]), histogram=True)
   s = task.summary(jax.device_get(sums))
   assert s["loss"] == pytest.approx(want[[0, 2]].mean(), rel=1e-5)
   entropy = -(teacher * np.log(teacher)).sum(-1)[:, [0, 2]].mean() / np.log(K)
   assert s["teacher_entropy"] == pytest.approx(entropy, rel=1e-5)
+  seen = features[:, [0, 2]].reshape(-1, 5)
+  seen /= np.linalg.norm(seen, axis=-1, keepdims=True)
+  assert s["feature_deviation"] == pytest.approx(np.sqrt(seen.var(0).sum()), rel=1e-5)
   mean = teacher[:, [0, 2]].mean((0, 1))
   assert s["mean_entropy"] == pytest.approx(-(mean * np.log(mean)).sum() / np.log(K), rel=1e-5)
 
 
 def test_collapse_is_told():
   task = make_task()
-  assert "all prototypes" in task.warning(dict(teacher_entropy=0.99, mean_entropy=1.0))
-  assert "same prototype" in task.warning(dict(teacher_entropy=0.01, mean_entropy=0.05))
-  assert not task.warning(dict(teacher_entropy=0.3, mean_entropy=0.9))
+  good = dict(teacher_entropy=0.3, mean_entropy=0.9, feature_deviation=0.5)
+  assert not task.warning(good)
+  assert "all prototypes" in task.warning(good | dict(teacher_entropy=0.99))
+  assert "same prototype" in task.warning(good | dict(mean_entropy=0.05))
+  assert "features of all images are alike" in task.warning(good | dict(feature_deviation=0.01))
 
 
 def test_the_teachers_temperature_is_a_line():
@@ -83,6 +91,12 @@ def test_the_teachers_temperature_is_a_line():
   found = [float(task.teacher_temperature(jnp.array(s))) for s in (0, 5, 10, 99)]
   np.testing.assert_allclose(found, [0.04, 0.06, 0.08, 0.08], rtol=1e-6)
   assert make_task(teacher_end=0.07).teacher_temperature(3) == pytest.approx(0.07)
+  config = config_lib.read(f"{ROOT}/configs/pretraining.py:method=dino")
+  task = experiment.build(config, default_table(("x",)), steps_per_epoch=7).task
+  assert (task.teacher_start, task.teacher_end, task.teacher_steps) == (0.04, 0.07, 70)
+  config.task.teacher_steps = 5
+  with pytest.raises(UserError, match="teacher_steps=5 and teacher_epochs=10 are both set"):
+    experiment.build(config, default_table(("x",)), steps_per_epoch=7)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from PIL import Image
 from segjax import config as config_lib
 from segjax import inference, models, training
 from segjax.analysis import features
-from segjax.data.labels import IGNORE
+from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.training.feeding import make_source
 
@@ -130,6 +130,15 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
     assert part.shape == (32, 32)
     assert (part == label).mean() >= 0.5
   assert len(found.vectors) == len(found.labels) <= 60
+
+
+def test_no_two_classes_look_alike():
+  many = default_table(tuple(map(str, range(60))))
+  looks = {(str(look["color"]), look["marker"]) for look in features.class_looks(many)}
+  assert len(looks) == 60
+  camvid = LabelTable((("Sky", (128, 128, 128)), ("Road", (128, 64, 128))))
+  colors = [look["color"].tolist() for look in features.class_looks(camvid)]
+  assert colors == [[128 / 255] * 3, [128 / 255, 64 / 255, 128 / 255]]
 
 
 @pytest.mark.slow

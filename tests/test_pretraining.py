@@ -119,7 +119,7 @@ def test_pretraining_resumes_bit_for_bit_and_starts_other_nets(method, tmp_path)
   training.train(config, tmp_path / "part")
   config.total_steps = 6
   resumed = training.train(config, tmp_path / "part")
-  jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
   assert "val/accuracy" in rows[-1] and any("train/accuracy" in r for r in rows)
   net = models.make("classifier", backbone="small_cnn", num_outputs=7)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from sklearn.metrics import jaccard_score
 
 from segjax import config as config_lib
 from segjax import study as study_lib
-from segjax.analysis import charts, document, regions, report
+from segjax import training
+from segjax.analysis import charts, document, figures, regions, report
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
@@ -223,11 +225,16 @@ def test_what_depends_on_the_length_follows_an_override():
   assert study_lib.make_config(study, "SGD, step", 0).log_steps == 7
   study = dataclasses.replace(study, overrides={"log_steps": "3"})
   assert study_lib.make_config(study, "SGD, step", 0).log_steps == 3
-  study = study_lib.read("configs/studies/attention_vs_pixelwise.py:longer=2")
+  study = study_lib.read("configs/studies/attention_vs_pixelwise.py:additive=2,backbone=resnet18")
   study = dataclasses.replace(study, overrides={"total_epochs": "3"})
-  assert study_lib.make_config(study, "softmax, more time", 0).total_epochs == 6.0
-  assert study_lib.make_config(study, "additive", 0).total_epochs == 3.0
-  assert ("softmax, more time", "additive") in study.compare
+  longer = {k: study_lib.make_config(study, k, 0) for k in study.variants if "times" in k}
+  assert {k: c.total_epochs for k, c in longer.items()} == {
+    "softmax, 2 times as long": 6.0, "softmax, 1.5 times as long": 4.5
+  }  # fmt: skip
+  config = study_lib.make_config(study, "additive", 0)
+  assert config.total_epochs == 3.0 and config.model.backbone == "resnet18"
+  assert ("softmax, 2 times as long", "additive") in study.compare
+  assert ("softmax, 1.5 times as long", "scaled dot product") in study.compare
 
 
 def test_variants_that_an_override_makes_alike_are_an_error(tmp_path):
@@ -258,6 +265,26 @@ def test_a_finished_run_of_other_data_or_defaults_is_not_reused(tmp_path, monkey
   monkeypatch.setattr(config_lib, "default", newer)
   (result,) = study_lib.run(study, tmp_path / "pool")
   assert "schedule.power: 0.9 -> 0.8" in result.error
+
+
+def test_a_finished_run_that_started_from_other_weights_is_not_reused(tmp_path):
+  study = study_lib.read(str(write_study(tmp_path)))
+  variants = dict(list(study.variants.items())[:1])
+  study = dataclasses.replace(study, variants=variants, seeds=(0,))
+  (first,) = study_lib.run(study, tmp_path / "pool")
+  start = tmp_path / "start"
+  shutil.copytree(first.workdir, start)
+  study = dataclasses.replace(study, overrides={"init_from": str(start)})
+  (result,) = study_lib.run(study, tmp_path / "pool")
+  assert result.error == ""
+  before = (result.workdir / "data.json").read_text()
+  shutil.move(start, tmp_path / "away")  # what it started from need not be there any more
+  assert study_lib.run(study, tmp_path / "pool")[0].error == ""
+  training.train(result.config, result.workdir)
+  assert (result.workdir / "data.json").read_text() == before
+  shutil.copytree(result.workdir, start)
+  (result,) = study_lib.run(study, tmp_path / "pool")
+  assert f"started from other weights: {str(start)!r} has changed" in result.error
 
 
 @pytest.mark.slow
@@ -313,6 +340,29 @@ def test_a_field_that_is_new_changes_no_identity_and_is_filled_in(tmp_path):
   assert study_lib.identity(old) != study_lib.identity(new)
 
 
+@pytest.mark.parametrize(
+  ("spec", "field", "value"),
+  [("pretraining.py:method=dino", "task.center_momentum", 0.5),
+   ("unet_camvid.py:data=camvid", "data.source.classes", "objects"),
+   ("classification", "loss.label_smoothing", 0.1), ("unet_road.py", "model.dropout", 0.5)],
+)  # fmt: skip
+def test_new_fields_of_tasks_sources_and_nets_change_no_identity(spec, field, value):
+  if spec == "classification":
+    new = config_lib.default()
+    config_lib.set_task(new, "classification")
+  else:
+    new = config_lib.call_file(f"{ROOT}/configs/{spec}", "get_config")
+  old = new.copy_and_resolve_references()
+  part, _, name = field.rpartition(".")
+  node = old
+  for key in part.split("."):
+    node = node[key]
+  del node[name]
+  assert study_lib.identity(old) == study_lib.identity(new)
+  new.update_from_flattened_dict({field: value})
+  assert study_lib.identity(old) != study_lib.identity(new)
+
+
 # ---------------------------------------------------------------------------- numbers
 
 
@@ -346,7 +396,7 @@ def test_what_was_not_defined_is_left_out(tmp_path):
 def test_pictures_keep_their_colors_in_the_pdf(tmp_path):
   picture = np.zeros((30, 50, 3), np.uint8)
   picture[:, ::2] = (60, 16, 152)
-  report._write_picture(picture, tmp_path / "regions.png")
+  figures.write_picture(picture, tmp_path / "regions.png")
   text = (tmp_path / "regions.pdf").read_bytes()
   assert b"DCTDecode" not in text  # a JPEG
   assert re.search(rb"/Subtype /Image", text) and b"/Width 50" in text and b"/Height 30" in text

@@ -7,13 +7,17 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import launch, write_pairs
 from test_zoo import random_variables
 
 from segjax import models, weights
+from segjax.data.labels import default_table
 from segjax.errors import UserError
-from segjax.training import freezing
+from segjax.tasks import Segmentation
+from segjax.training import freezing, steps
+from segjax.training.state import init_state
 
 
 def as_state_dict(variables, submodule=None):
@@ -208,6 +212,34 @@ def test_freezing_finds_names_by_regular_expression():
   for pattern, words in (("stem", "nothing"), (".", "every parameter"), ("(", "not a regular")):
     with pytest.raises(UserError, match=words):
       freezing.frozen_names(pattern, params)
+
+
+def test_no_gradient_reaches_frozen_parameters():
+  """The gradient itself, not what the optimiser makes of it: its state is the last gradient."""
+  net = models.make("backbone_unet", backbone="small_cnn", num_outputs=1)
+  keep = optax.GradientTransformation(
+    lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (jax.tree.map(jnp.zeros_like, g), g)
+  )
+  rng, mesh = np.random.default_rng(0), steps.make_mesh(jax.devices()[:1])
+  batch = dict(
+    image=rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8),
+    label=rng.integers(0, 2, (2, 16, 16)).astype(np.uint8),
+    mask=np.ones(2, bool),
+  )
+  task = Segmentation(("no", "yes"), default_table(("no", "yes")).palette)
+  state = jax.jit(lambda: init_state(net, keep, seed=0, size=(16, 16)))()
+  names = freezing.frozen_names("^backbone/conv2", state.params)
+  for frozen in ((), names):
+    step = steps.make_train_step(net, task, keep, mesh=mesh, frozen=frozen)
+    copy = jax.device_put(jax.tree.map(jnp.copy, state), steps.replicated(mesh))
+    gradient = step(copy, steps.put_batch(batch, mesh))[0].opt_state
+    moved = {
+      k: bool(np.any(g))
+      for k, g in flax.traverse_util.flatten_dict(jax.device_get(gradient), sep="/").items()
+    }
+    assert not any(moved[k] for k in frozen)
+    assert moved["backbone/conv1/kernel"] and moved["head/kernel"]
+  assert names == ("backbone/conv2/kernel",)
 
 
 def test_missing_pretrained_package_says_how_to_install_it(monkeypatch):

@@ -2,42 +2,53 @@
 
   python launch/study.py --study=configs/studies/attention_vs_pixelwise.py
   python launch/study.py \
-    --study=configs/studies/attention_vs_pixelwise.py:data=camvid,weights=imagenet,longer=1.5
+    --study=configs/studies/attention_vs_pixelwise.py:data=camvid,weights=imagenet,additive=2
+  python launch/study.py \
+    --study=configs/studies/attention_vs_pixelwise.py:backbone=resnet18,weights=runs/dino
   python launch/study.py --study=configs/studies/attention_vs_pixelwise.py:smoke
 
-All variants have equal epochs but the last, the softmax trained `longer` times, which is to give it
-the wall time of attention: take the ratio of the minutes that the report tells. The report compares
-each attention with both.
+All variants have equal epochs, but for softmaxes that train longer, which is to give them the wall
+time of an attention. How many times as long is said by `additive=`, `dot=` and `scaled_dot=`: take
+the ratios of the minutes that the report tells. The report compares each attention with both.
 """
 
 from segjax import config as config_lib
 from segjax.study import Study
 
-KINDS = {"additive": "additive", "dot product": "dot", "scaled dot product": "scaled_dot"}
+KINDS = {"additive": "additive", "dot": "dot product", "scaled_dot": "scaled dot product"}
 
 
 def get_study(arg=""):
-  a = config_lib.parse_arg(arg, data="road_scenes", weights="", longer=1.5, smoke=False)
-  more = config_lib.write_arg(data=a.data, weights=a.weights, smoke=a.smoke)
+  a = config_lib.parse_arg(
+    arg,
+    data="road_scenes",
+    backbone="efficientnet_lite0",
+    weights="",
+    **dict.fromkeys(KINDS, 1.5),
+    smoke=False,
+  )
+  more = config_lib.write_arg(data=a.data, backbone=a.backbone, weights=a.weights, smoke=a.smoke)
   spec = f"configs/pixelwise_objects.py:{more}"
-  variants = {"softmax a pixel": spec}
-  variants |= {k: f"configs/attention_objects.py:attention={v},{more}" for k, v in KINDS.items()}
-  variants |= {"softmax, more time": spec}
+  times = {f"softmax, {a[k]:g} times as long": a[k] for k in KINDS}  # kinds may share one
   return Study(
     title="Attention against a softmax at each pixel",
     question="Does it help to ask for one class at a time and to attend to where it is, for equal "
     "epochs and for equal time?",
-    variants=variants,
-    compare=(
-      *(("softmax a pixel", k) for k in KINDS),
-      *(("softmax, more time", k) for k in KINDS),
-      ("softmax a pixel", "softmax, more time"),
-    ),
-    derived={
-      "softmax, more time": lambda c: {
-        k: type(c[k])(c[k] * a.longer) for k in ("total_steps", "total_epochs")
-      }
+    variants={
+      "softmax a pixel": spec,
+      **{text: f"configs/attention_objects.py:attention={k},{more}" for k, text in KINDS.items()},
+      **dict.fromkeys(times, spec),
     },
-    notes={"softmax, more time": f"{a.longer:g} times as long"},
+    compare=(
+      *(("softmax a pixel", text) for text in KINDS.values()),
+      *((f"softmax, {a[k]:g} times as long", text) for k, text in KINDS.items()),
+      *(("softmax a pixel", longer) for longer in times),
+    ),
+    derived={longer: _lengthen(factor) for longer, factor in times.items()},
     seeds=(0, 1) if a.smoke else (0, 1, 2),
   )
+
+
+def _lengthen(factor):
+  kinds = ("total_steps", "total_epochs")
+  return lambda c: {k: type(c[k])(c[k] * factor) for k in kinds}

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.analysis.figures import at_steps, interval_means, series
+from segjax.analysis.figures import at_steps, interval_means, series, write
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
@@ -18,14 +18,6 @@ MARKERS = "osD^vP*X"
 def style(index):
   """Colour and marker of the index-th variant."""
   return dict(color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)])
-
-
-def write(figure, file):
-  """Writes `file` as PNG, and a PDF beside it; closes the figure."""
-  figure.savefig(file, dpi=130)
-  figure.savefig(file.with_suffix(".pdf"), metadata=dict(CreationDate=None))
-  plt.close(figure)
-  return file
 
 
 def curves(runs, metrics, file):

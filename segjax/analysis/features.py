@@ -22,9 +22,10 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from segjax.analysis.charts import write
+from segjax.analysis.charts import COLORS, MARKERS
+from segjax.analysis.figures import write
 from segjax.data import pipeline
-from segjax.data.labels import IGNORE
+from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
 from segjax.models.conv import Conv
 from segjax.pictures import panel
@@ -254,24 +255,37 @@ def scatter(embedded, labels, table, titles, captions, file):
   figure, axes = plt.subplots(
     2, count, figsize=(3.6 * count + 1.2, 7.6), layout="constrained", squeeze=False
   )
-  colors = _colors(len(table))
+  looks = class_looks(table)
   for row, (kind, points) in enumerate(zip(("PCA", "t-SNE"), embedded, strict=True)):
     for axis, title, caption, xy in zip(axes[row], titles, captions, points, strict=True):
       for c in np.unique(labels):
         mine = xy[labels == c]
-        axis.scatter(*mine.T, s=7, color=colors[c], alpha=0.7, lw=0, label=table.names[c])
-      axis.set(title=f"{kind}, {title}", xticks=[], yticks=[])
-      if row:
-        axis.set_xlabel(caption, fontsize=8)
+        axis.scatter(*mine.T, s=9, alpha=0.7, lw=0, label=table.names[c], **looks[c])
+      # Scale and turn of both mean nothing, so there are no numbers on the axes.
+      axis.set(title=f"{kind}, {title}", xticks=[], yticks=[], ylabel=f"{kind} 2")
+      axis.set_xlabel(f"{kind} 1" + (f"\n{caption}" if row else ""), fontsize=9)
   handles, names = axes[0][0].get_legend_handles_labels()
   figure.legend(handles, names, loc="outside right upper", markerscale=2, fontsize=8)
   return write(figure, file)
 
 
-def _colors(count):
-  return plt.get_cmap("tab10" if count <= 10 else "tab20" if count <= 20 else "turbo")(
-    np.arange(count) if count <= 20 else np.linspace(0, 1, count)
-  )
+def class_looks(table):
+  """Marker and colour of each class: the data set's colours, or a palette where it has none.
+
+  Args:
+    table: LabelTable.
+
+  Returns:
+    list of dicts; no two of up to 64 classes look alike, for colour-blind people too.
+  """
+  own = table != default_table(table.names)
+  return [
+    dict(
+      color=np.array(color) / 255 if own else COLORS[c % len(COLORS)],
+      marker=MARKERS[(c + c // len(COLORS)) % len(MARKERS)],
+    )
+    for c, (_, color) in enumerate(table.classes)
+  ]
 
 
 def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=5,

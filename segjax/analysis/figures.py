@@ -7,12 +7,32 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from segjax import config as config_lib
 from segjax.tasks import TASKS
 from segjax.training.writers import read_metrics
 
 TRAIN, VAL, CONSTANT = "#0072B2", "#D55E00", "#777777"  # blue and vermilion of Okabe and Ito
+
+
+def write(figure, file):
+  """Writes `file` as PNG, and a PDF beside it; closes the figure."""
+  figure.savefig(file, dpi=130)
+  figure.savefig(file.with_suffix(".pdf"), metadata=dict(CreationDate=None))
+  plt.close(figure)
+  return file
+
+
+def write_picture(picture, file):
+  """Writes u8[H,W,3] as PNG, and a PDF beside it, pixel for pixel."""
+  Image.fromarray(picture).save(file)
+  # Pillow's PDF would hold a JPEG, with other colours than the classes'.
+  figure = plt.figure(figsize=np.array(picture.shape[1::-1]) / 100, dpi=100)
+  figure.figimage(picture)
+  figure.savefig(file.with_suffix(".pdf"), dpi=100, metadata=dict(CreationDate=None))
+  plt.close(figure)
+  return file
 
 
 def series(rows, name):
@@ -63,7 +83,7 @@ def curves(workdir, title, file):
   Args:
     workdir: of a run.
     title: of the figure.
-    file: path of the PNG.
+    file: path of the PNG; a PDF is written beside it.
 
   Returns:
     The path, or None where nothing was evaluated yet.
@@ -95,6 +115,4 @@ def curves(workdir, title, file):
     axis.legend(fontsize=8)
   figure.suptitle(title)
   file.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(file, dpi=130)
-  plt.close(figure)
-  return file
+  return write(figure, file)

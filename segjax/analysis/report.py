@@ -9,14 +9,13 @@ import os
 import re
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 from segjax import inference
 from segjax import study as study_lib
 from segjax.analysis import charts, cost, predictions, regions
 from segjax.analysis.document import Document
+from segjax.analysis.figures import write_picture
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.tasks import TASKS
 from segjax.weights import PRETRAINED
@@ -68,7 +67,11 @@ def write(study, results, output):
     if all(runs[0].config.task.name in predictions.LABEL_MAPS for runs in done.values()):
       _segmentation(document, study, done, figures)
     else:
-      _examples(document, done, figures)
+      _confusions_if_any(document, done, figures)
+    # Label maps are among the stages above; what else a task shows is not.
+    shown = {v: runs for v, runs in done.items() if _task(runs) != "segmentation"}
+    if shown:
+      _examples(document, shown, figures)
   (output / "report.md").write_text(document.markdown(output))
   (output / "report.html").write_text(document.html())
   return output / "report.html"
@@ -294,7 +297,7 @@ def _segmentation(document, study, done, figures):
   predictor = predictions.Predictor(run.workdir, moved=_moved(run))
   found = regions.best_and_worst(predictor, len(labels))
   document.figure(
-    _write_picture(regions.picture(found, labels), figures / "regions.png"),
+    write_picture(regions.picture(found, labels), figures / "regions.png"),
     f"For each class the windows of the validation set with the highest and the lowest IoU (seed "
     f"{run.seed}): image | truth (striped: ignored) | prediction. 'None' where the class nowhere "
     "reaches 0.5, nowhere stays below, or is too small everywhere.",
@@ -302,7 +305,7 @@ def _segmentation(document, study, done, figures):
   document.heading("Stages of training")
   for k, (label, runs) in enumerate(done.items()):
     picture, steps = predictions.stages(runs[0].workdir, moved=_moved(runs[0]))
-    file = _write_picture(picture, figures / f"stages_{k}.png")
+    file = write_picture(picture, figures / f"stages_{k}.png")
     text = ", ".join(map(str, steps))
     document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
 
@@ -313,17 +316,6 @@ def _moved(run):
   return {k: source[k] for k in ("folder", "data_dir") if k in source}
 
 
-def _write_picture(picture, file):
-  """Writes u8[H,W,3] as PNG, and a PDF beside it."""
-  Image.fromarray(picture).save(file)
-  # Pillow's PDF would hold a JPEG, with other colours than the classes'.
-  figure = plt.figure(figsize=np.array(picture.shape[1::-1]) / 100, dpi=100)
-  figure.figimage(picture)
-  figure.savefig(file.with_suffix(".pdf"), dpi=100, metadata=dict(CreationDate=None))
-  plt.close(figure)
-  return file
-
-
 def _confusions(document, names, done, figures):
   for k, (label, runs) in enumerate(done.items()):
     matrix = sum(r.sums()["matrix"] for r in runs)
@@ -332,16 +324,21 @@ def _confusions(document, names, done, figures):
     document.figure(file, f"Confusion of {label}: each row sums to 1.")
 
 
-def _examples(document, done, figures):
-  """Confusion matrices where there are classes; examples with what each variant makes of them."""
+def _confusions_if_any(document, done, figures):
+  """Confusion matrices of a task that has classes."""
   first = next(iter(done.values()))[0]
   if "matrix" in first.sums():
     document.heading("Classes")
     _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
+
+
+def _examples(document, done, figures):
+  """Validation examples with what each variant makes of them."""
+  first = next(iter(done.values()))[0]
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}
   picture = predictions.side_by_side(workdirs, moved=_moved(first))
-  file = _write_picture(picture, figures / "examples.png")
+  file = write_picture(picture, figures / "examples.png")
   document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
 
 

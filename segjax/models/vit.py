@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import UserError
+from segjax.models.layers import resize_bilinear
 
 
 class Block(nn.Module):
@@ -38,6 +39,9 @@ class Block(nn.Module):
 class ViT(nn.Module):
   """Patches, learned positions, blocks, a layer norm; without a class token.
 
+  For decoders that want finer features than the patches', those of earlier blocks are enlarged
+  bilinearly, as in DPT (Ranftl, Bochkovskiy, Koltun, ICCV 2021): the finer, the earlier.
+
   Positions are learned on a grid of `grid` x `grid` and enlarged bilinearly to the image's, so any
   size will do; an image that patches do not tile is extended at its edges.
 
@@ -59,7 +63,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> features, index i at stride 2^i: the image and the last, None between."""
+    """f32[B,H,W,3] -> features, index i at stride 2^i: the image, earlier blocks, the last."""
     del train
     p = self.patch
     if p < 2 or p & (p - 1):
@@ -71,10 +75,17 @@ class ViT(nn.Module):
     place = self.param("pos_embed", nn.initializers.normal(0.02), (self.grid, self.grid, c))
     x = x + jax.image.resize(place, (h, w, c), "linear").astype(self.dtype)
     x = x.reshape(-1, h * w, c)
+    blocks = []
     for i in range(self.depth):
       x = Block(self.num_heads, dtype=self.dtype, name=f"blocks_{i}")(x)
-    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x).reshape(-1, h, w, c)
-    return [image, *[None] * (p.bit_length() - 2), x]
+      blocks.append(x.reshape(-1, h, w, c))
+    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(blocks[-1])
+    strides = p.bit_length() - 1
+    fine = [
+      resize_bilinear(blocks[self.depth * i // strides], [-(-n // 2**i) for n in image.shape[1:3]])
+      for i in range(1, strides)
+    ]
+    return [image, *fine, x]
 
 
 vit_tiny = ViT

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax import metrics
 from segjax.augment import draw_crop, scale_and_crop
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
@@ -29,9 +30,9 @@ class Dino(Task):
     prototypes: outputs of the net.
     crops: small crops of each image.
     temperature: of the student's softmax.
-    teacher_start: of the teacher's softmax at first.
-    teacher_end: of the teacher's softmax from `teacher_steps` on; linear between.
-    teacher_steps: see there.
+    teacher_start: temperature of the teacher's softmax at first.
+    teacher_end: the same from `teacher_steps` on; linear between.
+    teacher_steps: see there; in a config `teacher_epochs` as well.
     center_momentum: of the centre, the moving mean of the teacher's outputs.
   """
 
@@ -44,7 +45,9 @@ class Dino(Task):
   center_momentum: float = 0.9
 
   needs: ClassVar[str] = "nothing"
-  headline: ClassVar[tuple[str, ...]] = ("loss", "teacher_entropy", "mean_entropy")
+  headline: ClassVar[tuple[str, ...]] = (
+    "loss", "teacher_entropy", "mean_entropy", "feature_deviation",
+  )  # fmt: skip
   teaches: ClassVar[bool] = True
 
   def __post_init__(self):
@@ -84,9 +87,13 @@ class Dino(Task):
     return dict(large=large, small=jnp.concatenate(small) if small else None), label
 
   def outputs(self, net, inputs):
-    """Log probabilities of the student's views and probabilities of the teacher's, [V,B,K] each.
+    """What student and teacher say of the views; in prediction the net's outputs.
 
     In training the centre moves on, in the net's batch statistics.
+
+    Returns:
+      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each, and
+      `features`, f32[2,B,C], the teacher's before its head.
     """
     if not isinstance(inputs, dict):
       return net(inputs)
@@ -98,8 +105,13 @@ class Dino(Task):
       net.batch_stats = net.batch_stats | dict(center=moved)
     student = jnp.concatenate(student) / self.temperature
     sharp = (teacher - center) / self.teacher_temperature(net.step)
+    features = jax.lax.stop_gradient(net.teacher.sown["penultimate"][0])
     views = lambda x: x.reshape(-1, len(teacher) // 2, x.shape[-1])  # noqa: E731
-    return dict(student=views(jax.nn.log_softmax(student)), teacher=views(jax.nn.softmax(sharp)))
+    return dict(
+      student=views(jax.nn.log_softmax(student)),
+      teacher=views(jax.nn.softmax(sharp)),
+      features=views(features),
+    )
 
   def statistics(self, outputs, label, mask, *, histogram):
     """Sums over a batch.
@@ -112,19 +124,22 @@ class Dino(Task):
 
     Returns:
       dict of sums over images: `examples`, `loss` (nats, the mean over pairs of views), `entropy`
-      of the teacher's probabilities, and `probability` f32[K], their mean over its views.
+      of the teacher's probabilities, `probability` f32[K], their mean over its views, and
+      `moments` of its features over both, see `metrics.unit_moments`.
     """
     del label, histogram
     student, teacher = outputs["student"], outputs["teacher"]
     pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
     other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]
     loss = jnp.where(other, pairs, 0.0).sum((0, 1)) / other.sum()
+    features = outputs["features"].reshape(-1, outputs["features"].shape[-1])
     entropy = -jnp.where(teacher > 0, teacher * jnp.log(jnp.maximum(teacher, 1e-30)), 0.0).sum(-1)
     return dict(
       examples=mask.sum(),
       loss=jnp.where(mask, loss, 0.0).sum(),
       entropy=jnp.where(mask, entropy.mean(0), 0.0).sum(),
       probability=jnp.where(mask[:, None], teacher.mean(0), 0.0).sum(0),
+      moments=metrics.unit_moments(features, jnp.tile(mask, 2)),
     )
 
   def loss(self, sums):
@@ -137,7 +152,8 @@ class Dino(Task):
     Returns:
       dict of floats: `loss`, `teacher_entropy` of single answers and `mean_entropy` of the mean
       answer, both as shares of the logarithm of the prototypes: in health the first is low (answers
-      are sharp) and the second high (all prototypes are in use).
+      are sharp) and the second high (all prototypes are in use); `feature_deviation` of the
+      teacher's features, see `metrics.unit_deviation`.
     """
     count, most = max(float(sums["examples"]), 1.0), np.log(self.prototypes)
     p = np.asarray(sums["probability"], np.float64) / count
@@ -146,6 +162,7 @@ class Dino(Task):
       loss=float(self.loss(sums)),
       teacher_entropy=float(sums["entropy"]) / count / most,
       mean_entropy=float(mean / most),
+      feature_deviation=metrics.unit_deviation(sums["moments"], 2 * count),
     )
 
   def warning(self, summary):
@@ -154,6 +171,8 @@ class Dino(Task):
       return "the teacher says all prototypes of every image (collapse): lower teacher_end"
     if summary["mean_entropy"] < 0.1:
       return "the teacher says the same prototype of every image (collapse): raise teacher_end"
+    if summary["feature_deviation"] < 0.02:
+      return "the features of all images are alike (collapse): lower the learning rate"
     return ""
 
   def pictures(self, image, outputs, label):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax import metrics
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task, mean
@@ -61,7 +62,7 @@ class SimCLR(Task):
 
     Returns:
       dict of sums over views: `views`, `loss`, `hits` (the other view is the nearest), and for
-      the noticing of collapse `sum` and `squares`, f32[D], of the normalised projections.
+      the noticing of collapse `moments`, see `metrics.unit_moments`.
     """
     del label, histogram
     count, mask = len(outputs), jnp.tile(mask, 2)
@@ -76,8 +77,7 @@ class SimCLR(Task):
       views=mask.sum(),
       loss=jnp.where(mask, loss, 0.0).sum(),
       hits=(mask & (own >= similarity.max(-1))).sum(),
-      sum=(z * mask[:, None]).sum(0),
-      squares=(z**2 * mask[:, None]).sum(0),
+      moments=metrics.unit_moments(outputs, mask),
     )
 
   def loss(self, sums):
@@ -89,16 +89,13 @@ class SimCLR(Task):
 
     Returns:
       dict of floats: `loss`, `accuracy` (the other view is the most similar one of the batch) and
-      `feature_deviation`: the standard deviation of the normalised projections over views, times
-      the root of their width; 1 where they fill the sphere, 0 where all are alike (collapse).
+      `feature_deviation` of the projections, see `metrics.unit_deviation`; 0 is collapse.
     """
     count = max(float(sums["views"]), 1.0)
-    mean, square = np.asarray(sums["sum"]) / count, np.asarray(sums["squares"]) / count
-    deviation = float(np.sqrt(np.maximum(square - mean**2, 0).sum()))
     return dict(
       loss=float(self.loss(sums)),
       accuracy=float(sums["hits"]) / count,
-      feature_deviation=deviation,
+      feature_deviation=metrics.unit_deviation(sums["moments"], count),
     )
 
   def warning(self, summary):

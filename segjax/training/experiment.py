@@ -139,7 +139,7 @@ def build(config, labels, steps_per_epoch=1):
   """
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
-  task_fields = dict(config.task)
+  task_fields = _durations_in_steps(config.task, steps_per_epoch)
   make_task = choose(TASKS, task_fields.pop("name"), "task")
   fields = task_fields | dict(config.loss)
   known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
@@ -202,13 +202,20 @@ def _count(function):
   return function.__code__.co_argcount + function.__code__.co_kwonlyargcount
 
 
+def _durations_in_steps(part, steps_per_epoch):
+  """The fields of a part of a config, each duration in epochs made one in steps."""
+  fields = dict(part)
+  for name in [k.removesuffix("_epochs") for k in fields if k.endswith("_epochs")]:
+    fields[f"{name}_steps"] = config_lib.duration(part, name, steps_per_epoch)
+    del fields[f"{name}_epochs"]
+  return fields
+
+
 def _make_schedule(config, steps_per_epoch):
   fields = config.schedule.to_dict()
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
-  for name in ("warmup", "every"):
-    fields[name + "_steps"] = config_lib.duration(config.schedule, name, steps_per_epoch)
-    del fields[name + "_epochs"]
   epochs = fields.pop("milestone_epochs")
+  fields = _durations_in_steps(fields, steps_per_epoch)
   if epochs and fields["milestone_steps"]:
     raise UserError("schedule.milestone_steps and milestone_epochs are both set; empty one of them")
   fields["milestone_steps"] = tuple(fields["milestone_steps"]) or tuple(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from segjax import config as config_lib
 from segjax import weights
@@ -45,6 +49,30 @@ def load_initial(init_from, part, variables):
       f"workdir of a run, or one of {', '.join(weights.PRETRAINED)}"
     )
   return weights.load_torch(path, variables, only=only)
+
+
+def fingerprint(init_from):
+  """Sixteen letters that tell whether initial weights are still the same.
+
+  Args:
+    init_from: see `load_initial`.
+
+  Returns:
+    str, or None where there is no such file or folder, or it is a package's and so does not change.
+  """
+  path = Path(init_from)
+  if not init_from or init_from in weights.PRETRAINED or not path.exists():
+    return None
+  digest = hashlib.sha256()
+  if path.is_dir():
+    for place, value in jax.tree_util.tree_leaves_with_path(_read_run(path)):
+      digest.update(jax.tree_util.keystr(place).encode())
+      digest.update(np.asarray(value).tobytes())
+  else:
+    with path.open("rb") as file:
+      while block := file.read(2**20):
+        digest.update(block)
+  return digest.hexdigest()[:16]
 
 
 def _read_run(workdir):

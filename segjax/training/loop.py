@@ -92,7 +92,7 @@ class _Run:
     abstract = self.experiment.abstract_state()
     self.eval_step = self.experiment.eval_step()
     self._check_metric(abstract)
-    data = workdir_lib.fingerprint(self.train_source, self.val_source)
+    data = workdir_lib.fingerprint(self.train_source, self.val_source, config.init_from)
     workdir_lib.prepare(config, workdir, labels, data, _megabytes(abstract) * 4)
     self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)

@@ -9,27 +9,40 @@ import shutil
 from segjax import config as config_lib
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
+from segjax.training import initial
 
 
-def fingerprint(train_source, val_source):
-  """Count and hash of the examples' names of both splits, and the class names; ready for JSON."""
+def fingerprint(train_source, val_source, init_from=""):
+  """What a run starts from, ready for JSON.
+
+  The class names, count and hash of the examples' names of both splits, and the hash of the initial
+  weights, None where there are none, or none any more.
+  """
 
   def names(source):
     text = "\n".join(map(str, source.source.names))
     return [len(source), hashlib.sha256(text.encode()).hexdigest()[:16]]
 
   labels = list(train_source.source.labels.names)
-  return dict(classes=labels, train=names(train_source), val=names(val_source))
+  return dict(
+    classes=labels,
+    train=names(train_source),
+    val=names(val_source),
+    start=initial.fingerprint(init_from),
+  )
 
 
 def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
-  """Raises a UserError where the run in a folder has another config or other data.
+  """Raises a UserError where the run in a folder has another config, other data or another start.
 
   Args:
     config: ConfigDict.
     folder: of a run.
     data: from `fingerprint`.
     may_change: starts of the names of fields that may differ.
+
+  Returns:
+    dict, the run's `fingerprint`.
   """
   lines = config_lib.differences(config_lib.load(folder / "config.json"), config, may_change)
   if lines:
@@ -39,13 +52,19 @@ def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
     )
   file = folder / "data.json"
   old = json.loads(file.read_text()) if file.exists() else data
-  for what in data:
+  if None not in (old.get("start"), data["start"]) and old["start"] != data["start"]:
+    raise UserError(
+      f"{folder} holds a run that started from other weights: {config.init_from!r} has changed "
+      "since. Bring the old weights back, or use another folder (--workdir, a study's --runs)"
+    )
+  for what in ("classes", "train", "val"):
     if old[what] != data[what]:
       raise UserError(
         f"{folder} holds a run on other data: {what} was {old[what]}, now {data[what]} (names of "
         "classes; number of examples and hash of their names). Use the old data, or another folder "
         "(--workdir, a study's --runs)"
       )
+  return old
 
 
 def prepare(config, folder, labels, data, needed_mb):
@@ -66,7 +85,8 @@ def prepare(config, folder, labels, data, needed_mb):
     # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
     begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
     if begun and (folder / "config.json").exists():
-      check(config, folder, data)
+      old = check(config, folder, data)
+      data = data | dict(start=data["start"] or old.get("start"))
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     config_lib.replace_text(folder / "data.json", json.dumps(data) + "\n")
