@@ -229,7 +229,7 @@ def test_models_and_a_train_step_need_only_the_core_packages():
     task = Segmentation(("a", "b"), np.zeros((256, 3), np.uint8), sigmoid=True)
     schedule = optim.make_schedule("constant", learning_rate=1e-3, total_steps=3)
     optimizer, mesh = optim.make_optimizer("adam", schedule), steps.make_mesh()
-    s = state.init_state(net, optimizer, seed=0, size=(16, 16))
+    s = state.init_state(net, optimizer, jax.random.key(0), size=(16, 16))
     step = steps.make_train_step(net, task, optimizer, mesh=mesh)
     batch = dict(image=np.zeros((2, 16, 16, 3), np.uint8), label=np.ones((2, 16, 16), np.uint8),
                  mask=np.ones(2, bool))

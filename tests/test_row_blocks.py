@@ -117,7 +117,7 @@ def test_a_train_step_and_an_evaluation_are_the_same(aux):
   )
   found = []
   for fused in (False, True):
-    state = init_state(net, optimizer, seed=0, size=(64, 96))
+    state = init_state(net, optimizer, jax.random.key(0), size=(64, 96))
     seen = steps.make_eval_step(net, task, mesh=mesh, fused=fused)(state, batch)
     train_step = steps.make_train_step(net, task, optimizer, mesh=mesh, fused=fused)
     state, sums = train_step(state, batch)

@@ -17,10 +17,11 @@ from conftest import ROOT, launch, write_pairs
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import jaccard_score
+from test_zoo import SHALLOW
 
 from segjax import config as config_lib
+from segjax import models, training
 from segjax import study as study_lib
-from segjax import training
 from segjax.analysis import charts, document, figures, regions, report
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
@@ -495,6 +496,39 @@ def test_studies_of_segmentation_write_whole_reports(tmp_path):
     there = {p.name for p in (tmp_path / name / "figures").iterdir()}
     stages = [f"{kind}_{k}.png" for kind in ("stages", "confusion") for k in range(count)]
     assert not {*figures, *stages} - there, there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "count", "backbones", "words"),
+  [
+    ("optimizers", 6, "small_cnn", ("confusion_5.png", "examples.png", "top5 accuracy")),
+    ("fcn_vs_deeplab", 2, "shallow_resnet", ("regions.png", "stages_1.png", "iou_by_class.png")),
+    ("frozen_encoder", 2, "shallow_resnet", ("regions.png", "stages_1.png", "freeze=")),
+    ("attention_vs_pixelwise", 5, "shallow_resnet",
+     ("regions.png", "examples.png", "attention ratio", "times as long")),
+    ("small_cnn_vs_resnext101", 2, {"ResNeXt-101 64x4d": "shallow_resnext"},
+     ("confusion_1.png", "examples.png")),
+  ],
+)  # fmt: skip
+def test_studies_over_light_backbones_write_whole_reports(
+  name, count, backbones, words, tmp_path, monkeypatch
+):
+  for shallow, (backbone, like) in SHALLOW.items():
+    monkeypatch.setitem(models.BACKBONES, shallow, (backbone, models.BACKBONES[like][1]))
+  study = study_lib.read(f"configs/studies/{name}.py:smoke")
+  if isinstance(backbones, str):
+    study = dataclasses.replace(study, overrides={"model.backbone": backbones})
+  else:
+    changes = {k: {"model.backbone": v} for k, v in backbones.items()}
+    study = dataclasses.replace(study, changes=changes)
+  results = study_lib.run(study, tmp_path / "pool")
+  assert [r.error for r in results] == [""] * count * 2
+  report.write(study, results, tmp_path)
+  text = (tmp_path / "report.md").read_text()
+  there = [p.name for p in (tmp_path / "figures").iterdir()]
+  for word in ("curves.png", "trade_size.png", "ranking", "not distinguishable", "±", *words):
+    assert word in there if word.endswith(".png") else word in text, word
 
 
 @pytest.mark.slow

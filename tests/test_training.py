@@ -80,7 +80,7 @@ def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
   net, task, optimizer = parts()
   task = Segmentation(task.classes, task.palette, sigmoid=True)
   mesh = steps.make_mesh(jax.devices()[:1])
-  state = init_state(net, optimizer, seed=0, size=SIZE)
+  state = init_state(net, optimizer, jax.random.key(0), size=SIZE)
   batch = random_batch(4)
   valid = batch["label"] != 255
 
@@ -100,10 +100,29 @@ def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+def test_seeds_share_a_program_and_draw_otherwise():
+  """What a study compiles for its first seed serves the others."""
+  config = config_lib.read(f"{ROOT}/configs/unet_road.py:smoke")
+  config.augment.brightness, config.data.size = 0.5, SIZE
+  config.model.update(widths=(4, 8))
+  texts, starts, losses = [], [], []
+  for seed in (0, 1, 2**32 - 1):
+    config.seed = seed
+    exp = experiment_lib.build(config, default_table(("no", "yes")))
+    batch = steps.put_batch(random_batch(4), exp.mesh)
+    step, state = exp.train_step(), exp.init()[0]
+    texts.append(step.func.lower(*step.args, state, batch).as_text())
+    starts.append(np.array(jax.tree.leaves(state.params)[-1]).tolist())
+    ones = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), state.params)
+    losses.append(float(step(state.replace(params=ones), batch)[1]["cross_entropy"]))
+  assert texts[0] == texts[1] == texts[2]
+  assert len(set(map(str, starts))) == len(set(losses)) == 3
+
+
 def test_the_state_is_donated_and_the_average_is_exact():
   net, task, optimizer = parts(norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
-  init = jax.jit(lambda: init_state(net, optimizer, seed=0, size=SIZE, ema=True),
+  init = jax.jit(lambda: init_state(net, optimizer, jax.random.key(0), size=SIZE, ema=True),
                  out_shardings=steps.replicated(mesh))  # fmt: skip
   state = init()
   decay = lambda step: jnp.minimum(0.25, (1 + step) / (10 + step))  # noqa: E731
@@ -121,7 +140,7 @@ def test_the_state_is_donated_and_the_average_is_exact():
     jax.tree.leaves((state.ema_params, state.ema_batch_stats)), jax.tree.leaves(want), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-6)
-  assert step._cache_size() == 1
+  assert step.func._cache_size() == 1
   evaluated = dict(params=state.ema_params, batch_stats=state.ema_batch_stats)
   assert same(state.eval_variables(), evaluated)
 
@@ -130,7 +149,7 @@ def test_the_state_is_donated_and_the_average_is_exact():
 def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
   net, task, optimizer = parts(num_classes, sigmoid, norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
-  state = init_state(net, optimizer, seed=0, size=SIZE)
+  state = init_state(net, optimizer, jax.random.key(0), size=SIZE)
   whole = random_batch(7, num_classes)
 
   class Source:
@@ -218,7 +237,7 @@ def test_recomputing_keeps_fewer_bytes_and_the_same_numbers(data):
   net, task, optimizer = parts(norm="batch", dropout=0.1)
   batch, states = random_batch(4), []
   for remat in (False, True):
-    state = init_state(net, optimizer, seed=0, size=SIZE)
+    state = init_state(net, optimizer, jax.random.key(0), size=SIZE)
     step = steps.make_train_step(
       net, task, optimizer, mesh=steps.make_mesh(jax.devices()[:1]), remat=remat
     )
@@ -285,7 +304,7 @@ def test_feeding_chooses_by_size_and_device(data, monkeypatch):
 def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
   net, task, optimizer = parts(3, False, norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
-  state = init_state(net, optimizer, seed=0, size=SIZE)
+  state = init_state(net, optimizer, jax.random.key(0), size=SIZE)
   rng = np.random.default_rng(0)
   shapes = [(16, 24), (17, 30), (16, 24), (20, 28), (16, 23), (17, 30), (16, 24)]
   examples = [
@@ -355,7 +374,7 @@ def test_one_device_and_eight_agree(tmp_path):
     for count in (1, 8):
       net, task, optimizer = parts(norm="batch", dropout=0.3, learning_rate=1e-3)
       mesh = steps.make_mesh(jax.devices()[:count])
-      init = jax.jit(lambda: init_state(net, optimizer, seed=0, size=SIZE),
+      init = jax.jit(lambda: init_state(net, optimizer, jax.random.key(0), size=SIZE),
                      out_shardings=steps.replicated(mesh))
       state = init()
       step = steps.make_train_step(net, task, optimizer, mesh=mesh,
@@ -392,7 +411,7 @@ def test_four_scenes_are_overfitted():
   batch["mask"] = np.ones(4, bool)
   net, task, optimizer = parts(widths=(8, 16, 32), norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
-  state = init_state(net, optimizer, seed=0, size=(64, 64))
+  state = init_state(net, optimizer, jax.random.key(0), size=(64, 64))
   step, batch = steps.make_train_step(net, task, optimizer, mesh=mesh), steps.put_batch(batch, mesh)
   for _ in range(150):
     state, sums = step(state, batch)

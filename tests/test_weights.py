@@ -227,7 +227,7 @@ def test_no_gradient_reaches_frozen_parameters():
     mask=np.ones(2, bool),
   )
   task = Segmentation(("no", "yes"), default_table(("no", "yes")).palette)
-  state = jax.jit(lambda: init_state(net, keep, seed=0, size=(16, 16)))()
+  state = jax.jit(lambda: init_state(net, keep, jax.random.key(0), size=(16, 16)))()
   names = freezing.frozen_names("^backbone/conv2", state.params)
   for frozen in ((), names):
     step = steps.make_train_step(net, task, keep, mesh=mesh, frozen=frozen)

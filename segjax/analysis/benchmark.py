@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -78,19 +79,21 @@ def prepare(config, mode, classes=0):
   if mode == "train":
     steps.check_batch_size(batch_size, steps.make_mesh())
   if mode == "infer":
-    args, step = (jax.device_put(image, whole),), exp.predict_step()
+    args, step = (jax.device_put(image, whole),), functools.partial(exp.predict_step())
   else:
     shapes = dict(mask=(batch_size, *size), target=image.shape)
     shape = shapes.get(exp.task.needs_of(config.task), (batch_size,))
     label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
     batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
     args, step = (jax.device_put(batch, split),), exp.train_step()
-  compiled, compile_s = compile_anew(step.lower(state, *args))
-  counted = step.trace(state, *args).lower(lowering_platforms=("cuda",)).cost_analysis() or {}
+  first = step.args
+  compiled, compile_s = compile_anew(step.func.lower(*first, state, *args))
+  counted = step.func.trace(*first, state, *args).lower(lowering_platforms=("cuda",))
+  counted = counted.cost_analysis() or {}
   held = [state]
 
   def call():
-    out = compiled(held[0], *args)
+    out = compiled(*first, held[0], *args)
     if mode == "train":  # the old state is donated
       held[0] = out[0]
     return out

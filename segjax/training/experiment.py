@@ -53,7 +53,7 @@ class Experiment:
       (TrainState, weights.Report or None).
     """
     shardings = steps.replicated(self.mesh)
-    state = jax.jit(self._init, out_shardings=shardings)()
+    state = jax.jit(self._init, out_shardings=shardings)(steps.key_bits(self.config.seed))
     c = self.config
     if not c.init_from:
       return state, None
@@ -74,13 +74,13 @@ class Experiment:
     sharding = steps.replicated(self.mesh)
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._init),
+      jax.eval_shape(self._init, steps.key_bits(self.config.seed)),
     )
 
-  def _init(self):
+  def _init(self, bits):
     c = self.config
     return init_state(
-      self.model, self.optimizer, seed=c.seed, size=c.data.size, ema=c.ema_decay > 0
+      self.model, self.optimizer, steps.as_key(bits), size=c.data.size, ema=c.ema_decay > 0
     )
 
   def train_step(self, resident=False, several=False):

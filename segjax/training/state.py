@@ -35,17 +35,17 @@ class TrainState(flax.struct.PyTreeNode):
     return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)
 
 
-def init_state(model, optimizer, *, seed, size, ema=False):
-  """A fresh state, pure in `seed`.
+def init_state(model, optimizer, key, *, size, ema=False):
+  """A fresh state, pure in `key`.
 
   Args:
     model: a module of `segjax.models`.
     optimizer: optax GradientTransformation.
-    seed: of the initial parameters.
+    key: of jax.random, for the initial parameters.
     size: (height, width) of the images; parameters do not depend on it.
     ema: keeps a moving average of the parameters.
   """
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, *size, 3)), train=False)
+  variables = model.init(key, jnp.zeros((1, *size, 3)), train=False)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),

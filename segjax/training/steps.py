@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -97,6 +99,16 @@ class Net:
     return outputs
 
 
+def key_bits(seed):
+  """The key of a seed as an array of the host, which a program may take as an argument."""
+  return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+def as_key(bits):
+  """The key that `key_bits` is of."""
+  return jax.random.wrap_key_data(bits)
+
+
 def make_train_step(
   model,
   task,
@@ -142,16 +154,15 @@ def make_train_step(
       with `fuses`.
 
   Returns:
-    A jitted function. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask": bool[B]}.
-    `sums` are the task's statistics of this batch before the update, and `grad_norm`.
+    A jitted function whose first argument, the seed's key, `functools.partial` gives: for other
+    seeds nothing is compiled anew. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask":
+    bool[B]}. `sums` are the task's statistics of this batch before the update, and `grad_norm`.
   """
 
   change = _both(augment, batch_augment)
 
-  def train_step(state, batch):
-    augment_key, dropout_key = jax.random.split(
-      jax.random.fold_in(jax.random.key(seed), state.step)
-    )
+  def train_step(key, state, batch):
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(as_key(key), state.step))
     image, label = read_batch(batch)
     inputs, label = task.prepare(augment_key, image, label, train=True, augment=change)
 
@@ -192,22 +203,24 @@ def make_train_step(
     )
     return new_state, sums
 
-  def resident_step(state, data, batch):
+  def resident_step(key, state, data, batch):
     index = batch["index"]
     gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
-    return train_step(state, gathered | dict(mask=jnp.ones(index.shape, bool)))
+    return train_step(key, state, gathered | dict(mask=jnp.ones(index.shape, bool)))
 
-  def resident_steps(state, data, batches):
+  def resident_steps(key, state, data, batches):
     # Within a loop XLA's CPU backend runs convolutions more than ten times slower.
     unroll = mesh.devices.flat[0].platform == "cpu"
-    return jax.lax.scan(lambda s, b: resident_step(s, data, b), state, batches, unroll=unroll)
+    one = lambda s, b: resident_step(key, s, data, b)  # noqa: E731
+    return jax.lax.scan(one, state, batches, unroll=unroll)
 
   whole, split = replicated(mesh), batched(mesh, several)
   step, inputs = (train_step, (split,)) if not resident else (resident_step, (whole, split))
   step = resident_steps if several else step
-  return jax.jit(
-    step, in_shardings=(whole, *inputs), out_shardings=(whole, whole), donate_argnums=0
+  step = jax.jit(
+    step, in_shardings=(whole, whole, *inputs), out_shardings=(whole, whole), donate_argnums=1
   )
+  return functools.partial(step, key_bits(seed))
 
 
 def is_product(primitive, *_, **__):
