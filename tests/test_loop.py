@@ -63,7 +63,7 @@ def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment_lib.Experiment, kind, spy)
   training.train(tiny_config(data), tmp_path / "run")
-  assert [f._cache_size() for f in made] == [1, 1]
+  assert [getattr(f, "func", f)._cache_size() for f in made] == [1, 1]
 
 
 def test_what_a_workdir_holds(data, tmp_path):
