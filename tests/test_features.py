@@ -2,6 +2,7 @@
 
 import json
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from segjax import inference, models, training
 from segjax.analysis import features
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
+from segjax.models.layers import resize_bilinear
 from segjax.training.feeding import make_source
 
 
@@ -130,6 +132,23 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
     assert part.shape == (32, 32)
     assert (part == label).mean() >= 0.5
   assert len(found.vectors) == len(found.labels) <= 60
+
+
+def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
+  net, variables, image = applied(
+    "attention_segmenter", backbone="small_cnn", num_outputs=3, width=8, rates=(1,), size=(16, 24)
+  )
+  found = features.penultimate(net, variables, image)
+  logits = jax.jit(lambda v: net.apply(v, image, train=False))(variables)
+  parts = np.split(np.asarray(found), 3, -1)
+  (kernel,) = (
+    v for k, v in flax.traverse_util.flatten_dict(variables["params"]["head"]).items()
+    if k[-1] == "kernel" and v.shape[-1] == 1
+  )  # fmt: skip
+  for c, part in enumerate(parts):
+    mask = part @ kernel[0, 0]
+    mask = resize_bilinear(mask, image.shape[1:3])[..., 0]
+    assert np.ptp(np.asarray(logits[..., c] - mask)) < 1e-4  # but for the bias
 
 
 def test_no_two_classes_look_alike():

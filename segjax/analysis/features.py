@@ -58,7 +58,8 @@ def penultimate(model, variables, image):
   """The features before the layer that makes the outputs: f32[B,D] or f32[B,h,w,D].
 
   What a classifier sows under this name, or else the input of the last convolution or dense layer
-  with as many channels as the net has outputs.
+  with as many channels as the net has outputs. Of a net that is asked for one class at a time, the
+  features for all classes, one after the other.
 
   Args:
     model: module of `segjax.models`, with `num_outputs`.
@@ -68,13 +69,15 @@ def penultimate(model, variables, image):
   Raises:
     UserError: no layer has so many channels.
   """
-  found = []
+  found, single = [], []
 
   def note(call, args, kwargs, context):
     out = call(*args, **kwargs)
-    layer = context.method_name == "__call__" and isinstance(context.module, LAYERS)
-    if layer and out.shape[-1] == model.num_outputs:
-      found.append(args[0])
+    if context.method_name == "__call__" and isinstance(context.module, LAYERS):
+      if out.shape[-1] == model.num_outputs:
+        found.append(args[0])
+      elif out.shape[-1] == 1:
+        single.append(args[0])
     return out
 
   with nn.intercept_methods(note):
@@ -82,9 +85,13 @@ def penultimate(model, variables, image):
   for path, value in jax.tree_util.tree_leaves_with_path(sown):
     if "penultimate" in jax.tree_util.keystr(path):
       return value
-  if not found:
-    raise UserError(f"no layer of {type(model).__name__} has {model.num_outputs} channels")
-  return found[-1].astype(jnp.float32)
+  if found:
+    return found[-1].astype(jnp.float32)
+  if single and len(single[-1]) == len(image) * model.num_outputs:
+    x = single[-1].reshape(len(image), model.num_outputs, *single[-1].shape[1:])
+    x = x.transpose(0, 2, 3, 1, 4)
+    return x.reshape(*x.shape[:3], -1).astype(jnp.float32)
+  raise UserError(f"no layer of {type(model).__name__} has {model.num_outputs} channels")
 
 
 def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
