@@ -1,10 +1,12 @@
 """Aerial flood scenes, 8 classes: DeepLab over a stride-32 backbone, with or without ASPP.
 
 The nets and settings of a course report on FloodNet, see `segjax.recipes.flood`. ASPP with rates
-12, 24, 36 gives the backbone's width again; logits are up-sampled bilinearly. Mean IoU of ResNet-18
-on Dubai's photographs, two cores: 0.436 (seed 0, 12 minutes, 2026-11-21); at 160x160, 24 epochs,
-seeds 0 to 2, 1.2 minutes on two Zen 5 cores, 2026-11-23: 0.388 (0.370 to 0.408) with ASPP, 0.396
-(0.362 to 0.417) without.
+12, 24, 36 gives the backbone's width again; logits are up-sampled bilinearly. Mean IoU on Dubai's
+photographs, two cores: ResNet-18 0.436 (seed 0, 12 minutes, 2026-11-21); at 160x160, 24 epochs,
+seeds 0 to 2, two Xeon cores, 2026-11-25: ResNet-18 0.379 (0.356 to 0.391), 2.3 minutes, without
+ASPP 0.394 (0.375 to 0.419), 2.2; VGG11-bn 0.366 (0.341 to 0.381), 4.1; MobileNetV3-small 0.125
+(0.032 to 0.191), 1.2; EfficientNet-Lite0 from ImageNet weights 0.369 (0.346 to 0.399), 1.7. The
+report's best, of FloodNet, is 0.248.
 
   python launch/train.py --config=configs/deeplab_flood.py
   python launch/train.py --config=configs/deeplab_flood.py:backbone=vgg11_bn,aspp=0

@@ -3,8 +3,8 @@
 The net (8,633,672 parameters at width 32) and the settings of a course report on FloodNet, see
 `segjax.recipes.flood`. `width=16` is a quarter of it, for a machine without a GPU. Mean IoU of that
 quarter on Dubai's photographs, two cores: 0.457 (seed 0, 20 minutes, 2026-11-21); at 160x160, 24
-epochs, seeds 0 to 2, 1.8 minutes on two Zen 5 cores, 2026-11-23: 0.434 (0.426 to 0.443) with
-augmentation, 0.493 (0.477 to 0.507) without.
+epochs, seeds 0 to 2, two Xeon cores, 2026-11-25: 0.435 (0.420 to 0.445) with augmentation, 2.4
+minutes, 0.492 (0.482 to 0.504) without, 2.3. The report's best, of FloodNet, is 0.248.
 
   python launch/train.py --config=configs/unet_flood.py
   python launch/train.py --config=configs/unet_flood.py:data=floodnet,augment=0
