@@ -1,8 +1,8 @@
 """Driver's views, 11 classes: FCN-32s over ResNet-18, from scratch.
 
 A 1x1 convolution on the stride-32 features, up-sampled 32 times; otherwise as `unet_camvid.py`.
-CamVid, `configs/studies/fcn_vs_unet.py` with crops of 160x224, 6 epochs, seeds 0 and 1, two Zen 5
-cores, 2026-11-24: validation mean IoU 0.311 ± 0.019, 1.7 minutes.
+CamVid, `configs/studies/fcn_vs_unet.py` with crops of 160x224, 6 epochs, seeds 0 and 1, two Xeon
+cores, 2026-11-25: validation mean IoU 0.296 ± 0.016, 2.3 minutes. A course report: 0.415.
 
   python launch/train.py --config=configs/fcn32s_camvid.py:data=camvid
   python launch/train.py --config=configs/fcn32s_camvid.py

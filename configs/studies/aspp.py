@@ -1,5 +1,8 @@
 """Atrous spatial pyramid pooling, on and off: DeepLab over ResNet-18 on aerial scenes.
 
+Dubai's photographs, 160x160, 24 epochs, seeds 0 to 2, two Xeon cores, 2026-11-25: mean IoU
+0.379 ± 0.020 with ASPP, 0.394 ± 0.023 without, not distinguishable; 16 minutes with the report.
+
 python launch/study.py --study=configs/studies/aspp.py
 python launch/study.py --study=configs/studies/aspp.py:data=dubai_aerial
 python launch/study.py --study=configs/studies/aspp.py:smoke

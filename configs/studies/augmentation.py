@@ -1,5 +1,8 @@
 """Augmentation of aerial scenes, on and off: a U-Net on random crops.
 
+Dubai's photographs, width 16, 160x160, 24 epochs, seeds 0 to 2, two Xeon cores, 2026-11-25:
+mean IoU 0.435 ± 0.014 with augmentation, 0.492 ± 0.011 without: lower; 17 minutes with the report.
+
 python launch/study.py --study=configs/studies/augmentation.py
 python launch/study.py --study=configs/studies/augmentation.py:data=dubai_aerial,width=16
 python launch/study.py --study=configs/studies/augmentation.py:smoke

@@ -1,5 +1,8 @@
 """FCN-32s over VGG-16 against DeepLabv3 over ResNet-50 on satellite land cover.
 
+A course report has validation mean IoU 0.670 and 0.730 from ImageNet weights. Both need a GPU;
+there is no figure of ours, as its photographs were not at hand.
+
   python launch/study.py --study=configs/studies/fcn_vs_deeplab.py
   python launch/study.py \
     --study=configs/studies/fcn_vs_deeplab.py:data=landcover,vgg16=vgg16.pth,resnet50=resnet50.pth

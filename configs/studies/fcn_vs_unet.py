@@ -1,5 +1,9 @@
 """FCN-32s against U-Net, both over ResNet-18, on driver's views.
 
+CamVid, crops of 160x224, 6 epochs, seeds 0 and 1, two Xeon cores, 2026-11-25: mean IoU 0.296 ±
+0.016 and 0.288 ± 0.020, not distinguishable; 12 minutes with the report. A course report: 0.415,
+0.512.
+
 python launch/study.py --study=configs/studies/fcn_vs_unet.py
 python launch/study.py --study=configs/studies/fcn_vs_unet.py:data=camvid
 python launch/study.py --study=configs/studies/fcn_vs_unet.py:smoke
