@@ -45,7 +45,8 @@ def letter_size(width, least):
 def panel(rows, *, gap=6, most=400):
   """Lays out captioned pictures in rows on white, those of each row to one scale.
 
-  Captions stand above the pictures and grow with the sheet, see `letter_size`.
+  Captions stand above the pictures, in two lines where one would be too wide, and grow with the
+  sheet, see `letter_size`.
 
   Args:
     rows: a list a row of (title, u8[H,W,3]).
@@ -68,13 +69,20 @@ def panel(rows, *, gap=6, most=400):
   columns = max(len(row) for row in rows)
   across = columns * (width + gap) + gap
   letters = letter_size(across, 11)
-  caption = round(1.45 * letters)
-  canvas = Image.new("RGB", (across, sum(h + caption + gap for h in heights) + gap), "white")
-  draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(letters), gap
-  for row, height, scale in zip(rows, heights, scales, strict=True):
-    for c, (title, image) in enumerate(row):
+  font = ImageFont.load_default(letters)
+  captions = [[_lines(title, font, width) for title, _ in row] for row in rows]
+  line = round(1.2 * letters)
+  spaces = [round(1.45 * letters) + line * (max(map(len, row)) - 1) for row in captions]
+  total = sum(h + space + gap for h, space in zip(heights, spaces, strict=True)) + gap
+  canvas = Image.new("RGB", (across, total), "white")
+  draw, y = ImageDraw.Draw(canvas), gap
+  for row, texts, caption, height, scale in zip(
+    rows, captions, spaces, heights, scales, strict=True
+  ):
+    for c, (_, image) in enumerate(row):
       x = gap + c * (width + gap)
-      draw.text((x, y), _fit(title, draw, font, width), fill="black", font=font)
+      for k, text in enumerate(texts[c]):
+        draw.text((x, y + k * line), text, fill="black", font=font)
       picture = Image.fromarray(np.asarray(image))
       shape = [max(round(n * scale), 1) for n in picture.size]
       how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
@@ -83,11 +91,21 @@ def panel(rows, *, gap=6, most=400):
   return np.asarray(canvas)
 
 
-def _fit(text, draw, font, width):
-  """Shortens a caption to a width in pixels."""
-  if draw.textlength(text, font) <= width:
+def _lines(text, font, width):
+  """A caption as one or two lines of a width in pixels, broken at a space where there is one."""
+  if font.getlength(text) <= width or " " not in text:
+    return [_fit(text, font, width)]
+  words = text.split(" ")
+  fitting = [k for k in range(1, len(words)) if font.getlength(" ".join(words[:k])) <= width]
+  first = max(fitting, default=1)
+  return [_fit(" ".join(part), font, width) for part in (words[:first], words[first:])]
+
+
+def _fit(text, font, width):
+  """Shortens a line to a width in pixels."""
+  if font.getlength(text) <= width:
     return text
-  while text and draw.textlength(text + "...", font) > width:
+  while text and font.getlength(text + "...") > width:
     text = text[:-1]
   return text + "..."
 
@@ -110,7 +128,7 @@ def bars(rows, *, width=220, height=18):
   draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
   for i, (name, share, right) in enumerate(rows):
     y, start = i * height, width * 2 // 5
-    draw.text((2, y + 2), _fit(name, draw, font, start - 4), fill="black", font=font)
+    draw.text((2, y + 2), _fit(name, font, start - 4), fill="black", font=font)
     end = start + round((width - start - 34) * share)
     draw.rectangle((start, y + 3, end, y + height - 4), fill=BLUE if right else ORANGE)
     draw.text((end + 4, y + 2), f"{share:.2f}", fill="black", font=font)

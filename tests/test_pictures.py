@@ -1,6 +1,7 @@
 """Sheets of pictures."""
 
 import numpy as np
+from PIL import ImageFont
 
 from segjax import pictures
 
@@ -36,3 +37,20 @@ def test_captions_grow_with_the_sheet():
   height, width, _ = pictures.panel([row]).shape
   assert width == 6 * 326 + 6
   assert height == 320 + 2 * 6 + round(1.45 * round(width / 90))
+
+
+def test_a_caption_that_is_too_wide_takes_two_lines():
+  """In its row alone; what does not fit into two is cut, and words stay whole."""
+  long = "scaled dot product: attention to SignSymbol"
+  sheet = pictures.panel(
+    [[(long, plain(220, 220, 77)), ("b", plain(220, 220, 77))], [("c", plain(220, 220, 78))]]
+  )
+  line = round(1.2 * 11)
+  assert sheet.shape[0] == 2 * 220 + 3 * 6 + 2 * 16 + line
+  second = sheet[6 + line + 3 : 6 + 2 * line + 3, :226]
+  assert (second < 128).any()  # black letters
+  font = ImageFont.load_default(11)
+  assert pictures._lines(long, font, 220) == ["scaled dot product: attention to", "SignSymbol"]
+  assert pictures._lines("b", font, 220) == ["b"]
+  lines = pictures._lines("one " + 40 * "x" + " two", font, 100)
+  assert lines[0] == "one" and lines[1].endswith("x...") and font.getlength(lines[1]) <= 100
