@@ -14,8 +14,8 @@ Glorot initialisation, centred images, Dice beside the cross-entropy, one cycle 
 steps, which stand in `recipes.course_road`.
 Drawn scenes, two Zen 4 cores, 2026-11-24, seed 0: road F1 0.955 in 2.0 minutes of training.
 KITTI road, the same, seeds 0 to 4: F1 0.788 (0.747 to 0.808) with skips, 0.765
-(0.733 to 0.798) without, 1.8 to 2.1 minutes; after 40 epochs (2026-11-23) 0.878 (0.863 to 0.889)
-and 0.880 (0.861 to 0.908).
+(0.733 to 0.798) without, 1.8 to 2.1 minutes; after 40 epochs (two Xeon cores, 2026-11-25) 0.881
+(0.866 to 0.890) and 0.882 (0.861 to 0.910).
 """
 
 from segjax import config as config_lib
