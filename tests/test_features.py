@@ -152,9 +152,9 @@ def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
 
 
 def test_no_two_classes_look_alike():
-  many = default_table(tuple(map(str, range(60))))
+  many = default_table(tuple(map(str, range(80))))
   looks = {(str(look["color"]), look["marker"]) for look in features.class_looks(many)}
-  assert len(looks) == 60
+  assert len(looks) == 80
   camvid = LabelTable((("Sky", (128, 128, 128)), ("Road", (128, 64, 128))))
   colors = [look["color"].tolist() for look in features.class_looks(camvid)]
   assert colors == [[128 / 255] * 3, [128 / 255, 64 / 255, 128 / 255]]

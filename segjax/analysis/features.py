@@ -33,6 +33,7 @@ from segjax.training import steps
 
 LAYERS = (Conv, nn.Conv, nn.Dense)
 METRICS = ("cosine", "euclidean")
+CLASS_COLORS = (*COLORS, "#000000", "#8C510A")  # ten, as many data sets have classes
 NEIGHBORS = 20  # of the kNN accuracy
 
 
@@ -283,13 +284,13 @@ def class_looks(table):
     table: LabelTable.
 
   Returns:
-    list of dicts; no two of up to 64 classes look alike, for colour-blind people too.
+    list of dicts; no two of up to 80 classes look alike, for colour-blind people too.
   """
   own = table != default_table(table.names)
   return [
     dict(
-      color=np.array(color) / 255 if own else COLORS[c % len(COLORS)],
-      marker=MARKERS[(c + c // len(COLORS)) % len(MARKERS)],
+      color=np.array(color) / 255 if own else CLASS_COLORS[c % len(CLASS_COLORS)],
+      marker=MARKERS[(c + c // len(CLASS_COLORS)) % len(MARKERS)],
     )
     for c, (_, color) in enumerate(table.classes)
   ]
