@@ -1,7 +1,8 @@
 """Colourisation by a U-Net, with or without skip connections: lightness in, colour out.
 
-Regression of a and b of CIELAB, or with `output=bins` a softmax over a grid of colours with rare
-colours weighted up. Batch norm, widths 16 to 128, images at 96x128, batch 16, Adam, one cycle.
+Regression of a and b of CIELAB; with `output=bins` a softmax over a grid of colours with rare
+colours weighted up; with `output=lab` regression of the whole picture, lightness too. Batch norm,
+widths 16 to 128, images at 96x128, batch 16, Adam, one cycle.
 
   python launch/train.py --config=configs/unet_colorization.py
   python launch/train.py --config=configs/unet_colorization.py:data=camvid,skip=0

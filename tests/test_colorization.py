@@ -90,7 +90,25 @@ def test_the_truth_scores_perfectly_and_grey_does_not():
   assert grey["loss"] == pytest.approx(float(jnp.abs(lab[..., 1:] / 50).mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("output", ["regression", "bins"])
+def test_a_net_that_says_lightness_too_can_lose_it():
+  task, image = make_task(output="lab"), jnp.array(images())
+  assert task.num_outputs == 3
+  _, label = task.prepare(None, image, None, train=False)
+  outputs = (rgb_to_lab(image) - jnp.array([50.0, 0, 0])) / 50
+  mask = jnp.ones(3, bool)
+  right = task.summary(task.statistics(outputs, label, mask, histogram=True))
+  assert right["loss"] < 1e-6 and right["psnr"] > 80 and right["edge_error"] < 1e-3
+  np.testing.assert_allclose(task.predict(outputs, None), rgb_to_lab(image), atol=1e-4)
+  flat = outputs.at[..., 0].set(outputs[..., 0].mean())
+  lost = task.summary(task.statistics(flat, label, mask, histogram=True))
+  assert lost["ssim"] < 0.9 and lost["color_error"] < 1e-4
+  steps = [jnp.abs(jnp.diff(rgb_to_lab(image)[..., 0], axis=i)).mean() for i in (1, 2)]
+  assert lost["edge_error"] == pytest.approx(float(sum(steps)) / 2, rel=1e-4)
+  wanted = jnp.abs(outputs - flat).mean()
+  assert lost["loss"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("output", ["regression", "bins", "lab"])
 def test_examples_that_do_not_count_do_not(output):
   task, image = make_task(output=output), jnp.array(images(4))
   outputs = jnp.array(images(4, seed=2)[..., :1]) + jnp.arange(task.num_outputs) / 50
@@ -107,7 +125,9 @@ def test_bins_cover_all_colours_and_the_loss_is_weighted():
   nearest = np.linalg.norm(lab[:, None] - task.centers, axis=-1)
   assert np.abs(lab - task.centers[nearest.argmin(1)]).max() <= 14.2  # half a cell's diagonal
   sure = jnp.array(np.where(nearest == nearest.min(1, keepdims=True), 60.0, 0.0))
-  np.testing.assert_allclose(task.predict(sure), task.centers[nearest.argmin(1)], atol=1e-3)
+  found = task.predict(sure, jnp.full((len(sure), 1), 7.0))
+  np.testing.assert_allclose(found[:, 1:], task.centers[nearest.argmin(1)], atol=1e-3)
+  np.testing.assert_array_equal(found[:, 0], 7)
   density = np.exp(-np.hypot(*task.centers.T) / 12)
   density /= density.sum()
   assert (task.weights * density).sum() == pytest.approx(1, rel=1e-5)

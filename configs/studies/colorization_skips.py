@@ -1,7 +1,11 @@
 """Skip connections of a U-Net that colours grey images, on and off.
 
+The net says the whole picture, so that it can lose its detail; with `output=regression` or `bins` the
+lightness comes from the image and colours alone can go wrong.
+
 python launch/study.py --study=configs/studies/colorization_skips.py
 python launch/study.py --study=configs/studies/colorization_skips.py:data=camvid
+python launch/study.py --study=configs/studies/colorization_skips.py:data=camvid,output=regression
 python launch/study.py --study=configs/studies/colorization_skips.py:smoke
 """
 
@@ -10,7 +14,7 @@ from segjax.study import Study
 
 
 def get_study(arg=""):
-  a = config_lib.parse_arg(arg, data="road_scenes", output="regression", smoke=False)
+  a = config_lib.parse_arg(arg, data="road_scenes", output="lab", smoke=False)
   more = config_lib.write_arg(data=a.data, output=a.output, smoke=a.smoke)
   return Study(
     title="Skip connections in colourisation",

@@ -1,4 +1,4 @@
-"""Colourisation: the lightness of an image in, its colour (a and b of CIELAB) out."""
+"""Colourisation: the lightness of an image in, its colour (of CIELAB) out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from segjax.errors import UserError
 from segjax.pictures import to_u8
 from segjax.tasks.task import Task, mean
 
-OUTPUTS = ("regression", "bins")
+OUTPUTS = ("regression", "bins", "lab")
 NORMS = {"l1": jnp.abs, "l2": jnp.square}
-SCALE = 50.0  # an output of 1 stands for a or b = 50
+SCALE = 50.0  # an output of 1 stands for a or b = 50, or for L = 100
 # Photographs are mostly grey: the density of a colour falls off as exp(-chroma / 12), roughly.
 CHROMA = 12.0
+LAB_MIDDLE = np.float32([1, 0, 0])  # outputs of 0 stand for middle grey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Colorization(Task):
   """Loss, statistics, summary and pictures of a batch of images without labels.
 
   Attributes:
-    output: "regression" of a and b, or "bins": a softmax over the cells of a grid of colours, as
-      Zhang, Isola, Efros (ECCV 2016) do.
+    output: "regression" of a and b; "bins", a softmax over the cells of a grid of colours, as
+      Zhang, Isola, Efros (ECCV 2016) do; or "lab", regression of the whole picture, lightness too,
+      which the others take from the image.
     grid: side of a cell in units of a and b; cells that no sRGB colour falls into are left out.
     temperature: of the mean that makes one colour of the cells' probabilities; towards 0 it
       becomes the likeliest cell's.
-    norm: "l1" or "l2", of the regression.
+    norm: "l1" or "l2", of the regressions.
     rebalance: of "bins": a cell weighs 1 / ((1 - r) density + r / cells), so 1 is no weighting at
       all; densities from exp(-chroma / 12).
   """
@@ -78,7 +80,7 @@ class Colorization(Task):
   @property
   def num_outputs(self):
     """Channels of the outputs."""
-    return 2 if self.output == "regression" else len(self.centers)
+    return {"regression": 2, "lab": 3}.get(self.output) or len(self.centers)
 
   def prepare(self, key, image, label, *, train, augment=None):
     """The lightness, in all three channels; the label is the image itself."""
@@ -86,16 +88,23 @@ class Colorization(Task):
     lightness = rgb_to_lab(image)[..., :1] / 100
     return jnp.broadcast_to(lightness, image.shape), image
 
-  def predict(self, outputs):
-    """f32[B,H,W,K] -> f32[B,H,W,2], a and b."""
-    if self.output == "regression":
-      return SCALE * outputs
-    return jax.nn.softmax(outputs / self.temperature) @ self.centers
+  def predict(self, outputs, lightness):
+    """The picture that the net says.
 
-  def colorize(self, image, outputs):
-    """The image with the colours that the net says: sRGB f32[B,H,W,3] in [0,1], both."""
-    lab = jnp.concatenate([rgb_to_lab(image)[..., :1], self.predict(outputs)], -1)
-    return lab_to_rgb(lab)
+    Args:
+      outputs: f32[B,H,W,K].
+      lightness: f32[B,H,W,1], L of the image.
+
+    Returns:
+      f32[B,H,W,3], L, a and b.
+    """
+    if self.output == "lab":
+      return SCALE * (outputs + LAB_MIDDLE)
+    if self.output == "regression":
+      color = SCALE * outputs
+    else:
+      color = jax.nn.softmax(outputs / self.temperature) @ self.centers
+    return jnp.concatenate([lightness, color], -1)
 
   def statistics(self, outputs, label, mask, *, histogram):
     """Sums over a batch.
@@ -109,20 +118,22 @@ class Colorization(Task):
     Returns:
       dict of sums over images: `examples`, `loss`, `weight`, `psnr` ...
     """
-    truth, found = rgb_to_lab(label)[..., 1:], self.predict(outputs)
-    colored = self.colorize(label, outputs)
-    if self.output == "regression":
-      error = NORMS[self.norm](outputs - truth / SCALE).mean((1, 2, 3))
-      sums = dict(loss=error, weight=jnp.ones(len(label)))
-    else:
+    truth = rgb_to_lab(label)
+    found = self.predict(outputs, truth[..., :1])
+    colored, color = lab_to_rgb(found), truth[..., 1:]
+    if self.output == "bins":
       # |t - c|^2 less |t|^2, which all cells share.
-      distance = (self.centers**2).sum(-1) - 2 * truth @ self.centers.T
+      distance = (self.centers**2).sum(-1) - 2 * color @ self.centers.T
       cell = distance.argmin(-1)
       weight = jnp.asarray(self.weights)[cell]
       loss = weight * losses.cross_entropy(outputs, cell, valid=jnp.ones(cell.shape, bool))
       sums = dict(loss=loss.mean((1, 2)), weight=weight.mean((1, 2)))
+    else:
+      target = truth / SCALE - LAB_MIDDLE if self.output == "lab" else color / SCALE
+      error = NORMS[self.norm](outputs - target).mean((1, 2, 3))
+      sums = dict(loss=error, weight=jnp.ones(len(label)))
     sums |= dict(
-      color_error=jnp.linalg.norm(found - truth, axis=-1).mean((1, 2)),
+      color_error=jnp.linalg.norm(found[..., 1:] - color, axis=-1).mean((1, 2)),
       psnr=metrics.psnr(colored, label),
       ssim=metrics.ssim(colored, label),
     )
@@ -144,8 +155,8 @@ class Colorization(Task):
 
     Returns:
       dict of floats: `loss`, `psnr` (dB), `ssim`, `color_error` (distance in the plane of a and
-      b), and of an evaluation `edge_error` (of the differences of neighbours, same units),
-      `colorfulness` and `true_colorfulness`.
+      b), and of an evaluation `edge_error` (of the differences of neighbours, lightness
+      included), `colorfulness` and `true_colorfulness`.
     """
     count = max(float(sums["examples"]), 1.0)
     names = ("psnr", "ssim", "color_error", "edge_error", "colorfulness", "true_colorfulness")
@@ -153,8 +164,9 @@ class Colorization(Task):
     return dict(loss=float(self.loss(sums))) | out
 
   def answer(self, image, outputs):
-    """See `Task.answer`: the image's lightness in the colours that the net says."""
-    picture = self.colorize(jnp.array(image[None], jnp.float32) / 255, jnp.array(outputs))
+    """See `Task.answer`: the picture that the net says."""
+    lightness = rgb_to_lab(jnp.array(image[None], jnp.float32) / 255)[..., :1]
+    picture = lab_to_rgb(self.predict(jnp.array(outputs), lightness))
     return dict(colorized=to_u8(picture[0])), {}
 
   def pictures(self, image, outputs, label):
@@ -177,6 +189,6 @@ class Colorization(Task):
 
 
 def _edge_error(found, truth):
-  """Mean distance between the colour steps from pixel to pixel, down and right, f32[B]."""
+  """Mean distance between the steps of L, a, b from pixel to pixel, down and right, f32[B]."""
   steps = [jnp.diff(found - truth, axis=axis) for axis in (1, 2)]
   return sum(jnp.linalg.norm(step, axis=-1).mean((1, 2)) for step in steps) / 2
