@@ -1,7 +1,7 @@
 """Skip connections of a U-Net that colours grey images, on and off.
 
-The net says the whole picture, so that it can lose its detail; with `output=regression` or `bins` the
-lightness comes from the image and colours alone can go wrong.
+The net says the whole picture, so that it can lose its detail; with `output=regression` or `bins`
+the lightness comes from the image and colours alone can go wrong.
 
 python launch/study.py --study=configs/studies/colorization_skips.py
 python launch/study.py --study=configs/studies/colorization_skips.py:data=camvid

@@ -32,7 +32,7 @@ TEXTS = {  # of scalars, with units
   "val/psnr": "PSNR (dB)",
   "val/ssim": "SSIM",
   "val/color_error": "colour error (units of a, b)",
-  "val/edge_error": "edge error (units of a, b)",
+  "val/edge_error": "edge error (units of L, a, b)",
 }
 CLASS_METRICS = {"f1": "F1", "iou": "IoU"}
 
