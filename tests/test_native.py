@@ -1,6 +1,7 @@
 """The kernels of segjax.native equal the library's convolution, whoever computes which part."""
 
 import concurrent.futures
+import functools
 import os
 import subprocess
 import sys
@@ -84,6 +85,41 @@ def test_kernels_equal_the_library(case):
     np.testing.assert_allclose(got, expected, atol=3e-6 * float(jnp.abs(expected).max()))
 
 
+# Batch, height, width, channels, features, dilation.
+WIDE = {
+  "few_rows": (2, 7, 9, 5, 4, 3),
+  "several_blocks": (1, 13, 30, 17, 75, 8),
+  "centre_alone": (3, 4, 5, 6, 7, 12),
+  "one_direction": (2, 4, 30, 33, 16, 8),
+  "two_tiles": (2, 32, 32, 24, 40, 12),
+}
+
+
+def draw_wide(case):
+  *shape, dilation = WIDE[case]
+  spec = native.Convolution(*shape, 3, 1, dilation, ((dilation, dilation),) * 2)
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=shape[:4]).astype(np.float32)
+  return spec, x, rng.normal(size=(3, 3, *shape[3:])).astype(np.float32)
+
+
+@pytest.mark.parametrize("machine", [None, (4, 32), (8, 16), (16, 32)])
+@pytest.mark.parametrize("case", WIDE)
+def test_products_of_far_taps_equal_the_library(case, machine, monkeypatch):
+  spec, x, kernel = draw_wide(case)
+  with jax.enable_x64():
+    expected = library(spec, jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64))
+  first = native.convolve_wide(x, kernel, spec)
+  np.testing.assert_allclose(first, expected, atol=3e-6 * float(jnp.abs(expected).max()))
+  if machine:
+    monkeypatch.setattr(xla_call, "machine", lambda: xla_call.Machine(*machine))
+    np.testing.assert_array_equal(native.convolve_wide(x, kernel, spec), first)
+  turned = np.ascontiguousarray(kernel[::-1, ::-1].swapaxes(2, 3))
+  np.testing.assert_array_equal(native.convolve_wide(x, turned, spec._replace(turned=True)), first)
+  single = spec._replace(batch=1)
+  np.testing.assert_array_equal(native.convolve_wide(x[-1:], kernel, single)[0], first[-1])
+
+
 @pytest.mark.parametrize("machine", [(4, 32), (8, 16), (16, 32)])
 @pytest.mark.parametrize("case", ["odd_channels", "several_blocks", "stem", "dilated"])
 def test_vectors_of_any_width_give_the_same_bits(case, machine, monkeypatch):
@@ -126,13 +162,15 @@ def test_calls_from_many_threads_at_once():
 
 
 def test_convolutions_of_nets_use_the_kernels_where_they_can():
-  def target(dtype=jnp.float32, platform="cpu"):
+  def target(dtype=jnp.float32, platform="cpu", dilation=1):
     x, kernel = jnp.zeros((1, 8, 8, 4), dtype), jnp.zeros((3, 3, 4, 8), dtype)
-    step = jax.jit(jax.grad(lambda k, x: conv.convolve(x, k, padding=1).sum(), (0, 1)))
+    convolve = functools.partial(conv.convolve, padding=dilation, dilation=dilation)
+    step = jax.jit(jax.grad(lambda k, x: convolve(x, k).sum(), (0, 1)))
     return step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
 
   assert target().count("@segjax_forward") == 1  # of the input's gradient; the sum needs no value
   assert target().count("@segjax_gradient") == 1
+  assert target(dilation=3).count("@segjax_wide") == 1
   assert "@segjax" not in target(jnp.bfloat16)
   assert "@segjax" not in target(platform="cuda")
 

@@ -276,6 +276,9 @@ def _grouped_wide(x, kernel, stride, pads, dilation, groups):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _wide(x, kernel, dilation):
   """A 3x3 kernel whose outer taps reach far: a product a tap, over the part that it sees."""
+  spec = native.Convolution(*x.shape, kernel.shape[3], 3, 1, dilation, ((dilation, dilation),) * 2)
+  if native.usable(spec, x.dtype, kernel.dtype):
+    return native.convolve_wide(x, kernel, spec)
   return _sum_of_seen(x, kernel.reshape(9, *kernel.shape[2:]), dilation)
 
 
@@ -283,6 +286,11 @@ def _wide_bwd(dilation, residuals, g):
   x, kernel = residuals
   taps = list(kernel.reshape(9, *kernel.shape[2:]))  # of one array, each gradient is padded to it
   dx, gradients = jax.vjp(lambda x, taps: _sum_of_seen(x, taps, dilation), x, taps)[1](g)
+  back = native.Convolution(
+    *g.shape, x.shape[3], 3, 1, dilation, ((dilation, dilation),) * 2, turned=True
+  )
+  if native.usable(back, g.dtype, kernel.dtype):
+    dx = native.convolve_wide(g, kernel, back)
   return dx, jnp.stack(gradients).reshape(kernel.shape)
 
 

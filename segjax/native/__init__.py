@@ -5,6 +5,12 @@ layers of segmentation nets. These kernels reach most of it. `segjax.models.conv
 `usable` says so; without llvmlite, and on other platforms, it goes on with XLA's operations.
 """
 
-from segjax.native.convolution import Convolution, convolve, usable, weight_gradient
+from segjax.native.convolution import (
+  Convolution,
+  convolve,
+  convolve_wide,
+  usable,
+  weight_gradient,
+)
 
-__all__ = ["Convolution", "convolve", "usable", "weight_gradient"]
+__all__ = ["Convolution", "convolve", "convolve_wide", "usable", "weight_gradient"]

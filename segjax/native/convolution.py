@@ -86,6 +86,11 @@ def convolve(x, kernel, spec):
   return _call(_forward_p, spec, x, kernel)
 
 
+def convolve_wide(x, kernel, spec):
+  """`convolve` for taps that reach far, with stride 1 and a padding that keeps the size."""
+  return _call(_wide_p, spec, x, kernel)
+
+
 def weight_gradient(x, g, spec):
   """Gradient of `convolve` by the kernel, f32[K,K,C,F], where g f32[B,H',W',F] is the output's."""
   return _call(_gradient_p, spec, x, g).sum(0)
@@ -93,9 +98,9 @@ def weight_gradient(x, g, spec):
 
 def _kernels():
   """The modules that write kernels; they need llvmlite, this one does not."""
-  from segjax.native import forward, gradient
+  from segjax.native import forward, gradient, wide
 
-  return forward, gradient
+  return forward, gradient, wide
 
 
 def _primitive(name, make, out_shape):
@@ -121,6 +126,11 @@ def _call(primitive, spec, *args):
 _forward_p = _primitive(
   "segjax_convolve",
   lambda: _kernels()[0].forward,
+  lambda spec: (spec.batch, *spec.out_size, spec.features),
+)
+_wide_p = _primitive(
+  "segjax_wide",
+  lambda: _kernels()[2].wide,
   lambda spec: (spec.batch, *spec.out_size, spec.features),
 )
 _gradient_p = _primitive(

@@ -70,21 +70,10 @@ def forward(spec, machine):
 
 def _pack(e, spec, kernel, target, feature, block):
   """Copies `block` features of the kernel, from `feature` on, to f32[K,C,K,block]."""
-  size, channels, features = spec.size, spec.channels, spec.features
-  taps = channels * features
-  with e.loop(size) as i:
-    for j in range(size):
-      place = e.at(target, (i, channels * size * block), j * block)
-      if spec.turned:
-        last = (size * size - 1 - j) * taps
-        source = e.at(kernel, (i, -size * taps), (feature, channels), last)
-        with e.loop(block) as f, e.loop(channels) as c:
-          value = e.load(e.at(source, (f, channels), c))
-          e.store(value, e.at(place, (c, size * block), f))
-      else:
-        source = e.at(kernel, (i, size * taps), feature, j * taps)
-        with e.loop(channels) as c:
-          tiles.copy_values(e, e.at(place, (c, size * block)), e.at(source, (c, features)), block)
+  with e.loop(spec.size) as i:
+    for j in range(spec.size):
+      place = e.at(target, (i, spec.channels * spec.size * block), j * block)
+      tiles.copy_tap(e, spec, place, kernel, i, j, feature, block, spec.size * block)
 
 
 def _division(spec, strips, blocks):

@@ -148,6 +148,34 @@ def copy_values(e, target, source, count):
     start += lanes
 
 
+def copy_tap(e, spec, target, kernel, i, j, feature, block, apart):
+  """Copies `block` features of a tap, from `feature` on, for each input channel.
+
+  Args:
+    e: Emitter.
+    spec: Convolution.
+    target: where to.
+    kernel: f32[K,K,C,F], or turned.
+    i: row of the tap, a value.
+    j: its column, an int.
+    feature: the first, a value.
+    block: count.
+    apart: values from one input channel to the next in the target.
+  """
+  size, channels, features = spec.size, spec.channels, spec.features
+  taps = channels * features
+  if spec.turned:
+    last = (size * size - 1 - j) * taps
+    source = e.at(kernel, (i, -size * taps), (feature, channels), last)
+    with e.loop(block) as f, e.loop(channels) as c:
+      value = e.load(e.at(source, (f, channels), c))
+      e.store(value, e.at(target, (c, apart), f))
+  else:
+    source = e.at(kernel, (i, size * taps), feature, j * taps)
+    with e.loop(channels) as c:
+      copy_values(e, e.at(target, (c, apart)), e.at(source, (c, features)), block)
+
+
 def sums(e, count, vectors):
   """Variables for `count` blocks of features, set to 0."""
   sums = [[e.variable(emitter.vector(lanes)) for lanes in vectors] for _ in range(count)]

@@ -1,0 +1,85 @@
+"""Convolutions that reach far: a matrix product for each tap, over what it sees of the image."""
+
+from __future__ import annotations
+
+from segjax.native import tiles
+from segjax.native.emitter import integer
+
+# Pixels of a tile lie a number of channels apart, often a power of two, so that more of them would
+# fall into one set of the first cache.
+PIXELS = 8
+
+
+def wide(spec, machine):
+  """Kernel of `convolve` where taps that see nothing but padding are left out."""
+  module, e, (x, kernel, out, part, scratch) = tiles.begin("wide", 2)
+  build, channels, features = e.build, spec.channels, spec.features
+  height, width = spec.out_size
+  blocks = tiles.blocks(features, machine.lanes)
+  shares = sum(count for _, count in blocks)
+  image, share = build.sdiv(part, integer(shares)), build.srem(part, integer(shares))
+  of_image = (image, height * width * features)
+  for vectors, start, (low, high) in tiles.feature_blocks(
+    e, features, machine.lanes, share, shares
+  ):
+    together = sum(vectors)
+    with e.loop(high, low) as block:
+      feature = build.add(build.mul(block, integer(together)), integer(start))
+      for n, (tap, (down, right), (rows, columns)) in enumerate(_taps(spec)):
+        i, j = divmod(tap, spec.size)
+        tiles.copy_tap(e, spec, scratch, kernel, integer(i), j, feature, together, together)
+        with e.loop(rows.stop, rows.start) as row:
+          for pixels, column, count in tiles.columns(len(columns), PIXELS):
+            with e.loop(count) as tile:
+              first = column + columns.start
+              source = e.at(
+                x,
+                (image, spec.height * spec.width * channels),
+                (row, spec.width * channels),
+                (tile, pixels * channels),
+                (down * spec.width + first + right) * channels,
+              )
+              target = e.at(
+                out,
+                of_image,
+                (row, width * features),
+                (tile, pixels * features),
+                first * features,
+                feature,
+              )
+              sums = tiles.sums(e, pixels, vectors)
+              places = [
+                (total, lanes, e.at(target, p * features + offset))
+                for p, of_pixel in enumerate(sums)
+                for (offset, lanes), total in zip(tiles.offsets(vectors), of_pixel, strict=True)
+              ]
+              if n:
+                for total, lanes, place in places:
+                  e.build.store(e.load(place, lanes), total)
+              with e.loop(channels) as channel:
+                weights = [
+                  e.load(e.at(scratch, (channel, together), offset), lanes)
+                  for offset, lanes in tiles.offsets(vectors)
+                ]
+                for p, of_pixel in enumerate(sums):
+                  value = e.load(e.at(source, channel, p * channels))
+                  for total, weight in zip(of_pixel, weights, strict=True):
+                    e.add_product(total, e.spread(value, weight.type.count), weight)
+              for total, lanes, place in places:
+                e.store(e.load(total, lanes), place)
+  e.finish()
+  return module, 2, spec.batch * shares, channels * 2 * machine.lanes
+
+
+def _taps(spec):
+  """[(index, (down, right), (rows, columns) of the outputs)], that which sees all outputs first."""
+  height, width = spec.out_size
+  middle = spec.size // 2
+  found = []
+  for tap in range(spec.size**2):
+    shift = [(i - middle) * spec.dilation for i in divmod(tap, spec.size)]
+    seen = [range(max(-s, 0), min(n, n - s)) for s, n in zip(shift, (height, width), strict=True)]
+    if all(len(r) > 0 for r in seen):
+      found.append((tap, tuple(shift), seen))
+  found.sort(key=lambda t: t[1] != (0, 0))
+  return found
