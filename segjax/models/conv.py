@@ -1,7 +1,7 @@
 """Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
 
-XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, and at
-the weight gradient of any: that of a grouped one takes seconds. The forms below and the kernels of
+XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, at those
+of maps of a few pixels, and at the weight gradient of any: that of a grouped one takes seconds. The forms below and the kernels of
 `segjax.native` compute the same sums in another order and are used where a program is lowered for a
 CPU; other platforms get the library's convolution. Reverse mode alone works through them: forward
 mode raises, over a gradient too.
@@ -9,7 +9,6 @@ mode raises, over a gradient too.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +17,8 @@ import jax.numpy as jnp
 
 from segjax import native
 from segjax.errors import UserError
+
+SMALL = 4  # rows and columns of maps whose convolutions are products of what each tap sees
 
 
 def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -50,15 +51,21 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
     def fast(x, kernel):
       return _grouped(x, kernel, stride, pads, dilation, groups)
-  elif size == 3 and stride == 1 and 4 * dilation >= max(x.shape[1:3]) and dilation > 1:
-    if pads != ((dilation, dilation),) * 2:
-      return standard(x, kernel)
+  elif _sees_little(x, kernel, stride, pads, dilation):
 
     def fast(x, kernel):
-      return _wide(x, kernel, dilation)
+      return _seen(x, kernel, stride, pads, dilation)
   else:
     return _dense(x, kernel, stride, pads, dilation)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
+
+
+def _sees_little(x, kernel, stride, pads, dilation):
+  """Whether many taps see padding alone, or there are too few pixels for a tile of sums."""
+  size = kernel.shape[0]
+  out = native.Convolution(*x.shape, kernel.shape[3], size, stride, dilation, pads).out_size
+  small = 1 < size <= SMALL and 0 < min(out) <= max(out) <= SMALL
+  return small or (size == 3 and stride == 1 and dilation > 1 and 4 * dilation >= max(x.shape[1:3]))
 
 
 def _pads(size, kernel_size, stride, padding, dilation):
@@ -273,45 +280,63 @@ def _grouped_wide(x, kernel, stride, pads, dilation, groups):
   return grouped(x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _wide(x, kernel, dilation):
-  """A 3x3 kernel whose outer taps reach far: a product a tap, over the part that it sees."""
-  spec = native.Convolution(*x.shape, kernel.shape[3], 3, 1, dilation, ((dilation, dilation),) * 2)
-  if native.usable(spec, x.dtype, kernel.dtype):
-    return native.convolve_wide(x, kernel, spec)
-  return _sum_of_seen(x, kernel.reshape(9, *kernel.shape[2:]), dilation)
+def _seen(x, kernel, stride, pads, dilation):
+  """A product a tap, over what it sees of the image: of small maps and for taps that reach far.
+
+  Larger maps without stride have a kernel for that, which copies nothing.
+  """
+  size, _, channels, features = kernel.shape
+  spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
+  back = spec._replace(channels=features, features=channels, turned=True)
+  reach = dilation * (size - 1)
+  same = stride == 1 and pads == ((reach // 2, reach // 2),) * 2
+  large = same and max(spec.out_size) > SMALL
+
+  def products(x, taps):
+    return _sum_of_seen(x, taps, spec)
+
+  def forward(x, kernel):
+    if large and native.usable(spec, x.dtype, kernel.dtype):
+      return native.convolve_wide(x, kernel, spec)
+    return products(x, list(kernel.reshape(-1, channels, features)))
+
+  @jax.custom_vjp
+  def seen(x, kernel):
+    return forward(x, kernel)
+
+  def bwd(residuals, g):
+    x, kernel = residuals
+    # Of one array, each tap's gradient would be padded to it.
+    taps = list(kernel.reshape(-1, channels, features))
+    dx, gradients = jax.vjp(products, x, taps)[1](g)
+    if large and native.usable(back, g.dtype, kernel.dtype):
+      dx = native.convolve_wide(g, kernel, back)
+    return dx, jnp.stack(gradients).reshape(kernel.shape)
+
+  seen.defvjp(lambda x, kernel: (seen(x, kernel), (x, kernel)), bwd)
+  return seen(x, kernel)
 
 
-def _wide_bwd(dilation, residuals, g):
-  x, kernel = residuals
-  taps = list(kernel.reshape(9, *kernel.shape[2:]))  # of one array, each gradient is padded to it
-  dx, gradients = jax.vjp(lambda x, taps: _sum_of_seen(x, taps, dilation), x, taps)[1](g)
-  back = native.Convolution(
-    *g.shape, x.shape[3], 3, 1, dilation, ((dilation, dilation),) * 2, turned=True
-  )
-  if native.usable(back, g.dtype, kernel.dtype):
-    dx = native.convolve_wide(g, kernel, back)
-  return dx, jnp.stack(gradients).reshape(kernel.shape)
-
-
-_wide.defvjp(lambda x, kernel, dilation: (_wide(x, kernel, dilation), (x, kernel)), _wide_bwd)
-
-
-def _sum_of_seen(x, taps, dilation):
-  height, width = x.shape[1:3]
-  out = x @ taps[4]
-  for k, tap in enumerate(taps):
-    down, right = (k // 3 - 1) * dilation, (k % 3 - 1) * dilation
-    if k == 4 or abs(down) >= height or abs(right) >= width:
-      continue
-    seen = x[
-      :,
-      max(down, 0) : height + min(down, 0),
-      max(right, 0) : width + min(right, 0),
-    ]
-    place = [(max(-s, 0), max(s, 0)) for s in (down, right)]
-    out = out + jnp.pad(seen @ tap, ((0, 0), *place, (0, 0)))
-  return out
+def _sum_of_seen(x, taps, spec):
+  """The convolution with taps [C,features] in row-major order; the middle one comes first."""
+  shape = x.shape[1:3]
+  total = jnp.zeros((len(x), *spec.out_size, taps[0].shape[-1]), x.dtype)
+  middle = len(taps) // 2
+  for k in sorted(range(len(taps)), key=lambda k: k != middle):
+    seen, place = [slice(None)], [(0, 0)]
+    for at, n, (low, _), out in zip(
+      divmod(k, spec.size), shape, spec.pads, spec.out_size, strict=True
+    ):
+      shift = at * spec.dilation - low
+      first = max(-(shift // spec.stride), 0)
+      last = min((n - 1 - shift) // spec.stride, out - 1)
+      seen.append(slice(first * spec.stride + shift, last * spec.stride + shift + 1, spec.stride))
+      place.append((first, out - 1 - last))
+      if first > last:
+        break
+    else:
+      total = total + jnp.pad(x[tuple(seen)] @ taps[k], (*place, (0, 0)))
+  return total
 
 
 def depth_to_space(x, features):
