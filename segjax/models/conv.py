@@ -1,10 +1,10 @@
 """Convolutions with PyTorch's habits, and forms of them that are fast on a CPU.
 
 XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, at those
-of maps of a few pixels, and at the weight gradient of any: that of a grouped one takes seconds. The forms below and the kernels of
-`segjax.native` compute the same sums in another order and are used where a program is lowered for a
-CPU; other platforms get the library's convolution. Reverse mode alone works through them: forward
-mode raises, over a gradient too.
+of maps of a few pixels, and at the weight gradient of any: that of a grouped one takes seconds. The
+forms below and the kernels of `segjax.native` compute the same sums in another order and are used
+where a program is lowered for a CPU; other platforms get the library's convolution. Reverse mode
+alone works through them: forward mode raises, over a gradient too.
 """
 
 from __future__ import annotations
