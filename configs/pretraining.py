@@ -6,7 +6,8 @@
   python launch/train.py --config=configs/pretraining.py:method=dino,backbone=vit_tiny
   python launch/train.py --config=configs/pretraining.py:smoke
 
-Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
+A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
+features general. Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
 are taken, and their middle to validate. The features beside those of random weights:
 launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net from them:
 --config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
@@ -17,7 +18,7 @@ from segjax import config as config_lib
 from segjax import weights
 from segjax.errors import choose
 
-METHODS = {"dino": "prototypes", "rotation": "classifier", "simclr": "projection"}
+METHODS = {"dino": "prototypes", "rotation": "projection", "simclr": "projection"}
 SMALL = ("digits", "cifar10_subset")  # images no larger than 32x32
 
 
@@ -40,6 +41,8 @@ def get_config(arg=""):
   c.total_epochs = 30.0
   c.eval_epochs = 5.0
   c.augment.update(crop_area_min=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3)
+  if a.method == "rotation":  # what is up must stay to be seen
+    c.augment.update(crop_area_min=0.6, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
   if a.data != "digits":
     c.augment.flip = 0.5
   c.best_metric = "val/accuracy"
