@@ -7,9 +7,9 @@
   python launch/train.py --config=configs/pretraining.py:smoke
 
 A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
-features general. Any source of images will do, `data=folder` without labels too; of large ones random crops of 96x96
-are taken, and their middle to validate. The features beside those of random weights:
-launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net from them:
+features general. Any source of images will do, `data=folder` without labels too; of large ones
+random crops of 96x96 are taken, and their middle to validate. The features beside those of random
+weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net from them:
 --config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
 apart: --config.data.source.kind=segmentation or classification.
 """

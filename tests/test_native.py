@@ -163,7 +163,7 @@ def test_calls_from_many_threads_at_once():
 
 def test_convolutions_of_nets_use_the_kernels_where_they_can():
   def target(dtype=jnp.float32, platform="cpu", dilation=1):
-    x, kernel = jnp.zeros((1, 8, 8, 4), dtype), jnp.zeros((3, 3, 4, 8), dtype)
+    x, kernel = jnp.zeros((1, 12, 12, 4), dtype), jnp.zeros((3, 3, 4, 8), dtype)
     convolve = functools.partial(conv.convolve, padding=dilation, dilation=dilation)
     step = jax.jit(jax.grad(lambda k, x: convolve(x, k).sum(), (0, 1)))
     return step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()

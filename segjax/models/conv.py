@@ -290,7 +290,7 @@ def _seen(x, kernel, stride, pads, dilation):
   back = spec._replace(channels=features, features=channels, turned=True)
   reach = dilation * (size - 1)
   same = stride == 1 and pads == ((reach // 2, reach // 2),) * 2
-  large = same and max(spec.out_size) > SMALL
+  large = same and max(spec.out_size) > 2 * SMALL
 
   def products(x, taps):
     return _sum_of_seen(x, taps, spec)
