@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from segjax import native
 from segjax.errors import UserError
 
-SMALL = 4  # rows and columns of maps whose convolutions are products of what each tap sees
+# Rows and columns of maps, and of the kernels over them, of which each tap is a product.
+SMALL = 4
 
 
 def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -41,7 +42,8 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
   def standard(x, kernel):
     return _standard(x, kernel, stride, pads, dilation, groups)
 
-  size, inner, features = kernel.shape[0], kernel.shape[2], kernel.shape[3]
+  size, _, inner, features = kernel.shape
+  spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
   depthwise = inner == 1 and groups == features == x.shape[3]
   if depthwise and size > 1:
 
@@ -51,21 +53,21 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
     def fast(x, kernel):
       return _grouped(x, kernel, stride, pads, dilation, groups)
-  elif _sees_little(x, kernel, stride, pads, dilation):
+  elif _sees_little(spec):
 
     def fast(x, kernel):
-      return _seen(x, kernel, stride, pads, dilation)
+      return _seen(x, kernel, spec)
   else:
     return _dense(x, kernel, stride, pads, dilation)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
 
 
-def _sees_little(x, kernel, stride, pads, dilation):
+def _sees_little(spec):
   """Whether many taps see padding alone, or there are too few pixels for a tile of sums."""
-  size = kernel.shape[0]
-  out = native.Convolution(*x.shape, kernel.shape[3], size, stride, dilation, pads).out_size
-  small = 1 < size <= SMALL and 0 < min(out) <= max(out) <= SMALL
-  return small or (size == 3 and stride == 1 and dilation > 1 and 4 * dilation >= max(x.shape[1:3]))
+  out, dilation = spec.out_size, spec.dilation
+  small = 1 < spec.size <= SMALL and 0 < min(out) <= max(out) <= SMALL
+  far = dilation > 1 and 4 * dilation >= max(spec.height, spec.width)
+  return small or (far and spec.size == 3 and spec.stride == 1)
 
 
 def _pads(size, kernel_size, stride, padding, dilation):
@@ -280,36 +282,32 @@ def _grouped_wide(x, kernel, stride, pads, dilation, groups):
   return grouped(x, kernel)
 
 
-def _seen(x, kernel, stride, pads, dilation):
+def _seen(x, kernel, spec):
   """A product a tap, over what it sees of the image: of small maps and for taps that reach far.
 
   Larger maps without stride have a kernel for that, which copies nothing.
   """
-  size, _, channels, features = kernel.shape
-  spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
-  back = spec._replace(channels=features, features=channels, turned=True)
-  reach = dilation * (size - 1)
-  same = stride == 1 and pads == ((reach // 2, reach // 2),) * 2
-  large = same and max(spec.out_size) > 2 * SMALL
+  reach = spec.dilation * (spec.size - 1)
+  same = spec.stride == 1 and spec.pads == ((reach // 2, reach // 2),) * 2
+  large = max(spec.out_size) > 2 * SMALL
+  of_taps = (-1, spec.channels, spec.features)
+  by_kernel = same and large and native.usable(spec, x.dtype, kernel.dtype)
 
   def products(x, taps):
     return _sum_of_seen(x, taps, spec)
 
-  def forward(x, kernel):
-    if large and native.usable(spec, x.dtype, kernel.dtype):
-      return native.convolve_wide(x, kernel, spec)
-    return products(x, list(kernel.reshape(-1, channels, features)))
-
   @jax.custom_vjp
   def seen(x, kernel):
-    return forward(x, kernel)
+    if by_kernel:
+      return native.convolve_wide(x, kernel, spec)
+    return products(x, list(kernel.reshape(of_taps)))
 
   def bwd(residuals, g):
     x, kernel = residuals
     # Of one array, each tap's gradient would be padded to it.
-    taps = list(kernel.reshape(-1, channels, features))
-    dx, gradients = jax.vjp(products, x, taps)[1](g)
-    if large and native.usable(back, g.dtype, kernel.dtype):
+    dx, gradients = jax.vjp(products, x, list(kernel.reshape(of_taps)))[1](g)
+    if by_kernel:
+      back = spec._replace(channels=spec.features, features=spec.channels, turned=True)
       dx = native.convolve_wide(g, kernel, back)
     return dx, jnp.stack(gradients).reshape(kernel.shape)
 
@@ -318,24 +316,15 @@ def _seen(x, kernel, stride, pads, dilation):
 
 
 def _sum_of_seen(x, taps, spec):
-  """The convolution with taps [C,features] in row-major order; the middle one comes first."""
-  shape = x.shape[1:3]
-  total = jnp.zeros((len(x), *spec.out_size, taps[0].shape[-1]), x.dtype)
-  middle = len(taps) // 2
-  for k in sorted(range(len(taps)), key=lambda k: k != middle):
-    seen, place = [slice(None)], [(0, 0)]
-    for at, n, (low, _), out in zip(
-      divmod(k, spec.size), shape, spec.pads, spec.out_size, strict=True
-    ):
-      shift = at * spec.dilation - low
-      first = max(-(shift // spec.stride), 0)
-      last = min((n - 1 - shift) // spec.stride, out - 1)
-      seen.append(slice(first * spec.stride + shift, last * spec.stride + shift + 1, spec.stride))
-      place.append((first, out - 1 - last))
-      if first > last:
-        break
-    else:
-      total = total + jnp.pad(x[tuple(seen)] @ taps[k], (*place, (0, 0)))
+  """The convolution with taps [C,features] in row-major order."""
+  total = jnp.zeros((len(x), *spec.out_size, spec.features), x.dtype)
+  for tap, *axes in spec.seen():
+    part, place = [slice(None)], [(0, 0)]
+    for (shift, outputs), out in zip(axes, spec.out_size, strict=True):
+      first, last = (spec.stride * at + shift for at in (outputs[0], outputs[-1]))
+      part.append(slice(first, last + 1, spec.stride))
+      place.append((outputs.start, out - outputs.stop))
+    total = total + jnp.pad(x[tuple(part)] @ taps[tap], (*place, (0, 0)))
   return total
 
 

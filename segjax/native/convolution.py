@@ -64,6 +64,26 @@ class Convolution(NamedTuple):
     padded = self.height + sum(self.pads[0]), self.padded_width
     return tuple((n - self.reach) // self.stride + 1 for n in padded)
 
+  def seen(self):
+    """What each tap sees of the image, taps that see padding alone left out, the middle one first.
+
+    Returns:
+      list of (tap in row-major order, its shift and outputs down, the same to the right). It
+      multiplies the input at `stride * output + shift` for every output of a range.
+    """
+    found = []
+    for tap in sorted(range(self.size**2), key=lambda tap: tap != self.size**2 // 2):
+      axes = []
+      for at, n, (low, _), out in zip(
+        divmod(tap, self.size), (self.height, self.width), self.pads, self.out_size, strict=True
+      ):
+        shift = at * self.dilation - low
+        first, last = -(shift // self.stride), (n - 1 - shift) // self.stride
+        axes.append((shift, range(max(first, 0), min(last + 1, out))))
+      if all(outputs for _, outputs in axes):
+        found.append((tap, *axes))
+    return found
+
   def rows_seen(self, rows):
     """Rows of the input that `rows` rows of the output see."""
     return (rows - 1) * self.stride + self.reach

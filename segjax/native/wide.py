@@ -11,7 +11,7 @@ PIXELS = 8
 
 
 def wide(spec, machine):
-  """Kernel of `convolve` where taps that see nothing but padding are left out."""
+  """Kernel of `convolve_wide`; the middle tap, which sees every output, sets the sums."""
   module, e, (x, kernel, out, part, scratch) = tiles.begin("wide", 2)
   build, channels, features = e.build, spec.channels, spec.features
   height, width = spec.out_size
@@ -25,7 +25,7 @@ def wide(spec, machine):
     together = sum(vectors)
     with e.loop(high, low) as block:
       feature = build.add(build.mul(block, integer(together)), integer(start))
-      for n, (tap, (down, right), (rows, columns)) in enumerate(_taps(spec)):
+      for n, (tap, (down, rows), (right, columns)) in enumerate(spec.seen()):
         i, j = divmod(tap, spec.size)
         tiles.copy_tap(e, spec, scratch, kernel, integer(i), j, feature, together, together)
         with e.loop(rows.stop, rows.start) as row:
@@ -69,17 +69,3 @@ def wide(spec, machine):
                 e.store(e.load(total, lanes), place)
   e.finish()
   return module, 2, spec.batch * shares, channels * 2 * machine.lanes
-
-
-def _taps(spec):
-  """[(index, (down, right), (rows, columns) of the outputs)], that which sees all outputs first."""
-  height, width = spec.out_size
-  middle = spec.size // 2
-  found = []
-  for tap in range(spec.size**2):
-    shift = [(i - middle) * spec.dilation for i in divmod(tap, spec.size)]
-    seen = [range(max(-s, 0), min(n, n - s)) for s, n in zip(shift, (height, width), strict=True)]
-    if all(len(r) > 0 for r in seen):
-      found.append((tap, tuple(shift), seen))
-  found.sort(key=lambda t: t[1] != (0, 0))
-  return found
