@@ -47,7 +47,7 @@ def get_config(arg=""):
     c.augment.flip = 0.5
   c.best_metric = "val/accuracy"
   if a.method == "dino":
-    c.ema_decay, c.ema_decay_end = 0.99, 1.0
-    c.task.update(teacher_end=0.07, teacher_epochs=10.0)
+    c.ema_decay, c.ema_decay_end = 0.98, 1.0
+    c.task.crops = 2
     c.best_metric, c.best_mode = "val/loss", "min"
   return config_lib.smoke(c) if a.smoke else c

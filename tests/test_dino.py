@@ -94,6 +94,7 @@ def test_the_teachers_temperature_is_a_line():
   np.testing.assert_allclose(found, [0.04, 0.06, 0.08, 0.08], rtol=1e-6)
   assert make_task(teacher_end=0.07).teacher_temperature(3) == pytest.approx(0.07)
   config = config_lib.read(f"{ROOT}/configs/pretraining.py:method=dino")
+  config.task.update(teacher_end=0.07, teacher_epochs=10.0)
   task = experiment.build(config, default_table(("x",)), steps_per_epoch=7).task
   assert (task.teacher_start, task.teacher_end, task.teacher_steps) == (0.04, 0.07, 70)
   config.task.teacher_steps = 5

@@ -100,7 +100,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
   axis.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
   axis.set_xlim(0, 1.15 * cost.max())
   axis.grid(alpha=0.3)
-  figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
+  figure.legend(loc="outside lower center", ncols=columns, fontsize=8, labelspacing=0.9)
   return write(figure, file)
 
 

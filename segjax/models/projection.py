@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import make_backbone
+from segjax.models.layers import BatchNorm
 
 
 class Projection(nn.Module):
@@ -40,7 +41,9 @@ class Projection(nn.Module):
 class Prototypes(nn.Module):
   """A backbone whose normalised projection is compared with prototypes, DINO's head.
 
-  Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021. The
+  Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, with batch
+  norm in the head, an option there: features of random convolutions are nearly the same for all
+  images, and without it much of a short training goes by before prototypes tell them apart. The
   prototypes have length 1. The batch statistics hold `center`, f32[num_outputs], which
   `segjax.tasks.dino` moves.
 
@@ -66,7 +69,8 @@ class Prototypes(nn.Module):
     x = features[-1].mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     for i in (1, 2):
-      x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(x))
+      x = nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(x)
+      x = nn.gelu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train=train))
     x = nn.Dense(self.bottleneck, dtype=self.dtype, name="bottleneck_layer")(x)
     x = _unit(x.astype(jnp.float32), -1)
     init = nn.initializers.normal(1.0)
