@@ -8,8 +8,8 @@
 
 A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
 features general. Any source of images will do, `data=folder` without labels too; of large ones
-random crops of 96x96 are taken, and their middle to validate. The features beside those of random
-weights: launch/analyze.py features --epochs=0,30 --workdir=D. Then start any net from them:
+random crops of 64x64 are taken, and their middle to validate. The features beside those of random
+weights: launch/analyze.py features --epochs=0,60 --workdir=D. Then start any net from them:
 --config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
 apart: --config.data.source.kind=segmentation or classification.
 """
@@ -19,7 +19,7 @@ from segjax import weights
 from segjax.errors import choose
 
 METHODS = {"dino": "prototypes", "rotation": "projection", "simclr": "projection"}
-SMALL = ("digits", "cifar10_subset")  # images no larger than 32x32
+SMALL = {"digits": 32, "cifar10_subset": 64}  # images no larger than 32x32: what side they get
 
 
 def get_config(arg=""):
@@ -29,17 +29,17 @@ def get_config(arg=""):
   c.name = f"{a.backbone}_{a.method}"
   config_lib.set_task(c, a.method)
   c.data.source = config_lib.image_source(a.data)
-  c.data.size = (32, 32) if a.data in SMALL else (96, 96)
-  c.data.fit = c.data.eval_fit = "resize" if a.data in SMALL else "crop"
-  c.data.batch_size = 64
+  small = a.data in SMALL
+  c.data.size = (SMALL.get(a.data, 64),) * 2
+  c.data.fit = c.data.eval_fit = "resize" if small else "crop"
+  c.data.batch_size = 64 if small else 32
   if a.data == "digits":
     c.data.source.size = 32
   c.data.mean, c.data.std = weights.normalization(a.backbone)  # as the nets that start from it
   c.model = dict(name=model, backbone=a.backbone, dtype="float32")
   c.optimizer.update(name="adamw", weight_decay=1e-4)
   c.schedule.update(name="one_cycle", learning_rate=1e-3)
-  c.total_epochs = 30.0
-  c.eval_epochs = 5.0
+  c.total_epochs, c.eval_epochs = (30.0, 5.0) if small else (60.0, 10.0)
   c.augment.update(crop_area_min=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3)
   if a.method == "rotation":  # what is up must stay to be seen
     c.augment.update(crop_area_min=0.6, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
