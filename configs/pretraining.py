@@ -48,6 +48,7 @@ def get_config(arg=""):
   c.best_metric = "val/accuracy"
   if a.method == "dino":
     c.ema_decay, c.ema_decay_end = 0.98, 1.0
-    c.task.crops = 2
+    c.task.update(prototypes=512, centering="sinkhorn", teacher_start=0.03, teacher_end=0.03)
+    c.task.crops = 0 if small else 2  # those of small images would have one pixel of features
     c.best_metric, c.best_mode = "val/loss", "min"
   return config_lib.smoke(c) if a.smoke else c

@@ -97,6 +97,7 @@ TASKS = dict(
       teacher_steps=0,  # one of the two
       teacher_epochs=0.0,
       center_momentum=0.9,
+      centering="mean",  # or "sinkhorn"
     ),
     {},
   ),

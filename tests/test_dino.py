@@ -12,6 +12,7 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Dino
+from segjax.tasks.dino import balance
 from segjax.training import experiment, initial, steps
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -94,12 +95,43 @@ def test_the_teachers_temperature_is_a_line():
   np.testing.assert_allclose(found, [0.04, 0.06, 0.08, 0.08], rtol=1e-6)
   assert make_task(teacher_end=0.07).teacher_temperature(3) == pytest.approx(0.07)
   config = config_lib.read(f"{ROOT}/configs/pretraining.py:method=dino")
-  config.task.update(teacher_end=0.07, teacher_epochs=10.0)
+  config.task.update(teacher_start=0.04, teacher_end=0.07, teacher_epochs=10.0)
   task = experiment.build(config, default_table(("x",)), steps_per_epoch=7).task
   assert (task.teacher_start, task.teacher_end, task.teacher_steps) == (0.04, 0.07, 70)
   config.task.teacher_steps = 5
   with pytest.raises(UserError, match="teacher_steps=5 and teacher_epochs=10 are both set"):
     experiment.build(config, default_table(("x",)), steps_per_epoch=7)
+
+
+def test_balance_against_numpy_uses_all_prototypes_alike():
+  logits = 3 * np.random.default_rng(0).normal(size=(40, K)).astype(np.float32)
+  logits[:, 0] += 20  # which a softmax would say of every image
+  want = np.exp(logits.astype(np.float64))
+  for _ in range(3):
+    want /= want.sum(0)
+    want /= want.sum(1, keepdims=True)
+  found = balance(jnp.array(logits))
+  np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-6)
+  np.testing.assert_allclose(balance(jnp.array(logits), 50).mean(0), np.full(K, 1 / K), atol=1e-4)
+
+
+def test_the_balanced_teacher_is_what_the_student_learns_from():
+  _, net, state = parts()
+  how = dict(mean=(0.0,) * 3, std=(1.0,) * 3, train=True, step=0)
+  views = dict(large=jnp.array(np.random.default_rng(0).random((8, 16, 16, 3), np.float32)))
+
+  def outputs(centering):
+    task = make_task(crops=0, centering=centering)
+    student, teacher = (steps.Net(net, state.eval_variables(), **how) for _ in range(2))
+    student.teacher = teacher
+    return task.outputs(student, views | dict(small=None))
+
+  logits = steps.Net(net, state.eval_variables(), **how)(views["large"])
+  found = outputs("sinkhorn")["teacher"]
+  np.testing.assert_allclose(found, balance(logits / 0.04).reshape(2, 4, K), atol=1e-6)
+  assert np.abs(found - outputs("mean")["teacher"]).max() > 1e-3
+  with pytest.raises(UserError, match="'median', expected mean or sinkhorn"):
+    make_task(centering="median")
 
 
 @pytest.mark.slow

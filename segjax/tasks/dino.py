@@ -15,6 +15,8 @@ from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task, mean
 
+CENTERINGS = ("mean", "sinkhorn")
+
 
 @dataclasses.dataclass(frozen=True)
 class Dino(Task):
@@ -22,7 +24,10 @@ class Dino(Task):
 
   Two large views of each image go to student and teacher, small crops to the student alone; every
   view of the student is to agree with the teacher's other large views. The teacher is the moving
-  average of the parameters (`config.ema_decay`); it is centred and sharpened against collapse.
+  average of the parameters (`config.ema_decay`); it is centred and sharpened against collapse. In
+  place of the centre, `balance` can see to it that all prototypes are used alike in a batch, as
+  DINOv2 does (Oquab et al., 2023): a short training on few images otherwise keeps but some of them.
+  The loss of an evaluation then depends on the size of its batches.
   Large views are made by `config.augment`; a crop is a part of 20 to 60 % of the image, augmented
   likewise and shrunk to half the size.
 
@@ -34,6 +39,7 @@ class Dino(Task):
     teacher_end: the same from `teacher_steps` on; linear between.
     teacher_steps: see there; in a config `teacher_epochs` as well.
     center_momentum: of the centre, the moving mean of the teacher's outputs.
+    centering: "mean" subtracts the centre from the teacher's outputs, "sinkhorn" takes `balance`.
   """
 
   prototypes: int = 1024
@@ -43,6 +49,7 @@ class Dino(Task):
   teacher_end: float = 0.04
   teacher_steps: int = 0
   center_momentum: float = 0.9
+  centering: str = "mean"
 
   needs: ClassVar[str] = "nothing"
   headline: ClassVar[tuple[str, ...]] = (
@@ -56,6 +63,8 @@ class Dino(Task):
         raise UserError(f"task.{name} is {getattr(self, name)}, expected one in (0, 1]")
     if not 0 <= self.center_momentum <= 1:
       raise UserError(f"task.center_momentum is {self.center_momentum}, expected one in [0, 1]")
+    if self.centering not in CENTERINGS:
+      raise UserError(f"task.centering is {self.centering!r}, expected mean or sinkhorn")
     if self.crops < 0 or self.prototypes < 2:
       raise UserError("task.crops must be 0 or more, task.prototypes 2 or more")
 
@@ -104,12 +113,13 @@ class Dino(Task):
       moved = self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0)
       net.batch_stats = net.batch_stats | dict(center=moved)
     student = jnp.concatenate(student) / self.temperature
-    sharp = (teacher - center) / self.teacher_temperature(net.step)
+    sinkhorn = self.centering == "sinkhorn"
+    sharp = (teacher if sinkhorn else teacher - center) / self.teacher_temperature(net.step)
     features = jax.lax.stop_gradient(net.teacher.sown["penultimate"][0])
     views = lambda x: x.reshape(-1, len(teacher) // 2, x.shape[-1])  # noqa: E731
     return dict(
       student=views(jax.nn.log_softmax(student)),
-      teacher=views(jax.nn.softmax(sharp)),
+      teacher=views(balance(sharp) if sinkhorn else jax.nn.softmax(sharp)),
       features=views(features),
     )
 
@@ -181,6 +191,25 @@ class Dino(Task):
     order = np.argsort(-outputs[0])[:5]
     rows = [(f"prototype {i}", float(max(outputs[0, i], 0)), True) for i in order]
     return [("image", enlarge(image)), ("cosine", bars(rows))]
+
+
+def balance(logits, rounds=3):
+  """Probabilities nearest to a softmax whose mean over a batch is nearly the same for all outputs.
+
+  Sinkhorn and Knopp's scaling, of columns and rows in turn, as in SwAV (Caron et al., NeurIPS
+  2020).
+
+  Args:
+    logits: f32[N,K].
+    rounds: of scaling; the more, the closer is the mean to 1/K.
+
+  Returns:
+    f32[N,K], rows that sum to 1.
+  """
+  for _ in range(rounds):
+    logits = logits - jax.nn.logsumexp(logits, 0)
+    logits = jax.nn.log_softmax(logits)
+  return jnp.exp(logits)
 
 
 def _crop(key, image):
