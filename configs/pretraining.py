@@ -50,6 +50,6 @@ def get_config(arg=""):
   if a.method == "dino":
     c.ema_decay, c.ema_decay_end = 0.98, 1.0
     c.task.update(prototypes=512, centering="sinkhorn", teacher_start=0.03, teacher_end=0.03)
-    c.task.crops = 0 if small else 2  # those of small images would have one pixel of features
+    c.task.crops = 0 if small else 2  # of small images they would show little
     c.best_metric, c.best_mode = "val/loss", "min"
   return config_lib.smoke(c) if a.smoke else c

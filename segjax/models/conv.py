@@ -58,7 +58,7 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
     def fast(x, kernel):
       return _seen(x, kernel, spec)
   else:
-    return _dense(x, kernel, stride, pads, dilation)
+    return _dense(x, kernel, spec)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
 
 
@@ -101,10 +101,10 @@ def _taps(x, size, stride, pads, dilation):
       yield jax.lax.slice(x, (0, i, j, 0), last, (1, stride, stride, 1))
 
 
-def _dense(x, kernel, stride, pads, dilation):
+def _dense(x, kernel, spec):
   """The library's convolution; on a CPU those of `segjax.native`, and of 1x1 matrix products."""
-  size, _, channels, features = kernel.shape
-  spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
+  size, stride, pads, dilation = spec.size, spec.stride, spec.pads, spec.dilation
+  channels, features = spec.channels, spec.features
   # The gradient of the input is a convolution of the output's with the kernel turned over.
   reach = dilation * (size - 1)
   mirrored = tuple((reach - low, reach - high) for low, high in pads)

@@ -64,7 +64,7 @@ class Dino(Task):
     if not 0 <= self.center_momentum <= 1:
       raise UserError(f"task.center_momentum is {self.center_momentum}, expected one in [0, 1]")
     if self.centering not in CENTERINGS:
-      raise UserError(f"task.centering is {self.centering!r}, expected mean or sinkhorn")
+      raise UserError(f"task.centering is {self.centering!r}, expected {' or '.join(CENTERINGS)}")
     if self.crops < 0 or self.prototypes < 2:
       raise UserError("task.crops must be 0 or more, task.prototypes 2 or more")
 
@@ -113,13 +113,16 @@ class Dino(Task):
       moved = self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0)
       net.batch_stats = net.batch_stats | dict(center=moved)
     student = jnp.concatenate(student) / self.temperature
-    sinkhorn = self.centering == "sinkhorn"
-    sharp = (teacher if sinkhorn else teacher - center) / self.teacher_temperature(net.step)
+    temperature = self.teacher_temperature(net.step)
+    if self.centering == "sinkhorn":
+      target = balance(teacher / temperature)
+    else:
+      target = jax.nn.softmax((teacher - center) / temperature)
     features = jax.lax.stop_gradient(net.teacher.sown["penultimate"][0])
     views = lambda x: x.reshape(-1, len(teacher) // 2, x.shape[-1])  # noqa: E731
     return dict(
       student=views(jax.nn.log_softmax(student)),
-      teacher=views(balance(sharp) if sinkhorn else jax.nn.softmax(sharp)),
+      teacher=views(target),
       features=views(features),
     )
 
