@@ -72,6 +72,13 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(smoked):
   assert "_hparams_/session_start_info" in " ".join(
     [*tags, *events.summary_metadata, *(events.PluginTagToContent("hparams") or {})]
   )
+  # TensorBoard shows what lies in the folder: width, height and the PNG file.
+  assert events.summary_metadata["val/examples"].plugin_data.plugin_name == "images"
+  for event in events.Tensors("val/examples"):
+    width, height, png = event.tensor_proto.string_val
+    file = workdir / "images" / f"val_examples_step{event.step:06d}.png"
+    assert png == file.read_bytes()
+    assert (int(width), int(height)) == Image.open(file).size
 
 
 @pytest.fixture(scope="module")

@@ -200,29 +200,38 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
 
 
 def measure_training(config, *, classes=0, repeats=20):
-  """Times a whole training in a folder of its own, and its step alone before and after.
+  """Times a whole training in a folder of its own, and its step alone before each evaluation.
+
+  A machine that others share is not equally fast all the time, so the two are measured in turn.
 
   Returns:
-    dict of `seconds` (of the training, compilation and evaluations included), `step_s` (mean over
-    the steps after the first row of `metrics.jsonl`, with feeding, logging, pictures and
-    checkpoints but without evaluations; nan of less than two rows), `bare_step_s` (mean of
-    twice `repeats` steps on one batch), and `overhead`, the share by which it is exceeded.
+    dict of `seconds` (of the training, compilation and evaluations included, the steps alone not),
+    `step_s` (mean over the steps after the first row of `metrics.jsonl`, with feeding, logging,
+    pictures and checkpoints but without evaluations; nan of less than two rows), `bare_step_s`
+    (mean of `repeats` steps on one batch at each evaluation), and `overhead`, the share by which it
+    is exceeded.
   """
   from segjax import training
   from segjax.training.writers import read_metrics
 
   step_alone = prepare(config.copy_and_resolve_references(), "train", classes).call
-  alone = time_calls(step_alone, repeats)
+  alone, apart = [], 0.0
+
+  def before_evaluation():
+    nonlocal apart
+    start = time.perf_counter()
+    alone.extend(time_calls(step_alone, repeats))
+    apart += time.perf_counter() - start
+
   start = time.perf_counter()
   with tempfile.TemporaryDirectory() as folder:
-    training.train(config, Path(folder))
-    seconds = time.perf_counter() - start
+    training.train(config, Path(folder), before_evaluation=before_evaluation)
+    seconds = time.perf_counter() - start - apart
     rows = [r for r in read_metrics(Path(folder) / "metrics.jsonl") if "train/steps" in r][1:]
   images = [r["train/steps"] * config.data.batch_size for r in rows]
   taken = sum(n / r["time/images_per_s"] for n, r in zip(images, rows, strict=True))
   step = taken / sum(images) * config.data.batch_size if rows else math.nan
-  # Before and after: a machine that others share is not equally fast all the time.
-  bare = statistics.mean([*alone, *time_calls(step_alone, repeats)])
+  bare = statistics.mean(alone)
   return dict(
     mode="end_to_end",
     name=config.name,

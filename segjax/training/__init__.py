@@ -5,8 +5,8 @@ where only jax, flax, optax, ml_collections and numpy are installed.
 """
 
 
-def train(config, workdir, profile_steps=()):
+def train(config, workdir, profile_steps=(), before_evaluation=None):
   """Trains an experiment; see `segjax.training.loop.train`."""
   from segjax.training import loop
 
-  return loop.train(config, workdir, profile_steps)
+  return loop.train(config, workdir, profile_steps, before_evaluation)

@@ -27,7 +27,7 @@ from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
 
 
-def train(config, workdir, profile_steps=()):
+def train(config, workdir, profile_steps=(), before_evaluation=None):
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
@@ -38,6 +38,8 @@ def train(config, workdir, profile_steps=()):
     workdir: folder of the run, made if need be.
     profile_steps: first and last step of a trace in `workdir/profile`, or none, see
       `segjax.training.profiling`.
+    before_evaluation: called without arguments before each evaluation, when the steps so far are
+      done; the rates of images leave its time out.
 
   Returns:
     The final TrainState.
@@ -47,7 +49,7 @@ def train(config, workdir, profile_steps=()):
     Stopped: after SIGTERM or Ctrl-C, when everything is saved.
   """
   workdir = Path(workdir)
-  run = _Run(config, workdir, profile_steps)
+  run = _Run(config, workdir, profile_steps, before_evaluation)
   try:
     return run.loop()
   except OSError as error:
@@ -59,8 +61,9 @@ def train(config, workdir, profile_steps=()):
 class _Run:
   """One call of `train`: the parts that the loop's steps share."""
 
-  def __init__(self, config, workdir, profile_steps):
+  def __init__(self, config, workdir, profile_steps, before_evaluation):
     self.config, self.workdir = config, workdir
+    self.before_evaluation = before_evaluation
     for name, least in (("log_steps", 1), ("data.batch_size", 1), ("data.threads", 0)):
       value = config_lib.flatten(config)[name]
       if value < least:
@@ -111,6 +114,7 @@ class _Run:
     self.painter = Background("pictures")
     self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
     self.predict_step = self.experiment.predict_step()
+    self.learning_rate = jax.jit(self.experiment.schedule)  # or each operation is compiled
     self.sums = None
 
   def loop(self):
@@ -170,6 +174,8 @@ class _Run:
       self._log(keep=1)  # the newest call is still running
     metrics = None
     if evaluate:
+      if self.before_evaluation is not None:
+        self.before_evaluation()
       metrics = self._evaluate(step)
       self.progress.skip_time()
     if save:
@@ -196,7 +202,7 @@ class _Run:
     self.progress.update(step, summary["loss"])
     row = task.row(summary)
     row |= dict(grad_norm=float(np.mean(norms)), steps=len(norms))
-    row["learning_rate"] = float(self.experiment.schedule(step - 1))
+    row["learning_rate"] = float(self.learning_rate(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self.progress.images_per_second
     values["time/minutes"] = self._minutes()
@@ -235,6 +241,7 @@ class _Run:
     chosen = spread(len(self.val_source), self.config.pictures)
     examples = [self.val_source[i] for i in chosen]
     outputs = [self.predict_step(self.state, e["image"][None]) for e in examples]
+    jax.block_until_ready(outputs)  # as the rest of an evaluation, in no step's time
     self.painter.wait()
     names = [self.val_source.source.names[i] for i in chosen]
     self.painter.submit(self._write_panel, step, names, examples, outputs)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import struct
 
 import numpy as np
 
 from segjax.config import replace_text
 from segjax.errors import choose
 from segjax.training.background import Background
+
+PNG_SIZE = 16  # where a PNG file tells its width and height
 
 
 def finite(values):
@@ -53,8 +57,10 @@ class Clu:
   def __init__(self, workdir, first_step):
     del first_step
     from clu import metric_writers
+    from tensorboard.plugins.image.metadata import create_summary_metadata
 
     self._writer = metric_writers.SummaryWriter(str(workdir))
+    self._picture = create_summary_metadata(display_name=None, description=None)
     self._thread = Background("tensorboard")
 
   def scalars(self, step, values):
@@ -68,9 +74,14 @@ class Clu:
     self._thread.submit(self._writer.write_hparams, told)
 
   def images(self, step, images):
-    """Writes dict of name -> u8[H,W,3]."""
-    batches = {k: v[None] for k, v in images.items()}
-    self._thread.submit(self._writer.write_images, step, batches)
+    """Writes dict of name -> PNG file, as it is: `write_images` would take arrays and encode."""
+    values = {}
+    for name, png in images.items():
+      size = (b"%d" % side for side in struct.unpack_from(">II", png, PNG_SIZE))
+      values[name] = np.array([*size, png], object)
+    self._thread.submit(
+      self._writer.write_summaries, step, values, dict.fromkeys(values, self._picture)
+    )
 
   def close(self):
     """Flushes and closes the event file."""
@@ -95,13 +106,11 @@ class Pictures:
     """PNG files hold no hyper-parameters."""
 
   def images(self, step, images):
-    """Writes dict of name -> u8[H,W,3]."""
-    from PIL import Image
-
+    """Writes dict of name -> PNG file."""
     self._folder.mkdir(exist_ok=True)
-    for name, image in images.items():
+    for name, png in images.items():
       file = self._folder / f"{name.replace('/', '_')}_step{step:06d}.png"
-      Image.fromarray(np.asarray(image)).save(file, compress_level=2)  # half the default's time
+      file.write_bytes(png)
 
   def close(self):
     """Every picture is written at once."""
@@ -128,14 +137,23 @@ class Writers:
       writer.hparams(values)
 
   def images(self, step, images):
-    """Writes dict of name -> u8[H,W,3]."""
+    """Writes dict of name -> u8[H,W,3]; each is encoded once for all writers."""
+    files = {name: _png(image) for name, image in images.items()}
     for writer in self._writers:
-      writer.images(step, images)
+      writer.images(step, files)
 
   def close(self):
     """Closes all."""
     for writer in self._writers:
       writer.close()
+
+
+def _png(image):
+  from PIL import Image
+
+  file = io.BytesIO()
+  Image.fromarray(np.asarray(image)).save(file, "PNG", compress_level=2)  # half the default's time
+  return file.getvalue()
 
 
 def read_metrics(file):
