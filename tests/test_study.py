@@ -449,18 +449,34 @@ def test_regions_are_the_best_and_the_worst_windows():
   assert [b for b, _ in regions.best_and_worst(wrong, 2, size=16)] == [None, None]
 
 
+CURVE = [
+  {"step": 0, "info/steps_per_epoch": 10.0},
+  *({"step": n, "train/steps": 10, "train/loss": 1.0, "val/loss": 2.0} for n in (10, 20)),
+]
+CHARTS = {
+  "curves": lambda labels, file: charts.curves(
+    {k: [CURVE, CURVE] for k in labels}, [("loss", "loss")], file
+  ),
+  "scatter": lambda labels, file: charts.scatter(
+    {k: (i + 1, i, 0.1) for i, k in enumerate(labels)}, ("x", "y"), file
+  ),
+  "class_bars": lambda labels, file: charts.class_bars(
+    {k: np.full((2, 3), 0.5) for k in labels}, ("a", "b", "c"), np.zeros((3, 3), np.uint8), file
+  ),
+}
+
+
+@pytest.mark.parametrize("chart", CHARTS)
 @pytest.mark.parametrize("label", ["a", "a net over a backbone of some name (weights of a file)"])
-def test_legend_of_a_scatter_plot_lies_within_the_figure(tmp_path, monkeypatch, label):
+def test_legend_of_a_chart_lies_within_the_figure(tmp_path, monkeypatch, chart, label):
   kept = []
   monkeypatch.setattr(charts, "write", lambda figure, file: kept.append(figure))
-  charts.scatter(
-    {f"{label} {i}": (i + 1, i, 0.1) for i in range(5)}, ("x", "y"), tmp_path / "a.png"
-  )
+  CHARTS[chart]([f"{label} {i}" for i in range(5)], tmp_path / "a.png")
   kept[0].canvas.draw()
   box, figure = kept[0].legends[0].get_window_extent(), kept[0].bbox
   assert figure.x0 <= box.x0 < box.x1 <= figure.x1
   assert figure.y0 <= box.y0 < box.y1 <= figure.y1
-  assert kept[0].axes[0].get_window_extent().height > 300
+  assert kept[0].axes[0].get_window_extent().height > 250
 
 
 def test_document_in_both_forms(tmp_path):

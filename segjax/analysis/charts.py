@@ -29,7 +29,7 @@ def curves(runs, metrics, file):
     file: path of the PNG.
   """
   figure, axes = plt.subplots(
-    1, len(metrics), figsize=(5.2 * len(metrics), 4.2), layout="constrained", squeeze=False
+    1, len(metrics), figsize=(5.2 * len(metrics), 4.0), layout="constrained", squeeze=False
   )
   for axis, (name, text) in zip(axes[0], metrics, strict=True):
     for i, (label, seeds) in enumerate(runs.items()):
@@ -53,8 +53,7 @@ def curves(runs, metrics, file):
     axis.set(xlabel="epoch", ylabel=text)
     axis.grid(alpha=0.3)
   axes[0][0].set_ylim(bottom=0)
-  handles, texts = axes[0][0].get_legend_handles_labels()
-  figure.legend(handles, texts, loc="outside lower center", ncols=min(len(texts), 4), fontsize=8)
+  _legend_below(figure, axes[0][0])
   return write(figure, file)
 
 
@@ -81,9 +80,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
     file: path of the PNG.
     high_is_good: whether high values are, or low ones.
   """
-  columns = 2 if max(map(len, points)) <= 32 else 1  # more would be cut off at the edges
-  rows = -(-(len(points) + 1) // columns)
-  figure, axis = plt.subplots(figsize=(5.6, 3.8 + 0.2 * rows), layout="constrained")
+  figure, axis = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
   cost, value, spread = (np.array([p[k] for p in points.values()], float) for k in range(3))
   front = np.flatnonzero(pareto(cost, value if high_is_good else -value))
   front = front[np.argsort(cost[front])]
@@ -100,7 +97,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
   axis.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
   axis.set_xlim(0, 1.15 * cost.max())
   axis.grid(alpha=0.3)
-  figure.legend(loc="outside lower center", ncols=columns, fontsize=8, labelspacing=0.9)
+  _legend_below(figure, axis)
   return write(figure, file)
 
 
@@ -133,8 +130,19 @@ def class_bars(values, classes, colors, file):
     )
   axis.tick_params(axis="x", length=0, pad=9)
   axis.grid(axis="y", alpha=0.3)
-  figure.legend(loc="outside lower center", ncols=min(len(values), 3), fontsize=8)
+  _legend_below(figure, axis)
   return write(figure, file)
+
+
+def _legend_below(figure, axis):
+  """The axis' legend under all axes, in columns that fit; the figure grows by its rows."""
+  handles, texts = axis.get_legend_handles_labels()
+  width, height = figure.get_size_inches()
+  fitting = int(width / (0.07 * max(map(len, texts)) + 0.55))  # inches of a letter, of a marker
+  columns = min(max(fitting, 1), len(texts))
+  figure.set_size_inches(width, height + 0.2 * -(-len(texts) // columns))
+  how = dict(ncols=columns, fontsize=8, labelspacing=0.9)
+  figure.legend(handles, texts, loc="outside lower center", **how)
 
 
 def _over_seeds(values):
