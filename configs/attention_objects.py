@@ -3,7 +3,9 @@
 The asked class makes a query, which attends over the stride-32 features; the features so weighted
 go through DeepLabv3+'s decoder to a mask of that class. `attention=additive`, `dot`, `scaled_dot`.
 The other half of the comparison is `pixelwise_objects.py`; as there, the frozen encoder is random
-without `weights=`.
+without `weights=`. CamVid, ImageNet weights, two Xeon cores, 2026-11-25: mean IoU 0.365, attention
+inside the asked class 33 times that outside (seed 0, 3 epochs, 9.3 minutes beside tests); of the
+three kinds see `studies/attention_vs_pixelwise.py`. Course reports: mean IoU 0.221, 0.2295.
 
   python launch/train.py --config=configs/attention_objects.py
   python launch/train.py --config=configs/attention_objects.py:data=camvid,weights=imagenet
