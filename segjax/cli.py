@@ -67,12 +67,16 @@ def _keep_heap():
   XLA allocates the temporaries of a CPU step anew each time. From 4 KB pages of the system their
   page faults take a fifth to a third of the step, from huge ones of a heap that is kept nothing.
   Blocks from 256 MB on still go back to the system, and so does what is free above 1 GB, so that
-  large nets take no more memory. A GLIBC_TUNABLES of the user's own is left alone.
+  large nets take no more memory. A GLIBC_TUNABLES of the user's own is left alone, and programs
+  that this one starts, such as the benchmark's peer, do not see ours.
   """
+  tunables = dict(hugetlb=1, arena_max=1, mmap_threshold=1 << 28, trim_threshold=1 << 30)
+  ours = ":".join(f"glibc.malloc.{name}={value}" for name, value in tunables.items())
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    tunables = dict(hugetlb=1, arena_max=1, mmap_threshold=1 << 28, trim_threshold=1 << 30)
-    os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{k}={v}" for k, v in tunables.items())
+    os.environ["GLIBC_TUNABLES"] = ours
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  if os.environ.get("GLIBC_TUNABLES") == ours:
+    del os.environ["GLIBC_TUNABLES"]
 
 
 def _keep_compilations():

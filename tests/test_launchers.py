@@ -385,3 +385,26 @@ def test_convolutions_take_all_cores_where_jaxlib_knows_the_flag(monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
   cli._use_all_cores()
   assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type="
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+@pytest.mark.parametrize("theirs", [None, "glibc.malloc.check=0", ""])
+def test_the_heap_is_ours_alone_and_a_users_own_stays(theirs):
+  # glibc ends each of its settings by a zero in the environment that Linux shows.
+  code = """
+import json, os
+from pathlib import Path
+from segjax import cli
+cli._keep_heap()
+begun = Path("/proc/self/environ").read_text().split("\\0")
+print(json.dumps([begun, os.environ.get("GLIBC_TUNABLES")]))
+"""
+  env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+  if theirs is not None:
+    env["GLIBC_TUNABLES"] = theirs
+  done = subprocess.run(
+    [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  begun, seen_by_children = json.loads(done.stdout)
+  assert ("glibc.malloc.arena_max=1" in begun) == (theirs is None)
+  assert seen_by_children == theirs
