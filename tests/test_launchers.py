@@ -23,6 +23,7 @@ def smoked(request, tmp_path_factory):
   workdir = tmp_path_factory.mktemp(request.param) / "run"
   done = launch("train", f"--config=configs/{request.param}.py:smoke", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
+  assert not done.stderr, "libraries talk where a user looks for the run's own words"
   return workdir, done.stdout
 
 
