@@ -29,7 +29,7 @@ def get_config(arg=""):
   c = config_lib.default()
   c.name = f"attention_objects_{a.attention}"
   recipes.objects(c, a.data, a.backbone, a.weights)
-  config_lib.set_task(c, "class_query")
+  config_lib.set_task(c, "class_query", attention=0.1)
   c.model = dict(
     name="attention_segmenter",
     backbone=a.backbone,

@@ -20,7 +20,7 @@ from segjax import weights
 from segjax.errors import choose
 
 METHODS = {"dino": "prototypes", "rotation": "projection", "simclr": "projection"}
-SMALL = {"digits": 32, "cifar10_subset": 64}  # images no larger than 32x32: what side they get
+SMALL = {"digits": 32, "cifar10_subset": 48}  # images no larger than 32x32: what side they get
 
 
 def get_config(arg=""):

@@ -74,7 +74,7 @@ TASKS = dict(
     dict(output="regression", grid=20.0, temperature=0.38),  # output: or "bins"
     dict(norm="l1", rebalance=0.5),  # of the regression, l1 or l2; of the bins
   ),
-  class_query=(dict(present=0.75), dict(cross_entropy=1.0)),
+  class_query=(dict(present=0.75), dict(cross_entropy=1.0, attention=0.0)),
   image_to_image=(
     dict(degrade=""),  # "": the source has target images; "noise" or "low_resolution": of images
     dict(

@@ -83,9 +83,42 @@ def test_scores_and_attention_by_hand():
   assert not np.any(none["inside"]) and not np.any(none["matrix"])
 
 
+def test_the_loss_of_the_attention_by_hand():
+  plain, task = make_task(), make_task(attention=0.5)
+  label = np.zeros((3, 4, 6), int)
+  label[0, :2, :3] = 1  # the whole of one of four positions
+  label[1, 2:, 3] = 1  # a third of another
+  label[2] = IGNORE
+  attention = np.array([[[0.7, 0.1], [0.1, 0.1]], [[0.4, 0.1], [0.2, 0.3]], [[0.25] * 2] * 2])
+  outputs = dict(logits=jnp.zeros((3, 4, 6, 1)), attention=jnp.array(attention)[:, None])
+  asked = jnp.array(label), jnp.ones(3, bool)
+  sums = task.statistics(outputs, *asked, histogram=False)
+  assert float(sums["attention"]) == pytest.approx(-np.log(0.7) - np.log(0.3 / 3), rel=1e-6)
+  assert sums["asked"] == 2
+  own = 0.5 * float(sums["attention"]) / 2
+  assert float(task.loss(sums)) == pytest.approx(np.log(2) + own, rel=1e-6)
+  assert float(plain.loss(sums)) == pytest.approx(np.log(2), rel=1e-6)
+  of_all = dict(logits=jnp.zeros((3, 4, 6, 3)), attention=jnp.array([attention] * 3).swapaxes(0, 1))
+  every = task.statistics(of_all, *asked, histogram=True)
+  assert float(every["attention"]) == pytest.approx(float(sums["attention"]), rel=1e-6)
+
+  @jax.grad
+  def push(scores):  # hopeless at first, and still pushed
+    w = jax.nn.softmax(scores).reshape(1, 1, 2, 2)
+    outputs = dict(logits=jnp.zeros((1, 4, 6, 1)), attention=w)
+    return task.statistics(outputs, asked[0][:1], asked[1][:1], histogram=False)["attention"]
+
+  np.testing.assert_allclose(push(jnp.array([-40.0, 0, 0, 20])), [-1, 0, 0, 1], atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ("fields", "part"),
-  [(dict(present=2.0), "present"), (dict(dice=1.0), "binary"), (dict(names=("a",)), "background")],
+  [
+    (dict(attention=-1.0), "attention"),
+    (dict(present=2.0), "present"),
+    (dict(dice=1.0), "binary"),
+    (dict(names=("a",)), "background"),
+  ],
 )
 def test_wrong_fields_are_told(fields, part):
   with pytest.raises(UserError, match=part):

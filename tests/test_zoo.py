@@ -282,13 +282,27 @@ def test_attention_kinds_differ(kind):
   variables = net.init(jax.random.key(1), query, x)
   p = jax.tree.map(np.asarray, variables["params"])
   q = np.asarray(query) @ p["query"]["kernel"]
-  k = np.asarray(x).reshape(1, 6, 5) @ p["key"]["kernel"][0, 0]
+  k = np.asarray(x).reshape(1, 6, 5)
+  k = (k - k.mean(-1, keepdims=True)) / np.sqrt(k.var(-1, keepdims=True) + 1e-6)
+  k = k @ p["key"]["kernel"][0, 0]
   scores = dict(dot=np.einsum("bqc,bpc->bqp", q, k), scaled_dot=np.einsum("bqc,bpc->bqp", q, k) / 2)
   if kind == "additive":
     scores["additive"] = (np.tanh(q[:, :, None] + k[:, None]) @ p["score"]["kernel"])[..., 0]
   want = np.exp(scores[kind])
   want /= want.sum(-1, keepdims=True)
   np.testing.assert_allclose(net.apply(variables, query, x).reshape(1, 3, 6), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["additive", "dot", "scaled_dot"])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_attention_starts_neither_uniform_nor_saturated(kind, scale):
+  net = models.attention.ClassAttention(kind)
+  x = scale * jax.random.normal(jax.random.key(0), (1, 8, 8, 64))
+  weights, _ = net.init_with_output(jax.random.key(1), jnp.eye(5)[None], x)
+  spread = np.log(weights.reshape(5, 64))
+  spread = spread - spread.mean(-1, keepdims=True)
+  between_classes = (spread - spread.mean(0)).std()
+  assert 0.2 < between_classes < 2
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,11 @@ class ClassAttention(nn.Module):
     Returns:
       f32[B,Q,H,W], weights above 0 that add up to 1 over the positions.
     """
-    q = nn.Dense(self.width, dtype=self.dtype, name="query")(query)
+    # Scores differ by about one at first, whatever the kind and the features' scale: with less an
+    # additive attention hardly begins, with more the softmax holds on to a few positions.
+    init = nn.initializers.normal(self.width**-0.5 if self.kind == "dot" else 1.0)
+    q = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="query")(query)
+    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
     k = Conv(self.width, 1, use_bias=True, dtype=self.dtype, name="key")(x)
     if self.kind == "additive":
       both = jnp.tanh(q[:, :, None, None] + k[:, None])

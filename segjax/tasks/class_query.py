@@ -14,6 +14,7 @@ from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import blend
 from segjax.tasks.segmentation import RED, Segmentation
+from segjax.tasks.task import mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +25,17 @@ class ClassQuery(Segmentation):
   into one label map: the class of the largest logit, or the background where all are below 0, so
   that it scores as every other segmentation does.
 
+  A net may learn to look at everything but the asked class, which tells it as well what is asked. A
+  loss of the attention itself, -log of its share on the asked class, makes it look there (Liu et
+  al., AAAI 2017).
+
   Attributes:
     present: probability that a class is asked for that the image has; else any class.
+    attention: factor of the loss of the attention, a mean over the images that have the class.
   """
 
   present: float = 0.75
+  attention: float = 0.0
 
   fuses: ClassVar[bool] = False
   headline: ClassVar[tuple[str, ...]] = (*Segmentation.headline, "asked_iou")
@@ -39,9 +46,11 @@ class ClassQuery(Segmentation):
       raise UserError("class_query needs a background and at least one class")
     if self.sigmoid or self.dice or self.focal or self.class_weights:
       raise UserError(
-        "class_query has the binary cross-entropy alone; switch sigmoid, dice, focal and "
-        "class_weights off"
+        "class_query has the binary cross-entropy and the loss of the attention alone; switch "
+        "sigmoid, dice, focal and class_weights off"
       )
+    if self.attention < 0:
+      raise UserError(f"loss.attention is {self.attention}, expected 0 or more")
     if not 0 <= self.present <= 1:
       raise UserError(f"task.present is {self.present}, expected one in [0, 1]")
 
@@ -89,6 +98,7 @@ class ClassQuery(Segmentation):
 
     Returns:
       dict of sums: `pixels`, `examples`, `cross_entropy` (nats, the mean over asked classes),
+      with a loss of the attention `attention` (nats) and `asked`, the images that have the class;
       `matrix`, of two classes in training, and in an evaluation `inside` and `outside`, f32[C-1,2]:
       attention (1 where uniform) and positions on and off the class.
     """
@@ -99,6 +109,9 @@ class ClassQuery(Segmentation):
       if not histogram
       else [jnp.where(label == c, 1, 0) for c in range(1, len(self.classes))]
     )
+    if self.attention:
+      on = jnp.stack([(mine == 1) & valid for mine in asked], 1)
+      sums |= _missed(outputs["attention"], on)
     loss = [
       losses.cross_entropy(logits[..., i : i + 1], mine, valid=valid).sum()
       for i, mine in enumerate(asked)
@@ -111,6 +124,13 @@ class ClassQuery(Segmentation):
       sums |= _where_it_looked(outputs["attention"], label, valid, classes)
     matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=valid)
     return sums | dict(matrix=matrix)
+
+  def loss(self, sums):
+    """See `Segmentation.loss`, and that of the attention."""
+    total = super().loss(sums)
+    if self.attention:
+      total = total + mean(self.attention * sums["attention"], sums["asked"])
+    return total
 
   def summary(self, sums):
     """See `Segmentation.summary`; of training `loss` and `asked_iou`, of the asked classes.
@@ -164,6 +184,26 @@ class ClassQuery(Segmentation):
     shown = blend(image // 2, RED, True, alpha=heat[..., None])
     panels = super().pictures(image, outputs, label)
     return [panels[0], (f"attention to {self.classes[asked]}", shown), panels[2], panels[3]]
+
+
+def _missed(attention, on):
+  """Sum of -log of the attention's share on the asked class, over the images that have it.
+
+  Args:
+    attention: f32[B,Q,h,w], adds up to 1 over the positions.
+    on: bool[B,Q,H,W], the pixels of the asked classes; a position counts by its share of them.
+  """
+  has = on.any((2, 3))
+  rows, columns = map(_cells, attention.shape[2:], on.shape[2:])
+  share = jnp.einsum("hy,bqyx,wx->bqhw", rows, on.astype(jnp.float32), columns)
+  seen = jnp.where(has, (attention * share).sum((2, 3)), 1.0)
+  return dict(attention=-jnp.log(jnp.maximum(seen, 1e-30)).sum(), asked=has.sum())
+
+
+def _cells(cells, pixels):
+  """Means over the pixels of each cell, f32[cells,pixels]."""
+  inside = jnp.arange(pixels) * cells // pixels == jnp.arange(cells)[:, None]
+  return inside / inside.sum(1, keepdims=True)
 
 
 def _where_it_looked(attention, label, valid, classes):
