@@ -11,7 +11,8 @@ features general. Any source of images will do, `data=folder` without labels too
 random crops of 64x64 are taken, and their middle to validate. The features beside those of random
 weights: launch/analyze.py features --epochs=0,60 --workdir=D. Then start any net from them:
 --config.init_from=D --config.init_part=backbone. DINO on CamVid, two Xeon cores, 2026-11-25: 5.7
-minutes, kNN accuracy of crops 0.625 where random weights have 0.530. Folders with labels tell
+minutes, kNN accuracy of crops 0.625 where random weights have 0.530; on CIFAR-10's 5000 images, two
+Zen 4 cores, 2026-11-27: 28 minutes, beside small work, 0.343 and 0.280. Folders with labels tell
 classes of features apart: --config.data.source.kind=segmentation or classification.
 """
 

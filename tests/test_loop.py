@@ -22,6 +22,7 @@ from test_training import same, tiny_config
 
 from segjax import config as config_lib
 from segjax import inference, training
+from segjax.analysis import figures
 from segjax.errors import Stopped, UserError
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial, loop
@@ -50,6 +51,19 @@ def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(data, tm
   assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
   done = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, done)
+
+
+def test_a_run_whose_rows_were_lost_says_so_and_goes_on(data, tmp_path, capsys):
+  whole = training.train(tiny_config(data), tmp_path / "whole")
+  run = tmp_path / "run"
+  training.train(tiny_config(data, total_steps=3), run)
+  (run / "metrics.jsonl").unlink()
+  assert "lost" not in capsys.readouterr().out
+  assert same(whole, training.train(tiny_config(data), run))
+  assert "metrics.jsonl has no rows" in capsys.readouterr().out
+  rows = read_metrics(run / "metrics.jsonl")
+  assert rows[0]["step"] == 3 and rows[0]["info/steps_per_epoch"] == 3
+  assert figures.curves(run, "run", run / "curves.png").is_file()
 
 
 def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):

@@ -109,6 +109,7 @@ class _Run:
     else:
       self.state, self.report = self.experiment.init()
     rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
+    self.has_rows = bool(rows)
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
     self.painter = Background("pictures")
@@ -320,9 +321,13 @@ class _Run:
       print(f"  initial     {c.init_from}: " + str(self.report).replace("\n", "\n" + " " * 14))
     if self.first:
       print(f"  resumes     from the checkpoint of step {self.first}", flush=True)
-    else:
+      if not self.has_rows:
+        print(
+          "  warning     metrics.jsonl has no rows: those of the steps before are lost", flush=True
+        )
+    if not self.has_rows:  # of a new run, or of one whose file was lost: reports need them
       self.writers.hparams(config_lib.flatten(c) | info)
-      self.writers.scalars(0, {f"info/{k}": float(v) for k, v in info.items()})
+      self.writers.scalars(self.first, {f"info/{k}": float(v) for k, v in info.items()})
 
   def _say_summary(self):
     task = self.experiment.task
