@@ -56,4 +56,4 @@ def get_study(arg=""):
 
 def _lengthen(factor):
   kinds = ("total_steps", "total_epochs")
-  return lambda c: {k: type(c[k])(c[k] * factor) for k in kinds}
+  return lambda c: {k: type(c[k])(round(c[k] * factor, 6)) for k in kinds}
