@@ -18,7 +18,7 @@ KINDS = ("additive", "dot", "scaled_dot")
 
 
 class ClassAttention(nn.Module):
-  """Attention of a class query over the positions of a feature map.
+  """Attention of a class query over the positions of a feature map, normalised before the keys.
 
   Attributes:
     kind: "additive" (Bahdanau et al., ICLR 2015), "dot" (Luong et al., EMNLP 2015) or
