@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
 
 
@@ -31,8 +32,7 @@ def confusion_matrix(pred, label, *, num_classes, valid):
   """
   cells = num_classes * num_classes
   cell = jnp.where(valid, label * num_classes + pred, cells)
-  counts = jnp.bincount(cell.ravel(), length=cells + 1)[:cells]
-  return counts.reshape(num_classes, num_classes).astype(jnp.int32)
+  return _counts(cell.ravel(), cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
 def score_histogram(probability, label, *, valid):
@@ -48,8 +48,24 @@ def score_histogram(probability, label, *, valid):
   """
   bins = jnp.clip((probability * THRESHOLDS).astype(jnp.int32), 0, THRESHOLDS - 1)
   cell = jnp.where(valid, label * THRESHOLDS + bins, 2 * THRESHOLDS)
-  counts = jnp.bincount(cell.ravel(), length=2 * THRESHOLDS + 1)[:-1]
-  return counts.reshape(2, THRESHOLDS).astype(jnp.int32)
+  return _counts(cell.ravel(), 2 * THRESHOLDS + 1)[:-1].reshape(2, THRESHOLDS)
+
+
+def _counts(cell, length):
+  """How often each of 0 ... length - 1 occurs in i32[N], i32[length].
+
+  Accelerators add to a cell one at a time, so there neighbours are counted in copies of their own.
+  """
+  copies = max(SPREAD // length, 1)
+
+  def shared(cell, length=length):
+    return jnp.bincount(cell, length=length).astype(jnp.int32)
+
+  def spread(cell):
+    copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
+    return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
+
+  return jax.lax.platform_dependent(cell, cpu=shared, default=spread)
 
 
 def _ratio(a, b):

@@ -54,6 +54,20 @@ def test_a_train_program_trains():
   assert int(states[-1].step) == 3
 
 
+def test_several_steps_a_call_are_told_a_step():
+  config = tiny_config()
+  single = benchmark.prepare(config, "train")
+  config.steps_per_dispatch = 3
+  program = benchmark.prepare(config, "train")
+  states = [program.call()[0] for _ in range(2)]
+  assert int(states[-1].step) == 6
+  assert (program.steps, program.images, program.gflops) == (3, 2, single.gflops)
+  found = benchmark.measure(program, config, "train", repeats=2)
+  assert found["steps_per_dispatch"] == 3
+  assert found["images_per_s"] == pytest.approx(2 / found["seconds"])
+  assert found["floor_s"] == pytest.approx(found["gflops"] / found["matrix_gflops_per_s"])
+
+
 def test_matrix_products_are_counted():
   assert 1 < benchmark.matrix_rate(size=256, repeats=2) < 1e6
 

@@ -21,6 +21,7 @@ from segjax import models
 from segjax.analysis.cost import compile_anew, peak_bytes, time_calls
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.models.cost import plain_flops
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 
@@ -35,10 +36,11 @@ class Program:
 
   Attributes:
     call: runs it once; the result must be waited for.
-    images: that a call works on.
-    gflops: of a call, by XLA's count before it optimises, lowered for a GPU; nan if unknown.
-    gbytes: that its operations read and write on a device, 10^9, by XLA's count after it has
-      fused them; nan if unknown.
+    steps: that a call makes.
+    images: that a step works on.
+    gflops: of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
+    gbytes: that a step's operations read and write on a device, 10^9, by XLA's count after it has
+      fused them; nan if unknown, or if a call makes several.
     compile_s: seconds that XLA takes to compile, without the kernels of `segjax.native`.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
     parameters: of the net.
@@ -46,6 +48,7 @@ class Program:
   """
 
   call: Any
+  steps: int
   images: int
   gflops: float
   gbytes: float
@@ -54,9 +57,15 @@ class Program:
   parameters: int
   devices: int
 
+  def seconds(self, repeats):
+    """Seconds a step of each of `repeats` calls."""
+    return [t / self.steps for t in time_calls(self.call, repeats)]
+
 
 def prepare(config, mode, classes=0):
   """Compiles the train or inference step of a config, without its data.
+
+  Train steps come `steps_per_dispatch` to a call where that is above 1, of images on the device.
 
   Args:
     config: ConfigDict of an experiment; images have `data.size`, batches `data.batch_size`.
@@ -86,10 +95,17 @@ def prepare(config, mode, classes=0):
     label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
     batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
     args, step = (jax.device_put(batch, split),), exp.train_step()
-  first = step.args
+  first, several = step.args, 1
+  on_cpu = dataclasses.replace(exp, mesh=steps.make_mesh(jax.devices("cpu")[:1]))
+  counted = functools.partial(on_cpu.predict_step()) if mode == "infer" else on_cpu.train_step()
+  flops = plain_flops(counted.func, *jax.tree.map(_shape, (*first, state, *args)))
+  if mode == "train" and config.steps_per_dispatch > 1:
+    several, step = config.steps_per_dispatch, exp.train_step(resident=True, several=True)
+    split_on_device = jax.device_put(dict(image=image, label=label), whole)
+    index = np.tile(np.arange(batch_size, dtype=np.int32), (several, 1))
+    index = jax.device_put(dict(index=index), steps.batched(exp.mesh, stacked=True))
+    args = split_on_device, index
   compiled, compile_s = compile_anew(step.func.lower(*first, state, *args))
-  counted = step.func.trace(*first, state, *args).lower(lowering_platforms=("cuda",))
-  counted = counted.cost_analysis() or {}
   held = [state]
 
   def call():
@@ -98,18 +114,24 @@ def prepare(config, mode, classes=0):
       held[0] = out[0]
     return out
 
-  gflops = counted.get("flops", math.nan) / 1e9
-  gbytes = (compiled.cost_analysis() or {}).get("bytes accessed", math.nan) / 1e9
+  moved = compiled.cost_analysis() or {} if several == 1 else {}
+  gbytes = moved.get("bytes accessed", math.nan) / 1e9
   devices = exp.mesh.size if mode == "train" else 1
   peak_mb = peak_bytes(compiled) / 1e6
-  return Program(call, batch_size, gflops, gbytes, compile_s, peak_mb, parameters, devices)
+  return Program(
+    call, several, batch_size, flops / 1e9, gbytes, compile_s, peak_mb, parameters, devices
+  )
+
+
+def _shape(x):
+  return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def matrix_rate(dtype="float32", size=None, repeats=10):
   """GFLOP/s of a large matrix product on the default device, the best of some."""
   # Large enough that the call itself takes no part of the time.
   size = size or (2048 if jax.default_backend() == "cpu" else 8192)
-  x = jnp.ones((size, size), dtype)
+  x = jax.random.normal(jax.random.key(0), (size, size), dtype)  # constants may be faster
   product = jax.jit(lambda a, b: a @ b)
   return 2 * size**3 / min(time_calls(lambda: product(x, x), repeats)) / 1e9
 
@@ -138,7 +160,7 @@ def measure(program, config, mode, *, repeats=20):
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
   memory = memory_rate()
-  times = time_calls(program.call, repeats)
+  times = program.seconds(repeats)
   median = statistics.median(times)
   low, high = np.percentile(times, [25, 75])
   return dict(
@@ -146,6 +168,7 @@ def measure(program, config, mode, *, repeats=20):
     name=config.name,
     size=list(config.data.size),
     batch_size=config.data.batch_size,
+    steps_per_dispatch=program.steps,
     dtype=str(config.model.get("dtype", "float32")),
     device=jax.devices()[0].device_kind,
     devices=program.devices,
@@ -194,7 +217,7 @@ def alternate(program, command, mode, *, rounds=3, repeats=10):
   """Ours and another program's seconds, in turn: [(ours, theirs), ...], a pair a round."""
   pairs = []
   for _ in range(rounds):
-    ours = statistics.median(time_calls(program.call, repeats))
+    ours = statistics.median(program.seconds(repeats))
     pairs.append((ours, run_peer(command, mode)))
   return pairs
 

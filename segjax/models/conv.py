@@ -9,17 +9,21 @@ alone works through them: forward mode raises, over a gradient too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax import native
 from segjax.errors import UserError
 
 # Rows and columns of maps, and of the kernels over them, of which each tap is a product.
 SMALL = 4
+# Channels that the matrix units of a GPU work on together, at least.
+TILE = 32
 
 
 def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -116,6 +120,9 @@ def _dense(x, kernel, spec):
   def standard(x, kernel):
     return _standard(x, kernel, stride, pads, dilation, 1)
 
+  def cuda(x, kernel):
+    return _cuda(x, kernel, spec)
+
   def cpu(x, kernel):
     if size == 1 and pads == ((0, 0), (0, 0)):
       return x[:, ::stride, ::stride] @ kernel[0, 0]
@@ -129,11 +136,8 @@ def _dense(x, kernel, spec):
       return native.convolve(g, kernel, back)
     return input_gradient(standard if usable else cpu)(g, kernel)
 
-  def weight_gradient(x, g, pads=pads):
-    transposed = jax.linear_transpose(
-      lambda kernel: _standard(x, kernel, stride, pads, dilation, 1), kernel
-    )
-    return transposed(g)[0]
+  def weight_gradient(forward, x, g):
+    return jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(g)[0]
 
   def cpu_weight_gradient(x, g):
     wide = channels * features >= 512 or channels > features
@@ -142,24 +146,59 @@ def _dense(x, kernel, spec):
     elif size == 1 or wide or (channels <= 4 and features >= 16):
       gradient = _product_gradient(x, g, size, stride, pads, dilation)
     else:  # The library packs patches of what needs no padding up to twice as fast.
-      gradient = weight_gradient(jnp.pad(x, ((0, 0), *pads, (0, 0))), g, "VALID")
+      valid = lambda x, kernel: _standard(x, kernel, stride, "VALID", dilation, 1)  # noqa: E731
+      gradient = weight_gradient(valid, jnp.pad(x, ((0, 0), *pads, (0, 0))), g)
     return gradient.astype(kernel.dtype)
 
   @jax.custom_vjp
   def dense(x, kernel):
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=standard)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, cuda=cuda, default=standard)
 
   def bwd(residuals, g):
     x, kernel = residuals
-    return (
-      jax.lax.platform_dependent(
-        g, kernel, cpu=cpu_input_gradient, default=input_gradient(standard)
-      ),
-      jax.lax.platform_dependent(x, g, cpu=cpu_weight_gradient, default=weight_gradient),
+    by_platform = jax.lax.platform_dependent
+    dx = by_platform(
+      g,
+      kernel,
+      cpu=cpu_input_gradient,
+      cuda=input_gradient(cuda),
+      default=input_gradient(standard),
     )
+    gradient = by_platform(
+      x,
+      g,
+      cpu=cpu_weight_gradient,
+      cuda=partial(weight_gradient, cuda),
+      default=partial(weight_gradient, standard),
+    )
+    return dx, gradient
 
   dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), bwd)
   return dense(x, kernel)
+
+
+def _cuda(x, kernel, spec):
+  """The library's convolution; of thin layers several pixels of a row at a time.
+
+  The matrix units of a GPU work on tiles of 32 channels and more. A row of W pixels with C channels
+  is one of W/n pixels with n*C in the same memory, and the kernel over it has the taps of every
+  pixel's place: n times the products, mostly with zeros, in n*n times fewer tiles.
+  """
+  size, stride, pads, dilation = spec.size, spec.stride, spec.pads, spec.dilation
+  if size == 1 and spec.features == 1 and pads == ((0, 0), (0, 0)):
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+  pixels = TILE // spec.features
+  alike = size == 3 and stride == 1 and dilation == 1 and pads == ((1, 1), (1, 1))
+  if not alike or pixels < 2 or spec.width % pixels or spec.channels * pixels > 4 * TILE:
+    return _standard(x, kernel, stride, pads, dilation, 1)
+  # Tap t of the wide kernel leads from pixel p of a group to pixel q of another.
+  tap, p, q, j = np.ogrid[:3, :pixels, :pixels, :3]
+  place = (pixels * (tap - 1) + p - q == j - 1).astype(kernel.dtype)
+  wide = jnp.einsum("tpqj,ijco->itpcqo", place, kernel)
+  wide = wide.reshape(3, 3, pixels * spec.channels, pixels * spec.features)
+  x = x.reshape(len(x), spec.height, spec.width // pixels, -1)
+  y = _standard(x, wide, 1, pads, 1, 1)
+  return y.reshape(len(x), spec.height, spec.width, spec.features)
 
 
 def _product_gradient(x, g, size, stride, pads, dilation):
@@ -356,19 +395,21 @@ def conv_transpose(x, kernel):
     matrix = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(channels, 4 * features)
     return depth_to_space(x @ matrix, features)
 
-  def library(x, kernel):
-    return jax.lax.conv_transpose(x, kernel, (2, 2), ((1, 2), (1, 2)))
+  return jax.lax.platform_dependent(x, kernel, cpu=_product_of_parities, default=_of_strided)
 
-  return jax.lax.platform_dependent(x, kernel, cpu=_product_of_parities, default=library)
+
+def _turned(kernel):
+  """Kernel and padding of the strided convolution that `conv_transpose` is the transpose of."""
+  before = kernel.shape[0] - 2
+  return kernel[::-1, ::-1].swapaxes(2, 3), ((before, 0), (before, 0))
 
 
 def _conv_transpose_bwd(residuals, g):
   x, kernel = residuals
-  before = kernel.shape[0] - 2
 
   def adjoint(g, kernel):
-    kernel = kernel[::-1, ::-1].swapaxes(2, 3)
-    return convolve(g, kernel, stride=2, padding=((before, 0), (before, 0)))
+    kernel, pads = _turned(kernel)
+    return convolve(g, kernel, stride=2, padding=pads)
 
   dx, transpose = jax.vjp(adjoint, g, kernel)
   return dx, transpose(x)[1]
@@ -377,6 +418,17 @@ def _conv_transpose_bwd(residuals, g):
 conv_transpose.defvjp(
   lambda x, kernel: (conv_transpose(x, kernel), (x, kernel)), _conv_transpose_bwd
 )
+
+
+def _of_strided(x, kernel):
+  """The transpose of a convolution with stride 2, which GPU libraries have kernels for.
+
+  `jax.lax.conv_transpose` convolves an image with zeros between the pixels: four times the pixels.
+  """
+  n, h, w, _ = x.shape
+  image = jax.ShapeDtypeStruct((n, 2 * h, 2 * w, kernel.shape[3]), x.dtype)
+  kernel, pads = _turned(kernel)
+  return jax.linear_transpose(lambda y: _standard(y, kernel, 2, pads, 1, 1), image)(x)[0]
 
 
 def _product_of_parities(x, kernel):
@@ -427,8 +479,21 @@ class Conv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
-    """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features] for odd kernel sizes."""
+  def __call__(self, x, affine=None):
+    """Convolves.
+
+    Args:
+      x: [B,H,W,C].
+      affine: (factor, shift), both f32[features], that the result is multiplied by and that is
+        added to it, as a norm with known statistics does; or None. On accelerators the kernel is
+        multiplied, so that the library adds the shift while it convolves.
+
+    Returns:
+      [B,ceil(H/stride),ceil(W/stride),features] for odd kernel sizes.
+
+    Raises:
+      UserError: the groups do not divide the channels.
+    """
     channels = x.shape[-1]
     if channels % self.groups or self.features % self.groups:
       raise UserError(
@@ -436,16 +501,33 @@ class Conv(nn.Module):
         "channels"
       )
     shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
-    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    bias = None
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    x = x.astype(self.dtype)
+    if affine is None:
+      x = self._convolved(x, kernel)
+      return x if bias is None else x + bias.astype(self.dtype)
+    factor, shift = affine
+    shift = shift if bias is None else shift + bias * factor
+
+    def after(x, kernel, factor, shift):
+      return (self._convolved(x, kernel) * factor + shift).astype(self.dtype)
+
+    def folded(x, kernel, factor, shift):
+      return self._convolved(x, kernel * factor) + shift.astype(self.dtype)
+
+    # On a CPU both are one pass over the result, and the kernel would be one more.
+    return jax.lax.platform_dependent(x, kernel, factor, shift, cpu=after, default=folded)
+
+  def _convolved(self, x, kernel):
     padding = self.dilation * (self.kernel_size - 1) // 2 if self.padding is None else self.padding
-    x = convolve(
-      x.astype(self.dtype),
-      kernel,
+    return convolve(
+      x,
+      kernel.astype(self.dtype),
       stride=self.stride,
       padding=padding,
       dilation=self.dilation,
       groups=self.groups,
     )
-    if self.use_bias:
-      x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-    return x

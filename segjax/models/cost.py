@@ -13,6 +13,16 @@ def count_params(params):
   return sum(x.size for x in jax.tree.leaves(params))
 
 
+def plain_flops(function, *args):
+  """FLOPs of a jitted function by XLA's count before it optimises, nan if it has none.
+
+  Lowered for a platform for which there are no forms of our own, as these count other products. The
+  function must be one for the CPU: the plugins of other platforms have no count.
+  """
+  lowered = function.trace(*args).lower(lowering_platforms=("tpu",))
+  return (lowered.cost_analysis() or {}).get("flops", math.nan)
+
+
 def static_cost(net, size):
   """Costs of one image.
 
@@ -21,8 +31,7 @@ def static_cost(net, size):
     size: (height, width) of the image, pixels.
 
   Returns:
-    (parameters, FLOPs or nan, stride of the deepest features). FLOPs are those that XLA counts
-    before it optimises, lowered for a GPU: the forms that are fast on a CPU count other products.
+    (parameters, FLOPs or nan, stride of the deepest features); see `plain_flops`.
   """
   image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
   variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
@@ -30,8 +39,8 @@ def static_cost(net, size):
   def apply(variables, image):
     return net.apply(variables, image, train=False)
 
-  lowered = jax.jit(apply).trace(variables, image).lower(lowering_platforms=("cuda",))
-  flops = (lowered.cost_analysis() or {}).get("flops", math.nan)
+  with jax.default_device(jax.devices("cpu")[0]):
+    flops = plain_flops(jax.jit(apply), variables, image)
 
   def capture(variables, image):
     return net.apply(variables, image, train=False, capture_intermediates=True)[1]

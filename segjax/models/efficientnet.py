@@ -57,14 +57,14 @@ class MBConv(nn.Module):
     conv, inputs = partial(Conv, padding="SAME", dtype=self.dtype), x
     expanded = self.expansion * x.shape[-1]
     if self.expansion > 1:
-      x = conv(expanded, 1, name="expand_conv")(x)
-      x = nn.relu6(_norm(self.dtype, "bn0")(x, train=train))
-    x = conv(
+      expand = conv(expanded, 1, name="expand_conv")
+      x = nn.relu6(_norm(self.dtype, "bn0")(x, after=expand, train=train))
+    depthwise = conv(
       expanded, self.kernel_size, self.stride, self.dilation, expanded, name="depthwise_conv"
-    )(x)
-    x = nn.relu6(_norm(self.dtype, "bn1")(x, train=train))
-    x = conv(self.features, 1, name="project_conv")(x)
-    x = _norm(self.dtype, "bn2")(x, train=train)
+    )
+    x = nn.relu6(_norm(self.dtype, "bn1")(x, after=depthwise, train=train))
+    project = conv(self.features, 1, name="project_conv")
+    x = _norm(self.dtype, "bn2")(x, after=project, train=train)
     return x + inputs if self.stride == 1 and inputs.shape == x.shape else x
 
 
@@ -87,8 +87,8 @@ class EfficientNetLite0(nn.Module):
 
     Channels: 3 (the image itself), 16, 24, 40, 112 and 320, each the last of its stride.
     """
-    x = Conv(32, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")(image)
-    x = nn.relu6(_norm(self.dtype, "bn0")(x, train=train))
+    stem = Conv(32, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")
+    x = nn.relu6(_norm(self.dtype, "bn0")(image, after=stem, train=train))
     features, index = [image], 0
     strides = dilate([s[2] for s in self.stages], 2, self.output_stride)
     for (repeats, size, nominal, expansion, width), (stride, first, rest) in zip(
@@ -124,8 +124,9 @@ class EfficientNetHead(nn.Module):
   @nn.compact
   def __call__(self, features, *, train: bool):
     """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,1280]."""
-    x = Conv(1280, 1, dtype=self.dtype, name="conv_head")(features[-1])
-    x = nn.relu6(_norm(self.dtype, "bn1")(x, train=train)).mean((1, 2))
+    conv = Conv(1280, 1, dtype=self.dtype, name="conv_head")
+    x = _norm(self.dtype, "bn1")(features[-1], after=conv, train=train)
+    x = nn.relu6(x).mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     x = nn.Dropout(0.2, deterministic=not train)(x)
     return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)

@@ -27,8 +27,8 @@ class FCNHead(nn.Module):
   @nn.compact
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> f32[B,H,W,num_outputs]."""
-    x = Conv(x.shape[-1] // 4, dtype=self.dtype, name="conv")(x)
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train=train))
+    conv = Conv(x.shape[-1] // 4, dtype=self.dtype, name="conv")
+    x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, after=conv, train=train))
     x = nn.Dropout(0.1, deterministic=not train)(x)
     return logits_layer(self.num_outputs, self.dtype)(x).astype(jnp.float32)
 

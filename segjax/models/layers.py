@@ -142,13 +142,14 @@ def dilate(strides, stride, output_stride):
   return out
 
 
-def normalize(x, norm, *, train, name):
-  """Applies the norm called `norm` ("none", "batch", "group") inside a compact module."""
+def normalized(x, norm, *, after, train, name):
+  """A Conv, `after`, and the norm called `norm` ("none", "batch", "group"), in compact modules."""
   if norm == "none":
-    return x
+    return after(x)
   if norm == "batch":
-    return BatchNorm(dtype=x.dtype, name=name)(x, train=train)
+    return BatchNorm(dtype=after.dtype, name=name)(x, after=after, train=train)
   if norm == "group":
+    x = after(x)
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0 and x.shape[-1] > g)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=x.dtype, name=name)(x)
   raise UserError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}")
@@ -175,15 +176,25 @@ class BatchNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
-    """[...,C] -> [...,C], normalised by the batch in training, else by the running averages.
+  def __call__(self, x, *, train: bool, after=None):
+    """Normalises by the batch in training, else by the running averages.
 
     In training apply the net with `mutable=["batch_stats"]`, or the averages stay.
+
+    Args:
+      x: [...,C].
+      train: see above.
+      after: a Conv that is applied to x before; with running averages the two are one convolution.
+
+    Returns:
+      [...,C], or [...,features] of the Conv.
 
     Raises:
       UserError: in training, where a channel has one value.
     """
-    shape = (x.shape[-1],)
+    if after is not None and train:
+      x, after = after(x), None
+    shape = (x.shape[-1] if after is None else after.features,)
     scale = self.param("scale", self.scale_init, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
@@ -205,7 +216,10 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value, running_var.value
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
-    return (x * factor + (bias - mean * factor)).astype(self.dtype)
+    shift = bias - mean * factor
+    if after is not None:
+      return after(x, (factor, shift)).astype(self.dtype)
+    return (x * factor + shift).astype(self.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -228,10 +242,10 @@ class ConvNorm(nn.Module):
   @nn.compact
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> [B,H,W,features]."""
-    x = Conv(
+    conv = Conv(
       self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name="conv"
-    )(x)
-    x = BatchNorm(dtype=self.dtype, name="norm")(x, train=train)
+    )
+    x = BatchNorm(dtype=self.dtype, name="norm")(x, after=conv, train=train)
     return x if self.activation is None else self.activation(x)
 
 
@@ -266,14 +280,14 @@ class DoubleConv(nn.Module):
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> [B,H,W,features]."""
     for i in ("1", "2"):
-      x = Conv(
+      conv = Conv(
         self.features,
         use_bias=self.norm == "none",
         kernel_init=initializer(self.kernel_init),
         dtype=self.dtype,
         name="conv" + i,
-      )(x)
-      x = nn.relu(normalize(x, self.norm, train=train, name="norm" + i))
+      )
+      x = nn.relu(normalized(x, self.norm, after=conv, train=train, name="norm" + i))
     return x
 
 

@@ -95,7 +95,7 @@ class ConvBlock(nn.Module):
       name="0",
     )  # fmt: skip
     norm = BatchNorm(1e-3, 0.01, dtype=self.dtype, name="1")
-    x = norm(conv(x), train=train)
+    x = norm(x, after=conv, train=train)
     return x if self.activation is None else self.activation(x)
 
 

@@ -37,10 +37,10 @@ class BasicBlock(nn.Module):
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
     conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
-    y = conv(self.features, 3, self.stride, self.dilation, name="conv1")(x)
-    y = nn.relu(norm(name="bn1")(y, train=train))
-    y = conv(self.features, 3, dilation=self.next_dilation, name="conv2")(y)
-    y = norm(name="bn2")(y, train=train)
+    first = conv(self.features, 3, self.stride, self.dilation, name="conv1")
+    y = nn.relu(norm(name="bn1")(x, after=first, train=train))
+    second = conv(self.features, 3, dilation=self.next_dilation, name="conv2")
+    y = norm(name="bn2")(y, after=second, train=train)
     return nn.relu(y + _shortcut(x, self.features, self.stride, conv, norm, train))
 
 
@@ -68,12 +68,10 @@ class Bottleneck(nn.Module):
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),4*features]."""
     conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
     width = self.features * self.base_width // 64 * self.groups
-    y = conv(width, 1, name="conv1")(x)
-    y = nn.relu(norm(name="bn1")(y, train=train))
-    y = conv(width, 3, self.stride, self.dilation, self.groups, name="conv2")(y)
-    y = nn.relu(norm(name="bn2")(y, train=train))
-    y = conv(4 * self.features, 1, name="conv3")(y)
-    y = norm(name="bn3")(y, train=train)
+    y = nn.relu(norm(name="bn1")(x, after=conv(width, 1, name="conv1"), train=train))
+    wide = conv(width, 3, self.stride, self.dilation, self.groups, name="conv2")
+    y = nn.relu(norm(name="bn2")(y, after=wide, train=train))
+    y = norm(name="bn3")(y, after=conv(4 * self.features, 1, name="conv3"), train=train)
     return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, conv, norm, train))
 
 
@@ -81,8 +79,8 @@ def _shortcut(x, features, stride, conv, norm, train):
   """The input, projected where stride or channels differ; for use inside a compact module."""
   if stride == 1 and x.shape[-1] == features:
     return x
-  x = conv(features, 1, stride, name="downsample_0")(x)
-  return norm(name="downsample_1")(x, train=train)
+  projection = conv(features, 1, stride, name="downsample_0")
+  return norm(name="downsample_1")(x, after=projection, train=train)
 
 
 class ResNet(nn.Module):
@@ -111,8 +109,8 @@ class ResNet(nn.Module):
 
     Channels: 3 (the image itself), 64, then 64, 128, 256 and 512, times 4 with bottlenecks.
     """
-    x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+    stem = Conv(64, 7, 2, dtype=self.dtype, name="conv1")
+    x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(image, after=stem, train=train))
     features = [image, x]
     x = max_pool_3x3(x)
     for i, (count, (stride, first, rest)) in enumerate(

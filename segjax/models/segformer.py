@@ -211,8 +211,8 @@ class Head(nn.Module):
       x = Dense(self.width, dtype=self.dtype, name=f"linear_c_{i}_proj")(feature)
       parts.append(resize_bilinear(x, size))
     x = jnp.concatenate(parts[::-1], -1)  # the deepest stage comes first
-    x = Conv(self.width, 1, dtype=self.dtype, name="linear_fuse")(x)
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="batch_norm")(x, train=train))
+    fuse = Conv(self.width, 1, dtype=self.dtype, name="linear_fuse")
+    x = nn.relu(BatchNorm(dtype=self.dtype, name="batch_norm")(x, after=fuse, train=train))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return logits_layer(self.num_outputs, self.dtype, name="classifier")(x)
 

@@ -33,8 +33,8 @@ class SmallCNN(nn.Module):
     short = [(0, max(least - n, 0)) for n in image.shape[1:3]]
     x, features = jnp.pad(image, ((0, 0), *short, (0, 0)), mode="edge"), [image]
     for i, width in enumerate(self.widths):
-      x = Conv(width, dtype=self.dtype, name=f"conv{i + 1}")(x)
-      x = nn.relu(BatchNorm(dtype=self.dtype, name=f"bn{i + 1}")(x, train=train))
+      conv = Conv(width, dtype=self.dtype, name=f"conv{i + 1}")
+      x = nn.relu(BatchNorm(dtype=self.dtype, name=f"bn{i + 1}")(x, after=conv, train=train))
       x = max_pool_2x2(x)
       features.append(x)
     return features

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, dilate
+from segjax.models.layers import dilate, normalized
 from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -50,16 +50,16 @@ class VGG(nn.Module):
     for count, channels, (stride, _, dilation) in zip(self.stages, WIDTHS, strides, strict=False):
       x = max_pool_2x2(x) if stride == 2 else x
       for _ in range(count):
-        x = Conv(
+        conv = Conv(
           channels,
           dilation=dilation,
           use_bias=True,
           dtype=self.dtype,
           name=f"features_{index}",
-        )(x)
-        if self.batch_norm:
-          x = BatchNorm(dtype=self.dtype, name=f"features_{index + 1}")(x, train=train)
-        x = nn.relu(x)
+        )
+        norm = "batch" if self.batch_norm else "none"
+        name = f"features_{index + 1}"
+        x = nn.relu(normalized(x, norm, after=conv, train=train, name=name))
         index += 3 if self.batch_norm else 2
       index += 1  # the pooling
       features.append(x)

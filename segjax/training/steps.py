@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
@@ -160,6 +161,7 @@ def make_train_step(
   """
 
   change = _both(augment, batch_augment)
+  accelerated = mesh.devices.flat[0].platform != "cpu"
 
   def train_step(key, state, batch):
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(as_key(key), state.step))
@@ -185,6 +187,7 @@ def make_train_step(
     if remat:
       loss_fn = jax.checkpoint(loss_fn, policy=is_product)
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads = jax.tree.map(row_major, grads) if accelerated else grads
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema_params, state.ema_batch_stats
@@ -192,7 +195,7 @@ def make_train_step(
       decay = ema_decay(state.step)
       # This form leaves what does not change, such as frozen parameters, exactly as it is.
       ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
-    sums["grad_norm"] = optax.global_norm(grads)
+    sums["grad_norm"] = global_norm(grads)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
@@ -210,9 +213,8 @@ def make_train_step(
 
   def resident_steps(key, state, data, batches):
     # Within a loop XLA's CPU backend runs convolutions more than ten times slower.
-    unroll = mesh.devices.flat[0].platform == "cpu"
     one = lambda s, b: resident_step(key, s, data, b)  # noqa: E731
-    return jax.lax.scan(one, state, batches, unroll=unroll)
+    return jax.lax.scan(one, state, batches, unroll=not accelerated)
 
   whole, split = replicated(mesh), batched(mesh, several)
   step, inputs = (train_step, (split,)) if not resident else (resident_step, (whole, split))
@@ -221,6 +223,23 @@ def make_train_step(
     step, in_shardings=(whole, whole, *inputs), out_shardings=(whole, whole), donate_argnums=1
   )
   return functools.partial(step, key_bits(seed))
+
+
+def row_major(x):
+  """The same array, laid out in the order of its axes.
+
+  Convolutions give their gradients in other orders, which the optimiser would take over: then all
+  that it returns is copied, three arrays a kernel in place of one.
+  """
+  return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+def global_norm(tree, small=2**16):
+  """The root of the sum of squares; arrays up to `small` values go together, in one reduction."""
+  leaves = [x.ravel() for x in jax.tree.leaves(tree)]
+  few = [x for x in leaves if x.size <= small]
+  parts = [x for x in leaves if x.size > small] + ([jnp.concatenate(few)] if few else [])
+  return jnp.sqrt(sum(jnp.square(x).sum() for x in parts))
 
 
 def is_product(primitive, *_, **__):

@@ -1,0 +1,195 @@
+"""What a GPU computes in place of a CPU's forms gives the same, run here on the CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segjax import losses, metrics, models
+from segjax.models import conv, layers
+from segjax.training import steps
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+  """A function that takes the forms of a GPU in what it is given to call."""
+
+  def take(*args, default, cuda=None, **_):
+    return (cuda or default)(*args)
+
+  def call(function, *args):
+    with monkeypatch.context() as patch:
+      patch.setattr(jax.lax, "platform_dependent", take)
+      return function(*args)
+
+  return call
+
+
+def with_gradients(function):
+  """x, kernel -> [value, gradient by x, gradient by the kernel], of the sum of squares."""
+
+  def total(*args):
+    return jnp.sum(function(*args) ** 2)
+
+  return lambda x, kernel: [function(x, kernel), *jax.grad(total, (0, 1))(x, kernel)]
+
+
+def assert_alike(found, wanted):
+  for a, b in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+# Height, width, channels, features, and channels of the convolution that is done.
+THIN = {
+  "of_an_image": (6, 12, 3, 8, 12),
+  "four_pixels": (8, 16, 8, 8, 32),
+  "two_pixels": (5, 8, 16, 16, 32),
+  "more_in_than_out": (8, 16, 24, 8, 96),
+  "uneven_width": (5, 7, 8, 8, 8),
+  "too_wide": (4, 8, 80, 16, 80),
+  "wide": (4, 8, 32, 32, 32),
+}
+
+
+@pytest.mark.parametrize("case", THIN)
+def test_thin_convolutions_are_those_of_several_pixels(case, accelerated):
+  height, width, channels, features, done = THIN[case]
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, height, width, channels)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, channels, features)), jnp.float32)
+
+  def standard(x, kernel):
+    return conv._standard(x, kernel, 1, ((1, 1), (1, 1)), 1, 1)
+
+  def ours(x, kernel):
+    return conv.convolve(x, kernel, padding=1)
+
+  found = accelerated(with_gradients(ours), x, kernel)
+  assert_alike(found, with_gradients(standard)(x, kernel))
+  program = str(accelerated(jax.make_jaxpr(ours), x, kernel))
+  assert f"f32[3,3,{done}," in program  # the kernel of the convolution
+
+
+def test_one_output_a_pixel_is_a_product(accelerated):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 7)), jnp.float32)
+  kernel = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 7, 1)), jnp.float32)
+  found = accelerated(with_gradients(conv.convolve), x, kernel)
+  wanted = with_gradients(lambda x, k: conv._standard(x, k, 1, ((0, 0), (0, 0)), 1, 1))(x, kernel)
+  assert_alike(found, wanted)
+
+
+def test_transposed_convolution_is_flaxs(accelerated):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, 5, 7, 6)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 6, 4)), jnp.float32)
+
+  def library(x, kernel):
+    module = nn.ConvTranspose(4, (3, 3), (2, 2), ((1, 2), (1, 2)), use_bias=False)
+    return module.apply(dict(params=dict(kernel=kernel)), x)
+
+  found = accelerated(with_gradients(conv.conv_transpose), x, kernel)
+  assert_alike(found, with_gradients(library)(x, kernel))
+
+
+@pytest.mark.parametrize("classes", [2, 8, 300])
+def test_counts_are_the_same_numbers(classes, accelerated):
+  rng = np.random.default_rng(0)
+  pred, label = (jnp.asarray(rng.integers(0, classes, (2, 40, 50))) for _ in range(2))
+  valid = jnp.asarray(rng.random((2, 40, 50)) < 0.8)
+  count = lambda: metrics.confusion_matrix(pred, label, num_classes=classes, valid=valid)  # noqa: E731
+  np.testing.assert_array_equal(accelerated(count), count())
+  assert int(accelerated(count).sum()) == int(valid.sum())
+  score, two = jnp.asarray(rng.random((2, 40, 50)), jnp.float32), label % 2
+  histogram = lambda: metrics.score_histogram(score, two, valid=valid)  # noqa: E731
+  np.testing.assert_array_equal(accelerated(histogram), histogram())
+
+
+def test_likelihoods_and_their_gradients_are_the_same_numbers(accelerated):
+  logits = jax.random.normal(jax.random.key(0), (2, 5, 6, 7))
+  label = jax.random.randint(jax.random.key(1), (2, 5, 6), 0, 7)
+  valid = label != 3
+
+  def total(logits):
+    return losses.log_likelihood(logits, label, valid=valid).sum()
+
+  both = jax.value_and_grad(total)
+  found, wanted = accelerated(both, logits), both(logits)
+  np.testing.assert_allclose(found[0], wanted[0], rtol=1e-6)
+  np.testing.assert_array_equal(found[1], wanted[1])
+  assert "scatter" not in str(accelerated(jax.make_jaxpr(both), logits))
+
+
+@pytest.mark.parametrize(
+  "name, fields",
+  [
+    ("unet", dict(widths=(4, 8, 16), norm="batch", up="transposed3", up_keeps=False)),
+    ("classifier", dict(backbone="vgg11_bn")),
+    ("deeplabv3", dict(backbone="mobilenet_v3_large", output_stride=16)),
+    ("fcn", dict(backbone="resnet18", output_stride=8)),
+  ],
+)
+def test_norms_are_part_of_the_convolutions_in_evaluation(name, fields, accelerated):
+  """Statistics as after some training; the nets' outputs agree to float32's rounding."""
+  model = models.make(name=name, num_outputs=3, **fields)
+  image = jax.random.normal(jax.random.key(0), (2, 48, 64, 3))
+  variables = model.init(jax.random.key(1), image, train=False)
+  rng = np.random.default_rng(0)
+  moved = lambda x: jnp.asarray(x + 0.3 * rng.random(x.shape), jnp.float32)  # noqa: E731
+  variables = dict(variables, batch_stats=jax.tree.map(moved, variables["batch_stats"]))
+  apply = lambda: model.apply(variables, image, train=False)  # noqa: E731
+  wanted, found = apply(), accelerated(apply)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
+
+
+def test_a_norm_multiplies_the_kernel_and_not_the_result(accelerated):
+  x, module = jnp.ones((2, 5, 6, 3)), conv.Conv(4)
+  variables = module.init(jax.random.key(1), x)
+  affine = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.arange(4.0)
+  program = str(accelerated(jax.make_jaxpr(module.apply), variables, x, affine))
+  assert "f32[3,3,3,4] = mul" in program and "f32[2,5,6,4] = mul" not in program
+
+
+def test_a_norm_of_a_biased_convolution_takes_the_bias_in():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+  module = conv.Conv(4, use_bias=True)
+  params = module.init(jax.random.key(1), x)["params"]
+  params = dict(params, bias=jnp.arange(4.0))
+  factor, shift = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.0, 1.0, 2.0, 3.0])
+  found = module.apply(dict(params=params), x, (factor, shift))
+  wanted = module.apply(dict(params=params), x) * factor + shift
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_norm_of_gradients_is_optaxs():
+  rng = np.random.default_rng(0)
+  shapes = [(), (3,), (3, 3, 8, 8), (70_000,), (300, 300)]
+  tree = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+  np.testing.assert_allclose(steps.global_norm(tree), optax.global_norm(tree), rtol=1e-5)
+  np.testing.assert_allclose(steps.global_norm(tree[3:]), optax.global_norm(tree[3:]), rtol=1e-5)
+  np.testing.assert_array_equal(jax.jit(steps.row_major)(tree[2]), tree[2])
+
+
+def test_batch_norm_after_a_convolution_trains_as_after_its_result():
+  x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+
+  class Pair(nn.Module):
+    together: bool
+
+    @nn.compact
+    def __call__(self, x, train):
+      convolution, norm = conv.Conv(5, name="conv"), layers.BatchNorm(name="norm")
+      if self.together:
+        return norm(x, after=convolution, train=train)
+      return norm(convolution(x), train=train)
+
+  variables = Pair(True).init(jax.random.key(1), x, train=False)
+  for train in (True, False):
+    apply = lambda together: Pair(together).apply(  # noqa: E731
+      variables,
+      x,
+      train=train,
+      mutable=["batch_stats"],  # noqa: B023
+    )
+    jax.tree.map(np.testing.assert_array_equal, apply(True), apply(False))
