@@ -2,7 +2,7 @@
 
 Half of a comparison in a course report (the other is `fcn32s_landcover.py`), both from ImageNet
 weights there. Settings: `segjax.recipes.landcover`. The report has validation mean
-IoU 0.730. For a GPU; its photographs were not at hand, so there is no figure of ours.
+IoU 0.730; its photographs were not at hand. Ours on others: `studies/fcn_vs_deeplab.py`.
 
   python launch/train.py --config=configs/deeplabv3_landcover.py
   python launch/train.py --config=configs/deeplabv3_landcover.py:data=landcover,weights=resnet50.pth

@@ -466,6 +466,15 @@ CHARTS = {
 }
 
 
+def test_a_single_evaluation_is_seen(tmp_path, monkeypatch):
+  kept = []
+  monkeypatch.setattr(charts, "write", lambda figure, file: kept.append(figure))
+  charts.curves(dict(a=[CURVE[:2]], b=[CURVE[:2]]), [("loss", "loss")], tmp_path / "a.png")
+  axis = kept[0].axes[0]
+  assert len(axis.lines) == 4 and all(x.get_marker() not in ("None", "") for x in axis.lines)
+  assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] > 1
+
+
 @pytest.mark.parametrize("chart", CHARTS)
 @pytest.mark.parametrize("label", ["a", "a net over a backbone of some name (weights of a file)"])
 def test_legend_of_a_chart_lies_within_the_figure(tmp_path, monkeypatch, chart, label):

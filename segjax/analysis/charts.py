@@ -44,6 +44,8 @@ def curves(runs, metrics, file):
         shown = dict(color=look["color"], ls=line, lw=1.5)
         if part == "validation":
           shown |= dict(marker=look["marker"], ms=4)
+        elif len(ends) == 1:  # a line of one point is not seen
+          shown |= dict(marker=look["marker"], ms=6, mfc="none")
         known = np.ma.masked_invalid(values)
         axis.plot(epochs, known.mean(0), label=f"{label}, {part}", **shown)
         if len(seeds) > 1:
@@ -51,6 +53,8 @@ def curves(runs, metrics, file):
             epochs, known.min(0), known.max(0), color=look["color"], alpha=0.15, lw=0
           )
     axis.set(xlabel="epoch", ylabel=text)
+    if len(ends) == 1:
+      axis.set_xlim(0, 1.1 * epochs[0])
     axis.grid(alpha=0.3)
   axes[0][0].set_ylim(bottom=0)
   _legend_below(figure, axes[0][0])
