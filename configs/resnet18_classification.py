@@ -3,7 +3,8 @@
 The settings of a course report, of which Adam at a constant 1e-4, batch 64, did best. Schedules:
 `constant`, `step` (a tenth after half of the training) and `multi_step` (after a half and three
 quarters). SGD has momentum 0.9 and starts at 0.01. 5000 images of CIFAR-10 with size=64, seed 0,
-two Xeon cores, 2026-11-25: accuracy 0.542 after 20 epochs and 9.4 minutes, beside tests.
+two Xeon cores, 2026-11-25: accuracy 0.542 after 20 epochs and 9.4 minutes, beside tests; two Zen 4
+cores, 2026-11-27: 0.533, 9.4 minutes.
 
   python launch/train.py --config=configs/resnet18_classification.py
   python launch/train.py --config=configs/resnet18_classification.py:data=cifar10_subset,size=64
