@@ -88,17 +88,22 @@ def prepare(config, mode, classes=0):
   if mode == "train":
     steps.check_batch_size(batch_size, steps.make_mesh())
   if mode == "infer":
-    args, step = (jax.device_put(image, whole),), functools.partial(exp.predict_step())
+    args = (jax.device_put(image, whole),)
   else:
     shapes = dict(mask=(batch_size, *size), target=image.shape)
     shape = shapes.get(exp.task.needs_of(config.task), (batch_size,))
     label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
     batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
-    args, step = (jax.device_put(batch, split),), exp.train_step()
-  first, several = step.args, 1
+    args = (jax.device_put(batch, split),)
+
+  def single(exp):
+    return exp.train_step() if mode == "train" else functools.partial(exp.predict_step())
+
+  step, several = single(exp), 1
+  first = step.args
   on_cpu = dataclasses.replace(exp, mesh=steps.make_mesh(jax.devices("cpu")[:1]))
-  counted = functools.partial(on_cpu.predict_step()) if mode == "infer" else on_cpu.train_step()
-  flops = plain_flops(counted.func, *jax.tree.map(_shape, (*first, state, *args)))
+  abstract = jax.eval_shape(lambda *x: x, *first, state, *args)
+  flops = plain_flops(single(on_cpu).func, *abstract)
   if mode == "train" and config.steps_per_dispatch > 1:
     several, step = config.steps_per_dispatch, exp.train_step(resident=True, several=True)
     split_on_device = jax.device_put(dict(image=image, label=label), whole)
@@ -121,10 +126,6 @@ def prepare(config, mode, classes=0):
   return Program(
     call, several, batch_size, flops / 1e9, gbytes, compile_s, peak_mb, parameters, devices
   )
-
-
-def _shape(x):
-  return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def matrix_rate(dtype="float32", size=None, repeats=10):

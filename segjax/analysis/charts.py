@@ -54,7 +54,7 @@ def curves(runs, metrics, file):
           )
     axis.set(xlabel="epoch", ylabel=text)
     if len(ends) == 1:
-      axis.set_xlim(0, 1.1 * epochs[0])
+      axis.set_xlim(left=0)
     axis.grid(alpha=0.3)
   axes[0][0].set_ylim(bottom=0)
   _legend_below(figure, axes[0][0])
