@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from segjax import losses, metrics, models
-from segjax.models import conv, layers
+from segjax.models import conv, gpu_conv, layers
 from segjax.training import steps
 
 
@@ -43,13 +43,18 @@ def assert_alike(found, wanted):
 
 # Height, width, channels, features, and channels of the convolution that is done.
 THIN = {
-  "of_an_image": (6, 12, 3, 8, 12),
-  "four_pixels": (8, 16, 8, 8, 32),
-  "two_pixels": (5, 8, 16, 16, 32),
-  "more_in_than_out": (8, 16, 24, 8, 96),
+  "of_an_image": (6, 16, 3, 8, 24),
+  "more_of_an_image": (6, 12, 3, 32, 12),
+  "wide_of_an_image": (6, 12, 3, 64, 3),
+  "eight_pixels": (8, 16, 8, 8, 64),
+  "four_pixels": (5, 8, 16, 16, 64),
+  "two_pixels": (4, 6, 32, 32, 64),
+  "more_in_than_out": (8, 16, 24, 8, 192),
+  "two_of_eight": (8, 6, 8, 8, 16),
   "uneven_width": (5, 7, 8, 8, 8),
-  "too_wide": (4, 8, 80, 16, 80),
-  "wide": (4, 8, 32, 32, 32),
+  "fewer_of_many": (4, 8, 100, 16, 200),
+  "too_many": (4, 8, 144, 16, 144),
+  "wide": (4, 8, 64, 64, 64),
 }
 
 
@@ -61,7 +66,7 @@ def test_thin_convolutions_are_those_of_several_pixels(case, accelerated):
   kernel = jnp.asarray(rng.normal(size=(3, 3, channels, features)), jnp.float32)
 
   def standard(x, kernel):
-    return conv._standard(x, kernel, 1, ((1, 1), (1, 1)), 1, 1)
+    return gpu_conv.library(x, kernel, 1, ((1, 1), (1, 1)), 1, 1)
 
   def ours(x, kernel):
     return conv.convolve(x, kernel, padding=1)
@@ -72,11 +77,62 @@ def test_thin_convolutions_are_those_of_several_pixels(case, accelerated):
   assert f"f32[3,3,{done}," in program  # the kernel of the convolution
 
 
+# Height, width, dilation, and whether its taps are those of regions.
+FAR = [
+  (7, 7, 5, True),
+  (8, 6, 5, True),
+  (6, 10, 5, True),
+  (10, 10, 5, True),
+  (11, 8, 5, False),
+  (16, 17, 5, False),
+  (6, 6, 6, False),
+  (9, 5, 6, False),
+]
+
+
+@pytest.mark.parametrize("height, width, dilation, of_regions", FAR)
+def test_taps_that_reach_far(height, width, dilation, of_regions, accelerated, monkeypatch):
+  monkeypatch.setattr(gpu_conv, "MANY", 3)
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, height, width, 3)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+
+  def standard(x, kernel):
+    return gpu_conv.library(x, kernel, 1, ((dilation, dilation),) * 2, dilation, 1)
+
+  def ours(x, kernel):
+    return conv.convolve(x, kernel, padding=dilation, dilation=dilation)
+
+  found = accelerated(with_gradients(ours), x, kernel)
+  assert_alike(found, with_gradients(standard)(x, kernel))
+  program = str(accelerated(jax.make_jaxpr(with_gradients(ours)), x, kernel))
+  assert ("conv_general_dilated" in program) == of_regions
+  assert f"padding=(({dilation}, {dilation})" not in program
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_stem_is_one_over_blocks_of_pixels(channels, accelerated):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, 12, 18, channels)), jnp.float32)
+  kernel = jnp.asarray(rng.normal(size=(7, 7, channels, 5)), jnp.float32)
+
+  def standard(x, kernel):
+    return gpu_conv.library(x, kernel, 2, ((3, 3), (3, 3)), 1, 1)
+
+  def ours(x, kernel):
+    return conv.convolve(x, kernel, stride=2, padding=3)
+
+  found = accelerated(with_gradients(ours), x, kernel)
+  assert_alike(found, with_gradients(standard)(x, kernel))
+  assert "f32[4,4,16,5]" in str(accelerated(jax.make_jaxpr(ours), x, kernel))
+  assert_alike([accelerated(ours, x[:, 1:], kernel)], [standard(x[:, 1:], kernel)])
+
+
 def test_one_output_a_pixel_is_a_product(accelerated):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 7)), jnp.float32)
   kernel = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 7, 1)), jnp.float32)
   found = accelerated(with_gradients(conv.convolve), x, kernel)
-  wanted = with_gradients(lambda x, k: conv._standard(x, k, 1, ((0, 0), (0, 0)), 1, 1))(x, kernel)
+  wanted = with_gradients(lambda x, k: gpu_conv.library(x, k, 1, ((0, 0), (0, 0)), 1, 1))(x, kernel)
   assert_alike(found, wanted)
 
 

@@ -72,6 +72,31 @@ def test_matrix_products_are_counted():
   assert 1 < benchmark.matrix_rate(size=256, repeats=2) < 1e6
 
 
+def test_an_accelerators_calls_are_queued(monkeypatch):
+  """A call takes 10 ms and its result comes 30 ms after it is waited for."""
+  waits, calls = [], []
+
+  def time_calls(call, repeats):
+    out = []
+    for _ in range(repeats):
+      calls.clear()
+      waits.append(call())
+      out.append(0.01 * len(calls) + 0.03)
+    return out
+
+  def call():
+    calls.append(0)
+    return len(calls)
+
+  monkeypatch.setattr(benchmark, "time_calls", time_calls)
+  assert benchmark.time_samples(call, 2) == pytest.approx([0.04] * 2)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  waits.clear()
+  found = benchmark.time_samples(call, 2)
+  assert waits == [1, 1, 1, 2, 2]  # 0.1 s are two calls of 0.04 s and more
+  assert found == pytest.approx([0.025] * 2)
+
+
 def test_bytes_of_memory_are_counted():
   assert 0.1 < benchmark.memory_rate(megabytes=8, repeats=2) < 1e5
 

@@ -3,8 +3,9 @@
 XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, at those
 of maps of a few pixels, and at the weight gradient of any: that of a grouped one takes seconds. The
 forms below and the kernels of `segjax.native` compute the same sums in another order and are used
-where a program is lowered for a CPU; other platforms get the library's convolution. Reverse mode
-alone works through them: forward mode raises, over a gradient too.
+where a program is lowered for a CPU; GPUs have their own in `gpu_conv`, other platforms get the
+library's convolution. Reverse mode alone works through them: forward mode raises, over a gradient
+too.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from segjax import native
 from segjax.errors import UserError
+from segjax.models import gpu_conv
+from segjax.models.gpu_conv import library
 
 # Rows and columns of maps, and of the kernels over them, of which each tap is a product.
 SMALL = 4
-# Channels that the matrix units of a GPU work on together, at least.
-TILE = 32
 
 
 def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -44,11 +44,11 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
   pads = _pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
 
   def standard(x, kernel):
-    return _standard(x, kernel, stride, pads, dilation, groups)
+    return library(x, kernel, stride, pads, dilation, groups)
 
   size, _, inner, features = kernel.shape
   spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
-  depthwise = inner == 1 and groups == features == x.shape[3]
+  depthwise, cuda = inner == 1 and groups == features == x.shape[3], standard
   if depthwise and size > 1:
 
     def fast(x, kernel):
@@ -61,9 +61,12 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
     def fast(x, kernel):
       return _seen(x, kernel, spec)
+
+    def cuda(x, kernel):
+      return gpu_conv.convolve(x, kernel, spec)
   else:
     return _dense(x, kernel, spec)
-  return jax.lax.platform_dependent(x, kernel, cpu=fast, default=standard)
+  return jax.lax.platform_dependent(x, kernel, cpu=fast, cuda=cuda, default=standard)
 
 
 def _sees_little(spec):
@@ -80,18 +83,6 @@ def _pads(size, kernel_size, stride, padding, dilation):
     totals = [max((-(-n // stride) - 1) * stride + effective - n, 0) for n in size]
     return tuple((t // 2, t - t // 2) for t in totals)
   return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
-
-
-def _standard(x, kernel, stride, pads, dilation, groups):
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    pads,
-    rhs_dilation=(dilation, dilation),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )
 
 
 def _taps(x, size, stride, pads, dilation):
@@ -118,10 +109,10 @@ def _dense(x, kernel, spec):
   usable = native.usable(spec, x.dtype, kernel.dtype)
 
   def standard(x, kernel):
-    return _standard(x, kernel, stride, pads, dilation, 1)
+    return library(x, kernel, stride, pads, dilation, 1)
 
   def cuda(x, kernel):
-    return _cuda(x, kernel, spec)
+    return gpu_conv.convolve(x, kernel, spec)
 
   def cpu(x, kernel):
     if size == 1 and pads == ((0, 0), (0, 0)):
@@ -146,7 +137,7 @@ def _dense(x, kernel, spec):
     elif size == 1 or wide or (channels <= 4 and features >= 16):
       gradient = _product_gradient(x, g, size, stride, pads, dilation)
     else:  # The library packs patches of what needs no padding up to twice as fast.
-      valid = lambda x, kernel: _standard(x, kernel, stride, "VALID", dilation, 1)  # noqa: E731
+      valid = lambda x, kernel: library(x, kernel, stride, "VALID", dilation, 1)  # noqa: E731
       gradient = weight_gradient(valid, jnp.pad(x, ((0, 0), *pads, (0, 0))), g)
     return gradient.astype(kernel.dtype)
 
@@ -175,30 +166,6 @@ def _dense(x, kernel, spec):
 
   dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), bwd)
   return dense(x, kernel)
-
-
-def _cuda(x, kernel, spec):
-  """The library's convolution; of thin layers several pixels of a row at a time.
-
-  The matrix units of a GPU work on tiles of 32 channels and more. A row of W pixels with C channels
-  is one of W/n pixels with n*C in the same memory, and the kernel over it has the taps of every
-  pixel's place: n times the products, mostly with zeros, in n*n times fewer tiles.
-  """
-  size, stride, pads, dilation = spec.size, spec.stride, spec.pads, spec.dilation
-  if size == 1 and spec.features == 1 and pads == ((0, 0), (0, 0)):
-    return x[:, ::stride, ::stride] @ kernel[0, 0]
-  pixels = TILE // spec.features
-  alike = size == 3 and stride == 1 and dilation == 1 and pads == ((1, 1), (1, 1))
-  if not alike or pixels < 2 or spec.width % pixels or spec.channels * pixels > 4 * TILE:
-    return _standard(x, kernel, stride, pads, dilation, 1)
-  # Tap t of the wide kernel leads from pixel p of a group to pixel q of another.
-  tap, p, q, j = np.ogrid[:3, :pixels, :pixels, :3]
-  place = (pixels * (tap - 1) + p - q == j - 1).astype(kernel.dtype)
-  wide = jnp.einsum("tpqj,ijco->itpcqo", place, kernel)
-  wide = wide.reshape(3, 3, pixels * spec.channels, pixels * spec.features)
-  x = x.reshape(len(x), spec.height, spec.width // pixels, -1)
-  y = _standard(x, wide, 1, pads, 1, 1)
-  return y.reshape(len(x), spec.height, spec.width, spec.features)
 
 
 def _product_gradient(x, g, size, stride, pads, dilation):
@@ -293,7 +260,7 @@ def _grouped(x, kernel, stride, pads, dilation, groups):
   blocks = jnp.einsum("hwipmo,mn->hwpnimo", kernel, jnp.eye(merged, dtype=kernel.dtype))
   blocks = blocks.reshape(size, size, parts, merged * inner, merged * outer)
   outputs = [
-    _standard(part, blocks[:, :, p], stride, pads, dilation, 1)
+    library(part, blocks[:, :, p], stride, pads, dilation, 1)
     for p, part in enumerate(jnp.split(x, parts, -1))
   ]
   return jnp.concatenate(outputs, -1)
@@ -312,7 +279,7 @@ def _grouped_wide(x, kernel, stride, pads, dilation, groups):
 
   @jax.custom_vjp
   def grouped(x, kernel):
-    return _standard(x, kernel, stride, pads, dilation, groups)
+    return library(x, kernel, stride, pads, dilation, groups)
 
   grouped.defvjp(
     lambda x, kernel: (grouped(x, kernel), (x, kernel)),
@@ -428,7 +395,7 @@ def _of_strided(x, kernel):
   n, h, w, _ = x.shape
   image = jax.ShapeDtypeStruct((n, 2 * h, 2 * w, kernel.shape[3]), x.dtype)
   kernel, pads = _turned(kernel)
-  return jax.linear_transpose(lambda y: _standard(y, kernel, 2, pads, 1, 1), image)(x)[0]
+  return jax.linear_transpose(lambda y: library(y, kernel, 2, pads, 1, 1), image)(x)[0]
 
 
 def _product_of_parities(x, kernel):
