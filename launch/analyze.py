@@ -19,7 +19,8 @@ cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
 features: what the second-last layer says at several epochs that were kept (--epochs=0,5,20, 0
   being before training; by default the first, a middle and the last): features.png (PCA and t-SNE
   with kNN accuracy, linear probe and silhouette), neighbors.png (queries and their nearest
-  neighbours), features.json.
+  neighbours), features.json. --stage=2: of the backbone's stage at stride 2^2 instead, in files
+  that are named after it; after rotation prediction such a one says more than the last.
 
 Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run,
 each as PNG and as PDF.
@@ -45,6 +46,7 @@ SAMPLES = flags.DEFINE_integer(
 )
 EPOCHS = flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 METRIC = flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
+STAGE = flags.DEFINE_integer("stage", None, "For features: of the backbone; 0 is the image.")
 QUERIES = flags.DEFINE_list("queries", [], "For features: examples of the val split, by index.")
 flags.declare_key_flag("config")
 
@@ -182,7 +184,8 @@ def features():
     restored = inference.restore(workdir, str(step or "latest"))
     if not step:  # before the first step
       restored = restored[0], restored[0].init()[0]
-    train, val = (lib.extract(*restored, s, limit=SAMPLES.value or 1000) for s in sources)
+    how = dict(limit=SAMPLES.value or 1000, stage=STAGE.value)
+    train, val = (lib.extract(*restored, s, **how) for s in sources)
     stages.append(val.vectors)
     found = lib.scores(train, val, metric=METRIC.value)
     rows[f"epoch {step / per_epoch:g}"] = found
@@ -193,18 +196,19 @@ def features():
     f"silhouette {r['silhouette']:.3f}" for r in rows.values()
   ]  # fmt: skip
   output, table = run_output(workdir), restored[0].labels
-  file = output / "features.png"
+  of_stage = "" if STAGE.value is None else f"_stage{STAGE.value}"
+  file = output / f"features{of_stage}.png"
   embedded = lib.embed(stages, seed=config.seed)
   cli.writing(lambda f: lib.scatter(embedded, val.labels, table, list(rows), captions, f), file)
   if len(set(val.labels.tolist())) < 2:
     print("  the examples have one class, so there is nothing to score; only pictures are drawn")
   numbers = {epoch: finite(row) for epoch, row in rows.items()}
-  cli.write_text(output / "features.json", json.dumps(numbers, indent=2) + "\n")
+  cli.write_text(output / f"features{of_stage}.json", json.dumps(numbers, indent=2) + "\n")
   print(f"  written to {file}")
   picture = lib.neighbor_picture(
     train, val, *sources, queries=[int(q) for q in QUERIES.value] or 6, metric=METRIC.value
   )
-  write_sheet(picture, output / "neighbors.png")
+  write_sheet(picture, output / f"neighbors{of_stage}.png")
 
 
 def _stages(kept, per_epoch):

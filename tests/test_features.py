@@ -15,6 +15,7 @@ from segjax import inference, models, training
 from segjax.analysis import features
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
+from segjax.models.backbones import make_backbone
 from segjax.models.layers import resize_bilinear
 from segjax.training.feeding import make_source
 
@@ -36,6 +37,25 @@ def test_the_features_are_what_the_last_layer_gets():
   _, sown = net.apply(variables, image, train=False, mutable=["intermediates"])
   wanted = sown["intermediates"]["head"]["penultimate"][0]
   np.testing.assert_array_equal(features.penultimate(net, variables, image), wanted)
+
+
+@pytest.mark.parametrize("name, fields", [("projection", {}), ("fcn", dict(output_stride=16))])
+def test_a_stage_is_the_backbones(name, fields):
+  net, variables, image = applied(name, backbone="resnet18", num_outputs=5, size=(32, 48), **fields)
+  backbone = make_backbone("resnet18", **fields, dtype=jnp.float32)
+  own = {k: v["backbone"] for k, v in variables.items()}
+  for stage in (0, 2, 5):
+    wanted = backbone.apply(own, image, train=False)[stage]
+    wanted = wanted.mean((1, 2)) if name == "projection" else wanted
+    found = features.of_stage(net, variables, image, stage)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  with pytest.raises(UserError, match="stage 6: the backbone has the stages 0 to 5"):
+    features.of_stage(net, variables, image, 6)
+
+
+def test_a_net_without_a_backbone_has_no_stages():
+  with pytest.raises(UserError, match="UNet has no backbone"):
+    features.of_stage(*applied("unet", widths=(4, 6), num_outputs=3), 1)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +190,11 @@ def test_the_launcher_writes_pictures_and_scores(runs):
   assert all(0 <= r["knn_accuracy"] <= 1 for r in rows.values())
   for name in ("features.png", "neighbors.png"):
     assert np.asarray(Image.open(figures / name).convert("RGB")).std() > 10
+  done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--epochs=0", "--stage=1")
+  assert done.returncode == 0, done.stderr
+  of_stage = json.loads((figures / "features_stage1.json").read_text())["epoch 0"]
+  assert 0 <= of_stage["knn_accuracy"] <= 1 and (figures / "features_stage1.png").is_file()
+  assert len(json.loads((figures / "features.json").read_text())) == 3  # the others stay
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--epochs=7")
   assert done.returncode == 1 and "epoch 7: its checkpoint was not kept" in done.stderr
   assert len(done.stderr.strip().splitlines()) == 1

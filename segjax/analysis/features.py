@@ -1,4 +1,4 @@
-"""What a net's second-last layer says: features, how well they separate the classes, pictures.
+"""What a layer of a net says: features, how well they separate the classes, pictures.
 
 PCA, t-SNE, nearest neighbours, silhouettes and logistic regression are scikit-learn's.
 """
@@ -95,7 +95,43 @@ def penultimate(model, variables, image):
   raise UserError(f"no layer of {type(model).__name__} has {model.num_outputs} channels")
 
 
-def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
+def of_stage(model, variables, image, stage):
+  """What a stage of the net's backbone makes of images.
+
+  After rotation prediction a middle one knows more of the classes than the last, which has become
+  one for turns (Gidaris et al., ICLR 2018, tables 1 and 2).
+
+  Args:
+    model: module of `segjax.models` with a `backbone`.
+    variables: of the module.
+    image: f32[B,H,W,3], normalised.
+    stage: index among the features of the backbone; i is at stride 2^i, 0 is the image.
+
+  Returns:
+    f32[B,h,w,C], or f32[B,C], their mean over positions, of a net that gives a vector an image.
+
+  Raises:
+    UserError: no backbone, or none with such a stage.
+  """
+  found = []
+
+  def note(call, args, kwargs, context):
+    out = call(*args, **kwargs)
+    if context.method_name == "__call__" and context.module.path == ("backbone",):
+      found.append(out)
+    return out
+
+  with nn.intercept_methods(note):
+    output, _ = model.apply(variables, image, train=False, mutable=["intermediates"])
+  if not found:
+    raise UserError(f"{type(model).__name__} has no backbone, so there are no stages of one")
+  if not 0 <= stage < len(found[-1]):
+    raise UserError(f"stage {stage}: the backbone has the stages 0 to {len(found[-1]) - 1}")
+  x = found[-1][stage].astype(jnp.float32)
+  return x.mean((1, 2)) if output.ndim == 2 else x
+
+
+def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stage=None):
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
   Of a net that gives a vector an image, masks tell the class of random crops of `data.size`: the
@@ -108,6 +144,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
     limit: of images, or of pixels or crops of each class; chosen at random.
     per_image: of pixels of a class in one image, or of its crops.
     seed: of the choice.
+    stage: of the backbone, see `of_stage`; None: `penultimate`.
 
   Returns:
     Features.
@@ -120,7 +157,9 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0):
     inputs, _ = experiment.task.prepare(None, image, None, train=False)
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
-    return penultimate(experiment.model, state.eval_variables(), image)
+    if stage is None:
+      return penultimate(experiment.model, state.eval_variables(), image)
+    return of_stage(experiment.model, state.eval_variables(), image, stage)
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")
