@@ -42,7 +42,10 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For crops: latest, bes
 FOLDER = flags.DEFINE_string("folder", "", "Where the data of the run lies now, if it has moved.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 SAMPLES = flags.DEFINE_integer(
-  "samples", 0, "Examples in a sheet; 0: 8 for data, 4 for augment, 3 for stages."
+  "samples",
+  0,
+  "Examples in a sheet; 0: 8 for data, 4 for augment, 3 for stages. For features: images, or crops "
+  "or pixels of each class; 0: 1000, of crops and pixels no more than 20 an image.",
 )
 EPOCHS = flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 METRIC = flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
@@ -184,7 +187,9 @@ def features():
     restored = inference.restore(workdir, str(step or "latest"))
     if not step:  # before the first step
       restored = restored[0], restored[0].init()[0]
-    how = dict(limit=SAMPLES.value or 1000, stage=STAGE.value)
+    how = dict(stage=STAGE.value)
+    if SAMPLES.value:  # of small sets more of each image
+      how |= dict(limit=SAMPLES.value, per_image=None)
     train, val = (lib.extract(*restored, s, **how) for s in sources)
     stages.append(val.vectors)
     found = lib.scores(train, val, metric=METRIC.value)

@@ -146,11 +146,14 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
   restored = inference.restore(tmp_path / "run")
   restored[0].config.data.update(eval_fit="native", eval_multiple=1)
   source = make_source(restored[0].config, "val", labelled=False)
+  many = features.extract(*restored, source, limit=100, per_image=None)
+  assert np.bincount(many.examples).max() > 20  # two classes of 100, six images
   found = features.extract(*restored, source, limit=30, per_image=9)
   for label, i, (row, column) in zip(found.labels, found.examples, found.places, strict=True):
     part = source[i]["label"][row - 16 : row + 16, column - 16 : column + 16]
     assert part.shape == (32, 32)
     assert (part == label).mean() >= 0.5
+  assert np.bincount(found.examples).max() <= 9
   assert len(found.vectors) == len(found.labels) <= 60
 
 

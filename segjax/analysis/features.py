@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -142,7 +143,8 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     state: TrainState.
     source: from `experiment.make_source` with `labelled=False`, at one size.
     limit: of images, or of pixels or crops of each class; chosen at random.
-    per_image: of pixels of a class in one image, or of its crops.
+    per_image: of pixels of a class in one image, or of its crops; None: as many as make `limit`
+      where all classes are alike, and at least 20.
     seed: of the choice.
     stage: of the backbone, see `of_stage`; None: `penultimate`.
 
@@ -166,6 +168,8 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   masks = source[0]["label"].ndim == 2
   image = jax.ShapeDtypeStruct((data.batch_size, *data.size, 3), np.uint8)
   dense = len(jax.eval_shape(run, image).shape) == 4
+  wanted = limit * (1 if dense else len(experiment.labels.names))
+  per_image = per_image or max(20, math.ceil(wanted / len(source)))
   chosen = rng.permutation(len(source))[: None if masks else limit]
   if masks and not dense:
     images = (c for i in chosen for c in _crops(int(i), source[int(i)], data.size, per_image, rng))
