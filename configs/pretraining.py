@@ -45,7 +45,8 @@ def get_config(arg=""):
   c.total_epochs, c.eval_epochs = (30.0, 5.0) if small else (60.0, 10.0)
   c.augment.update(crop_area_min=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3)
   if a.method == "rotation":  # what is up must stay to be seen
-    c.augment.update(crop_area_min=0.6, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+    # Colours stay as they are, as in the paper: else the features come not to tell them.
+    c.augment.update(crop_area_min=0.6, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     if a.data == "cifar10_subset":  # an image is seen in one of four turns an epoch
       c.total_epochs = 90.0
   if a.data != "digits":
