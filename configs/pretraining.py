@@ -22,6 +22,7 @@ from segjax import weights
 from segjax.errors import choose
 
 METHODS = {"dino": "prototypes", "rotation": "projection", "simclr": "projection"}
+AERIAL = ("aerial_scenes", "dubai_aerial")
 SMALL = {"digits": 32, "cifar10_subset": 48}  # images no larger than 32x32: what side they get
 
 
@@ -45,10 +46,13 @@ def get_config(arg=""):
   c.total_epochs, c.eval_epochs = (30.0, 5.0) if small else (60.0, 10.0)
   c.augment.update(crop_area_min=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3)
   if a.method == "rotation":  # what is up must stay to be seen
-    # Colours stay as they are, as in the paper: else the features come not to tell them.
-    c.augment.update(crop_area_min=0.6, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    c.augment.update(crop_area_min=0.6, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+    if a.data in AERIAL:  # they say most there, and features come not to tell what changes
+      c.augment.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
     if a.data == "cifar10_subset":  # an image is seen in one of four turns an epoch
       c.total_epochs = 90.0
+  if a.data == "dubai_aerial":  # one step an epoch
+    c.total_epochs, c.eval_epochs = (600.0 if a.method == "rotation" else 400.0), 100.0
   if a.data != "digits":
     c.augment.flip = 0.5
   c.best_metric = "val/accuracy"
