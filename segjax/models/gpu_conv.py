@@ -13,7 +13,7 @@ import numpy as np
 
 # Channels that the kernels work on together.
 TILE = 64
-# Channels of an image.
+# Channels of an image, at most.
 FEW = 4
 # The largest dilation that the kernels take, and channels from which products pay beyond it.
 NEAR, MANY = 4, 1024
