@@ -48,7 +48,8 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
 
   size, _, inner, features = kernel.shape
   spec = native.Convolution(*x.shape, features, size, stride, dilation, pads)
-  depthwise, cuda = inner == 1 and groups == features == x.shape[3], standard
+  depthwise = inner == 1 and groups == features == x.shape[3]
+  cuda = standard
   if depthwise and size > 1:
 
     def fast(x, kernel):
@@ -62,8 +63,7 @@ def convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
     def fast(x, kernel):
       return _seen(x, kernel, spec)
 
-    def cuda(x, kernel):
-      return gpu_conv.convolve(x, kernel, spec)
+    cuda = partial(gpu_conv.convolve, spec=spec)
   else:
     return _dense(x, kernel, spec)
   return jax.lax.platform_dependent(x, kernel, cpu=fast, cuda=cuda, default=standard)
@@ -111,8 +111,7 @@ def _dense(x, kernel, spec):
   def standard(x, kernel):
     return library(x, kernel, stride, pads, dilation, 1)
 
-  def cuda(x, kernel):
-    return gpu_conv.convolve(x, kernel, spec)
+  cuda = partial(gpu_conv.convolve, spec=spec)
 
   def cpu(x, kernel):
     if size == 1 and pads == ((0, 0), (0, 0)):
