@@ -170,27 +170,18 @@ def features():
   from segjax import config as config_lib
   from segjax import inference
   from segjax.analysis import features as lib
-  from segjax.tasks import TASKS
-  from segjax.training import feeding
   from segjax.training.writers import finite
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
-  config.data.source.update(moved())
-  # Of nets that learn without labels on crops, crops are looked at, else the resized images.
-  crops = config.data.fit == "crop" and TASKS[config.task.name].needs == "nothing"
-  config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
-  sources = [feeding.make_source(config, s, labelled=False) for s in ("train", "val")]
+  sources = lib.sources_of(workdir, moved())
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
   steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []
   for step in steps:
-    restored = inference.restore(workdir, str(step or "latest"))
-    if not step:  # before the first step
-      restored = restored[0], restored[0].init()[0]
-    how = dict(stage=STAGE.value)
+    restored, how = lib.restore(workdir, step), dict(stages=[STAGE.value])
     if SAMPLES.value:  # of small sets more of each image
       how |= dict(limit=SAMPLES.value, per_image=None)
-    train, val = (lib.extract(*restored, s, **how) for s in sources)
+    (train,), (val,) = (lib.extract(*restored, s, **how) for s in sources)
     stages.append(val.vectors)
     found = lib.scores(train, val, metric=METRIC.value)
     rows[f"epoch {step / per_epoch:g}"] = found

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import inference, models, training
-from segjax.analysis import features
+from segjax.analysis import features, probes
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.models.backbones import make_backbone
@@ -49,13 +49,16 @@ def test_a_stage_is_the_backbones(name, fields):
     wanted = wanted.mean((1, 2)) if name == "projection" else wanted
     found = features.of_stage(net, variables, image, stage)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+  assert features.middle_stages(net, image) == (2, 3, 4)
   with pytest.raises(UserError, match="stage 6: the backbone has the stages 0 to 5"):
     features.of_stage(net, variables, image, 6)
 
 
 def test_a_net_without_a_backbone_has_no_stages():
+  net, variables, image = applied("unet", widths=(4, 6), num_outputs=3)
   with pytest.raises(UserError, match="UNet has no backbone"):
-    features.of_stage(*applied("unet", widths=(4, 6), num_outputs=3), 1)
+    features.of_stage(net, variables, image, 1)
+  assert features.middle_stages(net, image) == ()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def runs(tmp_path_factory):
 def test_pixels_are_chosen_alike_from_all_classes(runs):
   restored = inference.restore(runs / "pixels")
   source = make_source(restored[0].config, "train")
-  found = features.extract(*restored, source, limit=30, per_image=7)
+  (found,) = features.extract(*restored, source, limit=30, per_image=7)
   counts = np.bincount(found.labels)
   assert counts.tolist() == [30, 30]
   assert np.unique(found.examples).size == len(source)
@@ -88,7 +91,7 @@ def test_pixels_are_chosen_alike_from_all_classes(runs):
     assert source[int(i)]["label"][row, column] == label
   most = max(np.unique(found.examples[found.labels == 1], return_counts=True)[1])
   assert most <= 7
-  again = features.extract(*restored, source, limit=30, per_image=7)
+  (again,) = features.extract(*restored, source, limit=30, per_image=7)
   np.testing.assert_array_equal(again.vectors, found.vectors)
 
 
@@ -132,7 +135,7 @@ def test_stages_lie_as_the_one_before():
 
 
 @pytest.mark.slow
-def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
+def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, monkeypatch):
   config = config_lib.read(f"{ROOT}/configs/pretraining.py:smoke,data=folder,backbone=small_cnn")
   data = write_pairs(tmp_path / "data", count=12, size=(120, 150))
   config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.5)
@@ -146,15 +149,29 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path):
   restored = inference.restore(tmp_path / "run")
   restored[0].config.data.update(eval_fit="native", eval_multiple=1)
   source = make_source(restored[0].config, "val", labelled=False)
-  many = features.extract(*restored, source, limit=100, per_image=None)
+  (many,) = features.extract(*restored, source, limit=100, per_image=None)
   assert np.bincount(many.examples).max() > 20  # two classes of 100, six images
-  found = features.extract(*restored, source, limit=30, per_image=9)
+  (found,) = features.extract(*restored, source, limit=30, per_image=9)
+  same, stage = features.extract(*restored, source, limit=30, per_image=9, stages=(None, 1))
+  np.testing.assert_array_equal(same.vectors, found.vectors)
+  np.testing.assert_array_equal(stage.places, found.places)
+  assert stage.vectors.shape[1] != found.vectors.shape[1]
   for label, i, (row, column) in zip(found.labels, found.examples, found.places, strict=True):
     part = source[i]["label"][row - 16 : row + 16, column - 16 : column + 16]
     assert part.shape == (32, 32)
     assert (part == label).mean() >= 0.5
   assert np.bincount(found.examples).max() <= 9
   assert len(found.vectors) == len(found.labels) <= 60
+  # A probe says the same of each layer.
+  monkeypatch.setattr(features, "middle_stages", lambda *_: (1,))
+  accuracy = probes.probe(tmp_path / "run").accuracy
+  sources = features.sources_of(tmp_path / "run")
+  how = dict(limit=probes.CROPS, per_image=None, stages=(1, None))
+  for k, step in enumerate((0, inference.checkpoint_steps(tmp_path / "run")[-1])):
+    restored = features.restore(tmp_path / "run", step)
+    by_split = [features.extract(*restored, s, **how) for s in sources]
+    wanted = [features.knn_accuracy(*pair) for pair in zip(*by_split, strict=True)]
+    assert [accuracy[layer][k] for layer in ("stage 1", "last")] == wanted
 
 
 def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
@@ -207,7 +224,7 @@ def test_the_launcher_writes_pictures_and_scores(runs):
 def test_pixels_have_pictures_too(runs):
   restored = inference.restore(runs / "pixels")
   sources = [make_source(restored[0].config, s) for s in ("train", "val")]
-  train, val = (features.extract(*restored, s, limit=20) for s in sources)
+  (train,), (val,) = (features.extract(*restored, s, limit=20) for s in sources)
   picture = features.neighbor_picture(train, val, *sources, queries=2, wanted=3)
   assert picture.std() > 10
   with pytest.raises(UserError, match="query 99"):

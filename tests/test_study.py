@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -585,3 +586,44 @@ def get_study(arg=""):
     assert [r["status"] for r in rows] == ["done"] * 4
     picture = np.asarray(Image.open(output / "figures" / "examples.png"))
     assert picture.std() > 10
+
+
+@pytest.mark.slow
+def test_a_study_of_pretraining_scores_features(tmp_path):
+  spec = "configs/studies/pretraining.py:smoke,backbone=small_cnn,methods=rotation+dino"
+  output, pool = tmp_path / "report", tmp_path / "pool"
+  launch("study", f"--study={spec}", f"--runs={pool}", f"--output={output}")
+  text = (output / "report.md").read_text()
+  parts = ["kNN accuracy before", "| DINO | last | 2 |"]
+  parts += ["kNN accuracy against training minutes", "| DINO | rotation prediction | kNN"]
+  for part in parts:
+    assert part in text, part
+  assert "best accuracy" not in text  # DINO has none
+  assert np.asarray(Image.open(output / "figures" / "features_1.png").convert("RGB")).std() > 10
+  rows = {(r["variant"], r["seed"]): r for r in table(output / "results.csv")}
+  (run,) = pool.glob("small_cnn_dino-s1-*")
+  launch("analyze", "features", f"--workdir={run}", "--epochs=0")
+  scores = json.loads((run / "figures" / "features.json").read_text())
+  row = rows["DINO", "1"]
+  assert float(row["knn_accuracy_before"]) == scores["epoch 0"]["knn_accuracy"]
+  assert row["knn_accuracy_before"] != rows["DINO", "0"]["knn_accuracy_before"]
+  assert row["knn_accuracy"] != row["knn_accuracy_before"]
+
+
+@pytest.mark.slow
+def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
+  rng = np.random.default_rng(0)
+  (tmp_path / "images").mkdir()
+  for i in range(10):
+    image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+  spec = "configs/studies/pretraining.py:smoke,data=folder,backbone=small_cnn,methods=rotation+dino"
+  args = ["--seeds=1", f"--config.data.source.folder={tmp_path}", "--config.data.batch_size=4"]
+  output = tmp_path / "report"
+  done = launch(
+    "study", f"--study={spec}", f"--runs={tmp_path / 'pool'}", f"--output={output}", *args
+  )
+  assert "2 of 2 runs done" in done.stdout, done.stderr + done.stdout
+  text = (output / "report.md").read_text()
+  assert "The data tell no classes" in text and "ranking (1 is best)" in text
+  assert "knn" not in (output / "results.csv").read_text() and "best accuracy" not in text

@@ -5,9 +5,11 @@ PCA, t-SNE, nearest neighbours, silhouettes and logistic regression are scikit-l
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -23,6 +25,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from segjax import config as config_lib
+from segjax import inference
 from segjax.analysis.charts import COLORS, MARKERS
 from segjax.analysis.figures import write
 from segjax.data import pipeline
@@ -30,7 +34,8 @@ from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
 from segjax.models.conv import Conv
 from segjax.pictures import panel
-from segjax.training import steps
+from segjax.tasks import TASKS
+from segjax.training import feeding, steps
 
 LAYERS = (Conv, nn.Conv, nn.Dense)
 METRICS = ("cosine", "euclidean")
@@ -114,6 +119,30 @@ def of_stage(model, variables, image, stage):
   Raises:
     UserError: no backbone, or none with such a stage.
   """
+  run = lambda: model.apply(variables, image, train=False, mutable=["intermediates"])  # noqa: E731
+  (output, _), found = _and_backbones(run)
+  if not found:
+    raise UserError(f"{type(model).__name__} has no backbone, so there are no stages of one")
+  if not 0 <= stage < len(found[-1]):
+    raise UserError(f"stage {stage}: the backbone has the stages 0 to {len(found[-1]) - 1}")
+  x = found[-1][stage].astype(jnp.float32)
+  return x.mean((1, 2)) if output.ndim == 2 else x
+
+
+def middle_stages(model, image):
+  """Indices of the stages of a net's backbone from stride 4 on, but for the last: tuple of ints.
+
+  Args:
+    model: module of `segjax.models`.
+    image: f32[B,H,W,3], or a jax.ShapeDtypeStruct.
+  """
+  run = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+  _, found = _and_backbones(lambda: jax.eval_shape(run, image))
+  return tuple(range(2, len(found[-1]) - 1)) if found else ()
+
+
+def _and_backbones(call):
+  """What a function returns, and what backbones returned in it."""
   found = []
 
   def note(call, args, kwargs, context):
@@ -123,16 +152,33 @@ def of_stage(model, variables, image, stage):
     return out
 
   with nn.intercept_methods(note):
-    output, _ = model.apply(variables, image, train=False, mutable=["intermediates"])
-  if not found:
-    raise UserError(f"{type(model).__name__} has no backbone, so there are no stages of one")
-  if not 0 <= stage < len(found[-1]):
-    raise UserError(f"stage {stage}: the backbone has the stages 0 to {len(found[-1]) - 1}")
-  x = found[-1][stage].astype(jnp.float32)
-  return x.mean((1, 2)) if output.ndim == 2 else x
+    return call(), found
 
 
-def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stage=None):
+def sources_of(workdir, moved=()):
+  """The examples that a run's features are of: its train and its validation split.
+
+  Of nets that learn without labels on crops they are whole images, for `extract` to cut crops
+  from, else images resized as in evaluation.
+
+  Args:
+    workdir: of a run.
+    moved: {"folder": ...} or {"data_dir": ...}, where the data lie now, if they have moved.
+  """
+  config = config_lib.load(Path(workdir) / "config.json")
+  config.data.source.update(dict(moved))
+  crops = config.data.fit == "crop" and TASKS[config.task.name].needs == "nothing"
+  config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
+  return tuple(feeding.make_source(config, s, labelled=False) for s in ("train", "val"))
+
+
+def restore(workdir, step):
+  """(Experiment, TrainState) of a run at a step that was kept, 0 being before training."""
+  experiment, state = inference.restore(workdir, str(step or "latest"))
+  return experiment, state if step else experiment.init()[0]
+
+
+def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stages=(None,)):
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
   Of a net that gives a vector an image, masks tell the class of random crops of `data.size`: the
@@ -141,33 +187,33 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   Args:
     experiment: training.experiment.Experiment.
     state: TrainState.
-    source: from `experiment.make_source` with `labelled=False`, at one size.
+    source: from `sources_of`.
     limit: of images, or of pixels or crops of each class; chosen at random.
     per_image: of pixels of a class in one image, or of its crops; None: as many as make `limit`
       where all classes are alike, and at least 20.
     seed: of the choice.
-    stage: of the backbone, see `of_stage`; None: `penultimate`.
+    stages: of the backbone, see `of_stage`; None: `penultimate`.
 
   Returns:
-    Features.
+    list of Features, one a stage.
   """
   data, rng = experiment.config.data, np.random.default_rng(seed)
+  variables = state.eval_variables()  # an argument, so that runs of one config share a program
 
   @jax.jit
-  def run(image):
+  def run(variables, image):
     image = image.astype(jnp.float32) / 255
     inputs, _ = experiment.task.prepare(None, image, None, train=False)
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
-    if stage is None:
-      return penultimate(experiment.model, state.eval_variables(), image)
-    return of_stage(experiment.model, state.eval_variables(), image, stage)
+    of = experiment.model, variables, image
+    return [penultimate(*of) if stage is None else of_stage(*of, stage) for stage in stages]
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")
   masks = source[0]["label"].ndim == 2
   image = jax.ShapeDtypeStruct((data.batch_size, *data.size, 3), np.uint8)
-  dense = len(jax.eval_shape(run, image).shape) == 4
+  dense = len(jax.eval_shape(run, variables, image)[0].shape) == 4
   wanted = limit * (1 if dense else len(experiment.labels.names))
   per_image = per_image or max(20, math.ceil(wanted / len(source)))
   chosen = rng.permutation(len(source))[: None if masks else limit]
@@ -175,23 +221,29 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     images = (c for i in chosen for c in _crops(int(i), source[int(i)], data.size, per_image, rng))
   else:
     images = ((int(i), source[int(i)]["image"], source[int(i)]["label"], None) for i in chosen)
-  vectors, labels, examples, places = [], [], [], []
+  found = [([], [], [], []) for _ in stages]
   while batch := list(itertools.islice(images, data.batch_size)):
     fill = [batch[-1][1]] * (data.batch_size - len(batch))
-    found = np.asarray(run(np.stack([image for _, image, *_ in batch] + fill)))
-    for (i, _, label, place), feature in zip(batch, found, strict=False):
-      at = _pick(label, feature.shape, per_image, rng) if dense else [(..., place, int(label))]
-      vectors += [feature[where].reshape(-1) for where, *_ in at]
-      places += [pixel for _, pixel, _ in at]
-      labels += [c for *_, c in at]
-      examples += [i] * len(at)
-  out = Features(np.array(vectors), np.array(labels), np.array(examples))
+    outputs = run(variables, np.stack([image for _, image, *_ in batch] + fill))
+    for (vectors, labels, indices, places), output in zip(found, outputs, strict=True):
+      for (i, _, label, place), feature in zip(batch, np.asarray(output), strict=False):
+        at = _pick(label, feature.shape, per_image, rng) if dense else [(..., place, int(label))]
+        vectors.extend(feature[where].reshape(-1) for where, *_ in at)
+        places.extend(pixel for _, pixel, _ in at)
+        labels.extend(c for *_, c in at)
+        indices.extend([i] * len(at))
   if not masks:
-    return out
-  keep = np.concatenate([_at_most(np.flatnonzero(out.labels == c), limit, rng)
-                         for c in np.unique(out.labels)])  # fmt: skip
-  keep.sort()
-  return Features(out.vectors[keep], out.labels[keep], out.examples[keep], np.array(places)[keep])
+    return [Features(*map(np.array, parts[:3])) for parts in found]
+  return [_balanced(parts, limit, copy.deepcopy(rng)) for parts in found]
+
+
+def _balanced(parts, limit, rng):
+  """Features of at most `limit` pixels or crops of each class."""
+  parts = [np.array(p) for p in parts]
+  labels = parts[1]
+  chosen = [_at_most(np.flatnonzero(labels == c), limit, rng) for c in np.unique(labels)]
+  keep = np.sort(np.concatenate(chosen))
+  return Features(*(p[keep] for p in parts))
 
 
 def _crops(index, example, size, count, rng):
@@ -225,6 +277,12 @@ def _at_most(indices, most, rng):
   return indices if len(indices) <= most else rng.choice(indices, most, replace=False)
 
 
+def knn_accuracy(train, val, *, metric="cosine"):
+  """Share of `val` whose class most of their nearest neighbours in `train` have, see `scores`."""
+  knn = KNeighborsClassifier(min(NEIGHBORS, len(train.labels)), metric=metric)
+  return float(knn.fit(train.vectors, train.labels).score(val.vectors, val.labels))
+
+
 def scores(train, val, *, metric="cosine"):
   """How well features tell the classes.
 
@@ -240,10 +298,9 @@ def scores(train, val, *, metric="cosine"):
   _check_metric(metric)
   if len(np.unique(train.labels)) < 2 or len(np.unique(val.labels)) < 2:
     return dict(knn_accuracy=np.nan, linear_accuracy=np.nan, silhouette=np.nan)
-  knn = KNeighborsClassifier(min(NEIGHBORS, len(train.labels)), metric=metric)
   linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
   return dict(
-    knn_accuracy=float(knn.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
+    knn_accuracy=knn_accuracy(train, val, metric=metric),
     linear_accuracy=float(linear.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
     silhouette=float(silhouette_score(val.vectors, val.labels, metric=metric)),
   )

@@ -13,7 +13,8 @@ import numpy as np
 
 from segjax import inference
 from segjax import study as study_lib
-from segjax.analysis import charts, cost, predictions, regions
+from segjax.analysis import charts, cost, features, predictions, regions
+from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.figures import write_picture
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
@@ -21,7 +22,7 @@ from segjax.tasks import TASKS
 from segjax.weights import PRETRAINED
 
 FIGURES = re.compile(
-  r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|examples)\.(png|pdf)"
+  r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples)\.(png|pdf)"
 )
 OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
 TEXTS = {  # of scalars, with units
@@ -58,18 +59,28 @@ def write(study, results, output):
   document = Document(study.title)
   document.text(study.question)
   costs = {v: _costs(runs[0]) for v, runs in done.items()}
-  (output / "results.csv").write_text(_csv(study, results, costs))
+  probes = {
+    v: [probes_lib.probe(r.workdir, _moved(r)) for r in runs]
+    for v, runs in done.items()
+    if TASKS[_task(runs)].pretext
+  }
+  (output / "results.csv").write_text(_csv(study, results, costs, _knn(done, probes)))
   _setup(document, study, results, done, costs)
   if done:
-    _numbers(document, study, done, costs)
+    judged = _judged(done, probes)
+    _numbers(document, study, done, costs, judged, _knn(done, probes))
+    if probes:
+      _features(document, done, probes, figures)
     _curves(document, study, done, figures)
-    _trade_offs(document, study, done, costs, figures)
+    _trade_offs(document, done, costs, judged, figures)
     if all(runs[0].config.task.name in predictions.LABEL_MAPS for runs in done.values()):
       _segmentation(document, study, done, figures)
     else:
       _confusions_if_any(document, done, figures)
     # Label maps are among the stages above; what else a task shows is not.
-    shown = {v: runs for v, runs in done.items() if _task(runs) != "segmentation"}
+    shown = {
+      v: runs for v, runs in done.items() if _task(runs) != "segmentation" and v not in probes
+    }
     if shown:
       _examples(document, shown, figures)
   (output / "report.md").write_text(document.markdown(output))
@@ -142,11 +153,35 @@ def text_of(name):
   return TEXTS.get(name, text)
 
 
-def _numbers(document, study, done, costs):
+def _knn(done, probes):
+  """(variant, seed) -> kNN accuracy of the last layer, before and after."""
+  return {
+    (v, run.seed): probe.accuracy[probes_lib.LAST]
+    for v in probes for run, probe in zip(done[v], probes[v], strict=True) if probe.accuracy
+  }  # fmt: skip
+
+
+def _judged(done, probes):
+  """What all variants are ranked by: (text, 1 where high values are good or -1, variant -> values).
+
+  None where they have nothing in common.
+  """
+  knn = _knn(done, probes)
+  if all((v, r.seed) in knn for v, runs in done.items() for r in runs):
+    return "kNN accuracy", 1, {v: [knn[v, r.seed][1] for r in runs] for v, runs in done.items()}
+  config = next(iter(done.values()))[0].config
+  if len({(runs[0].config.best_metric, runs[0].config.best_mode) for runs in done.values()}) > 1:
+    return None
+  values = {v: [r.best() for r in runs] for v, runs in done.items()}
+  return f"best {text_of(config.best_metric)}", _sign(config), values
+
+
+def _numbers(document, study, done, costs, judged, knn):
   document.heading("Results")
   names = _scalars(study, done)
-  best = next(iter(done.values()))[0].config.best_metric
-  header = ["variant", "seeds", *map(text_of, names), f"best {text_of(best)}", "training minutes"]
+  header = ["variant", "seeds", *map(text_of, names)]
+  header += [judged[0]] if judged else []
+  header += ["training minutes"]
   devices = [c.device for c in next(iter(costs.values()))]
   header += [f"latency, ms ({d})" for d in devices]
   header += ["parameters", "MB", "GFLOPs an image"]
@@ -155,17 +190,24 @@ def _numbers(document, study, done, costs):
     finals = [r.final() for r in runs]
     row = [label, len(runs)]
     row += [mean_and_deviation([f.get(n, np.nan) for f in finals]) for n in names]
-    row += [mean_and_deviation([r.best() for r in runs])]
+    row += [mean_and_deviation(judged[2][label])] if judged else []
     row += [mean_and_deviation([r.minutes() for r in runs], 1)]
     row += [f"{c.latency_ms:.1f}" for c in costs[label]]
     c = costs[label][0]
     rows.append([*row, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
   document.table(header, rows)
-  document.text(
-    "Validation set after the last step, mean ± sample standard deviation over seeds; 'best' is "
-    "the best evaluation of each run, chosen on the same set and so a little flattering. Latency "
-    "is the median at batch 1."
+  best = (
+    "; 'best' is the best evaluation of each run, chosen on the same set and so a little flattering"
   )
+  document.text(
+    "Validation set after the last step, mean ± sample standard deviation over seeds"
+    f"{best if judged and judged[0].startswith('best') else ''}. Latency is the median at batch 1."
+  )
+  if knn:
+    document.text(
+      "Loss, accuracy and the like are of what a net was trained to say without labels; kNN "
+      "accuracy is of the classes, by the last layer's features."
+    )
   first, *others = done
   pairs = study.compare or [(first, label) for label in others]
   rows = []
@@ -173,8 +215,13 @@ def _numbers(document, study, done, costs):
     if base not in done or label not in done:
       continue
     values = {text_of(n): lambda r, n=n: r.final().get(n, np.nan) for n in names}
-    if _task(done[base]) != _task(done[label]):  # their losses are different things
+    tasks = {_task(done[base]), _task(done[label])}
+    if len(tasks) > 1:  # their losses are different things
       del values[text_of("val/loss")]
+      if any(TASKS[t].pretext for t in tasks):  # all of theirs are
+        values = {}
+    if knn:
+      values["kNN accuracy"] = lambda r: knn.get((r.label, r.seed), (np.nan,))[-1]
     values |= {"training minutes": study_lib.Result.minutes}
     for text, value in values.items():
       d = paired_difference(*_paired(done[base], done[label], value))
@@ -198,6 +245,40 @@ def _paired(first, second, value):
   return [a[s] for s in shared], [b[s] for s in shared]
 
 
+def _features(document, done, probes, figures):
+  """How well features tell the classes that no run was told, before and after."""
+  document.heading("Features")
+  rows = []
+  for label, of_runs in probes.items():
+    for layer in of_runs[0].accuracy:
+      before, after = zip(*(p.accuracy[layer] for p in of_runs), strict=True)
+      d = paired_difference(before, after)
+      numbers = mean_and_deviation(before), mean_and_deviation(after), str(d)
+      rows.append((label, layer, d.pairs, *numbers, d.verdict))
+  if not rows:
+    document.text("The data tell no classes, so features are not scored.")
+    return
+  header = ("variant", "layer", "seeds", "kNN accuracy before", "after",
+            "difference [95 % interval]", "verdict")  # fmt: skip
+  document.table(header, rows)
+  document.text(
+    f"Share of validation examples whose class most of their {features.NEIGHBORS} nearest "
+    "neighbours (cosine) in the train split have. Where labels are masks, examples are crops, "
+    f"{probes_lib.CROPS} of each class where there are as many; a crop's class is the one most of "
+    "its pixels have. 'Before' are the random weights that a run began with. Stage i is the "
+    "backbone's at stride 2^i, 'last' what the head of a classifier would get; all are means over "
+    "positions. After rotation prediction a middle stage often tells more than the last. Student's "
+    "t interval, paired by seed: it is of other seeds, not of other images."
+  )
+  for k, (label, of_runs) in enumerate(probes.items()):
+    first = of_runs[0]
+    captions = [f"kNN {a:.3f}" for a in first.accuracy[probes_lib.LAST]]
+    file = figures / f"features_{k}.png"
+    embedded = features.embed(first.vectors)
+    features.scatter(embedded, first.labels, first.table, ("before", "after"), captions, file)
+    document.figure(file, f"Features of {label}, last layer, seed {done[label][0].seed}.")
+
+
 def _curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
@@ -213,31 +294,32 @@ def _curves(document, study, done, figures):
   )
 
 
-def _trade_offs(document, study, done, costs, figures):
+def _trade_offs(document, done, costs, judged, figures):
   document.heading("What it costs")
-  config = next(iter(done.values()))[0].config
-  value = {v: [r.best() for r in runs] for v, runs in done.items()}
-  value_text = f"best {text_of(config.best_metric)}"
   axes = {
     "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
     "size, MB": {v: costs[v][0].mb for v in done},
   }
   for k, c in enumerate(next(iter(costs.values()))):
     axes[f"latency at batch 1, ms ({c.device})"] = {v: costs[v][k].latency_ms for v in done}
-  sign = _sign(config)
-  ranks = {value_text: _ranking({v: -sign * np.mean(x) for v, x in value.items()})}
-  spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
+  ranks = {}
+  if judged:
+    value_text, sign, value = judged
+    ranks[value_text] = _ranking({v: -sign * np.mean(x) for v, x in value.items()})
+    spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
   # Where some start from weights, each dot says what it starts from.
   told = len({_start(runs) for runs in done.values()}) > 1
   names = {v: f"{v} ({_start(runs)})" if told else v for v, runs in done.items()}
   for text, by in axes.items():
+    ranks[text] = _ranking(by)
+    if not judged:
+      continue
     points = {names[v]: (by[v], np.mean(value[v]), spread[v]) for v in done}
     name = "".join(c if c.isalnum() else "_" for c in text.split(",")[0].lower())
     name += "_" + text.split("(")[-1].rstrip(")").replace(" ", "_") if "(" in text else ""
     file = figures / f"trade_{name}.png"
     charts.scatter(points, (text, value_text), file, high_is_good=sign > 0)
     document.figure(file, f"{value_text} against {text}; bars: standard deviation over seeds.")
-    ranks[text] = _ranking(by)
   document.table(
     ("ranking (1 is best)", *done), [(text, *(r[v] for v in done)) for text, r in ranks.items()]
   )
@@ -325,9 +407,10 @@ def _confusions(document, names, done, figures):
 
 
 def _confusions_if_any(document, done, figures):
-  """Confusion matrices of a task that has classes."""
-  first = next(iter(done.values()))[0]
-  if "matrix" in first.sums():
+  """Confusion matrices of the variants whose tasks have classes."""
+  done = {v: runs for v, runs in done.items() if "matrix" in runs[0].sums()}
+  if done:
+    first = next(iter(done.values()))[0]
     document.heading("Classes")
     _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
 
@@ -358,13 +441,14 @@ def _costs(run):
   return out
 
 
-def _csv(study, results, costs):
+def _csv(study, results, costs, knn):
   """A row a run; columns that begin with time/ differ from run to run, the others do not."""
   done = [r for r in results if not r.error]
   names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator="\n")
   head = ["variant", "seed", "status", "identity", "parameters", "mb", "gflops", "best"]
+  head += ["knn_accuracy_before", "knn_accuracy"] if knn else []
   writer.writerow([*head, *names, "time/minutes", "time/latency_ms", "time/images_per_s"])
   for r in results:
     start = [r.label, r.seed, r.error or "done", r.config and study_lib.identity(r.config)]
@@ -372,6 +456,8 @@ def _csv(study, results, costs):
       writer.writerow(start)
       continue
     c, final = costs[r.label][0], r.final()
-    numbers = [c.parameters, c.mb, c.gflops, r.best(), *(final.get(n, np.nan) for n in names)]
+    numbers = [c.parameters, c.mb, c.gflops, r.best()]
+    numbers += knn.get((r.label, r.seed), (np.nan, np.nan)) if knn else ()
+    numbers += [final.get(n, np.nan) for n in names]
     writer.writerow([*start, *numbers, r.minutes(), c.latency_ms, c.images_per_s])
   return buffer.getvalue()

@@ -52,6 +52,7 @@ class Dino(Task):
   centering: str = "mean"
 
   needs: ClassVar[str] = "nothing"
+  pretext: ClassVar[bool] = True
   headline: ClassVar[tuple[str, ...]] = (
     "loss", "teacher_entropy", "mean_entropy", "feature_deviation",
   )  # fmt: skip

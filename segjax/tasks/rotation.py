@@ -24,6 +24,7 @@ class Rotation(Classification):
   top_k: int = 1
 
   needs: ClassVar[str] = "nothing"
+  pretext: ClassVar[bool] = True
 
   def __post_init__(self):
     object.__setattr__(self, "classes", ANGLES)

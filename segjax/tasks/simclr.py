@@ -31,6 +31,7 @@ class SimCLR(Task):
   width: int = 128
 
   needs: ClassVar[str] = "nothing"
+  pretext: ClassVar[bool] = True
   headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "feature_deviation")
 
   def __post_init__(self):

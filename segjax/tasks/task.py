@@ -31,6 +31,7 @@ class Task:
     headline: scalars of a summary that stand in the rows of training, where it has them.
     every_pixel: whether all pixels of an image are scored, so that none may be padding.
     teaches: whether the net with the averaged parameters is asked too, as a teacher.
+    pretext: whether it is for the features that a net comes to have, not for its answers.
     fuses: whether `statistics` takes logits coarser than the labels.
     loss_text: name of the loss with its unit, for axes and tables.
   """
@@ -42,6 +43,7 @@ class Task:
   headline: ClassVar[tuple[str, ...]] = ("loss",)
   every_pixel: ClassVar[bool] = False
   teaches: ClassVar[bool] = False
+  pretext: ClassVar[bool] = False
   fuses: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
 

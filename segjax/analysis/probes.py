@@ -1,0 +1,63 @@
+"""What a run that learned without labels knows of classes: kNN accuracy of its layers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from segjax import inference
+from segjax.analysis import features
+
+CROPS = 300  # of each class, where labels are masks
+LAST = "last"  # layer that a classifier's head would get
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """Features of a run's validation examples with the weights that it began with, and trained.
+
+  Attributes:
+    accuracy: layer -> kNN accuracy of both; empty where the data tell no classes.
+    vectors: f32[N,D] of both, of the last layer.
+    labels: i64[N].
+    table: LabelTable of the data.
+  """
+
+  accuracy: dict
+  vectors: tuple = ()
+  labels: np.ndarray | None = None
+  table: object = None
+
+
+def probe(workdir, moved=()):
+  """Scores a run's features: middle stages of its backbone and the last layer.
+
+  Args:
+    workdir: of a run of a net with a backbone that gives a vector an image.
+    moved: where the data lie now, see `features.sources_of`.
+
+  Returns:
+    Probe.
+  """
+  sources = features.sources_of(workdir, moved)
+  label = sources[0][0].get("label")
+  if label is None or label.ndim > 2:
+    return Probe({})
+  how = dict(limit=CROPS, per_image=None) if label.ndim else {}
+  found = []
+  for step in (0, inference.checkpoint_steps(workdir)[-1]):
+    restored = features.restore(workdir, step)
+    image = jax.ShapeDtypeStruct((1, *restored[0].config.data.size, 3), np.float32)
+    layers = {f"stage {i}": i for i in features.middle_stages(restored[0].model, image)}
+    layers[LAST] = None
+    by_split = [features.extract(*restored, s, stages=tuple(layers.values()), **how)
+                for s in sources]  # fmt: skip
+    found.append(dict(zip(layers, zip(*by_split, strict=True), strict=True)))
+  if min(len(np.unique(f.labels)) for f in found[0][LAST]) < 2:
+    return Probe({})
+  accuracy = {k: tuple(features.knn_accuracy(*at[k]) for at in found) for k in layers}
+  val = [at[LAST][1] for at in found]
+  table = sources[1].source.labels
+  return Probe(accuracy, tuple(v.vectors for v in val), val[0].labels, table)
