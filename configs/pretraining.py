@@ -9,13 +9,11 @@
 A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
 features general. Any source of images will do, `data=folder` without labels too; of large ones
 random crops of 64x64 are taken, and their middle to validate. The features beside those of random
-weights: launch/analyze.py features --epochs=0,60 --workdir=D, after rotation with --stage=2 or 3,
-as the middle of the net knows most of classes then. Start any net from them by
---config.init_from=D --config.init_part=backbone. DINO on CamVid, two Xeon cores, 2026-11-25: 5.7
-minutes, kNN accuracy of crops 0.625 where random weights have 0.530; on CIFAR-10's 5000 images, two
-Zen 4 cores, 2026-11-27: 28 minutes, beside small work, 0.343 and 0.280; rotation there 10 minutes,
-0.318 and 0.280, of stage 3 0.386 and 0.260. Folders with labels tell classes of features apart:
---config.data.source.kind=segmentation or classification.
+weights: launch/analyze.py features --epochs=0,60 --workdir=D, after rotation with --stage=2 or 3
+too, as the middle of the net knows most of classes then; with several seeds and all stages:
+launch/study.py --study=configs/studies/pretraining.py, where figures stand. Start any net from them
+by --config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
+apart: --config.data.source.kind=segmentation or classification.
 """
 
 from segjax import config as config_lib
