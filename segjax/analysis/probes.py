@@ -46,13 +46,13 @@ def probe(workdir, moved=()):
   if label is None or label.ndim > 2:
     return Probe({})
   how = dict(limit=CROPS, per_image=None) if label.ndim else {}
+  experiment, trained = inference.restore(workdir)
+  image = jax.ShapeDtypeStruct((1, *experiment.config.data.size, 3), np.float32)
+  layers = {f"stage {i}": i for i in features.middle_stages(experiment.model, image)}
+  layers[LAST] = None
   found = []
-  for step in (0, inference.checkpoint_steps(workdir)[-1]):
-    restored = features.restore(workdir, step)
-    image = jax.ShapeDtypeStruct((1, *restored[0].config.data.size, 3), np.float32)
-    layers = {f"stage {i}": i for i in features.middle_stages(restored[0].model, image)}
-    layers[LAST] = None
-    by_split = [features.extract(*restored, s, stages=tuple(layers.values()), **how)
+  for state in (experiment.init()[0], trained):
+    by_split = [features.extract(experiment, state, s, stages=tuple(layers.values()), **how)
                 for s in sources]  # fmt: skip
     found.append(dict(zip(layers, zip(*by_split, strict=True), strict=True)))
   if min(len(np.unique(f.labels)) for f in found[0][LAST]) < 2:

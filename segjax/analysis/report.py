@@ -64,11 +64,12 @@ def write(study, results, output):
     for v, runs in done.items()
     if TASKS[_task(runs)].pretext
   }
-  (output / "results.csv").write_text(_csv(study, results, costs, _knn(done, probes)))
+  knn = _knn(done, probes)
+  (output / "results.csv").write_text(_csv(study, results, costs, knn))
   _setup(document, study, results, done, costs)
   if done:
-    judged = _judged(done, probes)
-    _numbers(document, study, done, costs, judged, _knn(done, probes))
+    judged = _judged(done, knn)
+    _numbers(document, study, done, costs, judged, knn)
     if probes:
       _features(document, done, probes, figures)
     _curves(document, study, done, figures)
@@ -161,12 +162,11 @@ def _knn(done, probes):
   }  # fmt: skip
 
 
-def _judged(done, probes):
+def _judged(done, knn):
   """What all variants are ranked by: (text, 1 where high values are good or -1, variant -> values).
 
   None where they have nothing in common.
   """
-  knn = _knn(done, probes)
   if all((v, r.seed) in knn for v, runs in done.items() for r in runs):
     return "kNN accuracy", 1, {v: [knn[v, r.seed][1] for r in runs] for v, runs in done.items()}
   config = next(iter(done.values()))[0].config
