@@ -282,11 +282,10 @@ def _features(document, done, probes, figures):
 def _curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
-  shown = [(study.metric.removeprefix("val/"), text_of(study.metric))]
   tasks = {_task(runs) for runs in done.values()}
-  if len(tasks) == 1:
-    shown.insert(0, ("loss", TASKS[tasks.pop()].loss_text))
-  file = charts.curves(runs, shown, figures / "curves.png")
+  shown = {"loss": TASKS[tasks.pop()].loss_text} if len(tasks) == 1 else {}
+  shown.setdefault(study.metric.removeprefix("val/"), text_of(study.metric))  # perhaps the loss
+  file = charts.curves(runs, list(shown.items()), figures / "curves.png")
   document.figure(
     file,
     "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
