@@ -9,7 +9,7 @@
 A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
 features general. Any source of images will do, `data=folder` without labels too; of large ones
 random crops of 64x64 are taken, and their middle to validate. The features beside those of random
-weights: launch/analyze.py features --epochs=0,60 --workdir=D, after rotation with --stage=2 or 3
+weights: launch/analyze.py features --epochs=0,15 --workdir=D, after rotation with --stage=2 or 3
 too, as the middle of the net knows most of classes then; with several seeds and all stages:
 launch/study.py --study=configs/studies/pretraining.py, where figures stand. Start any net from them
 by --config.init_from=D --config.init_part=backbone. Folders with labels tell classes of features
@@ -44,12 +44,16 @@ def get_config(arg=""):
   c.schedule.update(name="one_cycle", learning_rate=1e-3)
   c.total_epochs, c.eval_epochs = (30.0, 5.0) if small else (60.0, 10.0)
   c.augment.update(crop_area_min=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.3)
-  if a.method == "rotation":  # what is up must stay to be seen
+  if a.method == "rotation":
+    # All four ways of each image are in a batch, so a quarter of the images, and of the epochs.
+    c.data.batch_size //= 4
+    c.total_epochs, c.eval_epochs = (8.0, 2.0) if small else (15.0, 5.0)
+    # What is up must stay to be seen.
     c.augment.update(crop_area_min=0.6, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
     if a.data in TOLD_BY_COLOR:  # features come not to tell what changes
       c.augment.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-  if a.data == "dubai_aerial":  # one step an epoch
-    c.total_epochs, c.eval_epochs = (600.0 if a.method == "rotation" else 400.0), 100.0
+  if a.data == "dubai_aerial":  # one batch of 32 an epoch
+    c.total_epochs, c.eval_epochs = (90.0, 30.0) if a.method == "rotation" else (400.0, 100.0)
   if a.data != "digits":
     c.augment.flip = 0.5
   c.best_metric = "val/accuracy"
