@@ -495,8 +495,8 @@ def test_document_in_both_forms(tmp_path):
   assert d.markdown(tmp_path).splitlines()[2:6] == ["| x\\|y | z |", "|---|---|", "| 1 | <2> |",
                                                     "| 3 | 4 |"]  # fmt: skip
   assert "<td>&lt;2&gt;</td>" in d.html()
-  d.table(("config", "parameters"), [("a.py:b=1,c=2", "1,234")])
-  assert "<td>a.py:b=1,<wbr>c=2</td><td>1,234</td>" in d.html()
+  d.table(("config", "parameters", "IoU"), [("a.py:b=1,c=2", "1,234", "0.5 ± 0.1")])
+  assert "<td>a.py:b=1,<wbr>c=2</td><td>1,234</td><td>0.5&nbsp;±&nbsp;0.1</td>" in d.html()
   assert "<title>A &amp; B</title>" in d.html()
 
 

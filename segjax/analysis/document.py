@@ -82,8 +82,9 @@ class Document:
 
 
 def _cell(text):
-  """Escaped; lists without spaces, as a config's argument, may break after their commas."""
-  return re.sub(r",(?=[A-Za-z])", ",<wbr>", html.escape(text))
+  """Escaped; a value stays on one line, a list without spaces may break after its commas."""
+  text = html.escape(text).replace(" ± ", "&nbsp;±&nbsp;")
+  return re.sub(r",(?=[A-Za-z])", ",<wbr>", text)
 
 
 _HEAD = """<!doctype html>
