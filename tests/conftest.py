@@ -81,7 +81,7 @@ def launch(name, *args, env=None, **kwargs):
     env={**os.environ, **(env or {})},
     capture_output=True,
     text=True,
-    timeout=900,  # of what hangs, not of a slow machine
+    timeout=300,
     check=False,
     **kwargs,
   )

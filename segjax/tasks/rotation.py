@@ -37,10 +37,10 @@ class Rotation(Classification):
       raise UserError(f"rotation needs square images, data.size is {image.shape[1:3]}")
     if key is None:
       return image, None
-    turned = [jnp.rot90(image, k, axes=(1, 2)) for k in range(4)]
-    return jnp.concatenate(turned), jnp.repeat(jnp.arange(4), len(image))
+    turned = [jnp.rot90(image, k, axes=(1, 2)) for k in range(len(ANGLES))]
+    return jnp.concatenate(turned), jnp.repeat(jnp.arange(len(ANGLES)), len(image))
 
   def statistics(self, logits, label, mask, *, histogram):
     """Sums over a batch in all four ways, [4B] of mask [B]."""
-    mask = jnp.tile(mask, len(logits) // len(mask))
+    mask = jnp.tile(mask, len(ANGLES))
     return super().statistics(logits, label, mask, histogram=histogram)
