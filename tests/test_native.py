@@ -14,7 +14,7 @@ from conftest import ROOT, eight_devices, run_with_core_packages
 
 from segjax import native
 from segjax.models import conv
-from segjax.native import forward, xla_call
+from segjax.native import convolution, forward, xla_call
 
 pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
 
@@ -36,6 +36,8 @@ CASES = {
   "dilated": (2, 20, 19, 8, 32, 3, 1, 4, ((4, 4), (4, 4))),
   "dilated_uneven": (2, 18, 19, 8, 32, 3, 1, 4, ((4, 4), (4, 4))),
   "dilated_strips": (1, 48, 40, 96, 40, 3, 1, 2, ((2, 2), (2, 2))),
+  "several_shares": (1, 9, 8, 160, 420, 3, 1, 1, ((1, 1), (1, 1))),
+  "deep": (1, 14, 9, 300, 40, 3, 1, 2, ((2, 2), (2, 2))),
   "strided_dilated": (2, 21, 19, 6, 10, 5, 3, 2, ((4, 4), (4, 4))),
 }
 # Of taps that reach far.
@@ -46,6 +48,22 @@ FAR = {
   "one_direction": (2, 4, 30, 33, 16, 3, 1, 8, ((8, 8), (8, 8))),
   "two_tiles": (2, 32, 32, 24, 40, 3, 1, 12, ((12, 12), (12, 12))),
 }
+
+
+# Directly, and by Winograd's tiles what can go by them.
+FORMS = [(c, "direct") for c in CASES] + [(c, "tiles") for c in CASES if CASES[c][5:7] == (3, 1)]
+
+
+@pytest.fixture
+def form(request, monkeypatch):
+  """What a convolution goes by, of whatever size it is."""
+  monkeypatch.setattr(convolution, "in_tiles", lambda spec: request.param == "tiles")
+
+
+def in_forms(*cases):
+  """Parametrizes a test with cases, all by default, in all their forms."""
+  forms = [(c, f) for c, f in FORMS if not cases or c in cases]
+  return pytest.mark.parametrize(("case", "form"), forms, indirect=["form"])
 
 
 def draw(case, cases=CASES, seed=0):
@@ -61,8 +79,9 @@ def draw(case, cases=CASES, seed=0):
   return spec, *(rng.normal(size=s).astype(np.float32) for s in sizes)
 
 
-def test_a_turned_kernel_is_that_of_the_gradient():
-  spec, x, kernel, _ = draw("odd_channels")
+@in_forms("odd_channels", "several_blocks")
+def test_a_turned_kernel_is_that_of_the_gradient(case, form):
+  spec, x, kernel, _ = draw(case)
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
   got = native.convolve(x, turned, spec._replace(turned=True))
   np.testing.assert_array_equal(got, native.convolve(x, kernel, spec))
@@ -79,8 +98,8 @@ def library(spec, x, kernel):
   )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_kernels_equal_the_library(case):
+@in_forms()
+def test_kernels_equal_the_library(case, form):
   spec, x, kernel, g = draw(case)
   with jax.enable_x64():
     wide = [jnp.asarray(a, jnp.float64) for a in (x, kernel, g)]
@@ -111,8 +130,8 @@ def test_products_of_far_taps_equal_the_library(case, machine, monkeypatch):
 
 
 @pytest.mark.parametrize("machine", [(4, 32), (8, 16), (16, 32)])
-@pytest.mark.parametrize("case", ["odd_channels", "several_blocks", "stem", "dilated"])
-def test_vectors_of_any_width_give_the_same_bits(case, machine, monkeypatch):
+@in_forms("odd_channels", "several_blocks", "stem", "dilated", "several_shares")
+def test_vectors_of_any_width_give_the_same_bits(case, form, machine, monkeypatch):
   spec, x, kernel, g = draw(case)
 
   def both():
@@ -128,8 +147,9 @@ def test_vectors_of_any_width_give_the_same_bits(case, machine, monkeypatch):
     np.testing.assert_array_equal(a, b)
 
 
-def test_an_image_has_the_same_bits_in_any_batch_and_every_time():
-  spec, x, kernel, g = draw("groups_of_strips")
+@in_forms("groups_of_strips")
+def test_an_image_has_the_same_bits_in_any_batch_and_every_time(case, form):
+  spec, x, kernel, g = draw(case)
   one = spec._replace(batch=1)
   whole = jax.jit(lambda x: native.convolve(x, kernel, spec))(x)
   single = jax.jit(lambda x: native.convolve(x, kernel, one))
@@ -141,8 +161,9 @@ def test_an_image_has_the_same_bits_in_any_batch_and_every_time():
     np.testing.assert_array_equal(of_kernel(x, g), first)
 
 
-def test_calls_from_many_threads_at_once():
-  spec, x, kernel, _ = draw("strips")
+@in_forms("strips")
+def test_calls_from_many_threads_at_once(case, form):
+  spec, x, kernel, _ = draw(case)
   call = jax.jit(lambda x: native.convolve(x, kernel, spec).sum((1, 2)))
   inputs = [x * (i + 1) for i in range(24)]
   expected = [np.asarray(call(a)) for a in inputs]
@@ -152,8 +173,8 @@ def test_calls_from_many_threads_at_once():
 
 
 def test_convolutions_of_nets_use_the_kernels_where_they_can():
-  def target(dtype=jnp.float32, platform="cpu", dilation=1):
-    x, kernel = jnp.zeros((1, 12, 12, 4), dtype), jnp.zeros((3, 3, 4, 8), dtype)
+  def target(dtype=jnp.float32, platform="cpu", dilation=1, size=12, channels=8):
+    x, kernel = jnp.zeros((1, size, size, 16), dtype), jnp.zeros((3, 3, 16, channels), dtype)
     convolve = functools.partial(conv.convolve, padding=dilation, dilation=dilation)
     step = jax.jit(jax.grad(lambda k, x: convolve(x, k).sum(), (0, 1)))
     return step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
@@ -161,12 +182,17 @@ def test_convolutions_of_nets_use_the_kernels_where_they_can():
   assert target().count("@segjax_forward") == 1  # of the input's gradient; the sum needs no value
   assert target().count("@segjax_gradient") == 1
   assert target(dilation=3).count("@segjax_wide") == 1
+  tiles = target(size=16, channels=16)
+  assert tiles.count("@segjax_winograd_gradient") == tiles.count("@segjax_winograd_kernel") == 1
+  for thinner in ({"size": 16, "channels": 15}, {"size": 15, "channels": 16}):
+    assert "@segjax_winograd" not in target(**thinner)
   assert "@segjax" not in target(jnp.bfloat16)
   assert "@segjax" not in target(platform="cuda")
 
 
-def test_vmap_works():
-  spec, x, kernel, g = draw("thin")
+@in_forms("thin")
+def test_vmap_works(case, form):
+  spec, x, kernel, g = draw(case)
   xs = np.stack([x, 2 * x])
   mapped = jax.vmap(lambda x: native.convolve(x, kernel, spec))(xs)
   np.testing.assert_array_equal(mapped[1], native.convolve(2 * x, kernel, spec))

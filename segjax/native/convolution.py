@@ -1,15 +1,19 @@
-"""Direct convolution and its weight gradient, NHWC, float32.
+"""Convolution and its weight gradient, NHWC, float32.
 
-Both go through an image a strip of rows at a time, from a copy with its padding that stays in the
-cache of a core. The innermost loops keep a tile of sums in registers: a few pixels by up to two
-vectors of output channels forward, a few taps and input channels by as many for the gradient. Each
-sum is taken in one fixed order with products rounded once, so that neither the number of threads
-nor the width of the vectors changes a bit, nor, forward, the other images of the batch.
+Directly (`forward`, `gradient`): through an image a strip of rows at a time, from a copy with its
+padding that stays in the cache of a core. The innermost loops keep a tile of sums in registers: a
+few pixels by up to two vectors of output channels forward, a few taps and input channels by as many
+for the gradient. By Winograd's tiles (`winograd`, `winograd_gradient`), and where taps reach far
+(`wide`), they are matrix products. Each sum is taken in one fixed order with products rounded once,
+so that neither the number of threads nor the width of the vectors changes a bit, nor, forward, the
+other images of the batch.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import math
 from typing import NamedTuple
 
 import jax
@@ -101,8 +105,20 @@ def usable(spec, *dtypes):
   )
 
 
+def in_tiles(spec):
+  """Whether a convolution goes by tiles, see `winograd`.
+
+  With fewer channels their additions cost more than the products that they save, and with fewer
+  pixels the kernel's. The batch has no say: an image has the same bits in any.
+  """
+  enough = min(spec.channels, spec.features) >= 16 and math.prod(spec.out_size) >= 256
+  return spec.size == 3 and spec.stride == 1 and enough
+
+
 def convolve(x, kernel, spec):
   """The convolution `spec` of x f32[B,H,W,C] and kernel f32[K,K,C,F], f32[B,H',W',F]."""
+  if in_tiles(spec):
+    return _call(_winograd_p, spec, x, _call(_kernel_p, spec, kernel))
   return _call(_forward_p, spec, x, kernel)
 
 
@@ -113,22 +129,22 @@ def convolve_wide(x, kernel, spec):
 
 def weight_gradient(x, g, spec):
   """Gradient of `convolve` by the kernel, f32[K,K,C,F], where g f32[B,H',W',F] is the output's."""
-  return _call(_gradient_p, spec, x, g).sum(0)
+  parts = _call(_winograd_gradient_p if in_tiles(spec) else _gradient_p, spec, x, g)
+  # XLA's reduction over the first axis takes fifty times as long.
+  return sum(parts[1:], start=parts[0])
 
 
-def _kernels():
-  """The modules that write kernels; they need llvmlite, this one does not."""
-  from segjax.native import forward, gradient, wide
-
-  return forward, gradient, wide
+def _module(name):
+  """A module that writes kernels; they need llvmlite, this one does not."""
+  return importlib.import_module(f"segjax.native.{name}")
 
 
-def _primitive(name, make, out_shape):
+def _primitive(module, make, out_shape):
   """A primitive of JAX that is compiled when a program is lowered for a CPU, not when traced."""
-  primitive = Primitive(name)
+  primitive = Primitive(f"segjax_{make}")
 
   def lower(context, *operands, spec):
-    name = xla_call.register(make(), spec, xla_call.machine())
+    name = xla_call.register(getattr(_module(module), make), spec, xla_call.machine())
     return jax.ffi.ffi_lowering(name)(context, *operands)
 
   mlir.register_lowering(primitive, lower, platform="cpu")
@@ -143,18 +159,21 @@ def _call(primitive, spec, *args):
   return jax.custom_batching.sequential_vmap(functools.partial(primitive.bind, spec=spec))(*args)
 
 
-_forward_p = _primitive(
-  "segjax_convolve",
-  lambda: _kernels()[0].forward,
-  lambda spec: (spec.batch, *spec.out_size, spec.features),
+def _out_shape(spec):
+  return (spec.batch, *spec.out_size, spec.features)
+
+
+def _partial_shape(module):
+  return lambda spec: _module(module).partial_shape(spec)
+
+
+_forward_p = _primitive("forward", "forward", _out_shape)
+_wide_p = _primitive("wide", "wide", _out_shape)
+_winograd_p = _primitive("winograd", "winograd", _out_shape)
+_kernel_p = _primitive(
+  "winograd", "winograd_kernel", lambda spec: (16 * spec.channels * spec.features,)
 )
-_wide_p = _primitive(
-  "segjax_wide",
-  lambda: _kernels()[2].wide,
-  lambda spec: (spec.batch, *spec.out_size, spec.features),
-)
-_gradient_p = _primitive(
-  "segjax_weight_gradient",
-  lambda: _kernels()[1].gradient,
-  lambda spec: _kernels()[1].partial_shape(spec),  # noqa: PLW0108 (not before it is asked)
+_gradient_p = _primitive("gradient", "gradient", _partial_shape("gradient"))
+_winograd_gradient_p = _primitive(
+  "winograd_gradient", "winograd_gradient", _partial_shape("winograd_gradient")
 )

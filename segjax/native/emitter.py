@@ -66,6 +66,10 @@ class Emitter:
     """Minimum of two values."""
     return self.build.select(self.build.icmp_signed("<", a, b), a, b)
 
+  def larger(self, a, b):
+    """Maximum of two values."""
+    return self.build.select(self.build.icmp_signed(">", a, b), a, b)
+
   def at(self, array, *offsets):
     """Pointer into an array of float32."""
     known, total = 0, None

@@ -61,9 +61,8 @@ def forward(spec, machine):
                 column * features,
                 feature,
               )
-              for p, of_pixel in enumerate(sums):
-                for (offset, lanes), total in zip(tiles.offsets(vectors), of_pixel, strict=True):
-                  e.store(e.load(total, lanes), e.at(target, p * features + offset))
+              for total, lanes, place in tiles.places(e, sums, vectors, target, features):
+                e.store(e.load(total, lanes), place)
   e.finish()
   return module, 2, spec.batch * strips * shares, strip + size * size * channels * 2 * machine.lanes
 

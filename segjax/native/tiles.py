@@ -41,20 +41,21 @@ def offsets(vectors):
   return [(sum(vectors[:i]), lanes) for i, lanes in enumerate(vectors)]
 
 
-def feature_blocks(e, features, lanes, tile, tiles):
-  """For each kind of block of `blocks`: (vectors, first feature, range of blocks of this part).
+def feature_blocks(e, features, lanes, share, shares):
+  """For each kind of block of `blocks`: (vectors, first feature, range of blocks of this share).
 
-  With one tile every part does all blocks, else a part the block that `tile` says.
+  Every share has as many blocks of all, the last may have fewer; with one share that is all.
   """
-  build, first_block, first = e.build, 0, 0
-  for vectors, count in blocks(features, lanes):
-    if tiles == 1:
+  build, kinds = e.build, blocks(features, lanes)
+  each = -(-sum(count for _, count in kinds) // shares)
+  first_block, first = 0, 0
+  for vectors, count in kinds:
+    if shares == 1:
       yield vectors, first, (0, count)
     else:
-      mine = build.sub(tile, integer(first_block))
-      inside = build.icmp_unsigned("<", mine, integer(count))
-      start = build.select(inside, mine, integer(0))
-      yield vectors, first, (start, build.select(inside, build.add(mine, integer(1)), integer(0)))
+      start = build.sub(build.mul(share, integer(each)), integer(first_block))
+      end = e.smaller(build.add(start, integer(each)), integer(count))
+      yield vectors, first, (e.larger(start, integer(0)), end)
     first_block, first = first_block + count, first + count * sum(vectors)
 
 
@@ -183,3 +184,33 @@ def sums(e, count, vectors):
     for total, lanes in zip(block, vectors, strict=True):
       e.store(ir.Constant(emitter.vector(lanes), [0.0] * lanes), total)
   return sums
+
+
+def places(e, sums, vectors, target, apart):
+  """[(variable, lanes, pointer)] of sums that go to blocks of features `apart` values apart."""
+  return [
+    (total, lanes, e.at(target, p * apart + offset))
+    for p, totals in enumerate(sums)
+    for (offset, lanes), total in zip(offsets(vectors), totals, strict=True)
+  ]
+
+
+def add_products(e, count, sums, vectors, left, right):
+  """Adds a matrix product of `count` terms to sums, one row of its left matrix for each block.
+
+  Args:
+    e: Emitter.
+    count: an int or a value.
+    sums: variables, see `sums`.
+    vectors: of a block.
+    left: (pointer, values from one term to the next, values from one row to the next).
+    right: (pointer, values from one term to the next).
+  """
+  with e.loop(count) as term:
+    row = e.at(right[0], (term, right[1]))
+    factors = [e.load(e.at(row, offset), lanes) for offset, lanes in offsets(vectors)]
+    column = e.at(left[0], (term, left[1]))
+    for p, totals in enumerate(sums):
+      value = e.load(e.at(column, p * left[2]))
+      for total, factor in zip(totals, factors, strict=True):
+        e.add_product(total, e.spread(value, factor.type.count), factor)

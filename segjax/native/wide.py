@@ -48,23 +48,12 @@ def wide(spec, machine):
                 feature,
               )
               sums = tiles.sums(e, pixels, vectors)
-              places = [
-                (total, lanes, e.at(target, p * features + offset))
-                for p, of_pixel in enumerate(sums)
-                for (offset, lanes), total in zip(tiles.offsets(vectors), of_pixel, strict=True)
-              ]
+              places = tiles.places(e, sums, vectors, target, features)
               if n:
                 for total, lanes, place in places:
-                  e.build.store(e.load(place, lanes), total)
-              with e.loop(channels) as channel:
-                weights = [
-                  e.load(e.at(scratch, (channel, together), offset), lanes)
-                  for offset, lanes in tiles.offsets(vectors)
-                ]
-                for p, of_pixel in enumerate(sums):
-                  value = e.load(e.at(source, channel, p * channels))
-                  for total, weight in zip(of_pixel, weights, strict=True):
-                    e.add_product(total, e.spread(value, weight.type.count), weight)
+                  build.store(e.load(place, lanes), total)
+              seen, taps = (source, 1, channels), (scratch, together)
+              tiles.add_products(e, channels, sums, vectors, seen, taps)
               for total, lanes, place in places:
                 e.store(e.load(total, lanes), place)
   e.finish()
