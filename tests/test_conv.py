@@ -41,6 +41,8 @@ CASES = {
   "product_1x1_strided": (7, 6, 12, 5, 1, 1, 2, 1, 0),
   "product_of_strips": (50, 200, 32, 16, 3, 1, 1, 1, 1),
   "product_of_strips_strided": (170, 200, 16, 32, 3, 1, 2, 1, 1),
+  "tiles": (17, 31, 16, 24, 3, 1, 1, 1, 1),
+  "tiles_of_uneven_padding": (21, 18, 33, 16, 3, 1, 1, 3, ((2, 4), (3, 1))),
   "product_of_strips_dilated": (61, 130, 32, 16, 3, 1, 1, 2, 2),
 }
 

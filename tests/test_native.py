@@ -9,10 +9,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT, eight_devices, run_with_core_packages
 
-from segjax import native
+from segjax import models, native
 from segjax.models import conv
 from segjax.native import convolution, forward, xla_call
 
@@ -198,6 +199,30 @@ def test_vmap_works(case, form):
   np.testing.assert_array_equal(mapped[1], native.convolve(2 * x, kernel, spec))
   mapped = jax.vmap(lambda x: native.weight_gradient(x, g, spec))(xs)
   np.testing.assert_array_equal(mapped[0], native.weight_gradient(x, g, spec))
+
+
+def test_a_net_gives_the_same_with_and_without_kernels(monkeypatch):
+  net = models.UNet(num_outputs=4, widths=(8, 16, 32))
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.normal(size=(2, 64, 48, 3)), jnp.float32)
+  label = jnp.asarray(rng.integers(0, 4, (2, 64, 48)))
+  params = net.init(jax.random.key(0), image, train=False)
+
+  def loss(params, image):
+    logits = net.apply(params, image, train=True)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+  def call():
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(params, image)
+    return "@segjax_winograd" in step.as_text(), step.compile()(params, image)
+
+  used, got = call()
+  monkeypatch.setattr(xla_call, "machine", lambda: None)
+  used_then, want = call()
+  assert used
+  assert not used_then
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
 
 
 def test_without_llvmlite_or_by_wish_the_library_is_used():

@@ -2,7 +2,7 @@
 
 XLA's CPU backend is slow at thin, grouped, depthwise, widely dilated and 1x1 convolutions, at those
 of maps of a few pixels, and at the weight gradient of any: that of a grouped one takes seconds. The
-forms below and the kernels of `segjax.native` compute the same sums in another order and are used
+forms below and the kernels of `segjax.native` compute the same, with other roundings, and are used
 where a program is lowered for a CPU; GPUs have their own in `gpu_conv`, other platforms get the
 library's convolution. Reverse mode alone works through them: forward mode raises, over a gradient
 too.
