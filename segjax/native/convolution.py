@@ -139,12 +139,15 @@ def _module(name):
   return importlib.import_module(f"segjax.native.{name}")
 
 
-def _primitive(module, make, out_shape):
-  """A primitive of JAX that is compiled when a program is lowered for a CPU, not when traced."""
+def _primitive(make, out_shape, module=None):
+  """A primitive of JAX for what `make` writes, a function of a module, by default of its own name.
+
+  It is compiled when a program is lowered for a CPU, not when traced.
+  """
   primitive = Primitive(f"segjax_{make}")
 
   def lower(context, *operands, spec):
-    name = xla_call.register(getattr(_module(module), make), spec, xla_call.machine())
+    name = xla_call.register(getattr(_module(module or make), make), spec, xla_call.machine())
     return jax.ffi.ffi_lowering(name)(context, *operands)
 
   mlir.register_lowering(primitive, lower, platform="cpu")
@@ -167,13 +170,13 @@ def _partial_shape(module):
   return lambda spec: _module(module).partial_shape(spec)
 
 
-_forward_p = _primitive("forward", "forward", _out_shape)
-_wide_p = _primitive("wide", "wide", _out_shape)
-_winograd_p = _primitive("winograd", "winograd", _out_shape)
-_kernel_p = _primitive(
-  "winograd", "winograd_kernel", lambda spec: (16 * spec.channels * spec.features,)
-)
-_gradient_p = _primitive("gradient", "gradient", _partial_shape("gradient"))
-_winograd_gradient_p = _primitive(
-  "winograd_gradient", "winograd_gradient", _partial_shape("winograd_gradient")
-)
+def _kernel_shape(spec):
+  return (_module("winograd").PLACES * spec.channels * spec.features,)
+
+
+_forward_p = _primitive("forward", _out_shape)
+_wide_p = _primitive("wide", _out_shape)
+_winograd_p = _primitive("winograd", _out_shape)
+_kernel_p = _primitive("winograd_kernel", _kernel_shape, "winograd")
+_gradient_p = _primitive("gradient", _partial_shape("gradient"))
+_winograd_gradient_p = _primitive("winograd_gradient", _partial_shape("winograd_gradient"))

@@ -70,6 +70,10 @@ class Emitter:
     """Maximum of two values."""
     return self.build.select(self.build.icmp_signed(">", a, b), a, b)
 
+  def divide(self, a, n):
+    """(quotient, remainder) of a value and an int, neither negative."""
+    return self.build.sdiv(a, integer(n)), self.build.srem(a, integer(n))
+
   def at(self, array, *offsets):
     """Pointer into an array of float32."""
     known, total = 0, None

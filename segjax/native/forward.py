@@ -23,8 +23,8 @@ def forward(spec, machine):
   blocks = tiles.blocks(features, machine.lanes)
   in_turn = -(-(height // every) // rows)
   strips, shares = _division(spec, every * in_turn, sum(count for _, count in blocks))
-  place, tile = build.sdiv(part, integer(shares)), build.srem(part, integer(shares))
-  image, begin = build.sdiv(place, integer(strips)), build.srem(place, integer(strips))
+  place, tile = e.divide(part, shares)
+  image, begin = e.divide(place, strips)
   end = build.add(begin, integer(1)) if strips > 1 else integer(every * in_turn)
   for vectors, start, (low, high) in tiles.feature_blocks(e, features, machine.lanes, tile, shares):
     together = sum(vectors)
@@ -35,9 +35,10 @@ def forward(spec, machine):
       _pack(e, spec, kernel, packed, feature, together)
       with e.loop(end, begin) as s:
         # The last strip begins early rather than be shorter; its first rows come out again.
-        turn = build.mul(build.srem(s, integer(in_turn)), integer(rows))
+        phase, turn = e.divide(s, in_turn)
+        turn = build.mul(turn, integer(rows))
         turn = e.smaller(turn, integer(height // every - rows))
-        first = build.add(build.mul(turn, integer(every)), build.sdiv(s, integer(in_turn)))
+        first = build.add(build.mul(turn, integer(every)), phase)
         above = build.mul(first, integer(spec.stride))
         tiles.copy_rows(e, spec, x, scratch, image, above, near.rows_seen(rows), channels, every)
         with e.loop(rows) as r:

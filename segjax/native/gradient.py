@@ -25,7 +25,7 @@ def gradient(spec, machine):
   whole = channels // together
   mine = whole if groups >= PARTS else -(-whole // (2 * PARTS))
   shares = -(-whole // mine)
-  group, tile = build.sdiv(part, integer(shares)), build.srem(part, integer(shares))
+  group, tile = e.divide(part, shares)
   low = build.mul(tile, integer(mine))
   high = e.smaller(build.add(low, integer(mine)), integer(whole))
   last = build.zext(build.icmp_signed("==", tile, integer(shares - 1)), tile.type)
@@ -35,11 +35,11 @@ def gradient(spec, machine):
   copied, in_turn = near.rows_seen(rows), strips // every
   with e.loop(many) as turn:
     fresh = build.icmp_signed("==", turn, integer(0))
-    image = build.sdiv(build.add(begin, turn), integer(strips))
-    strip = build.srem(build.add(begin, turn), integer(strips))
-    done = build.mul(build.srem(strip, integer(in_turn)), integer(rows))
+    image, strip = e.divide(build.add(begin, turn), strips)
+    phase, done = e.divide(strip, in_turn)
+    done = build.mul(done, integer(rows))
     here = e.smaller(integer(rows), build.sub(integer(height // every), done))
-    first = build.add(build.mul(done, integer(every)), build.sdiv(strip, integer(in_turn)))
+    first = build.add(build.mul(done, integer(every)), phase)
     above = build.mul(first, integer(spec.stride))
     tiles.copy_rows(e, spec, x, scratch, image, above, copied, together, every, (low, high, mine))
     for vectors, start, (_, count) in tiles.feature_blocks(e, features, machine.lanes, None, 1):

@@ -17,7 +17,7 @@ def wide(spec, machine):
   height, width = spec.out_size
   blocks = tiles.blocks(features, machine.lanes)
   shares = sum(count for _, count in blocks)
-  image, share = build.sdiv(part, integer(shares)), build.srem(part, integer(shares))
+  image, share = e.divide(part, shares)
   of_image = (image, height * width * features)
   for vectors, start, (low, high) in tiles.feature_blocks(
     e, features, machine.lanes, share, shares

@@ -41,13 +41,7 @@ def winograd_kernel(spec, machine):
       with e.loop(channels) as channel:
         for offset, lanes in tiles.offsets(vectors):
           here = (channel, together), offset
-          taps = [
-            [
-              e.load(e.at(scratch, (3 * i + j) * channels * together, *here), lanes)
-              for j in range(3)
-            ]
-            for i in range(3)
-          ]
+          taps = square(e, 3, e.at(scratch, *here), channels * together, lanes)
           for n, value in enumerate(both_axes(_of_taps(e, lanes), taps)):
             e.store(value, e.at(target, n * channels * together, *here))
   e.finish()
@@ -67,14 +61,15 @@ def winograd(spec, machine):
   strips = -(-of_image // rows)
   large = -(-PLACES * channels * features // KERNEL)
   few = -(-PARTS // (spec.batch * strips))
-  shares = min(max(large, few), sum(count for _, count in blocks))
+  count = sum(n for _, n in blocks)
+  shares = -(-count // -(-count // min(max(large, few), count)))  # none without a block
   # The scratch memory: what tiles see, sums of a block, zeros around an image, what lies past it.
   of_block = e.at(scratch, PLACES * rows * apart)
   zeros = e.at(of_block, PLACES * rows * together)
   nowhere = e.at(zeros, channels)
   e.clear(zeros, channels)
-  share, place = build.srem(part, integer(shares)), build.sdiv(part, integer(shares))
-  image, strip = build.sdiv(place, integer(strips)), build.srem(place, integer(strips))
+  place, share = e.divide(part, shares)
+  image, strip = e.divide(place, strips)
   first = build.mul(strip, integer(rows))
   source = e.at(x, (image, spec.height * spec.width * channels))
   target = e.at(out, (image, spec.out_size[0] * spec.out_size[1] * features))
@@ -91,25 +86,19 @@ def winograd(spec, machine):
       feature = build.add(build.mul(block, integer(width)), integer(start))
       with e.loop(PLACES) as n:
         right = e.at(kernel, (feature, PLACES * channels), (n, channels * width)), width
-        for count, column, times in tiles.columns(rows, most):
+        for lot, column, times in tiles.columns(rows, most):
           with e.loop(times) as t:
-            left = e.at(scratch, (n, rows * apart), (t, count * apart), column * apart), 1, apart
-            sums = tiles.sums(e, count, vectors)
+            left = e.at(scratch, (n, rows * apart), (t, lot * apart), column * apart), 1, apart
+            sums = tiles.sums(e, lot, vectors)
             tiles.add_products(e, channels, sums, vectors, left, right)
-            row = e.at(of_block, (n, rows * width), (t, count * width), column * width)
+            row = e.at(of_block, (n, rows * width), (t, lot * width), column * width)
             for total, lanes, at in tiles.places(e, sums, vectors, row, width):
               e.store(e.load(total, lanes), at)
       with e.loop(rows) as tile:
         corner = corner_of(e, spec, build.add(first, tile), of_row)
         outputs = outputs_of(e, spec, e.at(target, feature), nowhere, corner)
         for offset, lanes in tiles.offsets(vectors):
-          sums = [
-            [
-              e.load(e.at(of_block, (tile, width), n * rows * width + offset), lanes)
-              for n in range(SEEN * i, SEEN * (i + 1))
-            ]
-            for i in range(SEEN)
-          ]
+          sums = square(e, SEEN, e.at(of_block, (tile, width), offset), rows * width, lanes)
           for pixel, value in zip(chain(*outputs), both_axes(_of_sums(e), sums), strict=True):
             e.store(value, e.at(pixel, offset))
   e.finish()
@@ -134,13 +123,14 @@ def rows_of_product(blocks, machine):
 
 def corner_of(e, spec, tile, of_row):
   """(row, column) of a tile's first output."""
-  build, dilation = e.build, integer(spec.dilation)
+  build = e.build
 
   def first(index):
-    pair, phase = build.sdiv(index, dilation), build.srem(index, dilation)
+    pair, phase = e.divide(index, spec.dilation)
     return build.add(build.mul(pair, integer(2 * spec.dilation)), phase)
 
-  return first(build.sdiv(tile, integer(of_row))), first(build.srem(tile, integer(of_row)))
+  row, column = e.divide(tile, of_row)
+  return first(row), first(column)
 
 
 def pixels_seen(e, spec, image, zeros, corner):
@@ -179,6 +169,12 @@ def transform(e, machine, pixels, channels, along, target, apart):
     values = [[e.load(e.at(pixel, *here), lanes) for pixel in row] for row in pixels]
     for n, value in enumerate(both_axes(along, values)):
       e.store(value, e.at(target, n * apart, *here))
+
+
+def square(e, side, source, apart, lanes):
+  """side x side vectors that lie `apart` from each other, [rows][columns]."""
+  places = [[side * i + j for j in range(side)] for i in range(side)]
+  return [[e.load(e.at(source, n * apart), lanes) for n in row] for row in places]
 
 
 def vectors_of(e, channels, lanes):

@@ -35,21 +35,19 @@ def winograd_gradient(spec, machine):
   sums = e.at(wanted, PLACES * rows * features)
   zeros = e.at(sums, PLACES * channels * features)
   e.clear(sums, PLACES * channels * features + max(channels, features))
-  group, share = (f(part, integer(of_input * of_output)) for f in (build.sdiv, build.srem))
+  group, share = e.divide(part, of_input * of_output)
+  channel, feature = e.divide(share, of_output)
   # The last share begins early rather than be thinner; what two have in common comes out twice.
-  channel = build.mul(build.sdiv(share, integer(of_output)), integer(channels))
-  channel = e.smaller(channel, integer(spec.channels - channels))
-  feature = build.mul(build.srem(share, integer(of_output)), integer(features))
-  feature = e.smaller(feature, integer(spec.features - features))
+  channel = e.smaller(build.mul(channel, integer(channels)), integer(spec.channels - channels))
+  feature = e.smaller(build.mul(feature, integer(features)), integer(spec.features - features))
   begin = build.mul(group, integer(per))
   end = e.smaller(build.add(begin, integer(per)), integer(spec.batch * of_image))
   with e.loop(-(-per // rows)) as strip:
     first = build.add(begin, build.mul(strip, integer(rows)))
     here = e.smaller(integer(rows), build.sub(end, first))
     with e.loop(here) as tile:
-      place = build.add(first, tile)
-      image = build.sdiv(place, integer(of_image))
-      corner = w.corner_of(e, spec, build.srem(place, integer(of_image)), of_row)
+      image, place = e.divide(build.add(first, tile), of_image)
+      corner = w.corner_of(e, spec, place, of_row)
       source = e.at(x, (image, spec.height * spec.width * spec.channels), channel)
       pixels = w.pixels_seen(e, spec, source, zeros, corner)
       row = e.at(scratch, (tile, apart))
@@ -83,13 +81,8 @@ def _write(e, machine, spec, sums, channels, features, target):
   of_tap = spec.channels * spec.features
   with e.loop(channels) as c:
     for lanes, here in w.vectors_of(e, features, machine.lanes):
-      values = [
-        [
-          e.load(e.at(sums, n * channels * features, (c, features), *here), lanes)
-          for n in range(SEEN * i, SEEN * (i + 1))
-        ]
-        for i in range(SEEN)
-      ]
+      source = e.at(sums, (c, features), *here)
+      values = w.square(e, SEEN, source, channels * features, lanes)
       for tap, value in enumerate(w.both_axes(_of_places(e, lanes), values)):
         e.store(value, e.at(target, tap * of_tap, (c, spec.features), *here))
 
