@@ -32,6 +32,28 @@ def fingerprint(train_source, val_source, init_from=""):
   )
 
 
+def check_classes(folder, run_labels, data_labels):
+  """Raises a UserError where the classes of a run and of data differ in name, number or order.
+
+  Args:
+    folder: of the run, for the message.
+    run_labels: LabelTable that the run was trained with.
+    data_labels: LabelTable of the data that it is used on.
+  """
+  run, data = list(run_labels.names), list(data_labels.names)
+  if run == data:
+    return
+  if sorted(run) == sorted(data):
+    why = "the same classes in another order, so that label values mean other classes"
+  else:
+    why = "other classes"
+  raise UserError(
+    f"{folder}: the data has {why}. Classes of the run, in order: {', '.join(run) or 'none'}; "
+    f"classes of the data: {', '.join(data) or 'none'}. Use data with the run's classes (its "
+    "classes.txt or data.source.classes), or a run that was trained on these"
+  )
+
+
 def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
   """Raises a UserError where the run in a folder has another config, other data or another start.
 
