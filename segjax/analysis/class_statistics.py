@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from segjax.data.checks import map_threads
+from segjax.data.checks import label_histograms
 from segjax.errors import UserError
 
 MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
@@ -60,11 +60,7 @@ def count(source, threads=4):
   classes = len(source.labels)
   if not classes:
     raise UserError("the source has no classes to count, only target images")
-
-  def histogram(i):
-    return np.bincount(np.ravel(source[i]["label"]), minlength=256)
-
-  counts = np.array(map_threads(histogram, len(source), threads))
+  counts = label_histograms(source, threads)
   scored = counts[:, :classes]
   there = scored > 0
   of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would tell nothing

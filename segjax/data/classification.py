@@ -6,12 +6,13 @@ An example is {"image": u8[H,W,3], "label": u8[]}, a scalar.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from segjax.data import files
+from segjax.data import contents, files
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
 
@@ -50,12 +51,23 @@ class ClassFiles:
     root: folder of the set, for messages.
     names: one a file.
     pairs: (image file, class), with None for a missing file and its class.
+    notes: sentences about files that are not read.
   """
 
   labels: LabelTable
   root: Path
   names: tuple[str, ...]
   pairs: tuple[tuple[Path | None, int | None], ...]
+  notes: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def hashes(self):
+    """See `contents.example_hashes`."""
+    return contents.example_hashes(self, self.pairs)
+
+  def digest(self):
+    """16 hex digits over the contents of the files, in the order of the examples."""
+    return contents.combine(self.hashes)
 
   def __len__(self):
     return len(self.pairs)
@@ -145,7 +157,8 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
       f"{len(strange)} such file(s); expected <class>/<name> or <class>_<id>"
     )
   pairs = ((found[n][1], number[found[n][0]]) if n in found else (None, None) for n in names)
-  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs))
+  notes = files.folder_notes(root, [file for _, file in found.values()])
+  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs), notes)
 
 
 def _named(base):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import struct
 import zlib
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from segjax.data import contents
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.errors import UserError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
 SPLITS = ("train", "val")
 GREY = ("1", "L", "I", "I;16")  # Pillow's modes of one channel without a palette
 # What Pillow raises on damaged files, by format and by place of the damage.
@@ -35,6 +38,7 @@ class Files:
     read_label: label file -> u8[H,W] in [0, len(labels)) or 255; u8[H,W,3] for a target.
     key: of the label in the example, "label" or "target".
     orphans: label files that belong to no image.
+    notes: sentences about files that are not read.
   """
 
   labels: LabelTable
@@ -44,6 +48,16 @@ class Files:
   read_label: Callable[[Path], np.ndarray]
   key: str = "label"
   orphans: tuple[Path, ...] = ()
+  notes: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def hashes(self):
+    """See `contents.example_hashes`."""
+    return contents.example_hashes(self, self.pairs)
+
+  def digest(self):
+    """16 hex digits over the contents of the files, in the order of the examples."""
+    return contents.combine(self.hashes)
 
   def __len__(self):
     return len(self.pairs)
@@ -107,7 +121,11 @@ def paired(labels, root, names, images, label_files, read_label, key="label"):
   known = images.keys() | set(names)
   lone = tuple(f for n, f in label_files.items() if n not in known)
   orphans = () if has_lists(root) else lone  # lists say what belongs to the set
-  return Files(labels, root, tuple(names), pairs, read_label, key, orphans)
+  notes = folder_notes(root, (*images.values(), *label_files.values()))
+  for folder in sorted({f.parent for f in lone}):
+    some = [f.name for f in lone if f.parent == folder]
+    notes += (f"{_inside(folder, root)} holds {_count(some, key)} without an image: {_some(some)}",)
+  return Files(labels, root, tuple(names), pairs, read_label, key, orphans, notes)
 
 
 def require_complete(source):
@@ -246,6 +264,14 @@ def _code(rgb):
   return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
 
 
+def _count(names, what):
+  return f"{len(names)} {what}{'s'[: len(names) > 1]}"
+
+
+def _inside(folder, root):
+  return f"{folder.relative_to(root) if folder != root else root.name}/"
+
+
 def _some(words, count=12):
   return ", ".join(words[:count]) + (", ..." if len(words) > count else "")
 
@@ -299,6 +325,32 @@ def images_by_stem(folder, strip=""):
       if other != file:
         raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
   return named
+
+
+def skipped(path):
+  """Sentences about what `list_images` does not read in a folder; none for a file by itself."""
+  if path.is_file():
+    return ()
+  other, folders = {}, []
+  for entry in sorted(path.iterdir()):
+    if entry.name.startswith(".") or entry.name in SYSTEM_FILES:
+      continue
+    if entry.is_dir():
+      folders.append(f"{entry.name}/")
+    elif entry.suffix.lower() not in IMAGE_ENDINGS:
+      other.setdefault(entry.suffix.lower() or "without an ending", []).append(entry.name)
+  out = []
+  for ending, names in other.items():
+    out.append(f"{path.name}/ holds {_count(names, f'file {ending}')} not read: {_some(names)}")
+  if folders:
+    out.append(f"{path.name}/ holds {_count(folders, 'folder')} not read: {_some(folders)}")
+  return tuple(out)
+
+
+def folder_notes(root, taken):
+  """`skipped` of the folders below `root` that the files `taken` lie in."""
+  folders = sorted({f.parent for f in taken} - {root})
+  return tuple(note for folder in folders for note in skipped(folder))
 
 
 def list_images(path):

@@ -70,7 +70,8 @@ def folder(
     found = files.images_by_stem(base / images if (base / images).is_dir() else base)
     names = tuple(names_of(found))
     pairs = tuple((found.get(n), 0) for n in names)
-    return classification.ClassFiles(default_table(("image",)), root, names, pairs)
+    notes = files.folder_notes(root, found.values())
+    return classification.ClassFiles(default_table(("image",)), root, names, pairs, notes)
   if kind == "pairs":
     labels, key, of = LabelTable(()), "target", targets
     read_label = files.read_image

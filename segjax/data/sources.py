@@ -5,6 +5,9 @@ A source has `labels` (a LabelTable), `names` (one string an example, unique), `
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.
+
+Sources that read files have besides `notes`, sentences about files that are not read, and
+`digest() -> str`, 16 hex digits over the contents of the files.
 """
 
 from __future__ import annotations
@@ -96,6 +99,18 @@ class _Labelled:
   @property
   def names(self):
     return self.source.names
+
+  @property
+  def notes(self):
+    return getattr(self.source, "notes", ())
+
+  @property
+  def hashes(self):
+    return self.source.hashes  # an AttributeError where the source reads no files
+
+  @property
+  def digest(self):
+    return self.source.digest
 
   def __len__(self):
     return len(self.source)
