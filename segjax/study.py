@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import models
 from segjax.errors import Stopped, UserError, check_fields
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
@@ -169,21 +168,9 @@ def identity(config):
   field that comes with a new version changes nothing.
   """
   flat = config_lib.flatten(config)
-  default = config_lib.flatten(config_lib.default()) | _defaults_by_name(config)
+  default = config_lib.flatten(config_lib.default()) | workdir_lib.defaults(config)
   told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _defaults_by_name(config):
-  """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
-  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
-  task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
-  net = models.MODELS.get(config.model.name)
-  net = {f.name: f.default for f in dataclasses.fields(net)} if net else {}
-  net.pop("name", None)  # of a Flax module, not of the net
-  return config_lib.flatten(
-    dict(data=dict(source=source), task=task, loss=loss, model=net | dict(dtype="float32"))
-  )
 
 
 def run(study, pool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import inspect
 import math
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import augment, mixing, models
+from segjax import augment, mixing, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
@@ -174,6 +174,57 @@ def build(config, labels, steps_per_epoch=1):
   return Experiment(config, labels, model, task, mesh, optimizer, schedule, ema_decay, frozen)
 
 
+def check_labels(labels, task):
+  """Raises a UserError for classes that a training could not tell apart.
+
+  Args:
+    labels: LabelTable of the data.
+    task: that is trained.
+  """
+  for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
+    twice = [v for i, v in enumerate(values) if v in values[:i]]
+    if twice and (what == "name" or task.needs == "mask"):
+      where = ", ".join(str(i) for i, v in enumerate(values) if v == twice[0])
+      raise UserError(
+        f"the data has two classes of one {what}, {twice[0]!r} (classes {where} of 0 to "
+        f"{len(labels) - 1}); give each its own in classes.txt or data.source.classes"
+      )
+  if task.needs == "mask" and len(labels) < 2:
+    raise UserError(
+      f"the data has one class, {', '.join(labels.names)}, so every answer is right; add the "
+      "background as a class"
+    )
+
+
+def check_outputs(experiment, state):
+  """Raises a UserError where the net does not answer as the task asks; a net's own error stays.
+
+  Args:
+    experiment: Experiment.
+    state: TrainState of arrays or ShapeDtypeStructs.
+  """
+  c, task = experiment.config, experiment.task
+  size = tuple(c.data.size)
+  fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
+  inputs, _ = task.prepare(None, image, None, train=False)
+  inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+  try:
+    inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
+  except TypeError as error:
+    raise UserError(f"{fits}: it cannot be called as the task does ({error})") from None
+  outputs = jax.eval_shape(experiment.predict_step(), state, image)
+  outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
+  channels = task.num_outputs
+  wanted = dict(mask=(1, *size, channels), target=(1, *size, channels), **{"class": (1, channels)})
+  found = getattr(outputs, "shape", None)
+  if task.needs in wanted and found is not None and found != wanted[task.needs]:
+    raise UserError(
+      f"{fits}: for an image of {size[0]}x{size[1]} it gives an array of shape {found}, the task "
+      f"needs {wanted[task.needs]}"
+    )
+
+
 def _make_ema_decay(config, task, steps_per_epoch):
   """step -> decay, see `config.ema_decay` and `ema_decay_end`."""
   start, end = config.ema_decay, config.ema_decay_end or config.ema_decay
@@ -193,13 +244,9 @@ def _make_ema_decay(config, task, steps_per_epoch):
 
 
 def _call(function, what, fields, **more):
-  known = [n for n in function.__code__.co_varnames[: _count(function)] if n not in more]
+  known = [n for n in inspect.signature(function).parameters if n not in more]
   check_fields(fields, known, what)
   return function(**fields, **more)
-
-
-def _count(function):
-  return function.__code__.co_argcount + function.__code__.co_kwonlyargcount
 
 
 def _durations_in_steps(part, steps_per_epoch):
@@ -226,12 +273,24 @@ def _make_schedule(config, steps_per_epoch):
 
 def save_labels(labels, file):
   """Writes the label table beside the config, so that prediction needs no data set."""
-  table = [[name, list(color)] for name, color in labels.classes]
-  config_lib.replace_text(file, json.dumps(table) + "\n")
+  textfiles.write_json(file, [[name, list(color)] for name, color in labels.classes])
 
 
 def load_labels(file):
-  """Reads a label table that `save_labels` wrote."""
-  if not file.is_file():
-    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
-  return LabelTable(tuple((name, tuple(color)) for name, color in json.loads(file.read_text())))
+  """Reads a label table that `save_labels` wrote; a UserError names a damaged file."""
+  rows = textfiles.read_json(file, list)
+  for row in rows:
+    if not (isinstance(row, list) and len(row) == 2 and _is_class(*row)):
+      raise UserError(
+        f"{file}: found {row!r}, expected a class, [name, [red, green, blue]]; {textfiles.MEND}"
+      )
+  return LabelTable(tuple((name, tuple(color)) for name, color in rows))
+
+
+def _is_class(name, color):
+  return (
+    isinstance(name, str)
+    and isinstance(color, list)
+    and len(color) == 3
+    and all(type(c) is int and 0 <= c <= 255 for c in color)
+  )
