@@ -174,57 +174,6 @@ def build(config, labels, steps_per_epoch=1):
   return Experiment(config, labels, model, task, mesh, optimizer, schedule, ema_decay, frozen)
 
 
-def check_labels(labels, task):
-  """Raises a UserError for classes that a training could not tell apart.
-
-  Args:
-    labels: LabelTable of the data.
-    task: that is trained.
-  """
-  for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
-    twice = [v for i, v in enumerate(values) if v in values[:i]]
-    if twice and (what == "name" or task.needs == "mask"):
-      where = ", ".join(str(i) for i, v in enumerate(values) if v == twice[0])
-      raise UserError(
-        f"the data has two classes of one {what}, {twice[0]!r} (classes {where} of 0 to "
-        f"{len(labels) - 1}); give each its own in classes.txt or data.source.classes"
-      )
-  if task.needs == "mask" and len(labels) < 2:
-    raise UserError(
-      f"the data has one class, {', '.join(labels.names)}, so every answer is right; add the "
-      "background as a class"
-    )
-
-
-def check_outputs(experiment, state):
-  """Raises a UserError where the net does not answer as the task asks; a net's own error stays.
-
-  Args:
-    experiment: Experiment.
-    state: TrainState of arrays or ShapeDtypeStructs.
-  """
-  c, task = experiment.config, experiment.task
-  size = tuple(c.data.size)
-  fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
-  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
-  inputs, _ = task.prepare(None, image, None, train=False)
-  inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-  try:
-    inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
-  except TypeError as error:
-    raise UserError(f"{fits}: it cannot be called as the task does ({error})") from None
-  outputs = jax.eval_shape(experiment.predict_step(), state, image)
-  outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
-  channels = task.num_outputs
-  wanted = dict(mask=(1, *size, channels), target=(1, *size, channels), **{"class": (1, channels)})
-  found = getattr(outputs, "shape", None)
-  if task.needs in wanted and found is not None and found != wanted[task.needs]:
-    raise UserError(
-      f"{fits}: for an image of {size[0]}x{size[1]} it gives an array of shape {found}, the task "
-      f"needs {wanted[task.needs]}"
-    )
-
-
 def _make_ema_decay(config, task, steps_per_epoch):
   """step -> decay, see `config.ema_decay` and `ema_decay_end`."""
   start, end = config.ema_decay, config.ema_decay_end or config.ema_decay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -13,10 +14,10 @@ import numpy as np
 from segjax import config as config_lib
 from segjax import models, ranges, textfiles
 from segjax.data import pipeline
-from segjax.errors import Stopped, UserError, did_you_mean, writing
+from segjax.errors import Stopped, UserError, writing
 from segjax.pictures import panel, spread
 from segjax.stopping import STOP
-from segjax.training import coverage, feeding, header, initial, steps
+from segjax.training import coverage, feeding, header, initial, preflight, steps
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training.background import Background
@@ -79,7 +80,7 @@ class _Run:
     labels = self.train_source.source.labels
     self.steps_per_epoch = max(len(self.train_source) // config.data.batch_size, 1)
     self.experiment = experiment_lib.build(config, labels, self.steps_per_epoch)
-    experiment_lib.check_labels(labels, self.experiment.task)
+    preflight.check_labels(labels, self.experiment.task)
 
     def every(name, required=False):
       return config_lib.duration(config, name, self.steps_per_epoch, required=required)
@@ -100,9 +101,10 @@ class _Run:
       **feeding.processes(),
     )
     self.abstract = self.experiment.abstract_state()
-    experiment_lib.check_outputs(self.experiment, self.abstract)
+    preflight.check_outputs(self.experiment, self.abstract)
     self.eval_step, self.predict_step = self.experiment.eval_step(), self.experiment.predict_step()
-    self._check_metric(self.abstract)
+    example = self.val_source[0]["label"]
+    preflight.check_metric(self.experiment, self.abstract, self.eval_step, example)
     self.profile_steps = profile_steps
     self.painter = self.checkpoints = self.writers = None
     self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
@@ -133,6 +135,8 @@ class _Run:
     rows = read_metrics(workdir / "metrics.jsonl") if self.first else []
     rows = [r for r in rows if r["step"] <= self.first]
     self.has_rows = bool(rows)
+    self.has_info = any("info/steps_per_epoch" in r for r in rows)
+    self.has_evaluation = any(r["step"] == self.first and "val/loss" in r for r in rows)
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
     self.painter = Background("pictures")
@@ -154,9 +158,8 @@ class _Run:
     self.progress = Progress(
       self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
     )
-    # Saved before its evaluation, which then failed.
-    if self.first and self._evaluates(self.first) and not self.checkpoints.evaluated(self.first):
-      self.checkpoints.add_metrics(self.first, self._evaluate(self.first))
+    if self.first and self._evaluates(self.first):
+      self._evaluate_again()
     if self.first >= self.total:
       self._finish_writing()
       print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
@@ -173,6 +176,15 @@ class _Run:
     if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
       raise Stopped(stop.signal, self.step)
     return self.state
+
+  def _evaluate_again(self):
+    """Evaluates the restored state where its evaluation failed, or what it wrote was lost."""
+    done = self.checkpoints.evaluated(self.first)
+    whole = self.first < self.total or _step_of_sums(self.workdir / "val_sums.npz") == self.first
+    if not (done and whole and self.has_evaluation):
+      metrics = self._evaluate(self.first)
+      if not done:
+        self.checkpoints.add_metrics(self.first, metrics)
 
   def _train(self, stop, profile):
     train_steps, data = {1: self.experiment.train_step(self.resident)}, ()
@@ -346,25 +358,6 @@ class _Run:
     self.painter.wait()
     self.progress.close()
 
-  def _check_metric(self, state):
-    """Raises a UserError where an evaluation does not measure `config.best_metric`."""
-    c, example = self.config, self.val_source[0]["label"]
-    shape = (c.data.batch_size, *c.data.size)
-    label = (*shape, *example.shape[2:]) if example.ndim >= 2 else shape[:1]
-    batch = dict(
-      image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
-      label=jax.ShapeDtypeStruct(label, np.uint8),
-      mask=jax.ShapeDtypeStruct(shape[:1], bool),
-    )
-    sums = jax.eval_shape(self.eval_step, state, batch)
-    nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
-    known = [f"val/{k}" for k in self.experiment.task.summary(nothing)]
-    if c.best_metric not in known:
-      hint = did_you_mean(c.best_metric, known)
-      raise UserError(
-        f"best_metric {c.best_metric!r} is not measured{hint}; there is {', '.join(known)}"
-      )
-
   def _announce(self, warnings):
     exp = self.experiment
     count = models.count_params(self.state.params)
@@ -389,7 +382,7 @@ class _Run:
       warnings=warnings,
       report=self.report,
     )
-    if not self.has_rows:  # of a new run, or of one whose file was lost: reports need them
+    if not self.has_info:  # of a new run, or of one whose file was lost: reports need them
       self.writers.hparams(config_lib.flatten(self.config) | info)
       self.writers.scalars(self.first, {f"info/{k}": float(v) for k, v in info.items()})
 
@@ -408,6 +401,15 @@ class _Run:
       for part in (self.writers, self.checkpoints, self.painter):  # from the last to the first
         if part is not None:
           stack.callback(part.close)
+
+
+def _step_of_sums(file):
+  """The step of an evaluation's sums, or None where they cannot be read."""
+  try:
+    with np.load(file) as found:
+      return int(found["step"])
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
 
 
 def _by_step(calls):
