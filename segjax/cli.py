@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import sys
 from importlib import metadata
@@ -165,12 +166,12 @@ def _guarded(main):
 
 def _reader_is_gone():
   """Whether nobody reads the standard output any more, as after `| head`; then silences it."""
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), select.POLLOUT)
+  gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+  if gone:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush again
-    return True
-  return False
+  return gone
 
 
 def _fail(message):
