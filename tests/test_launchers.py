@@ -224,9 +224,9 @@ def error_cases(root):
       ["'digits' has one class an image", "'segmentation'"], {}),
     "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
     "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
-    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'nam'", "'name'"], {}),
+    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'optimizer.nam'", "'optimizer.name'"], {}),
     "mistyped nested field": (
-      [*EMBEDDED, "--config.data.batchsize=2"], ["'batchsize'", "'batch_size'"], {}),
+      [*EMBEDDED, "--config.data.batchsize=2"], ["'data.batchsize'", "'data.batch_size'"], {}),
     "mistyped flag": ([*EMBEDDED, "--workdri=x"], ["workdri", "workdir"], {}),
     "mistyped argument": (["--config=configs/unet_road.py:smok"], ["'smok'", "'smoke'"], {}),
     "argument without dashes": ([*EMBEDDED, "config.seed=1"], ["'config.seed=1'"], {}),
