@@ -524,6 +524,7 @@ def as_numpy(named):
   }
 
 
+@pytest.mark.torch
 @formats
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
@@ -533,6 +534,7 @@ def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
   same(read_tensors(path), as_numpy(named))
 
 
+@pytest.mark.torch
 def test_torch_mapping():
   torch = pytest.importorskip("torch")
   same(read_tensors(tensors(torch)), as_numpy(tensors(torch)))
@@ -542,6 +544,7 @@ def small_net(torch):
   return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
 
 
+@pytest.mark.torch
 @formats
 def test_torch_state_dict_and_checkpoint(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -561,6 +564,7 @@ def test_torch_state_dict_and_checkpoint(tmp_path, new):
   same(read_tensors(path), as_numpy(net.state_dict()))
 
 
+@pytest.mark.torch
 @formats
 def test_torch_module_is_refused(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -568,6 +572,7 @@ def test_torch_module_is_refused(tmp_path, new):
   refused(tmp_path / "a.pth", r"Sequential.*refused.*model\.state_dict")
 
 
+@pytest.mark.torch
 def test_torch_safetensors(tmp_path):
   torch = pytest.importorskip("torch")
   library = pytest.importorskip("safetensors.torch")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import launch, write_pairs
-from test_zoo import random_variables
+from light import random_variables
 
 from segjax import models, weights
 from segjax.data.labels import default_table
@@ -126,14 +126,10 @@ HEAVY = ("resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_64x
          "vgg16", "vgg16_bn")  # fmt: skip
 
 
-@pytest.mark.parametrize("backbone", HEAVY)
-def test_torch_classifier_file_starts_deeplab(tmp_path, backbone):
-  """Files of up to 550 MB; among the slower comparisons, though it needs no PyTorch."""
-  pytest.importorskip("torch", reason="the extra `torch` is not installed")
-  test_a_classifier_file_starts_deeplab(tmp_path, backbone)
+HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]  # files of up to 550 MB
 
 
-@pytest.mark.parametrize("backbone", LIGHT)
+@pytest.mark.parametrize("backbone", [*LIGHT, *HEAVY])
 def test_a_classifier_file_starts_deeplab(tmp_path, backbone):
   """Everything of the backbone is loaded, and the report names what was not."""
   path, variables = classifier_file(tmp_path, backbone)
