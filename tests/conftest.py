@@ -38,9 +38,11 @@ def pytest_configure(config):
     folder = tempfile.mkdtemp(prefix="segjax_xla_cache")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  # The smallest programs too: to read one takes a quarter of the time that its compilation takes,
+  # and each process of a launcher needs some dozens of them.
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-  threshold = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", float(threshold))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture
