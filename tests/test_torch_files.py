@@ -526,6 +526,7 @@ def as_numpy(named):
   }
 
 
+@pytest.mark.torch
 @formats
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
@@ -535,6 +536,7 @@ def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
   same(read_tensors(path), as_numpy(named))
 
 
+@pytest.mark.torch
 def test_torch_mapping():
   torch = pytest.importorskip("torch")
   same(read_tensors(tensors(torch)), as_numpy(tensors(torch)))
@@ -544,6 +546,7 @@ def small_net(torch):
   return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
 
 
+@pytest.mark.torch
 @formats
 def test_torch_state_dict_and_checkpoint(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -563,6 +566,7 @@ def test_torch_state_dict_and_checkpoint(tmp_path, new):
   same(read_tensors(path), as_numpy(torch.nn.DataParallel(net).state_dict()))
 
 
+@pytest.mark.torch
 @formats
 def test_torch_module_is_refused(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -570,6 +574,7 @@ def test_torch_module_is_refused(tmp_path, new):
   refused(tmp_path / "a.pth", r"Sequential.*refused.*model\.state_dict")
 
 
+@pytest.mark.torch
 def test_torch_safetensors(tmp_path):
   torch = pytest.importorskip("torch")
   library = pytest.importorskip("safetensors.torch")
