@@ -23,8 +23,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 # What Pillow raises on damaged files, by format and by place of the damage.
-DAMAGE = (OSError, SyntaxError, ValueError, LookupError, OverflowError, EOFError, zlib.error,
-          struct.error, Image.DecompressionBombError)  # fmt: skip
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
+          zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
 # First bytes of files that are something else, for the message.
 FOREIGN = (
