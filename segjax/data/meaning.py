@@ -121,7 +121,7 @@ def read(file, meaning):
     _require_one_meaning(stored, file, meaning)
   elif stored.palette is not None:
     _require_indices(stored, file, meaning)
-  return masks.by_values(stored, file, labels, values, _hint(stored, meaning))
+  return masks.by_values(stored, file, labels, values, lambda: _hint(stored, meaning))
 
 
 def _by_colors(stored, file, meaning, grey):
@@ -154,7 +154,7 @@ def _by_palette(stored, file, meaning):
   if unknown:
     _require_indices(stored, file, meaning)
     values = by_index
-  return masks.by_values(stored, file, meaning.labels, values, _hint(stored, meaning))
+  return masks.by_values(stored, file, meaning.labels, values, lambda: _hint(stored, meaning))
 
 
 def _require_one_meaning(stored, file, meaning):
