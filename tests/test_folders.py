@@ -410,7 +410,7 @@ def test_endings_that_are_not_clear_are_refused(tmp_path):
     make(tmp_path)
   source = make(tmp_path, mask_suffix="_mask")
   assert source.pairs[0][1].name == "x_mask.png"
-  assert source.notes == ("masks/ holds 1 file not named x_mask that is not read: x_label.png",)
+  assert source.notes == ("masks/ holds 1 image that is not read: x_label.png",)
   shutil.rmtree(tmp_path / "masks")
   with pytest.raises(UserError, match=r"no such folder: .*masks; .*x_mask\.png for x\.png"):
     make(tmp_path)
@@ -565,3 +565,28 @@ def test_masks_are_looked_at_once(tmp_path, monkeypatch):
   for split in ("train", "val", "train"):
     make(tmp_path, split, train_fraction=0.5)
   assert len(seen) == 4
+
+
+def test_folders_elsewhere_are_read(tmp_path):
+  write_set(tmp_path / "set", [TRUTH])
+  os.rename(tmp_path / "set" / "images", tmp_path / "photos")
+  (tmp_path / "photos" / "a.gif").write_text("")
+  source = make(tmp_path / "set", images=str(tmp_path / "photos"))
+  np.testing.assert_array_equal(source[0]["label"], TRUTH)
+  assert source.notes == ("photos/ holds 1 .gif file that is not read: a.gif",)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "images", "classification"])
+def test_what_lies_among_images_without_a_folder_is_said(tmp_path, kind):
+  write(tmp_path / "cat_1.png", image())
+  write(tmp_path / "masks" / "cat_1.png", TRUTH)
+  for name in ("a.jfif", "README.md", "classes.txt"):
+    (tmp_path / name).write_text("cat\nb\n" if name == "classes.txt" else "")
+  masks = (
+    () if kind == "segmentation" else (f"{tmp_path.name}/ holds 1 folder that is not read: masks/",)
+  )
+  if kind == "classification":
+    shutil.rmtree(tmp_path / "masks")
+    masks = ()
+  notes = make(tmp_path, kind=kind).notes
+  assert notes == (f"{tmp_path.name}/ holds 1 .jfif file that is not read: a.jfif", *masks)
