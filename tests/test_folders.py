@@ -510,17 +510,28 @@ def test_lists_beside_split_folders_choose(tmp_path):
 # ---------------------------------------------------------------------------- what is not read
 
 
-def test_images_of_both_splits_are_said(tmp_path):
+@pytest.mark.parametrize("kind", ["segmentation", "pairs", "images", "classification"])
+@pytest.mark.parametrize("layout", ["folders", "lists"])
+def test_images_of_both_splits_are_said(tmp_path, kind, layout):
   for split in ("train", "val"):
-    for i in range(3):
-      mine = i == 0 and split == "val"
-      write(tmp_path / split / "images" / f"{split}{i}.png", image(i + (mine and 99)))
-      write(tmp_path / split / "masks" / f"{split}{i}.png", TRUTH)
-  (tmp_path / "classes.txt").write_text("a\nb\n")
-  assert make(tmp_path).notes == ()
-  (note,) = make(tmp_path, "val").notes
+    folder = tmp_path / split if layout == "folders" else tmp_path
+    stems = [f"{split}{i}" if kind != "classification" else f"cat_{split}{i}" for i in range(3)]
+    for i, stem in enumerate(stems):
+      place = folder if kind == "classification" else folder / "images"
+      write(place / f"{stem}.png", image(i + 99 * (i == 0 and split == "val")))
+      if kind != "classification":
+        write(folder / ("targets" if kind == "pairs" else "masks") / f"{stem}.png", TRUTH)
+    if layout == "lists":
+      (tmp_path / f"{split}.txt").write_text("\n".join(stems))
+  if kind == "segmentation":
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+  twins = lambda split: [n for n in make(tmp_path, split, kind=kind).notes if "byte" in n]  # noqa: E731
+  assert twins("train") == []
+  (note,) = twins("val")
+  cat = "cat_" * (kind == "classification")
   assert note == (
-    "2 images in both splits, byte for byte: val1.png = train1.png, val2.png = train2.png"
+    f"2 images in both splits, byte for byte: {cat}val1.png = {cat}train1.png, "
+    f"{cat}val2.png = {cat}train2.png"
   )
 
 
