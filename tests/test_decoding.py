@@ -137,6 +137,31 @@ def test_bmp_and_gif_store_indices():
     np.testing.assert_array_equal(colors, np.asarray(image.convert("RGB")))
 
 
+def bmp(array, bits, colors):
+  """Bytes of a BMP of palette indices."""
+  rows = [_packed(row, bits) for row in array[::-1]]
+  data = b"".join(row.ljust(-(-len(row) // 4) * 4, b"\0") for row in rows)
+  palette = b"".join(bytes((*color[::-1], 0)) for color in colors)
+  size, start = array.shape[::-1], 54 + len(palette)
+  header = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, 0, len(data), 0, 0, len(colors), 0)
+  return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + header + palette + data
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("step", [1, 17, 255])
+def test_bmp_of_few_bits(bits, step):
+  values = VALUES % 2**bits
+  data = bmp(values, bits, [(i * step % 256,) * 3 for i in range(2**bits)])
+  if (bits, step) == (4, 1):
+    for read in (decoding.read_image, decoding.read_stored):
+      with pytest.raises(UserError, match="x: a BMP of 4 bits with a palette of greys"):
+        read(data, "x")
+    return
+  np.testing.assert_array_equal(stored(data).values, values)
+  shown = decoding.read_image(data, "x")
+  np.testing.assert_array_equal(shown[..., 1], values.astype(int) * step % 256)
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparent_pixels_are_refused_and_opaque_ones_are_read(channels):
   array = np.repeat(VALUES[..., None], channels, -1)

@@ -185,7 +185,7 @@ def _decode(file, name, mask):
     try:
       with Image.open(stream, formats=FORMATS) as image:
         facts, pages = _facts(image, head), _pages(image)
-        fault = _fault(image, stream, size, pages, mask)
+        fault = _fault(image, head, stream, size, pages, mask)
         if not fault:
           image.load()
           turn = TURNS.get(_orientation(image))
@@ -241,11 +241,13 @@ def _pages(image):
   return max(whole, 1)
 
 
-def _fault(image, stream, size, pages, mask):
+def _fault(image, head, stream, size, pages, mask):
   """What is wrong with a file by its header, or nothing."""
   width, height = image.size
   if pages > 1:
     return f"{pages} pages or frames, expected 1; save the one that counts by itself"
+  if image.format == "BMP" and image.mode == "L" and head[24 if head[14] == 12 else 28] == 4:
+    return "a BMP of 4 bits with a palette of greys, which Pillow misreads; save it as PNG"
   if mask:
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from segjax.data import files
-from segjax.data.lists import not_read
+from segjax.data.lists import not_read, some
 from segjax.errors import UserError
 
 TRAIN = ("train", "training")
@@ -146,9 +146,12 @@ def _pair_of_one_folder(folder, label_folder, suffix, root):
     ends = [e for e in ends if {n + e for n in found if not n.endswith(e)} == _ending(found, e)]
     suffix, notes = _suffix(ends, folder)
   if not suffix:
+    near = label_folder.parent if label_folder.parent.is_dir() else root
+    there = [f"{f.name}/" for f in files.entries(near).folders if f != folder]
+    said = f"; there is {some(there)}: set --config.data.source.masks" if there else ""
     raise UserError(
       f"no such folder: {label_folder.absolute()}; expected masks in it, or beside the images with "
-      "an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix"
+      f"an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix{said}"
     )
   labels = {n.removesuffix(suffix): found[n] for n in _ending(found, suffix)}
   images = {n: f for n, f in found.items() if not n.endswith(suffix)}
