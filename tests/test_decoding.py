@@ -150,7 +150,7 @@ def bmp(array, bits, colors):
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("step", [1, 17, 255])
 def test_bmp_of_few_bits(bits, step):
-  values = VALUES % 2**bits
+  values = VALUES.astype(int) % 2**bits
   data = bmp(values, bits, [(i * step % 256,) * 3 for i in range(2**bits)])
   if (bits, step) == (4, 1):
     for read in (decoding.read_image, decoding.read_stored):
