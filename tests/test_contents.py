@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import write_kitti, write_pairs
 from PIL import Image
 
 from segjax.data import checks, files, sources
@@ -97,3 +97,15 @@ def test_label_counts_of_all_and_of_some(tmp_path):
   (tmp_path / "masks" / "x000.png").write_text("")
   with pytest.raises(UserError, match=r"masks/x000\.png"):
     checks.label_counts(source)
+
+
+def test_named_sets_say_what_they_do_not_read(tmp_path):
+  write_kitti(tmp_path)  # its lane labels are not worth a word
+  source = sources.make("kitti_road", "train", folder=str(tmp_path))
+  assert source.notes == ()
+  (tmp_path / "training" / "image_2" / "um_000000.png").unlink()
+  Image.new("RGB", (3, 3)).save(tmp_path / "training" / "gt_image_2" / "um_odd_1.png")
+  assert sources.make("kitti_road", "train", folder=str(tmp_path)).notes == (
+    "training/gt_image_2/ holds 1 image that is not read: um_odd_1.png",
+    "training/gt_image_2/ holds 1 label without an image: um_road_000000.png",
+  )

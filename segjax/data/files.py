@@ -21,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # not counted, as hidden files are not
+TEXTS = ("classes.txt", *(f"{s}.txt" for s in SPLITS))  # are read, and these are for people:
+FOR_PEOPLE = ("readme", "license")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Files(contents.OfFiles):
     )
 
 
-def paired(labels, root, names, images, label_files, read_label, key="label", remarks=()):
+def paired(
+  labels, root, names, images, label_files, read_label, key="label", remarks=(), unused=()
+):
   """A `Files` of images and labels with the same key.
 
   Args:
@@ -102,11 +106,12 @@ def paired(labels, root, names, images, label_files, read_label, key="label", re
     read_label: see `Files`.
     key: see `Files`.
     remarks: sentences about what is not read, besides those of `folder_notes`.
+    unused: files that the set has for another purpose, and that are not worth a sentence.
   """
   pairs = tuple((images.get(n), label_files.get(n)) for n in names)
   known = images.keys() | set(names)
   lone = tuple(f for n, f in label_files.items() if n not in known)
-  taken = (*images.values(), *label_files.values())
+  taken = (*images.values(), *label_files.values(), *unused)
   remarks = tuple(dict.fromkeys((*remarks, *folder_notes(root, taken))))
   for folder in sorted({f.parent for f in lone}):
     of = [f.name for f in lone if f.parent == folder]
@@ -191,7 +196,9 @@ def entries(folder, endings=IMAGE_ENDINGS):
 
 def inside(folder, root):
   """`images/`, a folder's path in the set, for messages."""
-  return f"{folder.relative_to(root) if folder != root else root.name}/"
+  if folder == root or not folder.is_relative_to(root):
+    return f"{folder.name}/"
+  return f"{folder.relative_to(root)}/"
 
 
 def unread(folder, root, taken=()):
@@ -208,10 +215,12 @@ def unread(folder, root, taken=()):
   above = {parent for file in taken for parent in file.parents}
   where, by_ending = inside(folder, root), {}
   for path in found.others:
-    if path not in taken:
+    name = path.name.lower()
+    if path not in taken and name not in TEXTS and not name.startswith(FOR_PEOPLE):
       kind = path.suffix.lower() or "other"
       kind = "special" if kind in IMAGE_ENDINGS else kind
       by_ending.setdefault(f"{kind} file", []).append(path.name)
+  by_ending["image"] = [f.name for f in found.files if f not in taken]
   by_ending["folder"] = [f"{path.name}/" for path in found.folders if path not in above]
   return tuple(not_read(where, names, kind) for kind, names in by_ending.items() if names)
 
@@ -246,8 +255,8 @@ def skipped(path):
 
 
 def folder_notes(root, taken):
-  """Sentences about what is not read in the folders below `root` that the files `taken` lie in."""
-  folders = sorted({f.parent for f in taken} - {root})
+  """Sentences about what is not read in the folders that the files `taken` lie in."""
+  folders = sorted({f.parent for f in taken})
   return tuple(note for folder in folders for note in unread(folder, root, taken))
 
 
