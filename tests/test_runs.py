@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from test_training import tiny_config as unet_config
 
 from segjax import config as config_lib
 from segjax import inference, models, study, training
-from segjax.data import checks, sources
+from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
@@ -391,6 +392,32 @@ def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):
   with pytest.raises(Stopped):
     training.train(config, run)
   assert inference.checkpoint_steps(run)[-1] == 6
+
+
+def test_processes_that_read_data_end_with_their_parent_and_not_by_ctrl_c(monkeypatch):
+  old, codes = signal.getsignal(signal.SIGINT), queue.Queue()
+  parents = iter([7, 7, 7, 1])
+  monkeypatch.setattr(os, "getppid", lambda: next(parents))
+  monkeypatch.setattr(os, "_exit", codes.put)
+  monkeypatch.setattr(pipeline.time, "sleep", lambda seconds: codes.put("alive"))
+  try:
+    pipeline._end_with_parent(0, 2)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert [codes.get(timeout=10) for _ in range(3)] == ["alive", "alive", 1]
+  finally:
+    signal.signal(signal.SIGINT, old)
+
+
+def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
+  config, run, _ = own
+  config.total_steps = 9
+  dead = RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+  monkeypatch.setattr(loop._Run, "_draw", failing(dead))
+  with pytest.raises(UserError, match=r"exit code -9.*lower data\.workers"):
+    training.train(config, run)
+  monkeypatch.setattr(loop._Run, "_draw", failing(RuntimeError("ours")))
+  with pytest.raises(RuntimeError, match=r"^ours$"):
+    training.train(config, run)
 
 
 def checkpoints(folder, **more):
