@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import traceback
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import inference
 from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
@@ -100,12 +100,7 @@ class Result:
 
   def sums(self):
     """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
-    file = self.workdir / "val_sums.npz"
-    try:
-      with np.load(file) as found:
-        return {k: found[k] for k in found.files if k != "step"}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise UserError(f"{file}: cannot be read ({error}); start the study again") from None
+    return {k: v for k, v in inference.last_sums(self.workdir).items() if k != "step"}
 
   def complete(self):
     """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""

@@ -26,8 +26,8 @@ def test_what_is_not_read_is_said(tmp_path):
   (tmp_path / "images" / "Thumbs.db").write_text("")
   assert files.skipped(tmp_path / "images" / "x001.png") == ()
   assert files.skipped(tmp_path / "images") == (
-    "images/ holds 1 file .heic not read: a.heic",
-    "images/ holds 1 file .jfif not read: x003.jfif",
+    "images/ holds 1 .heic file that is not read: a.heic",
+    "images/ holds 1 .jfif file that is not read: x003.jfif",
   )
   assert source_of(tmp_path).notes == (
     *files.skipped(tmp_path / "images"),

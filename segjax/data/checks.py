@@ -49,7 +49,7 @@ class Part:
   @property
   def digest(self):
     """The method `digest` of the sources that read files; an AttributeError of the others."""
-    return functools.partial(combine, self.hashes)
+    return functools.partial(combine, self.hashes, self.labels)
 
   def __len__(self):
     return len(self.indices)

@@ -21,13 +21,14 @@ import numpy as np
 from segjax.data import aerial_sets, classification, driving, files, folders, scene_parsing
 from segjax.data.aerial import aerial_scenes
 from segjax.data.checks import check, without_broken
-from segjax.data.files import SPLITS, list_images, read_image
+from segjax.data.files import SPLITS, list_images, read_image, skipped
 from segjax.data.labels import IGNORE
 from segjax.data.tfds_source import tfds_source
 from segjax.errors import UserError, check_fields, choose
 
 __all__ = [
-  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "without_broken",
+  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "skipped",
+  "without_broken",
 ]  # fmt: skip
 
 SOURCES = {
@@ -66,7 +67,10 @@ def make(name, split, *, complete=True, **fields):
     raise UserError(f"unknown split {split!r} (splits: {', '.join(SPLITS)})")
   source = build(split, **fields)
   if not len(source):
-    raise UserError(f"data source {name!r}: split {split!r} is empty, expected at least 1 example")
+    said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
+    raise UserError(
+      f"data source {name!r}: split {split!r} is empty, expected at least 1 example{said}"
+    )
   count, targets = len(source.labels), getattr(source, "key", "label") == "target"
   if not (1 <= count <= IGNORE or targets):
     raise UserError(

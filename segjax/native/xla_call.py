@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,6 +150,9 @@ end:
 
 FUNCTION = re.compile(r"^\s*_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", re.MULTILINE)
 FUNCTIONS_AT = 48  # bytes before the functions of the interface
+# The handler reads XLA's structures by byte offsets, so that a field that moved would corrupt
+# memory. These versions 0.minor were tested: jaxlib 0.10 has 3, jaxlib 0.11 has 4.
+TESTED_MINORS = (3, 4)
 
 _kept = []  # what holds the code of registered kernels
 
@@ -180,22 +184,34 @@ class Interface(NamedTuple):
 
 
 def read_interface(text):
-  """The Interface of a header `c_api.h`, or None where it is not one that this is written for."""
+  """The Interface of a header `c_api.h`, or None where its version is not a tested one."""
   found = [re.search(rf"#define XLA_FFI_API_{k} (\d+)", text) for k in ("MAJOR", "MINOR")]
   names = FUNCTION.findall(text)
   needed = [f"XLA_FFI_ThreadPool_{k}" for k in ("Schedule", "NumThreads")]
-  if None in found or found[0][1] != "0" or not set(needed) <= set(names):
+  if None in found or found[0][1] != "0" or int(found[1][1]) not in TESTED_MINORS:
+    return None
+  if not set(needed) <= set(names):
     return None
   return Interface(int(found[1][1]), *(FUNCTIONS_AT + 8 * names.index(n) for n in needed))
 
 
 @functools.cache
 def interface():
-  """The Interface of the jaxlib that is installed, or None."""
+  """The Interface of the jaxlib that is installed, or None with a warning."""
   try:
-    return read_interface((Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text())
+    found = read_interface((Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text())
   except OSError:
-    return None
+    found = None
+  if found is None:
+    tested = " and ".join(f"0.{minor}" for minor in TESTED_MINORS)
+    warnings.warn(
+      f"jaxlib {jax.lib.__version__} has another version of XLA's foreign function interface than "
+      f"those that segjax's CPU kernels were tested with ({tested}). XLA's own convolutions, which "
+      "are slower, take their place; SEGJAX_NATIVE=0 asks for them and ends this warning",
+      RuntimeWarning,
+      stacklevel=2,
+    )
+  return found
 
 
 @functools.cache
@@ -203,15 +219,15 @@ def machine():
   """The Machine of this process, or None where kernels are not used.
 
   That is without llvmlite, with `SEGJAX_NATIVE=0` in the environment, without fused multiply-add,
-  with a jaxlib of another interface, and on systems that were not thought of.
+  with a jaxlib of an interface that was not tested, and on systems that were not thought of.
   """
-  if interface() is None:
-    return None
   if os.environ.get("SEGJAX_NATIVE", "1") == "0" or sys.platform not in ("linux", "darwin"):
     return None
   try:
     from llvmlite import binding as llvm
   except ImportError:
+    return None
+  if interface() is None:
     return None
   if platform.machine() in ("arm64", "aarch64"):
     return Machine(4, 32)

@@ -39,20 +39,22 @@ def fingerprint(train_source, val_source, init_from=""):
   none, or none any more.
   """
 
-  def names(source):
-    text = "\n".join(map(str, source.source.names))
-    return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
-
   return dict(
     classes=list(train_source.source.labels.names),
-    train=names(train_source),
-    val=names(val_source),
-    contents=dict(train=_contents(train_source), val=_contents(val_source)),
+    train=names_of(train_source),
+    val=names_of(val_source),
+    contents=dict(train=contents_of(train_source), val=contents_of(val_source)),
     start=initial.fingerprint(init_from),
   )
 
 
-def _contents(source):
+def names_of(source):
+  """[number, hash of the names] of the examples of a source of `feeding.make_source`."""
+  text = "\n".join(map(str, source.source.names))
+  return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
+
+
+def contents_of(source):
   """The digest of a source's contents; it may be wrapped to fit a size, a task or what is whole."""
   while not hasattr(source, "digest") and hasattr(source, "source"):
     source = source.source
