@@ -234,6 +234,13 @@ def test_of_a_large_split_a_part_is_looked_at(tmp_path, monkeypatch):
   (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
   assert not whole
   assert "nothing is labelled thing in the 5 of 10 examples looked at; 80.0%" in text
+  monkeypatch.setattr(coverage, "LOOKED_AT", 500)
+  monkeypatch.setattr(coverage, "FEW", 2)
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert (text, whole) == ("train: 80.0% of the labels are ignored", True)
+  monkeypatch.setattr(coverage, "SECONDS", 0)
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert "in the 2 of 10 examples looked at; 50.0%" in text and not whole
 
 
 def test_nothing_scored_at_all_is_an_error(tmp_path):
@@ -374,6 +381,19 @@ def test_data_that_vanish_cost_nothing(made, tmp_path):
   for image in images:
     image.with_suffix(".gone").rename(image)
   assert same(whole, training.train(config, tmp_path / "run"))
+
+
+def test_an_error_before_the_first_step_saves_nothing(made, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop._Run, "_draw", failing(MemoryError()))
+  with pytest.raises(MemoryError):
+    training.train(tiny_config(made / "data"), tmp_path / "run")
+  assert inference.checkpoint_steps(tmp_path / "run") == []  # so that the batch may be changed
+
+
+def test_a_workdir_that_vanishes_ends_the_run_by_one_line(made, tmp_path):
+  config, run = tiny_config(made / "data", writers=("pictures",)), tmp_path / "run"
+  with pytest.raises(UserError, match=r"cannot write to .*run: .*No such file"):
+    training.train(config, run, before_evaluation=lambda: shutil.rmtree(run))
 
 
 def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):

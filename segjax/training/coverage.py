@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from segjax.data import checks
 from segjax.errors import UserError
 
-LOOKED_AT = 500  # examples of a split whose labels are counted before a training
+LOOKED_AT = 500  # examples of a split whose labels are counted before a training, at most
+FEW = 25  # of them at least, whatever it takes
+SECONDS = 10  # that the others may take
 MEASURED = 50  # images of a split whose sizes are compared with the crops
 DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than reading a file
 NAMED = 10  # classes in a warning
 
 
 def count(config, split, source, needs):
-  """Looks at the labels of a split, evenly spread.
+  """Looks at labels of a split, evenly spread: at as many as are read within `SECONDS`.
 
   Args:
     config: ConfigDict.
@@ -31,7 +35,11 @@ def count(config, split, source, needs):
   if needs not in ("mask", "class") or config.data.source.name in DRAWN:
     return [], False
   threads, total = max(config.data.threads, 1), len(source)
-  pixels, ignored, looked = checks.label_counts(source, threads, LOOKED_AT)
+  started = time.perf_counter()
+  pixels, ignored, looked = checks.label_counts(source, threads, min(FEW, LOOKED_AT))
+  more = int(looked * SECONDS / max(time.perf_counter() - started, 1e-9))
+  if looked < total and more > looked:
+    pixels, ignored, looked = checks.label_counts(source, threads, min(more, LOOKED_AT))
   if not pixels.sum() and looked < total:
     pixels, ignored, looked = checks.label_counts(source, threads)
   share = ignored / max(ignored + pixels.sum(), 1)

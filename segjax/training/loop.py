@@ -206,6 +206,8 @@ class _Run:
 
   def _rescue(self):
     """Saves the state of the last step after an error, unless it is saved, or not finite."""
+    if self.step == self.first:
+      return
     done = f"the state of step {self.step}"
     with contextlib.suppress(Exception):  # a pipe that is closed, perhaps
       try:
