@@ -164,6 +164,7 @@ def test_a_run_of_an_older_version(world, run, other, capsys):
   del kept["contents"]
   (run / "data.json").write_text(json.dumps(kept))
   assert use_evaluate(world, run, {}).changed == ""
+  assert use_evaluate(world, run, dict(folder=str(world.data))).changed == ""
   assert "is not known" in use_evaluate(world, run, dict(folder=str(other))).changed
   (run / "data.json").unlink()
   assert use_evaluate(world, run, {}).changed == ""
