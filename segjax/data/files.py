@@ -264,7 +264,7 @@ def list_images(path):
   """Image files of a folder, or a file by itself; a UserError where there are none."""
   if path.is_file():
     return [path]
-  files = list(images_by_stem(path).values())
+  files = list(entries(path).files)
   if not files:
     said = "".join(f". {note}" for note in skipped(path))
     raise UserError(f"{path.absolute()}: no image in it, expected {', '.join(IMAGE_ENDINGS)}{said}")
