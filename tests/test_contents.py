@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def test_what_is_not_read_is_said(tmp_path):
     *files.skipped(tmp_path / "images"),
     "masks/ holds 1 label without an image: x003.png",
   )
+
+
+def test_the_folder_where_one_is_has_its_name(tmp_path, monkeypatch):
+  (tmp_path / "a.heic").write_text("")
+  monkeypatch.chdir(tmp_path)
+  says = f"{tmp_path.name}/ holds 1 .heic file that is not read: a.heic"
+  assert files.skipped(Path()) == (says,)
+  with pytest.raises(UserError, match=f"no image in it, expected .png.*{says}"):
+    files.list_images(Path())
 
 
 def test_a_digest_changes_with_the_contents_alone(tmp_path):
