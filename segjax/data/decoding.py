@@ -150,7 +150,8 @@ def read_stored(file, name=""):
     if isinstance(alpha, int):
       hidden[alpha] = True
     else:
-      hidden[: len(alpha)] = np.frombuffer(bytes(alpha), np.uint8) < 255
+      alpha = np.frombuffer(bytes(alpha)[:256], np.uint8)
+      hidden[: len(alpha)] = alpha < 255
     return Stored(array, decoded.bits, palette=palette, hidden=hidden)
   if mode != "RGB":
     raise UserError(
@@ -206,7 +207,8 @@ def _stream(file, name):
     return io.BytesIO(file)
   if not Path(file).is_file():
     exists = Path(file).exists()
-    raise UserError(f"{name}: {'not a regular file' if exists else 'no such file'}; remove it")
+    fault = "not a regular file; remove it" if exists else "no such file; restore it"
+    raise UserError(f"{name}: {fault}")
   try:
     return Path(file).open("rb")
   except OSError as error:

@@ -181,13 +181,19 @@ def entries(folder, endings=IMAGE_ENDINGS):
   """The `Entries` of a folder; a UserError where there is none."""
   if not folder.is_dir():
     raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
+  try:
+    with os.scandir(folder) as scan:
+      found = sorted(scan, key=lambda entry: entry.name)
+  except OSError as error:
+    raise UserError(f"{folder.absolute()}: cannot be read ({error.strerror}); mend it") from None
   files, folders, others = [], [], []
-  for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+  for entry in found:
+    path = folder / entry.name
+    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
       continue
-    if path.is_dir():
+    if entry.is_dir():
       folders.append(path)
-    elif path.suffix.lower() in endings and (path.is_file() or not path.exists()):
+    elif path.suffix.lower() in endings and (entry.is_file() or not path.exists()):
       files.append(path)  # a link to nothing too: it is an error when it is read
     else:
       others.append(path)
@@ -197,22 +203,21 @@ def entries(folder, endings=IMAGE_ENDINGS):
 def inside(folder, root):
   """`images/`, a folder's path in the set, for messages."""
   if folder == root or not folder.is_relative_to(root):
-    return f"{folder.name}/"
+    return f"{folder.absolute().name}/"
   return f"{folder.relative_to(root)}/"
 
 
-def unread(folder, root, taken=()):
+def unread(folder, root, taken=None, above=()):
   """Sentences about what is not read in a folder.
 
   Args:
     folder: to look in.
     root: folder of the set, for messages.
-    taken: files that are read, wherever they lie.
+    taken: set of the files that are read, wherever they lie; None: all images in the folder.
+    above: set of the folders that they lie in, however deep.
   """
-  found, taken = entries(folder), set(taken)
-  if not taken:
-    taken = set(found.files)
-  above = {parent for file in taken for parent in file.parents}
+  found = entries(folder)
+  taken = set(found.files) if taken is None else taken
   where, by_ending = inside(folder, root), {}
   for path in found.others:
     name = path.name.lower()
@@ -256,8 +261,15 @@ def skipped(path):
 
 def folder_notes(root, taken):
   """Sentences about what is not read in the folders that the files `taken` lie in."""
+  taken, above = set(taken), folders_above(taken)
   folders = sorted({f.parent for f in taken})
-  return tuple(note for folder in folders for note in unread(folder, root, taken))
+  return tuple(note for folder in folders for note in unread(folder, root, taken, above))
+
+
+def folders_above(files):
+  """Set of all folders that files lie in, however deep."""
+  direct = {file.parent for file in files}
+  return direct.union(*(folder.parents for folder in direct))
 
 
 def list_images(path):

@@ -45,7 +45,9 @@ def split_folders(root):
     return {}, ()
   val = next((root / n for n in VAL if (root / n).is_dir()), None)
   if val is None and (root / "test").is_dir():
-    note = f"{root.name}/ holds no folder val, valid or validation: test/ is taken for val"
+    note = (
+      f"{files.inside(root, root)} holds no folder val, valid or validation: test/ is taken for val"
+    )
     return dict(train=train, val=root / "test"), (note,)
   return dict(train=train) | (dict(val=val) if val else {}), ()
 
@@ -80,15 +82,16 @@ def find(root, split, images, labels, suffix):
     pair = _pair(*place, suffix, root)
     found.images[part], found.labels[part] = pair[:2]
     notes += pair[2]
-  taken = [f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()]
+  taken = {f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()}
+  above = files.folders_above(taken)
   holders = {file.parent for file in taken}  # what else lies in these is `files.paired`'s to say
   folders = {folder for place in places.values() for folder in place}
   for folder in sorted({root, *(f.parent for f in folders)} - holders):
     if folder.is_relative_to(root):
-      notes += _unread_beside(folder, root, taken)
+      notes += _unread_beside(folder, root, above)
   for folder in sorted(folders - holders):
     if folder.is_dir():
-      notes += files.unread(folder, root, taken or [root])
+      notes += files.unread(folder, root, taken, above)
   return dataclasses.replace(found, notes=notes)
 
 
@@ -185,10 +188,9 @@ def _tree(folder, endings, mirror, prefix=""):
   return named
 
 
-def _unread_beside(folder, root, taken):
+def _unread_beside(folder, root, above):
   """Sentences about folders, lists and images that lie beside the folders that are read."""
-  found, taken = files.entries(folder), set(taken)
-  above = {parent for file in taken for parent in file.parents}
+  found = files.entries(folder)
   lists = [f.name for f in found.others if f.suffix == ".txt" and f.name not in files.TEXTS]
   groups = (
     ("folder", [f"{f.name}/" for f in found.folders if f not in above]),
