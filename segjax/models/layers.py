@@ -207,7 +207,9 @@ class BatchNorm(nn.Module):
         )
       wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
       mean = wide.mean(axes)
-      var = jnp.maximum((wide**2).mean(axes) - mean**2, 0)
+      var = (wide**2).mean(axes) - mean**2
+      # The gradient of `jnp.maximum` would ask whether two roundings of one value are equal.
+      var = jnp.where(var < 0, 0, var)
       if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
         count = x.size // x.shape[-1]
         unbiased = var * (count / (count - 1))
