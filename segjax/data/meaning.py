@@ -1,7 +1,15 @@
 """What the values and colours of somebody's own masks mean: the masks decide where it is open.
 
 Grey 255 is ignored in one set, the class of a binary mask in another, and the colour of a class in
-a third. What a set's masks hold, all of them, says which it is.
+a third. What a set's masks hold, all of them, says which it is:
+
+- Grey masks hold numbers of classes. Where classes.txt gives greys, and the grey masks of both
+  splits hold these alone, they hold colours.
+- Palette masks hold numbers. Where classes.txt gives colours, and all that a mask uses are among
+  them, its colours count; if some are and stand for another class than the index, it is an error.
+- RGB masks hold the colours of classes.txt. Where it gives none, a mask whose channels are equal
+  holds numbers, saved as RGB.
+- In a set of two classes whose masks, in both splits, hold 0 and 255 alone, 255 is class 1.
 """
 
 from __future__ import annotations
