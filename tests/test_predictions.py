@@ -439,7 +439,8 @@ def test_an_interrupted_prediction_leaves_a_complete_table(world, tmp_path, monk
   assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path):
+@pytest.mark.parametrize("torn", ["b.png,4", "b.png,4,4,0.25"])
+def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path, torn):
   """Without `close`, as after SIGKILL; a torn last row is left out of the next table."""
   table = outputs.Predictions(tmp_path)
   table.begin(["a.png", "b.png"], ["index"], ["x"])
@@ -447,7 +448,7 @@ def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path):
   table.add("a.png", (4, 4), pictures, dict(x=1.0))
   assert list(rows(tmp_path)) == ["a.png"]
   with (tmp_path / "predictions.csv").open("a") as file:
-    file.write("b.png,4")
+    file.write(torn)
   again = outputs.Predictions(tmp_path)
   again.begin(["c.png"], ["index"], ["x"])
   again.add("c.png", (4, 4), pictures, dict(x=0.5))
@@ -551,8 +552,13 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(run, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match=r"cannot write .*curves\.png"):
     figures.curves(run, "t", tmp_path / "file" / "curves.png")
+  picture = np.zeros((4, 4, 3), np.uint8)
   with pytest.raises(UserError, match=r"cannot write .*sheet\.png"):
-    figures.write_picture(np.zeros((4, 4, 3), np.uint8), tmp_path / "nowhere" / "sheet.png")
+    figures.write_picture(picture, tmp_path / "nowhere" / "sheet.png")
+  (tmp_path / "folder.png").mkdir()
+  for write in (lambda f: figures.curves(run, "t", f), lambda f: figures.write_picture(picture, f)):
+    with pytest.raises(UserError, match=r"cannot write .*folder\.png"):
+      write(tmp_path / "folder.png")
 
 
 def write_sums(run, **more):
