@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError, choose
-from segjax.models.conv import Conv, conv_transpose
+from segjax.models.conv import Conv
 
 NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
@@ -52,7 +53,7 @@ class ConvTranspose(nn.Module):
     kernel = self.param("kernel", initializer(self.kernel_init), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return conv_transpose(x, kernel) + bias.astype(self.dtype)
+    return ops.conv_transpose(x, kernel) + bias.astype(self.dtype)
 
 
 class Dropout(nn.Module):

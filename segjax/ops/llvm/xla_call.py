@@ -14,6 +14,8 @@ import os
 import platform
 import re
 import sys
+import threading
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,7 +152,11 @@ end:
 FUNCTION = re.compile(r"^\s*_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", re.MULTILINE)
 FUNCTIONS_AT = 48  # bytes before the functions of the interface
 
-_kept = []  # what holds the code of registered kernels
+# What outlives this module where it is imported anew: XLA takes a name only once, and has no way to
+# give it back. The code of a registered kernel must stay, too.
+_registered = sys.modules.setdefault("_segjax_registered", types.ModuleType("_segjax_registered"))
+_engines = _registered.__dict__.setdefault("engines", {})  # by name
+_lock = _registered.__dict__.setdefault("lock", threading.RLock())
 
 
 class Machine(NamedTuple):
@@ -223,7 +229,7 @@ def machine():
 
 @functools.cache
 def register(make, spec, machine):
-  """Compiles a kernel and tells XLA of it.
+  """Compiles a kernel and registers it with XLA, once in a process.
 
   Args:
     make: function of `spec` and a Machine that gives (llvmlite module with `item`, number of array
@@ -247,14 +253,16 @@ def register(make, spec, machine):
   digest = hashlib.sha256(repr((_sources(), target.triple, features.flatten())).encode())
   digest.update(repr((llvm.llvm_version_info, interface(), machine, make.__name__, spec)).encode())
   name = f"segjax_{make.__name__}_{digest.hexdigest()[:16]}"
-  code = _kept_code(name, lambda: _compile(make(spec, machine), target))
-  engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-  engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-  engine.finalize_object()
-  _kept.append(engine)
-  handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-  entry = jax.ffi.pycapsule(handler(engine.get_function_address("handler")))
-  jax.ffi.register_ffi_target(name, entry, platform="cpu")
+  with _lock:  # LLVM's contexts are no more than one thread's, either
+    if name not in _engines:
+      code = _kept_code(name, lambda: _compile(make(spec, machine), target))
+      engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+      engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+      engine.finalize_object()
+      handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+      entry = jax.ffi.pycapsule(handler(engine.get_function_address("handler")))
+      jax.ffi.register_ffi_target(name, entry, platform="cpu")
+      _engines[name] = engine
   return name
 
 

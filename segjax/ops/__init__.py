@@ -1,0 +1,11 @@
+"""Operations on arrays, in the form that is fast on each platform; they need JAX alone.
+
+>>> import jax
+>>> conv(jax.numpy.ones((1, 5, 5, 2)), jax.numpy.ones((3, 3, 2, 4)), padding=1).shape
+(1, 5, 5, 4)
+"""
+
+from segjax.ops.conv import conv, conv_transpose
+from segjax.ops.platforms import by_platform, plain_forms
+
+__all__ = ["by_platform", "conv", "conv_transpose", "plain_forms"]
