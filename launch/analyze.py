@@ -70,13 +70,9 @@ def data():
     statistics = class_statistics.count(source, threads)
     print(class_statistics.table(statistics))
     chart = output / f"classes_{split}.png"
-    draw = lambda f: class_statistics.bar_chart(statistics, source.labels, title, f)  # noqa: E731
-    cli.writing(draw, chart)
+    class_statistics.bar_chart(statistics, source.labels, title, chart)
     print(f"  written to {chart}")
-    print("weights of the loss, median frequency (Eigen and Fergus 2015):")
-    print(f"  {class_statistics.override(class_statistics.median_frequency_weights(statistics))}")
-    print("or inverse logarithm (ENet, Paszke et al. 2016):")
-    print(f"  {class_statistics.override(class_statistics.inverse_log_weights(statistics))}")
+    print(class_statistics.proposal(statistics))
   faults += checks.orphans(whole)
   if faults:
     raise UserError(checks.report(faults, len(whole)))
@@ -115,7 +111,7 @@ def crops():
   from segjax.analysis import predictions, regions
 
   workdir = required_workdir()
-  predictor = predictions.Predictor(workdir, CHECKPOINT.value, moved())
+  predictor = predictions.Predictor(workdir, CHECKPOINT.value, moved(workdir))
   found = regions.best_and_worst(predictor, len(predictor.labels))
   for name, pair in zip(predictor.labels.names, found, strict=True):
     texts = (f"{r.iou:.3f} in {r.name}" if r else "none" for r in pair)
@@ -124,21 +120,18 @@ def crops():
 
 
 def confusion():
-  import numpy as np
-
   from segjax import inference
   from segjax.analysis import charts
 
   workdir = required_workdir()
-  file = workdir / "val_sums.npz"
-  if not file.is_file():
-    raise UserError(f"no {file}; the run was not evaluated yet")
-  sums, names = np.load(file), inference.restore(workdir)[0].task.classes
+  sums, names = inference.last_sums(workdir), inference.restore(workdir)[0].task.classes
   if "matrix" not in sums:
     raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
+  if sums["matrix"].shape != (len(names),) * 2:
+    raise UserError(f"{workdir}: val_sums.npz is not of the {len(names)} classes of labels.json")
   title = f"{workdir.name}, step {int(sums['step'])}"
   out = run_output(workdir) / "confusion.png"
-  cli.writing(lambda f: charts.confusion(sums["matrix"], names, title, f), out)
+  charts.confusion(sums["matrix"], names, title, out)
   print(f"  written to {out}")
 
 
@@ -146,7 +139,7 @@ def stages():
   from segjax.analysis import predictions
 
   workdir = required_workdir()
-  picture, steps = predictions.stages(workdir, moved=moved(), wanted=SAMPLES.value or 3)
+  picture, steps = predictions.stages(workdir, moved=moved(workdir), wanted=SAMPLES.value or 3)
   print(f"  checkpoints of steps {', '.join(map(str, steps))}")
   write_sheet(picture, run_output(workdir) / "stages.png")
 
@@ -160,7 +153,7 @@ def cost():
   measured = cost_lib.measure(experiment, state, experiment.config.data.size)
   print(cost_lib.table([measured]))
   file = run_output(workdir) / "cost.json"
-  cli.writing(measured.save, file)
+  measured.save(file)
   print(f"  written to {file}")
 
 
@@ -174,7 +167,7 @@ def features():
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
-  sources = lib.sources_of(workdir, moved())
+  sources = lib.sources_of(workdir, moved(workdir))
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
   steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []
   for step in steps:
@@ -191,11 +184,11 @@ def features():
     f"kNN {r['knn_accuracy']:.3f}, linear {r['linear_accuracy']:.3f}, "
     f"silhouette {r['silhouette']:.3f}" for r in rows.values()
   ]  # fmt: skip
-  output, table = run_output(workdir), restored[0].labels
+  output, table = run_output(workdir), sources[1].source.labels
   of_stage = "" if STAGE.value is None else f"_stage{STAGE.value}"
   file = output / f"features{of_stage}.png"
   embedded = lib.embed(stages, seed=config.seed)
-  cli.writing(lambda f: lib.scatter(embedded, val.labels, table, list(rows), captions, f), file)
+  lib.scatter(embedded, val.labels, table, list(rows), captions, file)
   if len(set(val.labels.tolist())) < 2:
     print("  the examples have one class, so there is nothing to score; only pictures are drawn")
   numbers = {epoch: finite(row) for epoch, row in rows.items()}
@@ -242,8 +235,11 @@ def required_workdir():
   return Path(WORKDIR.value)
 
 
-def moved():
-  return dict(folder=FOLDER.value) if FOLDER.value else {}
+def moved(workdir):
+  from segjax import config as config_lib
+  from segjax import inference
+
+  return inference.moved_to(config_lib.load(workdir / "config.json"), FOLDER.value)
 
 
 def run_output(workdir):
@@ -267,7 +263,7 @@ def make_output(config):
 def write_sheet(picture, file):
   from segjax.analysis.figures import write_picture
 
-  cli.writing(lambda f: write_picture(picture, f), file)
+  write_picture(picture, file)
   print(f"  written to {file}")
 
 

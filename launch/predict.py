@@ -1,18 +1,20 @@
-"""What a trained run says of images of any size.
+"""Predictions of a trained run for images of any size.
 
   python launch/predict.py --workdir=runs/kitti --input=photo.jpg --output=out
   python launch/predict.py --workdir=runs/kitti --input=folder --output=out
 
 For each image `x.jpg`, at its original size, a run of segmentation writes `x_index.png` (class
 indices), `x_color.png` (class colours) and `x_overlay.png` (the colours over the image), one of
-colourisation `x_colorized.png`, one of image-to-image `x_output.png`. predictions.csv has a line an
-image with the share of each class in it, or the class's probability. An image that cannot be read
-is reported at the end and does not stop the others.
+colourisation `x_colorized.png`, one of image-to-image `x_output.png`. Of two images that differ in
+their ending alone, the second's are called `x.png_index.png` and so on. predictions.csv has a row
+for each image whose pictures lie in the folder, those of earlier calls too, with the share of each
+class in it, or the class's probability. The net sees an image at the scale of the run's evaluation.
+
+Nothing is replaced that predict.py did not write; --output may not be the folder of the images. An
+image that cannot be read is reported at the end and does not stop the others. Exit code: 0 done, 1
+an image could not be read (the rest is predicted) or another error that the message explains.
 """
 
-import csv
-import dataclasses
-import io
 from pathlib import Path
 
 from absl import flags
@@ -24,43 +26,26 @@ INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.", r
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
 
-SHOWN = 5  # classes in an image's line
-
 
 def main():
-  from PIL import Image
-
-  from segjax import inference
-  from segjax.data import sources
+  from segjax import inference, outputs
+  from segjax.data import files as files_lib
   from segjax.errors import UserError
 
-  files = sources.list_images(Path(INPUT.value))
-  output = Path(OUTPUT.value)
-  cli.make_folder(output)
+  given, folder = Path(INPUT.value), Path(OUTPUT.value)
+  files = files_lib.list_images(given)
+  outputs.check_folders(given, folder)
   experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
-  task, data = experiment.task.for_prediction(), experiment.config.data
-  step = dataclasses.replace(experiment, task=task).predict_step()
-  table, broken = io.StringIO(), []
-  rows = csv.writer(table, lineterminator="\n")
-  for file in files:
-    try:
-      image = sources.read_image(file)
-    except UserError as error:
-      broken.append(str(error))
-      continue
-    outputs = inference.predict_image(step, state, image, data)
-    pictures, shares = task.answer(image, outputs)
-    for kind, picture in pictures.items():
-      cli.writing(Image.fromarray(picture).save, output / f"{file.stem}_{kind}.png")
-    if not table.tell():
-      rows.writerow(["file", "width", "height", *shares])
-    height, width = image.shape[:2]
-    rows.writerow([file.name, width, height, *(f"{s:.6f}" for s in shares.values())])
-    first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]
-    texts = [f"{width}x{height}", *(f"{name} {share:.1%}" for name, share in first)]
-    print(f"{file.name}: {', '.join(texts)}", flush=True)
-  cli.write_text(output / "predictions.csv", table.getvalue())
-  print(f"{len(files) - len(broken)} of {len(files)} images predicted into {output}")
+  cli.make_folder(folder)
+  predictions = outputs.Predictions(folder)
+  earlier = set(predictions.rows)
+  broken = outputs.predict_files(files, predictions, experiment, state)
+  print(f"{len(files) - len(broken)} of {len(files)} images predicted into {folder}")
+  kept = earlier - {f.name for f in files}
+  if kept:
+    print(f"  {outputs.TABLE} keeps the rows of {len(kept)} images of earlier predictions")
+  for note in files_lib.skipped(given):
+    print(f"  note: {note}")
   if broken:
     raise UserError("; ".join(broken))
 

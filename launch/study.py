@@ -29,7 +29,7 @@ OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
 
 def take_overrides():
   """Takes --config.FIELD=VALUE off the command line, as {field: text}."""
-  found = {m[1]: m[2] for m in map(OVERRIDE.fullmatch, sys.argv[1:]) if m}
+  found = {m[1]: m[2] for m in map(OVERRIDE.fullmatch, map(cli.expand_home, sys.argv[1:])) if m}
   sys.argv[1:] = [a for a in sys.argv[1:] if not OVERRIDE.fullmatch(a)]
   return found
 
@@ -46,7 +46,9 @@ def parse_seeds(text):
 
 def folder_name():
   """The study's file, its argument and the overrides: reports of others stay."""
-  file, _, arg = STUDY.value.partition(":")
+  from segjax.config import split_spec
+
+  file, arg = split_spec(STUDY.value)
   parts = [Path(file).stem, arg, *(f"{k}={v}" for k, v in sorted(OVERRIDES.items()))]
   return re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))[:120]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +18,15 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from segjax.config import no_such_file
+from segjax import config as config_lib
+from segjax import errors
 from segjax.errors import Stopped, UserError
+from segjax.stopping import STOP
 
 
 def define_config():
   """Defines --config, locked, so that a mistyped override is an error; returns its holder."""
-  return config_flags.DEFINE_config_file(
+  holder = config_flags.DEFINE_config_file(
     "config",
     None,
     "Experiment: a file of configs/, with an argument after a colon if it takes one "
@@ -30,6 +34,9 @@ def define_config():
     "--config.FIELD=VALUE, e.g. --config.data.batch_size=8.",
     lock_config=True,
   )
+  # It would split "a:b/x.py:arg" at the first colon.
+  flags.FLAGS["config"].parser.parse = config_lib.read
+  return holder
 
 
 def run(main):
@@ -38,24 +45,30 @@ def run(main):
   Unexpected errors keep their stack: they are ours, not the user's.
   """
   _keep_heap()
+  STOP.listen()
+  _show_any_text()
   _keep_compilations()
   _use_all_cores()
-  app.run(lambda _: _guarded(main), flags_parser=_parse)
+  sys.argv[1:] = map(expand_home, sys.argv[1:])
+  with _ends_by_signal():
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def expand_home(arg):
+  """An argument with "~" at the start, or after --NAME=, as a path in the home folder."""
+  name, value = re.fullmatch(r"(?s)(--?[\w.]+=)?(.*)", arg).groups()
+  return (name or "") + config_lib.expand_home(value)
 
 
 def writing(write, file, *args):
   """Calls write(file, ...); a UserError names the file that cannot be written."""
-  try:
+  with errors.writing(file):
     return write(file, *args)
-  except OSError as error:
-    raise UserError(
-      f"cannot write {file}: {error}; check the permissions and the free space"
-    ) from error
 
 
 def write_text(file, text):
-  """Writes a text file, see `writing`."""
-  writing(lambda f: f.write_text(text), file)
+  """Writes a text file in UTF-8, see `writing`."""
+  writing(lambda f: f.write_text(text, encoding="utf-8"), file)
 
 
 def make_folder(folder):
@@ -87,8 +100,9 @@ def _keep_compilations():
   JAX reads the variable when it is imported, which is later.
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
-    with contextlib.suppress(OSError):  # a home that cannot be written to: compile each time
+    # Without a home, or one that can be written to: compile each time.
+    with contextlib.suppress(OSError, RuntimeError):
+      folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
       folder.mkdir(parents=True, exist_ok=True)
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
@@ -104,20 +118,60 @@ def _use_all_cores():
     os.environ["XLA_FLAGS"] = f"--{name}=-individual_convolution {found}".strip()
 
 
+def _show_any_text():
+  """Escapes what a terminal cannot show, which would end the program."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _ends_by_signal():
+  """Context in which an interrupt, in whatever guise, ends the program by 128 + signal."""
+  try:
+    yield
+  except Exception:
+    if not STOP.interrupted:  # else the interrupt of an import, say, has become an ImportError
+      raise
+  except KeyboardInterrupt:
+    pass
+  else:
+    return
+  with contextlib.suppress(OSError):
+    print("interrupted; the last complete checkpoint stays", file=sys.stderr)
+  sys.exit(128 + (STOP.signal or signal.SIGINT))
+
+
 def _guarded(main):
   # orbax tells of every rename, and warns of read-only folders and of saving without metrics.
   logging.set_verbosity(logging.ERROR)
   try:
     main()
+    sys.stdout.flush()
   except Stopped as stop:
     same = " with the same --workdir" if "workdir" in flags.FLAGS else ""
-    print(f"stopped at step {stop.step}; saved. The same command{same} goes on")
+    with contextlib.suppress(OSError):
+      print(f"stopped at step {stop.step}; saved. The same command{same} goes on", flush=True)
     sys.exit(128 + stop.signal)
-  except KeyboardInterrupt:
-    print("interrupted; the last complete checkpoint stays", file=sys.stderr)
-    sys.exit(130)
-  except UserError as error:
-    _fail(error)
+  except BrokenPipeError:
+    if not _reader_is_gone():
+      raise
+    sys.exit(128 + signal.SIGPIPE)
+  except Exception as error:
+    line = None if STOP.interrupted else errors.explain(error)
+    if line is None:
+      raise
+    _fail(line)
+
+
+def _reader_is_gone():
+  """Whether nobody reads the standard output any more, as after `| head`; then silences it."""
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), select.POLLOUT)
+  gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+  if gone:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush again
+  return gone
 
 
 def _fail(message):
@@ -127,11 +181,13 @@ def _fail(message):
 
 def _parse(argv):
   """Parses flags; turns what a wrong --config raises into one line."""
+  spec = ""
   for arg, after in zip(argv, [*argv[1:], ""], strict=True):
     if arg in ("--config", "-config") or re.match(r"--?config=", arg):
-      file = (after if "=" not in arg else arg.partition("=")[2]).partition(":")[0]
+      spec = after if "=" not in arg else arg.partition("=")[2]
+      file, _ = config_lib.split_spec(spec)
       if not Path(file).is_file():
-        _fail(f"--config: {no_such_file(file)}")
+        _fail(f"--config: {config_lib.no_such_file(file)}")
   try:
     program, *more = flags.FLAGS(argv)
     if more:
@@ -140,14 +196,34 @@ def _parse(argv):
   except UserError as error:
     _fail(error)
   except flags.Error as error:
-    text = re.sub(r"(?s).*segjax\.errors\.UserError: ([^\n]*).*", r"\1", str(error))
-    text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", text)
+    cause = error.__context__  # absl wraps what a config file raises
+    if isinstance(cause, UserError):
+      _fail(f"--config={spec}: {cause}")
+    if cause is not None and _in_file(cause, config_lib.split_spec(spec)[0]):
+      raise cause from None
+    text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", str(error))
     _fail(f"{text}; --help tells more")
-  except (AttributeError, KeyError) as error:
-    name = re.match(r"\W*(\w+)", str(error.args[0])).group(1)
-    given = [a for a in argv if re.match(rf"--?config\.(\w+\.)*{name}\b", a)]
-    if not given:
-      raise
-    near = re.search(r'Did you mean "([^"]+)"', str(error.args[0]))
-    hint = f"; did you mean {near.group(1)!r}?" if near else ""
-    _fail(f"{given[0]}: the config has no field {name!r}{hint}")
+  except (AttributeError, KeyError):
+    _check_overrides(argv, spec)
+    raise
+
+
+def _in_file(error, file):
+  """Whether a frame of an error's stack is in a file."""
+  frame = error.__traceback__
+  while frame is not None:
+    if file and Path(frame.tb_frame.f_code.co_filename) == Path(file):
+      return True
+    frame = frame.tb_next
+  return False
+
+
+def _check_overrides(argv, spec):
+  """Fails for the first --config.FIELD that the config does not have."""
+  known = list(config_lib.flatten(config_lib.read(spec))) if spec else []
+  for arg in argv:
+    given = re.match(r"--?config\.([\w.]+)", arg)
+    field = given and given[1]
+    if field and not any(k == field or k.startswith(f"{field}.") for k in known):
+      hint = errors.did_you_mean(field, known, 3)
+      _fail(f"{arg}: the config has no field {field!r}{hint}")

@@ -6,14 +6,15 @@ come in pairs, `x_steps` and `x_epochs`, of which at most one may be above 0.
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
 import runpy
 from pathlib import Path
 
 import ml_collections
 
-from segjax.errors import UserError, check_fields
+from segjax import textfiles
+from segjax.errors import UserError, check_fields, choose, did_you_mean
 
 # Fields of each data source, see the functions of the same names in segjax.data.sources.
 DATA_SOURCES = dict(
@@ -35,8 +36,11 @@ DATA_SOURCES = dict(
     images="images",
     masks="masks",
     targets="targets",
+    mask_suffix="",
     classes=(),
     ignore_value=255,
+    ignore_colors=(),
+    shift=0,
     split_by="auto",
     train_fraction=0.9,
     split_seed=0,
@@ -104,13 +108,7 @@ TASKS = dict(
   simclr=(dict(temperature=0.5, width=128), {}),
 )
 
-# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
-# with some schedules, see `differences`).
-MAY_CHANGE = (
-  "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
-  "data.source.folder", "data.source.data_dir", "pictures", "writers",
-)  # fmt: skip
+NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depend on a name
 
 
 def default():
@@ -220,33 +218,55 @@ def read(spec):
     UserError: no such file, or what its `get_config` says of the argument.
   """
   config = call_file(spec, "get_config")
+  paths = {k: expand_home(v) for k, v in flatten(config).items() if str(v).startswith("~")}
+  config.update_from_flattened_dict(paths)
   config.lock()
   return config
 
 
 def call_file(spec, function, what="file"):
-  """What the function of a Python file says of an argument, `x.py:arg`.
+  """The result of a function of a Python file, called with the argument in `x.py:arg`.
 
   Raises:
-    UserError: no such file.
+    UserError: no such file, or it lacks the function.
   """
-  file, _, arg = spec.partition(":")
+  file, arg = split_spec(spec)
   if not Path(file).is_file():
     raise UserError(no_such_file(file, what))
-  return runpy.run_path(file)[function](arg)
+  names = runpy.run_path(file)
+  if function not in names:
+    raise UserError(f"{file}: no function {function!r} in it, expected `def {function}(arg)`")
+  call = names[function]
+  return call(arg) if arg or inspect.signature(call).parameters else call()
+
+
+def split_spec(spec):
+  """("a:b/x.py", "arg") of "a:b/x.py:arg"; the argument is "" where there is none."""
+  spec = expand_home(spec)
+  if spec.endswith(".py"):
+    return spec, ""
+  file, colon, arg = spec.partition(".py:")
+  if colon:
+    return f"{file}.py", arg
+  file, _, arg = spec.partition(":")
+  return file, arg
+
+
+def expand_home(text):
+  """A text that begins with "~" as a path in the home folder; anything else as it is."""
+  return os.path.expanduser(text) if isinstance(text, str) else text
 
 
 def no_such_file(file, what="file"):
-  """The message for a missing Python file; lists those beside it."""
+  """The message for a missing Python file; names the nearest beside it, and all of them."""
   near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-  hint = f"; there is {', '.join(near)}" if near else ""
+  hint = f"{did_you_mean(file, near)}; there is {', '.join(near)}" if near else ""
   return f"no such {what} {file!r}{hint}"
 
 
 def data_source(name, **changes):
   """The fields of a data source as they stand in `config.data.source`."""
-  if name not in DATA_SOURCES:
-    raise UserError(f"unknown data {name!r} (data: {', '.join(DATA_SOURCES)})")
+  choose(DATA_SOURCES, name, "data source")
   check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
   return dict(name=name) | DATA_SOURCES[name] | changes
 
@@ -264,9 +284,7 @@ def set_task(c, name, **changes):
     name: of the task.
     **changes: fields of either.
   """
-  if name not in TASKS:
-    raise UserError(f"unknown task {name!r} (tasks: {', '.join(TASKS)})")
-  task, loss = TASKS[name]
+  task, loss = choose(TASKS, name, "task")
   check_fields(changes, [*task, *loss], f"task {name!r}")
   c.task = dict(name=name) | {k: changes.get(k, v) for k, v in task.items()}
   c.loss = {k: changes.get(k, v) for k, v in loss.items()}
@@ -370,60 +388,85 @@ def _plain(value):
   return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def differences(old, new, may_change=MAY_CHANGE):
-  """Lines "field: old -> new" for the fields of two configs that a resumed run must not change."""
-  old, new = flatten(old), flatten(new)
-  lines, why = [], _depends_on_total(old)
-  for key in sorted(old.keys() | new.keys()):
-    a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
-    length = key.startswith("total_") and why
-    if a != b and (length or not key.startswith(may_change)):
-      lines.append(f"{key}: {a!r} -> {b!r}" + (f" ({why} depends on it)" if length else ""))
-  return lines
-
-
-def _depends_on_total(flat):
-  """What in a flat config goes by the length of the training, or nothing."""
-  if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
-    return f"the schedule {flat['schedule.name']!r}"
-  return "ema_decay_end" if flat.get("ema_decay_end") else ""
-
-
 def save(config, file):
   """Writes the config as JSON."""
-  replace_text(file, json.dumps(config.to_dict(), indent=2, default=list) + "\n")
-
-
-def replace_text(file, text):
-  """Writes a text file; killed at any time, it leaves the old text or the new one."""
-  part = file.with_name(f"{file.name}.{os.getpid()}")
-  part.write_text(text)
-  part.replace(file)
+  textfiles.write_json(file, config.to_dict(), indent=2, default=list)
 
 
 def load(file):
   """Reads a config that `save` wrote; fields that are newer than it get their defaults.
 
+  Fields of the data source, the task, its loss and the net are left to what they are fields of.
+
   Raises:
-    UserError: no such file, or not JSON.
+    UserError: no such file, not JSON, or not a config: some of it is missing, a field is not known
+      or has a value of another type.
   """
-  if not file.is_file():
-    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
+  values = textfiles.read_json(file, dict)
   try:
-    values = json.loads(file.read_text())
-  except json.JSONDecodeError as error:
-    raise UserError(f"{file}: not valid JSON ({error}); restore it or start a new run") from None
-  _fill(values, default().to_dict())
+    _fill(values, _known(values))
+  except UserError as error:
+    raise UserError(
+      f"{file}: {error}; the file is damaged or from a newer version: {textfiles.MEND}"
+    ) from None
   return ml_collections.ConfigDict(_tuples(values))
 
 
-def _fill(values, default):
-  """Adds missing fields, but not to parts whose fields depend on a name."""
-  for key, value in default.items():
-    if key not in values:
-      values[key] = value
-    elif isinstance(value, dict) and key not in ("model", "task", "loss", "source"):
-      _fill(values[key], value)
+def check(config):
+  """Raises a UserError for a field that is not known or has a value of another type."""
+  values = config.to_dict()
+  _fill(values, _known(values))
+
+
+def _known(values):
+  """All fields with their defaults, those of the source, the task and its loss by their names."""
+  for part in ("data", "model", "task", "loss", "optimizer", "schedule"):
+    if not hasattr(values.get(part), "items"):
+      raise UserError(f"no fields {part!r}")
+  known = default().to_dict()
+  task, loss = choose(TASKS, _name_of(values["task"], "task"), "task")
+  known["task"], known["loss"] = dict(name="") | task, loss
+  source = values["data"].get("source")
+  fields = choose(DATA_SOURCES, _name_of(source, "data.source"), "data source")
+  known["data"]["source"] = dict(name="") | fields
+  _name_of(values["model"], "model")
+  known["model"] = values["model"]  # whose fields are those of its class
+  return known
+
+
+def _name_of(part, where):
+  name = part.get("name") if hasattr(part, "items") else None
+  if not isinstance(name, str):
+    raise UserError(f"{where}.name is {name!r}, expected a name")
+  return name
+
+
+def _fill(values, known, prefix=""):
+  """Adds missing fields, but not to `NAMED` parts; a UserError names an unknown one."""
+  for key in values:
+    if key not in known:
+      where = prefix.rstrip(".") or "the config"
+      raise UserError(f"no field {key!r} in {where}{did_you_mean(key, known)}")
+  for key, default_value in known.items():
+    if key not in values and prefix in NAMED:
+      continue
+    value = values.setdefault(key, default_value)
+    if isinstance(default_value, dict) and isinstance(value, dict):
+      _fill(value, default_value, f"{prefix}{key}.")
+    elif not _is_like(value, default_value):
+      raise UserError(f"{prefix}{key} is {value!r}, expected a value such as {default_value!r}")
+
+
+def _is_like(value, default_value):
+  """Whether a value of JSON has the type of a default, and its elements that of its elements."""
+  if isinstance(default_value, list | tuple):
+    if not isinstance(value, list | tuple):
+      return False
+    return not default_value or all(_is_like(v, default_value[0]) for v in value)
+  kind = type(default_value)
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return type(value) is kind
 
 
 def _tuples(value):

@@ -1,4 +1,8 @@
-"""Segmentation metrics from summed counts: count on the device, sum on the host, divide once."""
+"""Segmentation metrics from summed counts: count on the device, sum on the host, divide once.
+
+Labels and predictions may have any integer dtype or bool, on any platform. A value outside the
+classes is counted in no cell.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +10,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.class_index import class_index, counted
+
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
 
 
-def confusion_matrix(pred, label, *, num_classes, valid):
+def confusion_matrix(pred, label, *, num_classes, valid=None):
   """Counts pixels by (true class, predicted class).
 
   Pixels where `valid` is False land in no cell, so ignored regions and the padded tail of an
-  evaluation cost nothing. Counts are per batch; the host sums them in int64, because a whole
-  evaluation can exceed int32.
+  evaluation cost nothing. Neither do pixels whose label or prediction is outside [0, num_classes):
+  compare the matrix's sum with the number of valid pixels to find them. Counts are per batch; sum
+  them on the host in int64, because a whole evaluation can exceed int32.
 
   Args:
-    pred: i32[B,H,W], class indices in [0, num_classes).
-    label: i32[B,H,W], class indices; any value where `valid` is False.
+    pred: [B,H,W], class indices of any integer dtype or bool.
+    label: [B,H,W], likewise; any value where `valid` is False.
     num_classes: number of classes C, background included.
-    valid: bool[B,H,W], True where the pixel is scored.
+    valid: bool[B,H,W], True where the pixel is scored; None for all pixels.
 
   Returns:
     i32[C,C], pixels; row = truth, column = prediction.
 
+  Raises:
+    TypeError: labels or predictions that are not integers.
+    ValueError: shapes that do not fit.
+
   >>> one = jnp.ones((1, 1, 3), int)
-  >>> confusion_matrix(one, one, num_classes=2, valid=one == 1).tolist()
+  >>> confusion_matrix(one, one, num_classes=2).tolist()
   [[0, 0], [0, 3]]
   """
+  pred = class_index(pred, num_classes, name="pred")
+  label = class_index(label, num_classes)
+  if pred.shape != label.shape:
+    raise ValueError(f"pred has shape {pred.shape}, label {label.shape}; expected the same")
   cells = num_classes * num_classes
-  cell = jnp.where(valid, label * num_classes + pred, cells)
+  inside = counted(valid, label.shape) & (pred >= 0) & (label >= 0)
+  cell = jnp.where(inside, label * num_classes + pred, cells)
   return _counts(cell.ravel(), cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
-def score_histogram(probability, label, *, valid):
+def score_histogram(probability, label, *, valid=None):
   """Counts pixels by (true class, bin of the probability of class 1), for two classes.
 
   Args:
-    probability: f32[B,H,W] in [0,1], of class 1.
-    label: i32[B,H,W], 0 or 1; any value where `valid` is False.
-    valid: bool[B,H,W].
+    probability: [B,H,W] in [0,1], of class 1, of any float dtype; values beyond fall into the first
+      or the last bin.
+    label: [B,H,W], 0 or 1, of any integer dtype or bool; any value where `valid` is False.
+    valid: bool[B,H,W], True where the pixel is scored; None for all pixels.
 
   Returns:
-    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin 1 as well.
+    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin 1 as well. Pixels
+    with another label or a probability that is nan are counted in no bin.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
-  bins = jnp.clip((probability * THRESHOLDS).astype(jnp.int32), 0, THRESHOLDS - 1)
-  cell = jnp.where(valid, label * THRESHOLDS + bins, 2 * THRESHOLDS)
+  probability, label = jnp.asarray(probability), class_index(label, 2)
+  if probability.shape != label.shape:
+    raise ValueError(
+      f"probability has shape {probability.shape}, label {label.shape}; expected the same"
+    )
+  probability = probability.astype(jnp.promote_types(probability.dtype, jnp.float32))
+  inside = counted(valid, label.shape) & (label >= 0) & ~jnp.isnan(probability)
+  bins = (jnp.clip(probability, 0, 1) * THRESHOLDS).astype(jnp.int32)
+  cell = jnp.where(inside, label * THRESHOLDS + jnp.minimum(bins, THRESHOLDS - 1), 2 * THRESHOLDS)
   return _counts(cell.ravel(), 2 * THRESHOLDS + 1)[:-1].reshape(2, THRESHOLDS)
 
 
@@ -66,6 +95,24 @@ def _counts(cell, length):
     return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
 
   return jax.lax.platform_dependent(cell, cpu=shared, default=spread)
+
+
+def _whole(counts, name, shape):
+  """Counts as int64 of the host; `shape` is what the message expects of them.
+
+  Raises:
+    ValueError: counts that are negative or not whole, or are no matrix.
+  """
+  counts = np.asarray(counts)
+  whole = counts.dtype.kind in "biu" or (
+    counts.dtype.kind == "f" and np.isfinite(counts).all() and (counts == np.round(counts)).all()
+  )
+  if counts.ndim != 2 or not whole or counts.size == 0 or counts.min() < 0:
+    raise ValueError(
+      f"{name} has shape {counts.shape} and dtype {counts.dtype}; expected counts of pixels, whole "
+      f"numbers of 0 or more, of shape {shape}"
+    )
+  return counts.astype(np.int64)
 
 
 def _ratio(a, b):
@@ -94,10 +141,15 @@ def summarize(matrix):
     constant answer, that is, the share of the most frequent class) as floats and `iou`,
     `precision`, `recall`, `f1` as f64[C]; all in [0,1] or nan.
 
+  Raises:
+    ValueError: the matrix is not square, or has values that are negative or not whole.
+
   >>> summarize(np.array([[3, 1], [0, 0]]))["iou"].tolist()
   [0.75, 0.0]
   """
-  matrix = np.asarray(matrix, np.int64)
+  matrix = _whole(matrix, "matrix", "[C,C]")
+  if matrix.shape[0] != matrix.shape[1]:
+    raise ValueError(f"matrix has shape {matrix.shape}; expected as many rows as columns")
   hit, truth, pred = np.diag(matrix), matrix.sum(1), matrix.sum(0)
   iou, recall = _ratio(hit, truth + pred - hit), _ratio(hit, truth)
   return dict(
@@ -123,10 +175,16 @@ def max_f1(histogram):
 
   Returns:
     (f1, threshold): both floats in [0,1]; a pixel is positive if its probability is at least
-    the threshold. f1 is nan where there is no positive pixel at all.
+    the threshold. Both are nan where there is no positive pixel at all.
+
+  Raises:
+    ValueError: another shape, or values that are negative or not whole.
   """
   # Suffix sums: positives and false alarms at threshold k are everything in bins k and above.
-  false, true = np.asarray(histogram, np.int64)[:, ::-1].cumsum(1)[:, ::-1]
+  histogram = _whole(histogram, "histogram", f"(2, {THRESHOLDS})")
+  if histogram.shape != (2, THRESHOLDS):
+    raise ValueError(f"histogram has shape {histogram.shape}; expected (2, {THRESHOLDS})")
+  false, true = histogram[:, ::-1].cumsum(1)[:, ::-1]
   f1 = _ratio(2 * true, true + false + true[0])
   if np.isnan(f1).all() or true[0] == 0:
     return float("nan"), float("nan")
@@ -144,6 +202,7 @@ def unit_moments(vectors, mask):
   Returns:
     f32[2,D]: sums of the unit vectors and of their squares.
   """
+  vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
   unit = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
   return jnp.stack([unit, unit**2], 0).sum(1, where=mask[:, None])
 
@@ -162,6 +221,18 @@ def unit_deviation(moments, count):
   return float(np.sqrt(np.maximum(square - mean**2, 0).sum()))
 
 
+def _picture(image):
+  """A picture as float32.
+
+  Raises:
+    TypeError: integers, whose range is not known and whose differences wrap round.
+  """
+  image = jnp.asarray(image)
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise TypeError(f"image has dtype {image.dtype}; expected floats in [0,1], e.g. image / 255")
+  return image.astype(jnp.promote_types(image.dtype, jnp.float32))
+
+
 def psnr(image, truth):
   """Peak signal-to-noise ratio of each image, dB.
 
@@ -172,6 +243,7 @@ def psnr(image, truth):
   Returns:
     f32[B]; 100 where the images are equal to within 1e-10.
   """
+  image, truth = _picture(image), _picture(truth)
   error = jnp.square(image - truth).mean((1, 2, 3))
   return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
@@ -189,6 +261,7 @@ def ssim(image, truth):
   Returns:
     f32[B] in [-1,1].
   """
+  image, truth = _picture(image), _picture(truth)
   if min(image.shape[1:3]) < 11:
     raise ValueError(f"ssim needs images of at least 11x11 pixels, found {image.shape[1:3]}")
   weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
@@ -217,6 +290,7 @@ def colorfulness(image):
   Returns:
     f32[B].
   """
+  image = _picture(image)
   red, green, blue = (255 * image[..., i] for i in range(3))
   pair = jnp.stack([red - green, (red + green) / 2 - blue])
   mean, deviation = pair.mean((2, 3)), pair.std((2, 3))

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import models
-from segjax.errors import Stopped, UserError, check_fields
+from segjax import inference
+from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
 from segjax.training.writers import read_metrics
@@ -98,9 +99,17 @@ class Result:
     return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
 
   def sums(self):
-    """Statistics of the last evaluation, see the task."""
-    with np.load(self.workdir / "val_sums.npz") as file:
-      return {k: file[k] for k in file.files if k != "step"}
+    """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
+    return {k: v for k, v in inference.last_sums(self.workdir).items() if k != "step"}
+
+  def complete(self):
+    """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""
+    rows = self.rows()
+    try:
+      self.sums()
+    except UserError:
+      return False
+    return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))
 
 
 def read(spec):
@@ -120,7 +129,7 @@ def override(config, field, text):
   """
   flat = config_lib.flatten(config)
   check_fields([field], list(flat), "the config")
-  old, value = flat[field], text
+  old, value = flat[field], config_lib.expand_home(text)
   if isinstance(text, str) and not isinstance(old, str):
     try:
       value = ast.literal_eval(text)
@@ -169,21 +178,9 @@ def identity(config):
   field that comes with a new version changes nothing.
   """
   flat = config_lib.flatten(config)
-  default = config_lib.flatten(config_lib.default()) | _defaults_by_name(config)
+  default = config_lib.flatten(config_lib.default()) | workdir_lib.defaults(config)
   told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _defaults_by_name(config):
-  """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
-  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
-  task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
-  net = models.MODELS.get(config.model.name)
-  net = {f.name: f.default for f in dataclasses.fields(net)} if net else {}
-  net.pop("name", None)  # of a Flax module, not of the net
-  return config_lib.flatten(
-    dict(data=dict(source=source), task=task, loss=loss, model=net | dict(dtype="float32"))
-  )
 
 
 def run(study, pool):
@@ -243,18 +240,22 @@ def _train(config, workdir):
         feeding.make_source(config, "train", training=True),
         feeding.make_source(config, "val"),
       )
-      workdir_lib.check(
-        config, workdir, workdir_lib.fingerprint(*sources, config.init_from), NEUTRAL
-      )
-      print(f"  finished before: {workdir}")
-      return ""
-    loop.train(config, workdir)
+      data = workdir_lib.fingerprint(*sources, config.init_from)
+      workdir_lib.check(config, workdir, data, NEUTRAL)
+      if Result("", config.seed, config, workdir).complete():
+        print(f"  finished before: {workdir}")
+        return ""
+      print(f"  finished before, but some results are lost: {workdir}", flush=True)
+    loop.train(config, workdir)  # of a finished run this restores what is lost
     finished.touch()
   except Stopped:
     raise
   except Exception as error:
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    text = f"{kind}{error}".strip().splitlines()[0]
+    text = explain(error)
+    if text is None:
+      traceback.print_exc()  # ours, not the user's
+      text = f"{type(error).__name__}: {error}"
+    text = text.strip().splitlines()[0]
     print(f"  failed: {text}", flush=True)
     return text
   return ""

@@ -22,7 +22,10 @@ import numpy as np
 
 from segjax.errors import UserError
 
-NESTED = ("state_dict", "model", "model_state_dict", "model_state")
+# Where checkpoints keep their state dict; averaged weights are taken where there are no others.
+NESTED = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module")
+AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+MOST_MAPPINGS = 100  # that are looked at for a state dict
 
 # As stored; `_array` then turns BF16 into float32 and BOOL into bool.
 _DTYPES = dict(F64="f8", F32="f4", F16="f2", BF16="u2", I64="i8", I32="i4", I16="i2", I8="i1")
@@ -39,6 +42,14 @@ _OPCODES = re.compile(
   "BININT[12]?|LONG[14]|BINFLOAT|(SHORT_)?BIN(STRING|BYTES|UNICODE)|(EMPTY_)?(TUPLE|LIST|DICT)|"
   "TUPLE[123]|APPENDS?|SETITEMS?|MEMOIZE|(LONG_)?BIN(PUT|GET)"
 )
+
+# Globals of tensors that hold no plain real numbers.
+_NOT_REAL = re.compile(
+  r"torch\.(_utils\._rebuild_qtensor|(Q|Complex)\w+Storage|(q|complex|per_)\w+)"
+)
+
+_PLAIN = (str, bytes, float, bool, type(None))
+_LONGEST_KEY = 16  # elements of a tuple
 
 _Storage = namedtuple("_Storage", "key kind start length")  # a part of what the file has under key
 _Tensor = namedtuple("_Tensor", "storage offset size stride")  # unchecked, as the pickle says it
@@ -78,8 +89,25 @@ def _first(value, *_):
   return value
 
 
-class _Unpickler(pickle.Unpickler):
-  """Admits the globals of a plain state dict; `storages` gathers key -> (kind, elements)."""
+def _check_keys(keys):
+  """Refuses keys of a dict that may take forever to hash, as tuples of tuples of tuples do."""
+  for key in keys:
+    parts = key if type(key) is tuple and len(key) <= _LONGEST_KEY else (key,)
+    for part in parts:
+      if type(part) not in _PLAIN and not (type(part) is int and abs(part) < 2**63):
+        raise UserError(
+          f"its pickle has a {type(part).__name__} as the key of a dict, which is refused; "
+          "save model.state_dict() alone"
+        )
+
+
+class _Unpickler(pickle._Unpickler):
+  """Admits the globals of a plain state dict; `storages` gathers key -> (kind, elements).
+
+  The unpickler in Python, not the one in C, so that keys are seen before they are hashed.
+  """
+
+  dispatch = dict(pickle._Unpickler.dispatch)
 
   def __init__(self, data, spend):
     super().__init__(io.BytesIO(data), encoding="utf-8")
@@ -88,7 +116,27 @@ class _Unpickler(pickle.Unpickler):
 
   def _ordered_dict(self, items=()):
     self.spend(100 * len(items))
+    _check_keys(items if isinstance(items, Mapping) else [key for key, _ in items])
     return _Mapping(items)
+
+  def load_setitem(self):
+    """See pickle."""
+    _check_keys(self.stack[-2:-1])
+    super().load_setitem()
+
+  def load_setitems(self):
+    """See pickle."""
+    _check_keys(self.stack[::2])
+    super().load_setitems()
+
+  def load_dict(self):
+    """See pickle."""
+    _check_keys(self.stack[::2])
+    super().load_dict()
+
+  dispatch[pickle.SETITEM[0]] = load_setitem
+  dispatch[pickle.SETITEMS[0]] = load_setitems
+  dispatch[pickle.DICT[0]] = load_dict
 
   def find_class(self, module, name):
     full = f"{module}.{name}"
@@ -107,6 +155,11 @@ class _Unpickler(pickle.Unpickler):
     }
     if full in admitted:
       return _Admitted(admitted[full])
+    if _NOT_REAL.fullmatch(full):
+      raise UserError(
+        f"has quantised or complex tensors (its pickle asks for {full!r}), expected plain real "
+        "numbers; save the state dict of the net before it was quantised"
+      )
     raise UserError(
       f"its pickle asks for {full[:100]!r}, which is refused, for it could run code: only plain "
       "tensors are read; in PyTorch, save anew by torch.save(model.state_dict(), path)"
@@ -116,7 +169,8 @@ class _Unpickler(pickle.Unpickler):
     what, kind, key, _, total, *view = saved
     start, length = view[0][1:] if view and view[0] else (0, total)  # views: old format only
     fits = _are_sizes((total, start, length)) and start + length <= total
-    if not (fits and what == "storage" and kind in _DTYPES and isinstance(key, str)):
+    fits = fits and isinstance(kind, str) and kind in _DTYPES
+    if not (fits and what == "storage" and isinstance(key, str)):
       raise UserError("describes a storage in an impossible way; get the file again")
     self.storages[key] = kind, total
     return _Storage(key, kind, start, length)
@@ -135,8 +189,7 @@ def _unpickle(data, start, spend):
     if not _OPCODES.fullmatch(opcode.name):
       raise UserError(f"its pickle has the opcode {opcode.name}, which is refused; save it anew")
     tuples += "TUPLE" in opcode.name
-    # The unpickler allots memory up to any index, and hashing 300,000 nested tuples overflows the
-    # stack of C. A tensor takes about five tuples.
+    # A tensor takes about five tuples, and no index of the memo is beyond what was read.
     if tuples > 50_000 or (opcode.name == "LONG_BINPUT" and arg > count):
       raise UserError("its pickle is larger than a state dict's; save model.state_dict() alone")
   unpickler = _Unpickler(data[start : file.tell()], spend)
@@ -184,20 +237,36 @@ def _arrays(top, read, order, spend):
 def _pick(top, is_tensor):
   """The name -> tensor pairs of a state dict, or of the one that a checkpoint has under NESTED."""
   top = top if isinstance(top, Mapping) else {}
-  nested = [k for k in NESTED if isinstance(top.get(k), Mapping)]
-  nested = [k for k in nested if any(map(is_tensor, top[k].values()))]
-  if len(nested) > 1:
-    raise UserError(f"has tensors under {' and '.join(nested)}, expected one; save only that one")
-  named = {k: v for k, v in (top[nested[0]] if nested else top).items() if is_tensor(v)}
+  found = _nested(top, is_tensor, set())
+  named = {k: v for k, v in found.items() if is_tensor(v)}
   if not named or not all(isinstance(k, str) for k in named):
     keys = ", ".join(str(k)[:40] for k in list(top)[:8] if isinstance(k, str | int)) or "none"
     raise UserError(
       "has no tensors by name, expected a state dict, by itself or under one of "
       f"{', '.join(NESTED)} (keys found: {keys}); save model.state_dict()"
     )
-  if all(k.startswith("module.") for k in named):  # nn.DataParallel
-    named = {k.removeprefix("module."): v for k, v in named.items()}
   return named
+
+
+def _nested(top, is_tensor, seen):
+  """The state dict within a mapping, or the mapping itself; `seen` holds the ids of those around.
+
+  A file may hold a mapping at many places, or in itself, so each is looked at once.
+  """
+  seen.add(id(top))
+  for keys in (NESTED, AVERAGED):
+    inner = {}
+    for key in keys:
+      value = top.get(key)
+      if isinstance(value, Mapping) and id(value) not in seen and len(seen) < MOST_MAPPINGS:
+        found = _nested(value, is_tensor, seen)
+        if any(map(is_tensor, found.values())):
+          inner[key] = found
+    if len(inner) > 1:
+      raise UserError(f"has tensors under {' and '.join(inner)}, expected one; save only that one")
+    if inner:
+      return inner.popitem()[1]
+  return top
 
 
 def _read_zip(path, spend):
@@ -233,6 +302,7 @@ def _read_old(data, spend):
   top, storages, end = _unpickle(data, end, spend)
   keys, _, end = _unpickle(data, end, spend)
   raw = {}
+  _check_keys(keys)
   for key in keys:
     kind, total = storages[key]
     # Little-endian from any machine, whatever the file says of its system.
@@ -311,9 +381,8 @@ def read_tensors(source) -> dict[str, np.ndarray]:
   """The tensors of a state dict by name, in the order of the file.
 
   The format is found by content: .safetensors, or what `torch.save` writes now (a zip file) or
-  wrote before PyTorch 1.6. A checkpoint may hold its state dict under one of `NESTED`. If every
-  name begins with "module.", as `nn.DataParallel` has it, that is taken off. What is no tensor is
-  left out.
+  wrote before PyTorch 1.6. A checkpoint may hold its state dict under one of `NESTED`, at several
+  levels too, or else under one of `AVERAGED`. What is no tensor is left out.
 
   Args:
     source: path of a file; or a mapping of names to arrays of NumPy, JAX or PyTorch.

@@ -6,6 +6,7 @@ underscores for dots, and a few rules below cover the heads.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib.util
 import re
@@ -19,6 +20,10 @@ from segjax.torch_files import read_tensors
 
 _KINDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _HEAD = re.compile(r"^(head|aux_head)/")
+# Names that torch.compile and FSDP put between those of modules.
+_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
+_LEAST_SHARE = 4  # a prefix that is taken off begins at least a fourth of the names
 
 # Rewrites of a segmentation net's names; those of its backbone's follow from the backbone.
 _DEEPLAB = (
@@ -62,6 +67,7 @@ class Report:
       a 1x1 convolution.
     other_classes: (entry, our name, found shape, our shape) of heads for another number of
       classes, which stay at their initial values; they are among `missing` too.
+    prefix: taken off the names of the file before they were compared, such as "module.".
   """
 
   loaded: tuple
@@ -69,12 +75,15 @@ class Report:
   unexpected: tuple
   reshaped: tuple
   other_classes: tuple
+  prefix: str = ""
 
   def __str__(self):
     lines = [
       f"{len(self.loaded)} entries loaded, {len(self.missing)} of ours not in the file, "
       f"{len(self.unexpected)} of the file not in ours, {len(self.reshaped)} reshaped"
     ]
+    if self.prefix:
+      lines.append(f"taken off the names of the file: {self.prefix!r}")
     for entry, ours, found, shape in self.other_classes:
       lines.append(
         f"other number of classes, left as initialised: {entry} {found} -> {ours} {shape}"
@@ -96,7 +105,9 @@ def load_torch(source, variables, *, only=""):
 
   Takes torchvision's names for backbones, classifiers, DeepLabv3, FCN and LR-ASPP, Hugging Face's
   for SegFormer, and the file of EfficientNet-Lite0. A classifier's file fits the backbone of a
-  segmentation net. Kernels are transposed to Flax's layout; batch counters are left out.
+  segmentation net. Kernels are transposed to Flax's layout; batch counters are left out. A prefix
+  of the names, such as "module." or "model.", is taken off where the names fit without it, and so
+  are the names that torch.compile and FSDP put in between; the report says so.
 
   Args:
     source: a .pth, .pt, .bin or .safetensors file (torch is not needed), or a mapping of names to
@@ -108,7 +119,8 @@ def load_torch(source, variables, *, only=""):
     (variables, Report): new variables of numpy and the given arrays.
 
   Raises:
-    UserError: unreadable or hostile file, no entry that fits, or an entry whose shape cannot fit.
+    UserError: unreadable or hostile file, no entry that fits, names that fit under two prefixes, or
+      an entry whose shape or type cannot fit.
   """
   tensors = read_tensors(source)
   ours = flax.traverse_util.flatten_dict(
@@ -118,15 +130,12 @@ def load_torch(source, variables, *, only=""):
   for path in ours:
     _, *modules, leaf = path.split("/")
     places["_".join(modules), _KINDS.get(leaf, leaf)] = path
-  entries = {}
-  for key, value in tensors.items():
-    name, _, kind = key.rpartition(".")
-    if kind == "num_batches_tracked":
-      continue
-    found = [places[n, kind] for n in _candidates(name, tensors) if (n, kind) in places]
-    entries[key] = (found[0] if found else None, value)
+  tensors = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
   where = source if isinstance(source, str | Path) else "the state dict"
-  return _copy(entries, variables, ours, where, only)
+  prefix, found = _placed(tensors, places, only, where)
+  entries = {key: (found.get(key), value) for key, value in tensors.items()}
+  variables, report = _copy(entries, variables, ours, where, only)
+  return variables, dataclasses.replace(report, prefix=prefix)
 
 
 def load_variables(source, variables, *, only="", where="the variables"):
@@ -140,15 +149,65 @@ def load_variables(source, variables, *, only="", where="the variables"):
   return _copy(entries, variables, ours, where, only)
 
 
-def _candidates(name, tensors):
-  """The names that an entry may have here, the likeliest first; dots are underscores in them."""
+def _placed(tensors, places, only, where):
+  """Finds the place of each entry among ours.
+
+  Args:
+    tensors: name -> array.
+    places: (our modules joined by underscores, kind of leaf) -> our path.
+    only: submodule that counts, or nothing.
+    where: of the file, for messages.
+
+  Returns:
+    (prefix, {entry: our path}): the prefix without which most entries have a place, the shortest of
+    those.
+
+  Raises:
+    UserError: as many entries have a place by one prefix as by another.
+  """
+  found = {}
+  for prefix in _prefixes(tensors):
+    inner = {key: key[len(prefix) :] for key in tensors if key.startswith(prefix)}
+    plain = {key: _WRAPPER.sub("", name) for key, name in inner.items()}
+    names, paths = set(plain.values()), {}
+    for key, name in plain.items():
+      module, _, kind = name.rpartition(".")
+      fits = [places[n, kind] for n in _candidates(module, names) if (n, kind) in places]
+      if fits:
+        paths[key] = fits[0]
+    wrapped = dict.fromkeys(w for n in inner.values() for w in _WRAPPER.findall(n))
+    text = prefix + "".join(f"{w}." for w in wrapped if f"{w}." not in prefix)
+    wanted = [p for p in paths.values() if not only or p.split("/", 2)[1] == only]
+    found[prefix] = len(wanted), text, paths
+  most = max(count for count, *_ in found.values())
+  best = [p for p, (count, *_) in found.items() if count == most]
+  others = [p for p in best[1:] if not p.startswith(best[0])]
+  if most and others:
+    raise UserError(
+      f"{where}: its names fit this net without {best[0]!r} and without {others[0]!r}; save one of "
+      "the two state dicts alone"
+    )
+  return found[best[0]][1:]
+
+
+def _prefixes(names):
+  """The dotted beginnings that many of the names share, the empty one first, shorter ones first."""
+  count = collections.Counter(
+    name[: m.end()] for name in names for m in re.finditer(r"\.", name.rpartition(".")[0])
+  )
+  shared = [p for p, n in count.items() if _LEAST_SHARE * n >= len(names)]
+  return ["", *sorted(shared, key=lambda p: (p.count("."), p))]
+
+
+def _candidates(name, names):
+  """The names that a module may have here, the likeliest first; dots are underscores in them."""
   name = re.sub(r"(^|\.)_", r"\1", name)
   rules = _AUX
-  if "classifier.0.convs.0.0.weight" in tensors:
+  if "classifier.0.convs.0.0.weight" in names:
     rules += _DEEPLAB
-  elif "classifier.cbr.0.weight" in tensors:
+  elif "classifier.cbr.0.weight" in names:
     rules += _LRASPP
-  elif any(key.startswith("backbone.") for key in tensors):
+  elif any(key.startswith("backbone.") for key in names):
     rules += _FCN
   for pattern, new in rules:
     if re.match(pattern, name):
@@ -162,13 +221,29 @@ def _candidates(name, tensors):
 
 def _copy(entries, variables, ours, where, only):
   """Fits entries {key: (our path or None, array)} into the variables."""
-  new, loaded, unexpected, reshaped, other = {}, [], [], [], []
+  new, taken, loaded, unexpected, reshaped, other = {}, {}, [], [], [], []
   for key, (path, value) in entries.items():
     name = path and path.split("/", 1)[1]
     if path is None or (only and not name.startswith(only + "/")):
       unexpected.append(key)
       continue
+    if value.dtype.kind != "f" and ours[path].dtype.kind == "f":
+      raise UserError(
+        f"{where}: {key} is {value.dtype}, expected floating point; of a quantised net, load the "
+        "weights from before it was quantised"
+      )
+    other_key = taken.setdefault(path, key)
+    if other_key != key:
+      raise UserError(
+        f"{where}: both {other_key} and {key} would become {name}; save the state dict of one net"
+      )
     shape, kernel = ours[path].shape, key != path and path.endswith("/kernel")
+    if kernel and _UP.match(name) and shape[-1] == shape[-2]:
+      raise UserError(
+        f"{where}: {key} {value.shape} may be of a transposed convolution, whose order of channels "
+        f"in PyTorch is another, and the shape does not show it; leave it out, and {name} starts "
+        "from its initial values"
+      )
     array = value.transpose(*range(2, value.ndim), 1, 0) if kernel and value.ndim >= 2 else value
     if array.shape != shape and _HEAD.match(name) and array.shape[:-1] == shape[:-1]:
       other.append((key, name, value.shape, shape))

@@ -1,8 +1,11 @@
 """Fixtures: small data sets on disk, tiny configs, launchers as subprocesses."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -16,20 +19,37 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax
 import numpy as np
 import pytest
+from light import SHALLOW
 from PIL import Image
+
+from segjax import models
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SEGJAX_DATA", "/nonexistent"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-  """Subprocesses share what they compile; a killed run's resumption needs no second compilation."""
-  folder = str(tmp_path_factory.mktemp("xla_cache"))
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-  jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def pytest_configure(config):
+  """What is compiled once serves all workers and the launchers that the tests run.
+
+  The folder is that of `JAX_COMPILATION_CACHE_DIR` where it is set, as CI does for both of its
+  stages, else one for this run. Workers of pytest-xdist inherit the environment.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="segjax_xla_cache")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  # The smallest programs too: to read one takes a quarter of the time that its compilation takes,
+  # and each process of a launcher needs some dozens of them.
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture
+def shallow_backbones(monkeypatch):
+  """The backbones of `light.SHALLOW`, by name."""
+  for name, (backbone, like) in SHALLOW.items():
+    monkeypatch.setitem(models.BACKBONES, name, (backbone, models.BACKBONES[like][1]))
 
 
 @pytest.fixture
@@ -85,6 +105,43 @@ def launch(name, *args, env=None, **kwargs):
     check=False,
     **kwargs,
   )
+
+
+def shows(picture, image):
+  """Whether u8[H,W,3] lies somewhere in a picture, as it is or each pixel enlarged to a square."""
+  for scale in range(1, 9):
+    large = image.repeat(scale, 0).repeat(scale, 1)
+    height, width = large.shape[:2]
+    for y, x in np.argwhere((picture == large[0, 0]).all(-1)):
+      if np.array_equal(picture[y : y + height, x : x + width], large):
+        return True
+  return False
+
+
+def launch_all(jobs, folder):
+  """Runs launchers that share one import of the libraries, two at a time: for many short calls.
+
+  Args:
+    jobs: list of (name of the launcher, arguments, more environment).
+    folder: for their output.
+
+  Returns:
+    list of CompletedProcess, output as text.
+  """
+  jobs = [
+    dict(name=name, args=[*map(str, args)], env=env, output=str(folder / f"job{i}"))
+    for i, (name, args, env) in enumerate(jobs)
+  ]
+  subprocess.run(
+    [sys.executable, str(ROOT / "tests" / "launch_many.py")], input=json.dumps(jobs), text=True,
+    check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
+  )  # fmt: skip
+
+  def done(job):
+    code, out, err = ((Path(job["output"]) / n).read_text() for n in ("code", "stdout", "stderr"))
+    return subprocess.CompletedProcess(job["args"], int(code), out, err)
+
+  return [done(job) for job in jobs]
 
 
 def write_pairs(folder, count=6, size=(40, 60), classes=("ground", "thing"), images="images"):

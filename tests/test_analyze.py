@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import launch, write_pairs
+from conftest import launch, launch_all, write_pairs
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -257,8 +257,8 @@ def test_augment_draws_a_sheet(tmp_path):
   assert "switches nothing on" in off.stderr
 
 
-def test_wrong_commands_are_told_in_one_line():
-  for args, words in (
+def test_wrong_commands_are_told_in_one_line(tmp_path):
+  cases = (
     ([], "unknown command ''"),
     (
       ["dta"],
@@ -266,8 +266,10 @@ def test_wrong_commands_are_told_in_one_line():
       "stages)",
     ),
     (["data"], "--config is required"),
-  ):
-    done = launch("analyze", *args)
+    (["stages"], "--workdir is required"),
+  )
+  found = launch_all([("analyze", args, {}) for args, _ in cases], tmp_path)
+  for done, (_, words) in zip(found, cases, strict=True):
     assert done.returncode == 1
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -303,9 +305,3 @@ def small_run(tmp_path_factory):
   done = launch("train", f"--config={config}", f"--workdir={root / 'run'}", *steps)
   assert done.returncode == 0, done.stderr
   return root / "run"
-
-
-def test_stages_need_two_checkpoints(tmp_path):
-  done = launch("analyze", "stages")
-  assert done.returncode == 1
-  assert "--workdir is required" in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,13 @@ from segjax import models
 from segjax.analysis import benchmark, cost
 from segjax.errors import UserError
 from segjax.models.cost import static_cost
+
+
+@pytest.fixture(autouse=True)
+def small_rates(monkeypatch):
+  """The machine's rates by small arrays, which take no seconds."""
+  for name, size in (("matrix_rate", dict(size=256)), ("memory_rate", dict(megabytes=8))):
+    monkeypatch.setattr(benchmark, name, partial(getattr(benchmark, name), **size))
 
 
 def tiny_config():
@@ -68,8 +76,23 @@ def test_several_steps_a_call_are_told_a_step():
   assert found["floor_s"] == pytest.approx(found["gflops"] / found["matrix_gflops_per_s"])
 
 
-def test_matrix_products_are_counted():
-  assert 1 < benchmark.matrix_rate(size=256, repeats=2) < 1e6
+@pytest.fixture
+def timed(monkeypatch):
+  """What calls that are timed give; the fastest of them takes a quarter of a second."""
+  results = []
+
+  def time_samples(call, repeats):
+    results.extend(np.array(call()) for _ in range(repeats))
+    return [0.5, 0.25]
+
+  monkeypatch.setattr(benchmark, "time_samples", time_samples)
+  return results
+
+
+def test_matrix_products_are_counted(timed):
+  assert benchmark.matrix_rate(size=50, repeats=2) == pytest.approx(2 * 50**3 / 0.25e9)
+  x = np.asarray(jax.random.normal(jax.random.key(0), (50, 50)))
+  np.testing.assert_allclose(timed[0], x @ x, rtol=1e-4, atol=1e-4)
 
 
 def test_an_accelerators_calls_are_queued(monkeypatch):
@@ -97,8 +120,10 @@ def test_an_accelerators_calls_are_queued(monkeypatch):
   assert found == pytest.approx([0.025] * 2)
 
 
-def test_bytes_of_memory_are_counted():
-  assert 0.1 < benchmark.memory_rate(megabytes=8, repeats=2) < 1e5
+def test_bytes_of_memory_are_counted(timed):
+  assert benchmark.memory_rate(megabytes=8, repeats=2) == pytest.approx(2 * 8e6 / 0.25e9)
+  assert [x.nbytes for x in timed] == [8e6] * 2  # each is read and written
+  assert [(x.min(), x.max()) for x in timed] == [(1, 1), (2, 2)]
 
 
 def peer(code):

@@ -1,7 +1,5 @@
 """Asking for one class at a time: what is asked, merged masks, where attention looks, training."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,9 @@ import pytest
 from conftest import ROOT
 
 from segjax import config as config_lib
-from segjax import models, training
+from segjax import inference, training
 from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
-from segjax.models.layers import MeanHead
 from segjax.tasks import ClassQuery
 from segjax.training.writers import read_metrics
 
@@ -126,28 +123,19 @@ def test_wrong_fields_are_told(fields, part):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["scaled_dot"])
-def test_it_trains_resumes_bit_for_bit_and_leaves_the_encoder(attention, tmp_path, monkeypatch):
-  shallow = partial(models.resnet.ResNet, (1, 1, 1, 1)), MeanHead
-  monkeypatch.setitem(models.BACKBONES, "shallow_resnet", shallow)
-  spec = f"backbone=shallow_resnet,attention={attention},smoke"
+def test_it_trains_and_leaves_the_encoder(tmp_path, shallow_backbones):
+  spec = "backbone=shallow_resnet,attention=scaled_dot,smoke"
   config = config_lib.read(f"{ROOT}/configs/attention_objects.py:{spec}")
   config.writers, config.pictures, config.schedule.name = ("pictures",), 1, "constant"
   config.model.update(width=8, rates=(1, 2))
-  config.total_steps = 4
-  whole = training.train(config, tmp_path / "whole")
-  config.total_steps = 3
-  early = training.train(config, tmp_path / "part")
-  config.total_steps = 4
-  resumed = training.train(config, tmp_path / "part")
-  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-  same = lambda k: jax.tree.map(  # noqa: E731
-    np.array_equal, getattr(early, k)["backbone"], getattr(whole, k)["backbone"]
-  )
-  assert all(jax.tree.leaves(same("params"))) and all(jax.tree.leaves(same("batch_stats")))
-  assert not np.array_equal(
-    early.params["class_attention"]["query"]["kernel"],
-    whole.params["class_attention"]["query"]["kernel"],
-  )
-  row = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]
+  config.total_steps, config.eval_steps = 3, 3
+  trained = training.train(config, tmp_path)
+  experiment, _ = inference.restore(tmp_path)
+  fresh, _ = experiment.init()
+  for kind in ("params", "batch_stats"):
+    before, after = (getattr(state, kind)["backbone"] for state in (fresh, trained))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+  before, after = (state.params["class_attention"]["query"]["kernel"] for state in (fresh, trained))
+  assert not np.array_equal(before, after)
+  row = read_metrics(tmp_path / "metrics.jsonl")[-1]
   assert {"val/mean_iou", "val/iou/Building", "val/attention_ratio"} <= row.keys()

@@ -1,20 +1,22 @@
-"""Every config: it parses, locks, trains, evaluates, saves and resumes at smoke size."""
+"""Every config: it parses and locks; its net, task and steps fit; a light net trains by it."""
 
 import jax
 import numpy as np
 import pytest
 from conftest import DATA, ROOT
+from light import light_fields
 
 from segjax import config as config_lib
 from segjax import inference, training
 from segjax.errors import UserError
+from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import evaluate
 from segjax.training.feeding import eval_batches, make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-# Nets that take most of a minute to compile: run by CI's second stage, `-m slow`.
-# Of those with a task of their own, that task's tests train a smaller net.
+# Nets that take long to trace or to compile: run by CI's second stage, `-m slow`. The nets
+# themselves are traced, lighter ones of the same kind are trained.
 LARGE = (
   "attention_objects", "deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover",
   "pixelwise_objects", "pretraining", "resnet18_classification", "resnext101_classification",
@@ -32,9 +34,40 @@ def marked(names):
   return [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in names]
 
 
-@pytest.mark.parametrize("name", marked(n for n in CONFIGS if n not in RESUMED))
-def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
+def light_config(name):
+  """The smoke variant of a config with a net that compiles fast."""
   config = smoke_config(name)
+  config.update_from_flattened_dict(light_fields(config) if name in LARGE else {})
+  return config
+
+
+@pytest.mark.parametrize("name", marked(CONFIGS))
+def test_steps_of_the_full_config_fit_its_net_task_and_data(name):
+  """Everything as in the real training, by shapes: nothing is computed or compiled."""
+  config = config_lib.read(f"{ROOT}/configs/{name}.py")
+  source, val = make_source(config, "train", training=True), make_source(config, "val")
+  steps_per_epoch = len(source) // config.data.batch_size
+  experiment = experiment_lib.build(config, source.source.labels, steps_per_epoch)
+  shape = (config.data.batch_size, *config.data.size)
+  label = val[0]["label"]
+  batch = dict(
+    image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
+    label=jax.ShapeDtypeStruct((*shape, *label.shape[2:]) if label.ndim else shape[:1], np.uint8),
+    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+  )
+  state, step = experiment.abstract_state(), experiment.train_step()
+  new, sums = jax.eval_shape(step.func, *step.args, state, batch)
+  same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, new)
+  assert all(jax.tree.leaves(same))
+  assert sums["grad_norm"].shape == () == jax.eval_shape(experiment.task.loss, sums).shape
+  sums = jax.eval_shape(experiment.eval_step(), state, batch)
+  nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
+  assert config.best_metric in {f"val/{k}" for k in experiment.task.summary(nothing)}
+
+
+@pytest.mark.parametrize("name", marked(n for n in CONFIGS if n not in RESUMED))
+def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, shallow_backbones):
+  config = light_config(name)
   config.writers, config.pictures, config.total_steps = (), 0, 3
   state = training.train(config, tmp_path)
   rows = read_metrics(tmp_path / "metrics.jsonl")
@@ -45,8 +78,8 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", marked(RESUMED))
-def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path):
-  config = smoke_config(name)
+def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, shallow_backbones):
+  config = light_config(name)
   config.writers, config.total_steps = ("pictures",), 3
   config.schedule.name = "constant"  # others depend on the length, which may not change then
   training.train(config, tmp_path)

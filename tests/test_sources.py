@@ -7,7 +7,7 @@ import pytest
 from conftest import DATA, write_kitti, write_pairs
 from PIL import Image
 
-from segjax.data import aerial_sets, checks, files, sources
+from segjax.data import aerial_sets, checks, masks, sources
 from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
 
@@ -350,14 +350,14 @@ def break_one_percent(folder, count=600):
   write(masks / "x300.png", np.zeros((10, 11)))
   write(masks / "x400.png", np.full((10, 12), 9))
   (masks / "x500.png").unlink()
-  write(masks / "x555.png", np.full((4, 4, 3), 200))
+  write(masks / "x555.png", np.full((4, 4, 3), (200, 200, 90)))
   return {
     "x100": ["images/x100.png: cannot be read"],
     "x200": ["masks/x200.png: not an image"],
     "x300": ["masks/x300.png: label is 11x10"],
     "x400": ["masks/x400.png: label value 9 is outside the table"],
     "x500": ["images/x500.png: 'x500' has no label"],
-    "x555": ["masks/x555.png: colour (200, 200, 200) belongs to no class", "label is 4x4"],
+    "x555": ["masks/x555.png: colour (200, 200, 90) belongs to no class", "label is 4x4"],
   }
 
 
@@ -433,7 +433,7 @@ def test_damaged_files_of_every_kind_end_in_one_kind_of_error(tmp_path):
         damaged[place] = rng.integers(256)
       file.write_bytes(damaged)
       try:
-        files.read_mask(file, table, {0: 0})
+        masks.read_mask(file, table, {0: 0})
       except UserError as error:
         failed += 1
         assert str(file) in str(error)

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -14,21 +13,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, launch, write_pairs
+from conftest import ROOT, launch, launch_all, shows, write_pairs
+from light import light_fields
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import jaccard_score
-from test_zoo import SHALLOW
 
 from segjax import config as config_lib
-from segjax import models, training
 from segjax import study as study_lib
-from segjax.analysis import charts, document, figures, regions, report
+from segjax import training
+from segjax.analysis import charts, document, figures, probes, regions, report
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.training.feeding import make_source
 
 STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
 
@@ -69,10 +69,14 @@ def get_study(arg=""):
   return root / "study.py"
 
 
-def run_study(root, *args, check=True):
-  done = launch("study", f"--study={root / 'study.py'}", f"--runs={root / 'pool'}",
-                f"--output={root / 'report'}", *args)  # fmt: skip
-  assert done.returncode == 0 or not check, done.stderr
+def arguments(root):
+  files = dict(study="study.py", runs="pool", output="report")
+  return [f"--{flag}={root / name}" for flag, name in files.items()]
+
+
+def run_study(root, *args):
+  done = launch("study", *arguments(root), *args)
+  assert done.returncode == 0, done.stderr
   return done
 
 
@@ -149,8 +153,7 @@ def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
   root, _ = finished
   before = table(root / "report" / "results.csv")
   write_study(tmp_path)
-  command = [sys.executable, ROOT / "launch" / "study.py", f"--study={tmp_path / 'study.py'}",
-             f"--runs={tmp_path / 'pool'}", f"--output={tmp_path / 'report'}"]  # fmt: skip
+  command = [sys.executable, ROOT / "launch" / "study.py", *arguments(tmp_path)]
   process = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
   )
@@ -170,25 +173,23 @@ def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-  ("args", "message"),
-  [
+def test_errors_are_one_line(tmp_path):
+  write_study(tmp_path)
+  cases = [
     (
-      ["--config.total_stepz=2"],
+      "--config.total_stepz=2",
       "the config has no field 'total_stepz'; did you mean 'total_steps'?",
     ),
-    (["--config.total_steps=many"], "config.total_steps is 'many', expected a int"),
-    (["--config.seed=3"], "--config.seed: a study trains with several seeds"),
-    (["--seeds=none"], "--seeds is 'none', expected a count"),
-    (["--study=configs/studies/asp.py"], "configs/studies/aspp.py"),
-  ],
-)
-def test_errors_are_one_line(tmp_path, args, message):
-  write_study(tmp_path)
-  done = run_study(tmp_path, *args, check=False)
-  assert done.returncode == 1
-  (line,) = done.stderr.strip().splitlines()
-  assert message in line
+    ("--config.total_steps=many", "config.total_steps is 'many', expected a int"),
+    ("--config.seed=3", "--config.seed: a study trains with several seeds"),
+    ("--seeds=none", "--seeds is 'none', expected a count"),
+    ("--study=configs/studies/asp.py", "configs/studies/aspp.py"),
+  ]
+  jobs = [("study", [*arguments(tmp_path), arg], {}) for arg, _ in cases]
+  for done, (_, message) in zip(launch_all(jobs, tmp_path / "told"), cases, strict=True):
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -500,114 +501,118 @@ def test_document_in_both_forms(tmp_path):
   assert "<title>A &amp; B</title>" in d.html()
 
 
-@pytest.mark.slow
-def test_studies_of_segmentation_write_whole_reports(tmp_path):
-  """On embedded data, at smoke size, from one pool: what two studies share is trained once."""
-  figures = ["curves.png", "iou_by_class.png", "regions.png", "trade_size.png",
-             "trade_training_minutes.png", "trade_latency_at_batch_1_cpu.png"]  # fmt: skip
-  for name, count, others in (
-    ("skip_connections", 2, 0),
-    ("simple_vs_unet", 3, 2),
-    ("augmentation", 2, 0),
-    ("aspp", 2, 0),
-    ("backbones", 5, 2),
-    ("fcn_vs_unet", 2, 0),
-  ):
-    args = (f"--study=configs/studies/{name}.py:smoke", "--seeds=1", f"--runs={tmp_path / 'pool'}")
-    done = launch("study", *args, f"--output={tmp_path / name}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished before") == others, name
-    rows = table(tmp_path / name / "results.csv")
-    assert [r["status"] for r in rows] == ["done"] * count, rows
-    there = {p.name for p in (tmp_path / name / "figures").iterdir()}
-    stages = [f"{kind}_{k}.png" for kind in ("stages", "confusion") for k in range(count)]
-    assert not {*figures, *stages} - there, there
+# Studies with what their reports show beside what all show: the runs that studies before them in a
+# group share with them, their variants, and figures or words.
+SEGMENTED = ("regions.png", "iou_by_class.png", "stages_1.png", "confusion_1.png")
+REPORTS = {
+  "skip_connections": (0, 2, SEGMENTED),
+  "simple_vs_unet": (2, 3, SEGMENTED),
+  "augmentation": (0, 2, SEGMENTED),
+  "aspp": (0, 2, SEGMENTED),
+  "backbones": (2, 5, (*SEGMENTED, "ImageNet weights")),
+  "fcn_vs_unet": (0, 2, SEGMENTED),
+  "fcn_vs_deeplab": (0, 2, SEGMENTED),
+  "frozen_encoder": (0, 2, (*SEGMENTED, "freeze=")),
+  "attention_vs_pixelwise": (
+    0, 5, ("regions.png", "examples.png", "attention ratio", "times as long")),
+  "optimizers": (0, 6, ("confusion_5.png", "examples.png", "top5 accuracy")),
+  "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
+  "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
+}  # fmt: skip
+GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "aspp", "backbones")]
+GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
+
+
+def lighten(study):
+  """The study with nets that compile fast."""
+  configs = {label: study_lib.make_config(study, label, 0) for label in study.variants}
+  fields = {label: light_fields(config) for label, config in configs.items()}
+  changes = {label: fields[label] | study.changes.get(label, {}) for label in study.variants}
+  return dataclasses.replace(study, changes=changes)
+
+
+def read_smoke(name, more=""):
+  return lighten(study_lib.read(f"configs/studies/{name}.py:smoke{more}"))
+
+
+def run_and_check(study, pool, output):
+  """Runs a study in this process; its report has the runs' numbers, places and figures.
+
+  Returns:
+    (list of study.Result, text of the report, names of its figures).
+  """
+  results = study_lib.run(study, pool)
+  assert [r.error for r in results] == [""] * len(study.variants) * len(study.seeds)
+  report.write(study, results, output)
+  text = (output / "report.md").read_text()
+  for row, result in zip(table(output / "results.csv"), results, strict=True):
+    assert (row["variant"], row["seed"]) == (result.label, str(result.seed))
+    wanted = {k: v for k, v in result.final().items() if k.startswith("val/")}
+    np.testing.assert_equal({k: float(row[k]) for k in wanted}, wanted)
+  runs = {label: [r for r in results if r.label == label] for label in study.variants}
+  for label, of_label in runs.items():
+    score = mean_and_deviation([r.final()[study.metric] for r in of_label])
+    assert f"| {label} | {len(of_label)} | {score} |" in text
+  figures = re.findall(r"\]\(figures/([^)]+)\)", text)
+  assert all(Image.open(output / "figures" / name).size[0] > 400 for name in figures)
+  there = {p.name for p in (output / "figures").glob("*.png")}
+  assert there == set(figures)
+  assert {"curves.png", "trade_training_minutes.png", "trade_size.png"} <= there
+  return results, text, there
+
+
+def places(results):
+  """The line of a report that ranks variants by the best evaluations of their one seed."""
+  sign = -1 if results[0].config.best_mode == "max" else 1
+  best = [sign * r.best() for r in results]
+  return " | ".join(str(1 + sum(other < own for other in best)) for own in best)
+
+
+def test_every_study_has_a_report_that_is_tested():
+  assert {*REPORTS, "pretraining"} == set(STUDIES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("name", "count", "backbones", "words"),
-  [
-    ("optimizers", 6, "small_cnn", ("confusion_5.png", "examples.png", "top5 accuracy")),
-    ("fcn_vs_deeplab", 2, "shallow_resnet", ("regions.png", "stages_1.png", "iou_by_class.png")),
-    ("frozen_encoder", 2, "shallow_resnet", ("regions.png", "stages_1.png", "freeze=")),
-    ("attention_vs_pixelwise", 5, "shallow_resnet",
-     ("regions.png", "examples.png", "attention ratio", "times as long")),
-    ("small_cnn_vs_resnext101", 2, {"ResNeXt-101 64x4d": "shallow_resnext"},
-     ("confusion_1.png", "examples.png")),
-  ],
-)  # fmt: skip
-def test_studies_over_light_backbones_write_whole_reports(
-  name, count, backbones, words, tmp_path, monkeypatch
-):
-  for shallow, (backbone, like) in SHALLOW.items():
-    monkeypatch.setitem(models.BACKBONES, shallow, (backbone, models.BACKBONES[like][1]))
-  study = study_lib.read(f"configs/studies/{name}.py:smoke")
-  if isinstance(backbones, str):
-    study = dataclasses.replace(study, overrides={"model.backbone": backbones})
-  else:
-    changes = {k: {"model.backbone": v} for k, v in backbones.items()}
-    study = dataclasses.replace(study, changes=changes)
-  results = study_lib.run(study, tmp_path / "pool")
-  assert [r.error for r in results] == [""] * count * 2
-  report.write(study, results, tmp_path)
-  text = (tmp_path / "report.md").read_text()
-  there = [p.name for p in (tmp_path / "figures").iterdir()]
-  for word in ("curves.png", "trade_size.png", "ranking", "not distinguishable", "±", *words):
-    assert word in there if word.endswith(".png") else word in text, word
-
-
-@pytest.mark.slow
-def test_studies_of_other_tasks_write_whole_reports(tmp_path):
-  for name, parts in {
-    "colorization_skips": ("SSIM", "edge error", "examples.png"),
-    "small_cnn": ("accuracy", "confusion_0.png", "examples.png"),
-  }.items():
-    spec = f"configs/studies/{name}.py:smoke"
-    if name == "small_cnn":
-      (tmp_path / "small_cnn.py").write_text("""
-from segjax.study import Study
-
-def get_study(arg=""):
-  spec = "configs/small_cnn_classification.py:smoke"
-  return Study(
-    title="Rates", question="Does the rate matter?",
-    variants={"slow": spec, "fast": spec},
-    changes={"slow": {"schedule.learning_rate": 1e-4}},
-    seeds=(0, 1), metric="val/accuracy",
-  )
-""")
-      spec = tmp_path / "small_cnn.py"
-    output = tmp_path / name
-    launch("study", f"--study={spec}", f"--runs={tmp_path / 'pool'}", f"--output={output}")
-    text = (output / "report.md").read_text()
-    assert all(part in text for part in parts), (name, text)
-    rows = table(output / "results.csv")
-    assert [r["status"] for r in rows] == ["done"] * 4
-    picture = np.asarray(Image.open(output / "figures" / "examples.png"))
-    assert picture.std() > 10
+@pytest.mark.parametrize("names", GROUPS, ids="-".join)
+def test_studies_write_whole_reports(names, tmp_path, shallow_backbones, capsys):
+  """At smoke size over light nets, from one pool: what two studies share is trained once."""
+  for name in names:
+    shared, count, parts = REPORTS[name]
+    more = {"attention_vs_pixelwise": ",backbone=resnet18"}.get(name, "")
+    study = dataclasses.replace(read_smoke(name, more), seeds=(0,))
+    if name == "optimizers":
+      study = dataclasses.replace(study, overrides={"model.backbone": "small_cnn"})
+    results, text, there = run_and_check(study, tmp_path / "pool", tmp_path / name)
+    assert len(results) == count
+    assert capsys.readouterr().out.count("finished before") == shared
+    assert re.search(rf"^\| best [^|]+ \| {re.escape(places(results))} \|$", text, re.M)
+    assert "one seed: no interval" in text
+    for part in parts:
+      assert part in there if part.endswith(".png") else part in text, part
+    if "examples.png" in parts:
+      picture = np.asarray(Image.open(tmp_path / name / "figures" / "examples.png").convert("RGB"))
+      assert shows(picture, make_source(results[0].config, "val")[0]["image"])
 
 
 @pytest.mark.slow
 def test_a_study_of_pretraining_scores_features(tmp_path):
-  spec = "configs/studies/pretraining.py:smoke,backbone=small_cnn,methods=rotation+dino"
-  output, pool = tmp_path / "report", tmp_path / "pool"
-  launch("study", f"--study={spec}", f"--runs={pool}", f"--output={output}")
-  text = (output / "report.md").read_text()
-  parts = ["kNN accuracy before", "| DINO | last | 2 |"]
-  parts += ["kNN accuracy against training minutes", "| DINO | rotation prediction | kNN"]
-  for part in parts:
-    assert part in text, part
+  study = read_smoke("pretraining", ",backbone=small_cnn,methods=rotation+dino")
+  results, text, there = run_and_check(study, tmp_path / "pool", tmp_path)
+  assert {"features_0.png", "features_1.png", "trade_latency_at_batch_1_cpu.png"} <= there
+  assert "kNN accuracy against training minutes" in text
   assert "best accuracy" not in text  # DINO has none
-  assert np.asarray(Image.open(output / "figures" / "features_1.png").convert("RGB")).std() > 10
-  rows = {(r["variant"], r["seed"]): r for r in table(output / "results.csv")}
-  (run,) = pool.glob("small_cnn_dino-s1-*")
-  launch("analyze", "features", f"--workdir={run}", "--epochs=0")
-  scores = json.loads((run / "figures" / "features.json").read_text())
-  row = rows["DINO", "1"]
-  assert float(row["knn_accuracy_before"]) == scores["epoch 0"]["knn_accuracy"]
-  assert row["knn_accuracy_before"] != rows["DINO", "0"]["knn_accuracy_before"]
-  assert row["knn_accuracy"] != row["knn_accuracy_before"]
+  rows = {(r["variant"], int(r["seed"])): r for r in table(tmp_path / "results.csv")}
+  before, after = {}, {}
+  for r in results:
+    row, (start, end) = rows[r.label, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
+    assert (float(row["knn_accuracy_before"]), float(row["knn_accuracy"])) == (start, end)
+    before.setdefault(r.label, []).append(start)
+    after.setdefault(r.label, []).append(end)
+  assert before["DINO"] != after["DINO"] and len(set(before["DINO"])) == 2
+  numbers = " | ".join(map(mean_and_deviation, (before["DINO"], after["DINO"])))
+  assert f"| DINO | last | 2 | {numbers} |" in text
+  difference = paired_difference(after["rotation prediction"], after["DINO"])
+  assert f"| DINO | rotation prediction | kNN accuracy | {difference} | 2 |" in text
 
 
 @pytest.mark.slow
@@ -617,13 +622,10 @@ def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
   for i in range(10):
     image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
-  spec = "configs/studies/pretraining.py:smoke,data=folder,backbone=small_cnn,methods=rotation+dino"
-  args = ["--seeds=1", f"--config.data.source.folder={tmp_path}", "--config.data.batch_size=4"]
-  output = tmp_path / "report"
-  done = launch(
-    "study", f"--study={spec}", f"--runs={tmp_path / 'pool'}", f"--output={output}", *args
-  )
-  assert "2 of 2 runs done" in done.stdout, done.stderr + done.stdout
-  text = (output / "report.md").read_text()
+  study = read_smoke("pretraining", ",data=folder,backbone=small_cnn,methods=rotation+dino")
+  overrides = {"data.source.folder": str(tmp_path), "data.batch_size": "4"}
+  study = dataclasses.replace(study, seeds=(0,), overrides=overrides)
+  _, text, _ = run_and_check(study, tmp_path / "pool", tmp_path / "report")
   assert "The data tell no classes" in text and "ranking (1 is best)" in text
-  assert "knn" not in (output / "results.csv").read_text() and "best accuracy" not in text
+  csv_text = (tmp_path / "report" / "results.csv").read_text()
+  assert "knn" not in csv_text and "best accuracy" not in text

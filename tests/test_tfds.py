@@ -131,7 +131,7 @@ def test_other_images_become_png_without_loss(tmp_path):
 
 
 def break_image(folder):
-  file = next((folder / "training" / "image_2").iterdir())
+  file = folder / "training" / "image_2" / "um_000000.png"
   file.write_bytes(file.read_bytes()[:200])
 
 
@@ -145,9 +145,9 @@ def break_image(folder):
 )
 def test_launcher_errors_are_one_line(tmp_path, name, spoil, says):
   folder = tmp_path / "files"
-  write_kitti(folder, count=1)
+  write_kitti(folder, count=2)
   (folder / "train.txt").write_text("um_000000\n")
-  (folder / "val.txt").write_text("um_000000\n")
+  (folder / "val.txt").write_text("umm_000001\n")
   if spoil:
     spoil(folder)
   data_dir = tmp_path / "out"

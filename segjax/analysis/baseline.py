@@ -1,4 +1,4 @@
-"""What colour and position alone tell: a logistic regression a pixel."""
+"""What colour and position alone say: a logistic regression per pixel."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from segjax.data.labels import IGNORE
+from segjax.errors import UserError
 from segjax.training.evaluation import add_sums
 
 
@@ -44,15 +45,28 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
 
   Returns:
     dict of sums, the task's `statistics`.
+
+  Raises:
+    UserError: the training pixels are of one class, or none is scored.
   """
   rng = np.random.default_rng(seed)
   features, labels = [], []
   for i in range(len(train_source)):
     example = train_source[i]
     label = example["label"].ravel()
-    chosen = rng.choice(np.flatnonzero(label != IGNORE), pixels_per_image)
+    scored = np.flatnonzero(label != IGNORE)
+    if not scored.size:
+      continue
+    chosen = rng.choice(scored, pixels_per_image)
     features.append(pixel_features(example["image"])[chosen])
     labels.append(label[chosen])
+  found = np.unique(np.concatenate(labels)) if labels else ()
+  if len(found) < 2:
+    names = ", ".join(task.classes[c] for c in found) or "no class"
+    raise UserError(
+      f"colour and position alone: the sampled pixels of the train split are of {names}, a "
+      "regression needs two classes; check the masks"
+    )
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
   model.fit(np.concatenate(features), np.concatenate(labels))
   statistics = jax.jit(functools.partial(task.statistics, histogram=True))

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.analysis.figures import at_steps, interval_means, series, write
+from segjax.analysis.figures import at_steps, epoch_axis, interval_means, series, write
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
@@ -31,10 +31,12 @@ def curves(runs, metrics, file):
   figure, axes = plt.subplots(
     1, len(metrics), figsize=(5.2 * len(metrics), 4.0), layout="constrained", squeeze=False
   )
+  firsts = [seeds[0] for seeds in runs.values()]
+  all_ends = [series(rows, "val/loss")[0] for rows in firsts]
+  places, axis_text = epoch_axis(firsts, all_ends)
   for axis, (name, text) in zip(axes[0], metrics, strict=True):
     for i, (label, seeds) in enumerate(runs.items()):
-      ends = series(seeds[0], "val/loss")[0]
-      epochs = ends / series(seeds[0], "info/steps_per_epoch")[1][0]
+      ends, epochs = all_ends[i], places[i]
       train = np.array([interval_means(rows, f"train/{name}", ends) for rows in seeds])
       val = np.array([at_steps(rows, f"val/{name}", ends) for rows in seeds])
       look = style(i)
@@ -52,7 +54,7 @@ def curves(runs, metrics, file):
           axis.fill_between(
             epochs, known.min(0), known.max(0), color=look["color"], alpha=0.15, lw=0
           )
-    axis.set(xlabel="epoch", ylabel=text)
+    axis.set(xlabel=axis_text, ylabel=text)
     if len(ends) == 1:
       axis.set_xlim(left=0)
     axis.grid(alpha=0.3)

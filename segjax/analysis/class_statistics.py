@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.data.checks import map_threads
-from segjax.errors import UserError
+from segjax.data.checks import label_histograms
+from segjax.errors import UserError, writing
 
 MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
 
@@ -60,11 +60,7 @@ def count(source, threads=4):
   classes = len(source.labels)
   if not classes:
     raise UserError("the source has no classes to count, only target images")
-
-  def histogram(i):
-    return np.bincount(np.ravel(source[i]["label"]), minlength=256)
-
-  counts = np.array(map_threads(histogram, len(source), threads))
+  counts = label_histograms(source, threads)
   scored = counts[:, :classes]
   there = scored > 0
   of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would tell nothing
@@ -121,8 +117,38 @@ def inverse_log_weights(statistics):
   return np.where(statistics.pixels > 0, 1 / np.log(1.02 + share), 0.0)
 
 
+def proposal(statistics):
+  """Lines with weights of the loss, ready to paste, or why there are none.
+
+  A class without a pixel gets the weight 1, which changes nothing in the split that was counted.
+
+  >>> one = np.array([60, 0])
+  >>> print(proposal(ClassStatistics(("a", "b"), one, one > 0, one, 0, 1)))
+  no weights of the loss are proposed: every scored pixel is of class 'a', 'b' has none
+  """
+  s = statistics
+  found = [name for name, count in zip(s.names, s.pixels, strict=True) if count]
+  lost = [name for name in s.names if name not in found]
+  if len(found) < 2:
+    what = f"every scored pixel is of class {found[0]!r}" if found else "no pixel is scored"
+    rest = f", {_some(lost)} {'have' if len(lost) > 1 else 'has'} none" if found and lost else ""
+    return f"no weights of the loss are proposed: {what}{rest}"
+  lines = [f"classes without a pixel: {_some(lost)} (weight 1 below)"] if lost else []
+  for text, weights in (
+    ("weights of the loss, median frequency (Eigen and Fergus 2015):", median_frequency_weights(s)),
+    ("or inverse logarithm (ENet, Paszke et al. 2016):", inverse_log_weights(s)),
+  ):
+    lines += [text, f"  {override(np.where(s.pixels > 0, weights, 1))}"]
+  return "\n".join(lines)
+
+
+def _some(names, most=12):
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(map(repr, names[:most])) + more
+
+
 def override(weights):
-  """The weights as an argument for a launcher.
+  """Weights as an argument for a launcher.
 
   >>> override(np.array([0.5, 1.23456]))
   '--config.loss.class_weights="(0.5, 1.235)"'
@@ -136,11 +162,10 @@ def table(statistics):
   weights = zip(median_frequency_weights(s), inverse_log_weights(s), strict=True)
   width = max(len(n) for n in (*s.names, "ignored"))
   lines = [f"{'class':{width}}  {'share':>7}  {'images':>13}  {'median-freq':>11}  {'inv-log':>7}"]
-  for i, (median, log) in enumerate(weights):
+  for i, pair in enumerate(weights):
+    median, log = (f"{w:.3f}" if s.pixels[i] else "-" for w in pair)
     images = f"{s.images[i]} ({s.images[i] / s.num_images:.0%})"
-    lines.append(
-      f"{s.names[i]:{width}}  {s.share[i]:7.2%}  {images:>13}  {median:11.3f}  {log:7.3f}"
-    )
+    lines.append(f"{s.names[i]:{width}}  {s.share[i]:7.2%}  {images:>13}  {median:>11}  {log:>7}")
   lines.append(f"{'ignored':{width}}  {s.ignored_share:7.2%}")
   return "\n".join(lines)
 
@@ -183,6 +208,7 @@ def bar_chart(statistics, labels, title, file):
   axes[0].invert_yaxis()
   figure.suptitle(title + (f"; {absent} classes that do not occur are left out" * (absent > 0)))
   try:
-    figure.savefig(file, dpi=110)
+    with writing(file):
+      figure.savefig(file, dpi=110)
   finally:
     plt.close(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 
@@ -11,6 +10,8 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from segjax import textfiles
+from segjax.errors import UserError, writing
 from segjax.models.cost import static_cost
 from segjax.training import steps
 
@@ -29,7 +30,7 @@ class Cost:
     gflops: of one image, by XLA's count before it optimises; a multiply-add is two.
     peak_mb: arguments, results and temporaries of the compiled program at batch 1, 10^6 bytes.
     compile_s: seconds that XLA takes to compile at batch 1; on a CPU the kernels of
-      `segjax.native` come before, about 0.07 s each the first time.
+      `segjax.ops.llvm` come before, about 0.07 s each the first time.
     latency_ms: median at batch 1.
     latency_spread_ms: between the quartiles.
     images_per_s: throughput, median at batch 8.
@@ -47,8 +48,21 @@ class Cost:
   images_per_s: float
 
   def save(self, file):
-    """Writes JSON."""
-    file.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    """Writes JSON; a UserError names a file that cannot be written."""
+    with writing(file):
+      textfiles.write_json(file, dataclasses.asdict(self), indent=2)
+
+
+def load(file):
+  """The Cost that `save` wrote, or None where there is none, or a damaged one: measure it anew."""
+  try:
+    values = textfiles.read_json(file, dict)
+  except UserError:
+    return None
+  kinds = {f.name: (int, float) for f in dataclasses.fields(Cost)} | dict(device=str, size=list)
+  if values.keys() != kinds.keys() or not all(isinstance(values[k], kinds[k]) for k in kinds):
+    return None
+  return Cost(**values | dict(size=tuple(values["size"])))
 
 
 def measure(experiment, state, size, *, device=None, repeats=20, batch=8):

@@ -38,20 +38,20 @@ class Document:
 
   def markdown(self, folder):
     """Text of a Markdown file in `folder`; figures are linked."""
-    lines = [f"# {self.title}", ""]
+    lines = [f"# {_plain(self.title)}", ""]
     for kind, value in self.blocks:
       if kind == "heading":
-        lines += [f"## {value}", ""]
+        lines += [f"## {_plain(value)}", ""]
       elif kind == "text":
-        lines += [value, ""]
+        lines += [_plain(value), ""]
       elif kind == "table":
         header, rows = value
-        escaped = [[str(c).replace("|", "\\|") for c in row] for row in [header, *rows]]
+        escaped = [[_plain(c).replace("|", "\\|") for c in row] for row in [header, *rows]]
         lines += ["| " + " | ".join(row) + " |" for row in escaped]
         lines.insert(len(lines) - len(rows), "|" + "---|" * len(header))
         lines.append("")
       else:
-        file, caption = value
+        file, caption = value[0], _plain(value[1])
         lines += [f"![{caption}]({file.relative_to(folder).as_posix()})", "", f"*{caption}*", ""]
     return "\n".join(lines)
 
@@ -79,6 +79,16 @@ class Document:
           f"<figcaption>{text}</figcaption></figure>"
         )
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _plain(text):
+  """On one line, and without HTML, which Markdown takes as it is.
+
+  >>> _plain("a <b>\\n&lt; 3 < 4 & 5")
+  'a &lt;b> &amp;lt; 3 &lt; 4 & 5'
+  """
+  text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split("\n")))
+  return text.replace("<", "&lt;")
 
 
 def _cell(text):

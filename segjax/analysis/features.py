@@ -35,7 +35,7 @@ from segjax.errors import UserError
 from segjax.models.conv import Conv
 from segjax.pictures import panel
 from segjax.tasks import TASKS
-from segjax.training import feeding, steps
+from segjax.training import steps
 
 LAYERS = (Conv, nn.Conv, nn.Dense)
 METRICS = ("cosine", "euclidean")
@@ -163,13 +163,13 @@ def sources_of(workdir, moved=()):
 
   Args:
     workdir: of a run.
-    moved: {"folder": ...} or {"data_dir": ...}, where the data lie now, if they have moved.
+    moved: where the data lie now, if they have moved, see `inference.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
-  config.data.source.update(dict(moved))
   crops = config.data.fit == "crop" and TASKS[config.task.name].needs == "nothing"
   config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
-  return tuple(feeding.make_source(config, s, labelled=False) for s in ("train", "val"))
+  how = dict(moved=moved, labelled=False)
+  return tuple(inference.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
 
 
 def restore(workdir, step):
@@ -214,7 +214,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   masks = source[0]["label"].ndim == 2
   image = jax.ShapeDtypeStruct((data.batch_size, *data.size, 3), np.uint8)
   dense = len(jax.eval_shape(run, variables, image)[0].shape) == 4
-  wanted = limit * (1 if dense else len(experiment.labels.names))
+  wanted = limit * (1 if dense else len(source.source.labels))
   per_image = per_image or max(20, math.ceil(wanted / len(source)))
   chosen = rng.permutation(len(source))[: None if masks else limit]
   if masks and not dense:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,7 +14,6 @@ from segjax import inference
 from segjax.analysis.sheets import colorize, with_legend
 from segjax.errors import UserError
 from segjax.pictures import panel, spread
-from segjax.training import feeding
 from segjax.training.evaluation import example_panels
 
 LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
@@ -51,18 +51,24 @@ class Predictor:
     Args:
       workdir: of a run.
       checkpoint: "latest", "best" or a step.
-      moved: {"folder": ...} or {"data_dir": ...}, where the data lie now, if they have moved.
+      moved: where the data lie now, if they have moved, see `inference.data_of_run`.
 
     Raises:
-      UserError: no such run or checkpoint, or a run of another task than segmentation.
+      UserError: no such run or checkpoint, a run of another task than segmentation, or data with
+        other classes.
     """
     self.experiment, self.state = inference.restore(workdir, checkpoint)
     name = self.experiment.config.task.name
     if name not in LABEL_MAPS:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
-    self.experiment.config.data.source.update(dict(moved))
-    self.source = feeding.make_source(self.experiment.config, "val")
+    self.source = inference.data_of_run(workdir, self.experiment.config, "val", moved=moved).source
     self._step = self.experiment.predict_step()
+
+  def at(self, state):
+    """The same data, as another state of the run sees them."""
+    other = copy.copy(self)
+    other.state = state
+    return other
 
   @property
   def labels(self):
@@ -108,8 +114,10 @@ def stages(workdir, *, wanted=3, moved=()):
       "train with --config.keep_epochs=1,5 or so for stages"
     )
   checkpoints, columns = early_middle_last(kept), []
+  predictor = Predictor(workdir, str(checkpoints[0]), moved)
   for step in checkpoints:
-    predictor = Predictor(workdir, str(step), moved)
+    if columns:
+      predictor = predictor.at(inference.restore(workdir, str(step))[1])
     chosen = [predictor[i] for i in spread(len(predictor), wanted)]
     columns.append([(f"step {step}", colorize(predictor.labels, p.pred)) for p in chosen])
   rows = [
@@ -151,8 +159,8 @@ def side_by_side(workdirs, *, wanted=4, moved=()):
 
 def _panels(workdir, wanted, moved):
   experiment, state = inference.restore(workdir)
-  experiment.config.data.source.update(dict(moved))
-  source, step = feeding.make_source(experiment.config, "val"), experiment.predict_step()
+  source = inference.data_of_run(workdir, experiment.config, "val", moved=moved).source
+  step = experiment.predict_step()
   panels = []
   for i in spread(len(source), wanted):
     example = source[i]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 
 import jax
 import numpy as np
 
-from segjax import inference
+from segjax import inference, textfiles
 from segjax import study as study_lib
-from segjax.analysis import charts, cost, features, predictions, regions
+from segjax.analysis import charts, cost, features, intact, predictions, regions
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.figures import write_picture
@@ -51,6 +50,7 @@ def write(study, results, output):
   """
   figures = output / "figures"
   figures.mkdir(parents=True, exist_ok=True)
+  results = intact.checked(results)
   for file in figures.iterdir():  # of a report before, of more variants perhaps
     if FIGURES.fullmatch(file.name):
       file.unlink()
@@ -65,7 +65,7 @@ def write(study, results, output):
     if TASKS[_task(runs)].pretext
   }
   knn = _knn(done, probes)
-  (output / "results.csv").write_text(_csv(study, results, costs, knn))
+  textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
   _setup(document, study, results, done, costs)
   if done:
     judged = _judged(done, knn)
@@ -84,8 +84,8 @@ def write(study, results, output):
     }
     if shown:
       _examples(document, shown, figures)
-  (output / "report.md").write_text(document.markdown(output))
-  (output / "report.html").write_text(document.html())
+  textfiles.replace_text(output / "report.md", document.markdown(output))
+  textfiles.replace_text(output / "report.html", document.html())
   return output / "report.html"
 
 
@@ -374,7 +374,17 @@ def _segmentation(document, study, done, figures):
   sign = _sign(first.config)
   best = max(done, key=lambda v: sign * np.mean([r.best() for r in done[v]]))
   document.heading(f"Best and worst regions of '{best}'")
-  run = done[best][0]
+  intact.or_line(
+    document, f"Regions of {best}", lambda: _regions(document, done[best][0], labels, figures)
+  )
+  document.heading("Stages of training")
+  for k, runs in enumerate(done.values()):
+    file = figures / f"stages_{k}.png"
+    what = f"Stages of {runs[0].label}"
+    intact.or_line(document, what, lambda r=runs[0], f=file: _stages(document, r, f))
+
+
+def _regions(document, run, labels, figures):
   predictor = predictions.Predictor(run.workdir, moved=_moved(run))
   found = regions.best_and_worst(predictor, len(labels))
   document.figure(
@@ -383,12 +393,13 @@ def _segmentation(document, study, done, figures):
     f"{run.seed}): image | truth (striped: ignored) | prediction. 'None' where the class nowhere "
     "reaches 0.5, nowhere stays below, or is too small everywhere.",
   )
-  document.heading("Stages of training")
-  for k, (label, runs) in enumerate(done.items()):
-    picture, steps = predictions.stages(runs[0].workdir, moved=_moved(runs[0]))
-    file = write_picture(picture, figures / f"stages_{k}.png")
-    text = ", ".join(map(str, steps))
-    document.figure(file, f"{label}, seed {runs[0].seed}: fixed examples after {text} steps.")
+
+
+def _stages(document, run, file):
+  picture, steps = predictions.stages(run.workdir, moved=_moved(run))
+  write_picture(picture, file)
+  text = ", ".join(map(str, steps))
+  document.figure(file, f"{run.label}, seed {run.seed}: fixed examples after {text} steps.")
 
 
 def _moved(run):
@@ -419,9 +430,11 @@ def _examples(document, done, figures):
   first = next(iter(done.values()))[0]
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}
-  picture = predictions.side_by_side(workdirs, moved=_moved(first))
-  file = write_picture(picture, figures / "examples.png")
-  document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
+  draw = lambda: predictions.side_by_side(workdirs, moved=_moved(first))  # noqa: E731
+  picture = intact.or_line(document, "Examples", draw)
+  if picture is not None:
+    file = write_picture(picture, figures / "examples.png")
+    document.figure(file, f"Validation examples after the last step, seed {first.seed}.")
 
 
 def _costs(run):
@@ -433,10 +446,12 @@ def _costs(run):
   for device in devices:
     key = re.sub(r"\W+", "_", f"{device.device_kind}_jax_{jax.__version__}")
     file = run.workdir / f"cost_{key}.json"
-    if not file.exists():
+    measured = cost.load(file)
+    if measured is None:
       loaded = loaded or inference.restore(run.workdir)
-      cost.measure(*loaded, run.config.data.size, device=device).save(file)
-    out.append(cost.Cost(**json.loads(file.read_text())))
+      measured = cost.measure(*loaded, run.config.data.size, device=device)
+      measured.save(file)
+    out.append(measured)
   return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segjax.data import files
+from segjax.data import files, lists, masks
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
 
@@ -84,7 +84,7 @@ def floodnet(split, *, folder="", merge_public=True):
   values = dict(enumerate(numbers))
 
   def read_label(file):
-    return files.read_mask(file, labels, values)
+    return masks.read_mask(file, labels, values)
 
   return files.paired(labels, root, list(images), images, label_files, read_label)
 
@@ -109,15 +109,15 @@ def landcover(split, *, folder="", split_by="auto", train_fraction=0.9, split_se
   base = root / split if has_splits else root / "train" if (root / "train").is_dir() else root
   images = files.images_by_stem(base, strip="_sat")
   label_files = files.images_by_stem(base, strip="_mask")
-  names = list(images)
+  names, notes = list(images), ()
   if not has_splits:
     how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
-    names = files.split_names(root, split, names, **how)
+    names, notes = lists.split_names(root, split, names, **how)
 
   def read_label(file):
-    return files.read_colors(file, LANDCOVER, ignored=[BLACK], threshold=True)
+    return masks.read_colors(file, LANDCOVER, ignored=[BLACK], threshold=True)
 
-  return files.paired(LANDCOVER, root, names, images, label_files, read_label)
+  return files.paired(LANDCOVER, root, names, images, label_files, read_label, remarks=notes)
 
 
 def dubai_aerial(split, *, folder="", unlabeled="ignore"):
@@ -143,17 +143,15 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
   for tile in sorted(root.glob("Tile *")):
     images |= {_dubai_name(f): f for f in files.images_by_stem(tile / "images").values()}
     label_files |= {_dubai_name(f): f for f in files.images_by_stem(tile / "masks").values()}
-  if any((root / f"{s}.txt").is_file() for s in files.SPLITS):
-    if not files.has_lists(root):
-      raise UserError(f"{root}: found one of train.txt and val.txt, expected both or none of them")
-    rows = [line.split("\t") for line in files.read_list(root / f"{split}.txt")]
+  if lists.has_lists(root):
+    rows = [line.split("\t") for line in lists.read_list(root / f"{split}.txt")]
     names = [_dubai_name(Path(row[0])) for row in rows]
   else:
     wanted = split == "val"
     names = [n for n in images if n.endswith(DUBAI_VAL_PARTS) == wanted]
 
   def read_label(file):
-    return files.read_colors(file, labels, ignored)
+    return masks.read_colors(file, labels, ignored)
 
   return files.paired(labels, root, names, images, label_files, read_label)
 

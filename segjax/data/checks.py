@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 from typing import Any
 
+import numpy as np
+
+from segjax.data.contents import combine
+from segjax.data.threads import map_threads
 from segjax.errors import UserError
 
 
@@ -31,6 +35,22 @@ class Part:
     """Names of the chosen examples."""
     return tuple(self.source.names[i] for i in self.indices)
 
+  @property
+  def notes(self):
+    """The source's sentences about files that are not read."""
+    return getattr(self.source, "notes", ())
+
+  @property
+  def hashes(self):
+    """Of the chosen examples; an AttributeError where the source reads no files."""
+    hashes = self.source.hashes
+    return [hashes[i] for i in self.indices]
+
+  @property
+  def digest(self):
+    """The method `digest` of the sources that read files; an AttributeError of the others."""
+    return functools.partial(combine, self.hashes, self.labels)
+
   def __len__(self):
     return len(self.indices)
 
@@ -38,10 +58,47 @@ class Part:
     return self.source[self.indices[i]]
 
 
-def map_threads(function, count, threads=4):
-  """[function(0), ..., function(count - 1)], computed by threads."""
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    return list(pool.map(function, range(count)))
+def label_histograms(source, threads=4, indices=None):
+  """Counts the pixels of each label value.
+
+  Args:
+    source: of masks, or of one class an image; see `segjax.data.sources`.
+    threads: that read.
+    indices: of the examples to look at; None: all.
+
+  Returns:
+    i64[N,256], a row an example; the last value is 255, ignore.
+
+  Raises:
+    UserError: a file is broken.
+  """
+  indices = range(len(source)) if indices is None else indices
+
+  def histogram(i):
+    return np.bincount(np.ravel(source[indices[i]]["label"]), minlength=256)
+
+  return np.array(map_threads(histogram, len(indices), threads)).reshape(-1, 256)
+
+
+def label_counts(source, threads=4, limit=None):
+  """Counts the pixels of each class over a source, or over a part of it.
+
+  Args:
+    source: of masks, or of one class an image, which then counts as one pixel.
+    threads: that read.
+    limit: look at so many examples at most, evenly spread; None: at all.
+
+  Returns:
+    (pixels i64[C] of each class, number of ignored pixels, number of examples looked at).
+
+  Raises:
+    UserError: a file is broken.
+  """
+  count = len(source) if limit is None else min(limit, len(source))
+  indices = [i * len(source) // count for i in range(count)]
+  pixels = label_histograms(source, threads, indices).sum(0)
+  classes = len(source.labels)
+  return pixels[:classes], int(pixels[classes:].sum()), count
 
 
 def check(source, threads=4):

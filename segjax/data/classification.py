@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segjax.data import files
+from segjax.data import contents, files, layouts, lists
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
 
@@ -42,7 +42,7 @@ class Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassFiles:
+class ClassFiles(contents.OfFiles):
   """Image files, each with a class.
 
   Attributes:
@@ -50,12 +50,15 @@ class ClassFiles:
     root: folder of the set, for messages.
     names: one a file.
     pairs: (image file, class), with None for a missing file and its class.
+    remarks, elsewhere: see `contents.OfFiles`.
   """
 
   labels: LabelTable
   root: Path
   names: tuple[str, ...]
   pairs: tuple[tuple[Path | None, int | None], ...]
+  remarks: tuple[str, ...] = ()
+  elsewhere: tuple[Path, ...] = ()
 
   def __len__(self):
     return len(self.pairs)
@@ -81,7 +84,7 @@ def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
   if size not in DIGIT_SIZES:
     raise UserError(f"digits: size is {size!r}, expected 8 or 32")
   data = load_digits()
-  chosen = files.seeded_split(list(range(len(data.target))), split, train_fraction, split_seed)
+  chosen = lists.seeded_split(list(range(len(data.target))), split, train_fraction, split_seed)
   grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
   if size != grey.shape[1]:
     large = [Image.fromarray(g).resize((size, size), Image.Resampling.BILINEAR) for g in grey]
@@ -102,15 +105,16 @@ def cifar10_subset(split, *, folder=""):
     folder: see above; empty for `$SEGJAX_DATA/cifar10_subset`.
   """
   root = files.data_folder(folder, "cifar10_subset")
-  return class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
+  source = class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
+  return dataclasses.replace(source, remarks=())  # its own val part is called test
 
 
 def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   """Image files whose class is the name of their folder or the start of their own name.
 
-  `<root>/train/<class>/x.jpg` (and `val/` or `test/`), or `<root>/train/<class>_<id>.png`, or
-  either without the folders of splits, then split by lists of names (`train.txt`, `val.txt`:
-  "<class>/x" or "<class>_<id>") or by seed.
+  `<root>/train/<class>/x.jpg` (and `val/`, see `layouts.split_folders`), or
+  `<root>/train/<class>_<id>.png`, or either without the folders of splits, then split by lists of
+  names (`train.txt`, `val.txt`: "<class>/x" or "<class>_<id>") or by seed.
 
   Args:
     root: folder of the set.
@@ -124,18 +128,14 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   Raises:
     UserError: a file of none of the classes.
   """
-  has_splits = (root / "train").is_dir()
-  base = root
-  if has_splits:
-    base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
+  folders, remarks = layouts.split_folders(root)
+  base = layouts.require_part(folders, split, root) if folders else root
   found = _named(base)
-  names = list(found)
   if not classes:
-    everywhere = _named(root / "train" if has_splits else root).values()
+    everywhere = _named(folders.get("train", root)).values()
     classes = tuple(sorted({c for c, _ in everywhere if c}))  # "": a name without "_"
-  if not has_splits:
-    how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
-    names = files.split_names(root, split, names, **how)
+  how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+  names, notes = lists.split_part(root, split, list(found), bool(folders), **how)
   number = {name: i for i, name in enumerate(classes)}
   strange = [found[n] for n in names if n in found and found[n][0] not in number]
   if strange:
@@ -145,7 +145,31 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
       f"{len(strange)} such file(s); expected <class>/<name> or <class>_<id>"
     )
   pairs = ((found[n][1], number[found[n][0]]) if n in found else (None, None) for n in names)
-  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs))
+  taken = [file for _, file in found.values()]
+  lone = files.entries(base).files if taken and taken[0].parent != base else ()
+  if lone:
+    notes += (lists.not_read(files.inside(base, root), [f.name for f in lone], "image"),)
+  remarks += (*notes, *files.folder_notes(root, taken))
+  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs), remarks)
+
+
+def unlabelled_files(root, split, images, *, split_by, train_fraction, split_seed):
+  """Image files for tasks without labels, all of one class.
+
+  Args:
+    root: folder of the set, with or without folders of splits, see `layouts.split_folders`.
+    split: "train" or "val".
+    images: name of the folder of images; without it they lie in the split's folder, or in `root`.
+    split_by, train_fraction, split_seed: see `class_files`.
+  """
+  folders, remarks = layouts.split_folders(root)
+  base = layouts.require_part(folders, split, root) if folders else root
+  found = files.images_by_stem(base / images if (base / images).is_dir() else base)
+  how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+  names, notes = lists.split_part(root, split, list(found), bool(folders), **how)
+  remarks += (*notes, *files.folder_notes(root, found.values()))
+  pairs = tuple((found.get(n), 0) for n in names)
+  return ClassFiles(default_table(("image",)), root, tuple(names), pairs, remarks)
 
 
 def _named(base):

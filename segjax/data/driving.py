@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import files, scenes
+from segjax.data import files, lists, masks, scenes
 from segjax.data.drawn import drawn
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.errors import UserError
@@ -129,15 +129,15 @@ def kitti_road(
   found = files.images_by_stem(root / "training" / "gt_image_2")
   label_files = {n.replace("_road_", "_", 1): f for n, f in found.items() if "_road_" in n}
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
-  names = files.split_names(root, split, sorted(images), **how)
+  names, notes = lists.split_names(root, split, sorted(images), **how)
 
   def read_label(file):
     colors = LabelTable((("not_road", RED), ("road", MAGENTA), ("outside", BLACK), ("road", BLUE)))
-    label = files.read_colors(file, colors)
+    label = masks.read_colors(file, colors)
     inside = (0, 1, IGNORE, IGNORE) if black == "ignore" else (0, 1, 0, 1)
     return np.array(inside, np.uint8)[label]
 
-  return files.paired(ROAD, root, names, images, label_files, read_label)
+  return files.paired(ROAD, root, names, images, label_files, read_label, remarks=notes)
 
 
 def camvid(split, *, folder="", classes="all"):
@@ -165,7 +165,7 @@ def camvid(split, *, folder="", classes="all"):
   listed = root / f"{split}.txt"
   names = list(images)
   if listed.is_file():
-    names = [Path(line.split()[0]).stem for line in files.read_list(listed)]
+    names = [Path(line.split()[0]).stem for line in lists.read_list(listed)]
   values = {i: i for i in range(len(CAMVID))} | {CAMVID_VOID: IGNORE}
   labels, lookup = CAMVID, np.arange(256, dtype=np.uint8)
   if classes in MERGED:
@@ -173,6 +173,6 @@ def camvid(split, *, folder="", classes="all"):
     lookup[: len(CAMVID)] = [merged.get(name, 0) for name in CAMVID.names]
 
   def read_label(file):
-    return lookup[files.read_mask(file, CAMVID, values, ignored=[BLACK])]
+    return lookup[masks.read_mask(file, CAMVID, values, ignored=[BLACK])]
 
   return files.paired(labels, root, names, images, label_files, read_label)

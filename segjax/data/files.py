@@ -1,30 +1,30 @@
-"""Image and label files: reading, pairing, lists and splits; what the file sources share."""
+"""Image and label files in pairs, and the folders that they lie in: what the file sources share."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from segjax.data.labels import IGNORE, LabelTable
+from segjax.data import contents, decoding
+from segjax.data.decoding import IMAGE_ENDINGS, read_image
+from segjax.data.labels import LabelTable
+from segjax.data.lists import SPLITS, count, not_read, some
 from segjax.errors import UserError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SPLITS = ("train", "val")
-GREY = ("1", "L", "I", "I;16")  # Pillow's modes of one channel without a palette
-# What Pillow raises on damaged files, by format and by place of the damage.
-DAMAGE = (OSError, SyntaxError, ValueError, LookupError, OverflowError, EOFError, zlib.error,
-          struct.error, Image.DecompressionBombError)  # fmt: skip
+__all__ = [
+  "IMAGE_ENDINGS", "SPLITS", "Files", "data_folder", "first_folder", "folder_notes",
+  "images_by_stem", "list_images", "paired", "read_image", "require_complete", "skipped",
+]  # fmt: skip
+
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # not counted, as hidden files are not
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class Files(contents.OfFiles):
   """Pairs of an image file and a label file.
 
   Attributes:
@@ -35,6 +35,7 @@ class Files:
     read_label: label file -> u8[H,W] in [0, len(labels)) or 255; u8[H,W,3] for a target.
     key: of the label in the example, "label" or "target".
     orphans: label files that belong to no image.
+    remarks, elsewhere: see `contents.OfFiles`.
   """
 
   labels: LabelTable
@@ -44,6 +45,8 @@ class Files:
   read_label: Callable[[Path], np.ndarray]
   key: str = "label"
   orphans: tuple[Path, ...] = ()
+  remarks: tuple[str, ...] = ()
+  elsewhere: tuple[Path, ...] = ()
 
   def __len__(self):
     return len(self.pairs)
@@ -74,12 +77,8 @@ class Files:
         read(file)
       except UserError as error:
         out.append(str(error))
-      try:
-        with Image.open(file) as header:
-          sizes.append(header.size)
-      except DAMAGE:
-        pass  # told above
-    if len(sizes) == 2 and sizes[0] != sizes[1]:
+      sizes.append(decoding.read_size(file))
+    if len(sizes) == 2 and None not in sizes and sizes[0] != sizes[1]:
       out.append(self._size_fault(i, sizes[1], sizes[0]))
     return out
 
@@ -91,7 +90,7 @@ class Files:
     )
 
 
-def paired(labels, root, names, images, label_files, read_label, key="label"):
+def paired(labels, root, names, images, label_files, read_label, key="label", remarks=()):
   """A `Files` of images and labels with the same key.
 
   Args:
@@ -102,155 +101,39 @@ def paired(labels, root, names, images, label_files, read_label, key="label"):
     label_files: name -> label file.
     read_label: see `Files`.
     key: see `Files`.
+    remarks: sentences about what is not read, besides those of `folder_notes`.
   """
   pairs = tuple((images.get(n), label_files.get(n)) for n in names)
   known = images.keys() | set(names)
   lone = tuple(f for n, f in label_files.items() if n not in known)
-  orphans = () if has_lists(root) else lone  # lists say what belongs to the set
-  return Files(labels, root, tuple(names), pairs, read_label, key, orphans)
+  taken = (*images.values(), *label_files.values())
+  remarks = tuple(dict.fromkeys((*remarks, *folder_notes(root, taken))))
+  for folder in sorted({f.parent for f in lone}):
+    of = [f.name for f in lone if f.parent == folder]
+    remarks += (f"{inside(folder, root)} holds {count(of, key)} without an image: {some(of)}",)
+  listed = any((root / f"{s}.txt").is_file() for s in SPLITS)
+  orphans = () if listed else lone  # lists say what belongs to the set
+  return Files(labels, root, tuple(names), pairs, read_label, key, orphans, tuple(remarks))
 
 
 def require_complete(source):
   """Raises a UserError that lists listed names without an image and images without a label."""
   pairs = getattr(source, "pairs", ())
   lost = [n for n, (image, _) in zip(source.names, pairs, strict=False) if image is None]
+  said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
   if lost:
-    raise UserError(f"{source.root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}")
+    raise UserError(
+      f"{source.root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}{said}"
+    )
   bare = [image.name for image, label in pairs if label is None]
   if bare:
     raise UserError(
-      f"{source.root}: {len(bare)} of {len(pairs)} images have no {source.key}: "
-      f"{', '.join(bare[:5])}{' ...' if len(bare) > 5 else ''}; add them or remove the images"
+      f"{source.root}: {len(bare)} of {len(pairs)} images have no {source.key}: {some(bare)}; add "
+      f"them or remove the images{said}"
     )
 
 
-# ---------------------------------------------------------------------------- reading
-
-
-def open_image(file):
-  """Decodes an image file fully; a UserError names a missing, foreign or truncated one."""
-  try:
-    with Image.open(file) as image:
-      image.load()
-      return image
-  except UnidentifiedImageError:
-    raise UserError(f"{file}: not an image that Pillow can read; replace or remove it") from None
-  except DAMAGE as error:
-    raise UserError(f"{file}: cannot be read ({error}); replace or remove it") from None
-
-
-def read_image(file):
-  """Image file -> u8[H,W,3], RGB."""
-  return np.asarray(to_rgb(open_image(file), file))
-
-
-def read_values(file, labels, values):
-  """A grey or palette image of numbers -> labels.
-
-  Args:
-    file: the mask; of a palette image the indices count, not the colours.
-    labels: label table, for the message.
-    values: {number in the file: label}.
-
-  Returns:
-    u8[H,W].
-
-  Raises:
-    UserError: damaged file, or a number that is not in `values`.
-  """
-  return _from_values(open_image(file), file, labels, values)
-
-
-def read_colors(file, labels, ignored=(), *, threshold=False):
-  """A colour image -> labels.
-
-  Args:
-    file: the mask, RGB or palette.
-    labels: label table, for its colours.
-    ignored: colours (red, green, blue) that become 255.
-    threshold: first makes each channel 255 where it is at least 128 and 0 elsewhere.
-
-  Returns:
-    u8[H,W].
-
-  Raises:
-    UserError: damaged file, or a colour of no class.
-  """
-  return _from_colors(open_image(file), file, labels, ignored, threshold)
-
-
-def read_mask(file, labels, values, ignored=()):
-  """`read_values` for grey and palette images, `read_colors` for the others."""
-  mask = open_image(file)
-  if mask.mode in (*GREY, "P"):
-    return _from_values(mask, file, labels, values)
-  return _from_colors(mask, file, labels, ignored, threshold=False)
-
-
-def to_rgb(image, name):
-  """A Pillow image in RGB; a UserError names one of more than 8 bits, which would turn white."""
-  if image.mode.startswith(("I", "F")):
-    raise UserError(f"{name}: an image of mode {image.mode}, expected 8 bits a channel; convert it")
-  try:
-    return image.convert("RGB")
-  except DAMAGE as error:
-    raise UserError(f"{name}: cannot be read as RGB ({error}); replace or remove it") from None
-
-
-def _from_values(mask, file, labels, values):
-  if mask.mode not in (*GREY, "P"):
-    raise UserError(f"{file}: found a mask of mode {mask.mode}, expected one of numbers (grey)")
-  found = np.asarray(mask)  # mode "1" gives bool
-  table = np.full(max(255, *values) + 2, -1, np.int16)  # one more entry than any number: unknown
-  table[list(values)] = list(values.values())
-  if found.dtype != np.uint8:
-    found = np.clip(found.astype(np.int64), -1, len(table) - 1)
-  label = table[found]
-  bad = np.unique(np.asarray(mask)[label < 0])
-  if bad.size:
-    scored = [v for v, index in values.items() if index != IGNORE]
-    ignored = [str(v) for v, index in values.items() if index == IGNORE]
-    more = f" (and {bad.size - 1} more)" if bad.size > 1 else ""
-    raise UserError(
-      f"{file}: label value {bad[0]}{more} is outside the table, expected {min(scored)} to "
-      f"{max(scored)} ({_some(labels.names)})"
-      f"{' or ' + ', '.join(ignored) + ', ignore' if ignored else ''}; {(label < 0).sum()} pixels; "
-      "mend the file or the table"
-    )
-  return label.astype(np.uint8)
-
-
-def _from_colors(mask, file, labels, ignored, threshold):
-  rgb = np.asarray(to_rgb(mask, file))
-  if threshold and mask.mode not in GREY:  # numbers below 128 would all become black
-    rgb = np.where(rgb >= 128, 255, 0)
-  code = _code(rgb.astype(np.int32))
-  colors = [(c, i) for i, (_, c) in enumerate(labels.classes)] + [(c, IGNORE) for c in ignored]
-  label = np.full(code.shape, -1, np.int16)
-  for color, index in colors:
-    label[code == _code(np.array(color))] = index
-  unknown = label < 0
-  if unknown.any():
-    first = tuple(int(v) for v in rgb[unknown][0])
-    more = len(np.unique(code[unknown])) - 1
-    raise UserError(
-      f"{file}: colour {first}{f' (and {more} more)' if more else ''} belongs to no class; "
-      f"{unknown.sum()} pixels; colour masks need one of "
-      f"{_some([f'{n} {tuple(c)}' for n, c in labels.classes])}"
-      f"{''.join(f', ignored {tuple(c)}' for c in ignored)}; mend the file or the table"
-    )
-  return label.astype(np.uint8)
-
-
-def _code(rgb):
-  return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-
-
-def _some(words, count=12):
-  return ", ".join(words[:count]) + (", ..." if len(words) > count else "")
-
-
-# ---------------------------------------------------------------------------- folders and lists
+# ---------------------------------------------------------------------------- folders
 
 
 def data_folder(folder, name):
@@ -274,9 +157,74 @@ def first_folder(root, names):
   raise UserError(f"{root.absolute()}: expected a folder {' or '.join(names)} in it")
 
 
-def read_list(file):
-  """Lines of a text file, stripped, without empty ones."""
-  return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+@dataclasses.dataclass(frozen=True)
+class Entries:
+  """What lies in a folder, sorted by name; hidden entries are left out.
+
+  Attributes:
+    files: that have one of the endings asked for.
+    folders: in it.
+    others: files of other endings, and what is neither a file nor a folder.
+  """
+
+  files: tuple[Path, ...]
+  folders: tuple[Path, ...]
+  others: tuple[Path, ...]
+
+
+def entries(folder, endings=IMAGE_ENDINGS):
+  """The `Entries` of a folder; a UserError where there is none."""
+  if not folder.is_dir():
+    raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
+  files, folders, others = [], [], []
+  for path in sorted(folder.iterdir()):
+    if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+      continue
+    if path.is_dir():
+      folders.append(path)
+    elif path.suffix.lower() in endings and (path.is_file() or not path.exists()):
+      files.append(path)  # a link to nothing too: it is an error when it is read
+    else:
+      others.append(path)
+  return Entries(tuple(files), tuple(folders), tuple(others))
+
+
+def inside(folder, root):
+  """`images/`, a folder's path in the set, for messages."""
+  return f"{folder.relative_to(root) if folder != root else root.name}/"
+
+
+def unread(folder, root, taken=()):
+  """Sentences about what is not read in a folder.
+
+  Args:
+    folder: to look in.
+    root: folder of the set, for messages.
+    taken: files that are read, wherever they lie.
+  """
+  found, taken = entries(folder), set(taken)
+  if not taken:
+    taken = set(found.files)
+  above = {parent for file in taken for parent in file.parents}
+  where, by_ending = inside(folder, root), {}
+  for path in found.others:
+    if path not in taken:
+      kind = path.suffix.lower() or "other"
+      kind = "special" if kind in IMAGE_ENDINGS else kind
+      by_ending.setdefault(f"{kind} file", []).append(path.name)
+  by_ending["folder"] = [f"{path.name}/" for path in found.folders if path not in above]
+  return tuple(not_read(where, names, kind) for kind, names in by_ending.items() if names)
+
+
+def by_stem(files, strip="", prefix=""):
+  """{prefix + name without ending: file}; see `images_by_stem`."""
+  named = {}
+  for file in files:
+    if file.stem.endswith(strip):
+      other = named.setdefault(prefix + file.stem.removesuffix(strip), file)
+      if other != file:
+        raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
+  return named
 
 
 def images_by_stem(folder, strip=""):
@@ -289,16 +237,18 @@ def images_by_stem(folder, strip=""):
   Raises:
     UserError: no such folder, or two files of one name, such as x.jpg and x.png.
   """
-  if not folder.is_dir():
-    raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
-  files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
-  named = {}
-  for file in files:
-    if file.stem.endswith(strip) and not file.name.startswith("."):
-      other = named.setdefault(file.stem.removesuffix(strip), file)
-      if other != file:
-        raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
-  return named
+  return by_stem(entries(folder).files, strip)
+
+
+def skipped(path):
+  """Sentences about what `list_images` does not read in a folder; none for a file by itself."""
+  return () if path.is_file() else unread(path, path)
+
+
+def folder_notes(root, taken):
+  """Sentences about what is not read in the folders below `root` that the files `taken` lie in."""
+  folders = sorted({f.parent for f in taken} - {root})
+  return tuple(note for folder in folders for note in unread(folder, root, taken))
 
 
 def list_images(path):
@@ -307,34 +257,6 @@ def list_images(path):
     return [path]
   files = list(images_by_stem(path).values())
   if not files:
-    raise UserError(f"{path.absolute()}: no image in it, expected {', '.join(IMAGE_ENDINGS)}")
+    said = "".join(f". {note}" for note in skipped(path))
+    raise UserError(f"{path.absolute()}: no image in it, expected {', '.join(IMAGE_ENDINGS)}{said}")
   return files
-
-
-def seeded_split(items, split, train_fraction, seed):
-  """A seeded share of `items` for "train", the others for "val"; each in the given order."""
-  if not 0 <= train_fraction <= 1:
-    raise UserError(f"train_fraction is {train_fraction}, expected a number from 0 to 1")
-  if seed < 0:
-    raise UserError(f"split_seed is {seed}, expected 0 or more")
-  order = np.random.default_rng(seed).permutation(len(items))
-  cut = round(train_fraction * len(items))
-  chosen = sorted(order[:cut] if split == "train" else order[cut:])
-  return [items[i] for i in chosen]
-
-
-def has_lists(root):
-  """Whether `train.txt` and `val.txt` are there."""
-  return all((root / f"{s}.txt").is_file() for s in SPLITS)
-
-
-def split_names(root, split, names, *, split_by, train_fraction, split_seed):
-  """Names of a split, from `<root>/<split>.txt` or by seed; see `driving.kitti_road`."""
-  if split_by not in ("auto", "files", "seed"):
-    raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
-  if split_by == "seed" or (split_by == "auto" and not has_lists(root)):
-    return seeded_split(names, split, train_fraction, split_seed)
-  file = root / f"{split}.txt"
-  if not file.is_file():
-    raise UserError(f"no split file {file.absolute()}; write it, or use split_by='seed'")
-  return read_list(file)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from segjax.data import classification, files
-from segjax.data.labels import IGNORE, LabelTable, default_table
+import dataclasses
+
+from segjax.data import classification, decoding, files, layouts, lists, meaning
+from segjax.data.labels import IGNORE, LabelTable, default_table, read_table
 from segjax.errors import UserError
 
 KINDS = ("segmentation", "classification", "pairs", "images")
@@ -17,91 +19,127 @@ def folder(
   images="images",
   masks="masks",
   targets="targets",
+  mask_suffix="",
   classes=(),
   ignore_value=IGNORE,
+  ignore_colors=(),
+  shift=0,
   split_by="auto",
   train_fraction=0.9,
   split_seed=0,
 ):
-  """Anybody's own images and masks, paired by file stem; or classes, or target images.
+  """Anybody's own images and masks, paired by file name; or classes, or target images.
 
-  Either `<folder>/train/images/x.jpg` + `<folder>/train/masks/x.png` (and `val/`, or `test/` in
-  its place), or `<folder>/images/` + `<folder>/masks/` split by lists of stems (`train.txt`,
-  `val.txt`) or by seed. A mask is a palette or grey image of class indices, or an RGB image in
-  the classes' colours. `<folder>/classes.txt` names the classes, a line each: `name` or
-  `name red green blue`.
+  One of these layouts:
+
+  - `<folder>/train/images/x.jpg` + `<folder>/train/masks/x.png`, and `val/` (`valid/`,
+    `validation/`, or `test/` where there is none of them);
+  - `<folder>/images/train/x.jpg` + `<folder>/masks/train/x.png`, and `val/` likewise;
+  - `<folder>/images/x.jpg` + `<folder>/masks/x.png`, split by lists of names (`train.txt` and
+    `val.txt`) or by seed.
+
+  Images may lie beside `masks/` without a folder of their own, and masks among the images as
+  `x_mask.png` with any one ending. Subfolders of `images/` that `masks/` has too are read. Lists
+  beside split folders choose among their files.
+
+  A mask is a grey or palette image of class numbers, or an RGB image in the classes' colours; see
+  `segjax.data.meaning` for grey and palette images where `classes.txt` gives colours, and for
+  masks that hold 0 and 255 alone. JPEG masks are refused. `<folder>/classes.txt` names the
+  classes, one on each line: `name` or `name red green blue`.
 
   Args:
     split: "train" or "val".
     folder: see above; empty for `$SEGJAX_DATA/folder`.
-    kind: "segmentation": as above; "classification": one folder or name a class, see
-      `classification.class_files`; "pairs": `targets/` in place of `masks/`, the example is
+    kind: "segmentation": as above; "classification": the folder or the name of a file is its class,
+      see `classification.class_files`; "pairs": `targets/` in place of `masks/`, the example is
       {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images": the images
       of `images/`, or of the folder itself, for tasks without labels; they have one class.
     images: name of the folder of images.
     masks: name of the folder of masks.
     targets: name of the folder of target images.
+    mask_suffix: end of the masks' names beyond the images', such as "_mask"; empty to find it.
     classes: class names in the order of their values; empty to read `classes.txt`, which
       classification does without.
-    ignore_value: mask value that is not scored.
+    ignore_value: number in a mask that is not scored.
+    ignore_colors: colours of RGB masks that are not scored, ((red, green, blue), ...).
+    shift: added to the numbers in a mask to count from 0; -1 for masks that count from 1.
     split_by: "files", "seed" or "auto"; without split folders. See `driving.kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
     split_seed: of the seeded split.
   """
   if kind not in KINDS:
     raise UserError(f"folder: kind is {kind!r}, expected one of {', '.join(KINDS)}")
-  if isinstance(classes, str):
-    raise UserError(f"folder: classes is {classes!r}, expected names such as ('road', 'car')")
   root = files.data_folder(folder, "folder")
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+  names = _class_names(classes)
   if kind == "classification":
-    named = (root / "classes.txt").is_file() and not classes
-    names = _read_classes(root / "classes.txt").names if named else tuple(classes)
+    if not names and (root / "classes.txt").is_file():
+      names = read_table(root / "classes.txt").names
     return classification.class_files(root, split, names, **how)
-  has_splits = (root / "train").is_dir()
-  base = root
-  if has_splits:
-    base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
-
-  def names_of(found):
-    return list(found) if has_splits else files.split_names(root, split, list(found), **how)
-
   if kind == "images":
-    found = files.images_by_stem(base / images if (base / images).is_dir() else base)
-    names = tuple(names_of(found))
-    pairs = tuple((found.get(n), 0) for n in names)
-    return classification.ClassFiles(default_table(("image",)), root, names, pairs)
+    return classification.unlabelled_files(root, split, images, **how)
+  label_folder = targets if kind == "pairs" else masks
   if kind == "pairs":
-    labels, key, of = LabelTable(()), "target", targets
-    read_label = files.read_image
+    labels, key, read_label = LabelTable(()), "target", decoding.read_image
   else:
-    labels = default_table(tuple(classes)) if classes else _read_classes(root / "classes.txt")
-    values = {i: i for i in range(len(labels))} | {ignore_value: IGNORE}
-    key, of = "label", masks
+    labels, key = default_table(names) if names else read_table(root / "classes.txt"), "label"
+  found = layouts.find(root, split, images, label_folder, mask_suffix if kind != "pairs" else "")
+  remarks = found.notes
+  if kind == "segmentation":
+    values = {i - shift: i for i in range(len(labels))} | {ignore_value: IGNORE}
+    ignored = _colors(ignore_colors, labels)
+    every = [f for part in found.labels.values() for f in part.values()]
+    how_read, notes = meaning.decide(labels, values, ignored, every, label_folder)
+    remarks += notes
+    if ignore_value + shift in range(len(labels)):
+      name = labels.names[ignore_value + shift]
+      remarks += (f"ignore_value {ignore_value} is the number of the class {name!r} as well",)
 
     def read_label(file):
-      return files.read_mask(file, labels, values)
+      return meaning.read(file, how_read)
 
-  found, label_files = files.images_by_stem(base / images), files.images_by_stem(base / of)
-  return files.paired(labels, root, names_of(found), found, label_files, read_label, key)
-
-
-def _read_classes(file):
-  if not file.is_file():
-    raise UserError(
-      f"no {file.absolute()}; write one class a line, 'name' or 'name red green blue', in the "
-      "order of the label values, or set --config.data.source.classes"
-    )
-  rows = [line.split() for line in files.read_list(file)]
-  for number, row in enumerate(rows, 1):
-    if len(row) not in (1, 4) or not all(v.isdigit() and int(v) < 256 for v in row[1:]):
-      raise UserError(
-        f"{file}, line {number}: found {' '.join(row)!r}, expected 'name' or 'name red green blue'"
-      )
-  plain = default_table(tuple(row[0] for row in rows)).classes
-  return LabelTable(
-    tuple(
-      (row[0], tuple(int(v) for v in row[1:])) if len(row) == 4 else plain[i]
-      for i, row in enumerate(rows)
-    )
+  part = split if split in found.images else "all"
+  chosen, notes = lists.split_part(root, split, list(found.images[part]), part != "all", **how)
+  source = files.paired(
+    labels, root, chosen, found.images[part], found.labels[part], read_label, key, remarks + notes
   )
+  if split == "val":
+    train = found.images.get("train")
+    if train is None:
+      names = lists.split_names(root, "train", list(found.images[part]), **how)[0]
+      train = {n: found.images[part][n] for n in names if n in found.images[part]}
+    source = dataclasses.replace(source, elsewhere=tuple(train.values()))
+  return source
+
+
+def _class_names(classes):
+  """The field `classes` as a tuple; a UserError for a text and for a name that is there twice."""
+  if isinstance(classes, str):
+    raise UserError(f"folder: classes is {classes!r}, expected names such as ('road', 'car')")
+  twice = [name for i, name in enumerate(classes) if name in classes[:i]]
+  if twice:
+    raise UserError(f"folder: classes has {twice[0]!r} more than once; a name stands for one class")
+  return tuple(classes)
+
+
+def _colors(ignored, labels):
+  """The field `ignore_colors` as a tuple of colours; one colour by itself will do."""
+  if len(ignored) == 3 and all(isinstance(v, int) for v in ignored):
+    ignored = (ignored,)
+  for color in ignored:
+    if not (
+      isinstance(color, tuple | list)
+      and len(color) == 3
+      and all(isinstance(v, int) and 0 <= v <= 255 for v in color)
+    ):
+      raise UserError(
+        f"folder: ignore_colors has {color!r}, expected (red, green, blue) from 0 to 255"
+      )
+  ignored = tuple(map(tuple, ignored))
+  for i in labels.own_colors:
+    if labels.classes[i][1] in ignored:
+      raise UserError(
+        f"folder: ignore_colors has {labels.classes[i][1]}, the colour of {labels.names[i]!r} in "
+        "classes.txt; a colour stands for one of them"
+      )
+  return ignored

@@ -1,11 +1,15 @@
-"""Label tables: one row a class (name, display colour); everything else derives from them."""
+"""Label tables: a name and a display colour for each class; everything else derives from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import numpy as np
+
+from segjax.data import lists
+from segjax.errors import UserError
 
 IGNORE = 255  # in every label array of segjax: a pixel that is not scored
 
@@ -15,10 +19,12 @@ class LabelTable:
   """The classes of a data set; the index in `classes` is the label value.
 
   Attributes:
-    classes: (name, (red, green, blue)) a class, colours in 0..255.
+    classes: (name, (red, green, blue)) of each class, colours in 0..255.
+    own_colors: label values whose colours are the user's own, as classes.txt gives them.
   """
 
   classes: tuple[tuple[str, tuple[int, int, int]], ...]
+  own_colors: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
   @property
   def names(self):
@@ -38,6 +44,67 @@ class LabelTable:
   def colorize(self, label):
     """int[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels black."""
     return self.palette[np.asarray(label).astype(np.uint8)]
+
+
+def read_table(file):
+  """Reads a text file with a class on each line, in the order of the label values.
+
+  A line is `name` or `name red green blue`; the numbers may be parted by commas or tabs and stand
+  in brackets, the name may hold blanks. Empty lines and what follows a `#` do not count.
+
+  Raises:
+    UserError: no such file, not UTF-8, a malformed line, two classes of one name or one colour.
+  """
+  if not file.is_file():
+    raise UserError(
+      f"no {file.absolute()}; write one class a line, 'name' or 'name red green blue', in the "
+      "order of the label values, or set --config.data.source.classes"
+    )
+  rows = [(i, *_parse(line, file, i)) for i, line in lists.read_lines(file, comments=True)]
+  if rows and re.sub(r"[\s,;]+", " ", rows[0][1].lower()) in HEADERS:
+    rows = rows[1:]
+  for column, what in ((1, "name"), (2, "colour")):
+    first = {}
+    for row in rows:
+      other = first.setdefault(row[column], row[0]) if row[column] else row[0]
+      if other != row[0]:
+        raise UserError(
+          f"{file}, lines {other} and {row[0]}: two classes of the {what} {row[column]!r}; a "
+          f"{what} stands for one class"
+        )
+  if len(rows) == 1 and "," in rows[0][1]:
+    raise UserError(f"{file}: found {rows[0][1]!r}, expected one class a line, without commas")
+  plain = default_table([row[1] for row in rows]).classes
+  own = tuple(i for i, row in enumerate(rows) if row[2])
+  classes = tuple((row[1], row[2] or plain[i][1]) for i, row in enumerate(rows))
+  return LabelTable(classes, own)
+
+
+HEADERS = ("name r g b", "name red green blue")  # first lines of class_dict.csv
+NUMBER = r"[\s,;(\[]+([^\s,;()\[\]]+)"
+COLORED = re.compile(rf"(.*?)[\s,;:]*{NUMBER * 3}[\s,;)\]]*")
+
+
+def _parse(line, file, number):
+  """(name, (red, green, blue) or None) of a line."""
+  name, color = line, None
+  match = COLORED.fullmatch(line)
+  if match and all(map(_is_number, match.groups()[1:])):
+    name = match[1].rstrip(" \t,;:")
+    color = tuple(int(v) if re.fullmatch("[0-9]{1,9}", v) else -1 for v in match.groups()[1:])
+  words = re.split(r"[\s,;:]+", name.strip(" \t,;:"))
+  lone = len(words) > 1 and (_is_number(words[0]) or _is_number(words[-1]))
+  if not name or lone or (color and not all(0 <= v <= 255 for v in color)):
+    raise UserError(
+      f"{file}, line {number}: found {line!r}, expected 'name' or 'name red green blue' with "
+      "colours from 0 to 255; the order of the lines gives the label values, and a name neither "
+      "begins nor ends with a number of its own (write _ for the blank)"
+    )
+  return name, color
+
+
+def _is_number(text):
+  return text.lstrip("+-").replace(".", "").isnumeric()
 
 
 def default_table(names):

@@ -8,6 +8,10 @@ large as the image, u8[B,H,W,3].
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
 import grain
 import numpy as np
 from absl import flags
@@ -217,8 +221,22 @@ def train_iterator(
   if num_workers:
     if not flags.FLAGS.is_parsed():  # grain's processes read its flags, absl or not
       flags.FLAGS.mark_as_parsed()
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers, ahead))
+    options = grain.MultiprocessingOptions(num_workers, ahead)
+    dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
   return iter(dataset)
+
+
+def _end_with_parent(index, count):
+  """Ends a process that reads data soon after its parent, which may have been killed."""
+  del index, count
+  parent = os.getppid()
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(1)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def _threads(count, ahead):

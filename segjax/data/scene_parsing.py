@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import csv
 
-from segjax.data import files
+from segjax.data import files, lists, masks
 from segjax.data.labels import IGNORE, LabelTable
 
 NUM_CLASSES = 150
@@ -51,17 +51,17 @@ def ade20k(
     files.images_by_stem(root / kind / part if has_splits else root / kind)
     for kind in ("images", "annotations")
   )
-  names = list(images)
-  few = len(names) < all_below and split_by == "auto" and not files.has_lists(root)
+  names, notes = list(images), ()
+  few = len(names) < all_below and split_by == "auto" and not lists.has_lists(root)
   if not has_splits and not few:
     how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
-    names = files.split_names(root, split, names, **how)
+    names, notes = lists.split_names(root, split, names, **how)
   values = {0: IGNORE} | {i + 1: i for i in range(NUM_CLASSES)}
 
   def read_label(file):
-    return files.read_values(file, labels, values)
+    return masks.read_values(file, labels, values)
 
-  return files.paired(labels, root, names, images, label_files, read_label)
+  return files.paired(labels, root, names, images, label_files, read_label, remarks=notes)
 
 
 def _table(names):
@@ -78,8 +78,8 @@ def _class_names(file):
   """The first name of each of the 150 classes."""
   if not file.is_file():
     return tuple(f"class_{i + 1:03d}" for i in range(NUM_CLASSES))
-  with file.open(newline="") as lines:
-    rows = sorted(csv.DictReader(lines), key=lambda row: int(row["Idx"]))
+  lines = lists.read_text(file).splitlines()
+  rows = sorted(csv.DictReader(lines), key=lambda row: int(row["Idx"]))
   return tuple(_first_name(row["Name"]) for row in rows)
 
 

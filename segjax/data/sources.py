@@ -5,6 +5,9 @@ A source has `labels` (a LabelTable), `names` (one string an example, unique), `
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.
+
+Sources that read files have besides `notes`, sentences about files that are not read, and
+`digest() -> str`, 16 hex digits over the contents of the files.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ import numpy as np
 from segjax.data import aerial_sets, classification, driving, files, folders, scene_parsing
 from segjax.data.aerial import aerial_scenes
 from segjax.data.checks import check, without_broken
-from segjax.data.files import SPLITS, list_images, read_image
+from segjax.data.files import SPLITS, list_images, read_image, skipped
 from segjax.data.labels import IGNORE
 from segjax.data.tfds_source import tfds_source
 from segjax.errors import UserError, check_fields, choose
 
 __all__ = [
-  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "without_broken",
+  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "skipped",
+  "without_broken",
 ]  # fmt: skip
 
 SOURCES = {
@@ -63,7 +67,10 @@ def make(name, split, *, complete=True, **fields):
     raise UserError(f"unknown split {split!r} (splits: {', '.join(SPLITS)})")
   source = build(split, **fields)
   if not len(source):
-    raise UserError(f"data source {name!r}: split {split!r} is empty, expected at least 1 example")
+    said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
+    raise UserError(
+      f"data source {name!r}: split {split!r} is empty, expected at least 1 example{said}"
+    )
   count, targets = len(source.labels), getattr(source, "key", "label") == "target"
   if not (1 <= count <= IGNORE or targets):
     raise UserError(
@@ -96,6 +103,18 @@ class _Labelled:
   @property
   def names(self):
     return self.source.names
+
+  @property
+  def notes(self):
+    return getattr(self.source, "notes", ())
+
+  @property
+  def hashes(self):
+    return self.source.hashes  # an AttributeError where the source reads no files
+
+  @property
+  def digest(self):
+    return self.source.digest
 
   def __len__(self):
     return len(self.source)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from segjax.data import files
+from segjax.data import decoding
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 
@@ -72,15 +70,12 @@ class TfdsSource:
     )
 
   def _decode(self, i, value, rgb=False):
-    """Bytes of an image file, or an array, -> array; Pillow decodes as for the file sources."""
+    """Bytes of an image file, or an array, -> array, as the file sources read them."""
     if not isinstance(value, bytes):
       return np.asarray(value)
-    try:
-      with Image.open(io.BytesIO(value)) as image:
-        image.load()
-    except files.DAMAGE as error:
-      raise UserError(f"{self.names[i]}: cannot be decoded ({error}); prepare it anew") from None
-    return np.asarray(files.to_rgb(image, self.names[i]) if rgb else image)
+    if rgb:
+      return decoding.read_image(value, self.names[i])
+    return decoding.read_stored(value, self.names[i]).values
 
 
 def tfds_source(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint.checkpoint_managers import (
   AnyPreservationPolicy,
@@ -17,8 +20,17 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
-from segjax.errors import UserError
+from segjax import textfiles
+from segjax.errors import UserError, writing
 from segjax.training.background import Background
+
+
+class NotFinite(UserError):
+  """Training has diverged; nothing of it is saved."""
+
+
+SUMS = "files.json"  # of a checkpoint: {file: [bytes, CRC-32]}
+NOT_FINITE = "A smaller schedule.learning_rate, a warm-up or optimizer.clip_norm=1 usually helps"
 
 
 class Checkpoints:
@@ -44,52 +56,98 @@ class Checkpoints:
     if best_mode not in ("max", "min"):
       raise UserError(f"best_mode is {best_mode!r}, expected 'max' or 'min'")
     self.folder = folder
-    sign = 1 if best_mode == "max" else -1
-
-    def score(metrics):
-      value = metrics.get(best_metric, math.nan)
-      return -math.inf if math.isnan(value) else sign * value
-
-    self._score = score
-    best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
-    policy = AnyPreservationPolicy([LatestN(1), best, CustomSteps(keep)])
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=policy,
-      best_fn=score,
+    self._metric, self._sign = best_metric, 1 if best_mode == "max" else -1
+    best = BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=AnyPreservationPolicy([LatestN(1), best, CustomSteps(keep)]),
+      best_fn=self._score,
       create=not read_only,
       read_only=read_only,
       cleanup_tmp_directories=not read_only,
     )
-    with self._writing():
-      self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    self._open()
     # Orbax makes folders and gathers arrays before its own threads take over, and the device would
     # wait for that. Processes must save in step with each other, so they do it at once.
     self._saver = Background("checkpoints") if jax.process_count() == 1 else None
 
+  def _score(self, metrics):
+    """What the best checkpoint has most of; -inf where the metric is no finite number."""
+    value = metrics.get(self._metric)
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return self._sign * value if known else -math.inf
+
+  def _open(self):
+    self._check_metrics()
+    with self._writing():
+      self._manager = ocp.CheckpointManager(self.folder.absolute(), options=self._options)
+
   def _writing(self):
-    return _WriteErrors(self.folder)
+    return writing(
+      f"checkpoints to {self.folder.absolute()}",
+      "free some space, check the permissions, or choose another --workdir (complete checkpoints "
+      "in it stay as they are)",
+    )
 
   def save(self, step, state, iterator, metrics=None):
-    """Starts writing and returns; the state may be donated at once, and the iterator go on.
+    """Starts writing and returns; the state may be donated and the iterator advanced at once.
+
+    Args:
+      step: updates done.
+      state: TrainState, or any tree of arrays.
+      iterator: of the data, or its Position.
+      metrics: scalars of the evaluation at this step, or None.
 
     Raises:
       UserError: the checkpoint before this could not be written.
+      NotFinite: its state was not finite, so it was not written.
     """
     self._wait_for_saver()
-    what = step, _copy(state), _Position.of(iterator), metrics
+    what = step, _copy(state), Position.of(iterator), metrics
     if self._saver is None:
       self._save(*what)
     else:
       self._saver.submit(self._save_from_host, *what)
+
+  def evaluated(self, step):
+    """Whether a checkpoint has the scalars of an evaluation."""
+    return self._manager.metrics(step) is not None
+
+  def add_metrics(self, step, metrics):
+    """Gives a checkpoint that was saved before its evaluation the scalars of it."""
+    self.wait()
+    folder = self.folder / str(step) / "metrics"
+    with self._writing():
+      folder.mkdir(exist_ok=True)
+      textfiles.write_json(folder / "metrics", metrics)
+      self._manager.close()
+    self._open()
 
   def _save_from_host(self, step, state, *rest):
     # Orbax takes twice the CPU time for arrays on a device, each of which it asks where it lies.
     self._save(step, jax.device_get(state), *rest)
 
   def _save(self, step, state, position, metrics):
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=CheckpointSave(position))
+    if self._saver is not None:
+      self._check_finite(step, state)
+    items = dict(state=ocp.args.StandardSave(state), data=CheckpointSave(position))
     with self._writing():
+      args = ocp.args.Composite(**items)
       self._manager.save(step, args=args, metrics=metrics, force=True)
+      if (
+        self._saver is not None
+      ):  # this is its thread, which may wait; processes write on their own
+        self._manager.wait_until_finished()
+        folder = self.folder / str(step)
+        textfiles.write_json(folder / SUMS, {f: _sum(folder / f) for f in _files(folder)})
+
+  def _check_finite(self, step, state):
+    """Raises NotFinite for parameters or running statistics that are; no checkpoint is replaced."""
+    for name, x in _by_name(state).items():
+      if not name.startswith("opt_state") and not np.isfinite(np.asarray(x, np.float32)).all():
+        raise NotFinite(
+          f"not finite after step {step}: {name}; the checkpoint before it is kept in "
+          f"{self.folder}. {NOT_FINITE}"
+        )
 
   def _wait_for_saver(self):
     """Until orbax has what was handed to it; raises what it raised."""
@@ -120,6 +178,8 @@ class Checkpoints:
   def step_of(self, which):
     """Step of the "latest" or "best" checkpoint, or of a number; None where there is none.
 
+    There is no best one as long as the metric was not a finite number.
+
     Raises:
       UserError: a step that is not there.
     """
@@ -127,9 +187,9 @@ class Checkpoints:
     if which == "latest":
       return steps[-1] if steps else None
     if which == "best":
-      scores = {s: self._manager.metrics(s) for s in steps}
-      scored = [s for s in steps if scores[s] is not None]
-      return max(scored, key=lambda s: (self._score(scores[s]), s)) if scored else None
+      scores = {s: self._score(self._manager.metrics(s) or {}) for s in steps}
+      scored = [s for s in steps if scores[s] > -math.inf]
+      return max(scored, key=lambda s: (scores[s], s)) if scored else None
     if str(which).isdigit() and int(which) in steps:
       return int(which)
     have = ", ".join(map(str, steps)) or "none"
@@ -145,31 +205,126 @@ class Checkpoints:
 
     Returns:
       The state.
+
+    Raises:
+      UserError: the checkpoint is damaged, or of another net.
     """
+    saved, wanted = (_by_name(t) for t in (self._saved_tree(step), like))
+    for name in sorted(saved.keys() | wanted.keys()):
+      there, here = (
+        f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing" for x in (saved, wanted)
+      )
+      if there != here:
+        raise UserError(
+          f"{self.folder}/{step}: the checkpoint does not fit the model: {name} is {there} there, "
+          f"{here} in the model; use the config and the version that it was trained with"
+        )
     more = {} if iterator is None else dict(data=CheckpointRestore(iterator))
-    return self._read(step, lambda: like, **more)
+    return self._read(step, like, **more)
 
   def restore_arrays(self, step):
     """The state of whatever net, trained on whatever devices, as nested dicts on one device."""
-    folder = self.folder.absolute() / str(step) / "state"
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def like():
-      with ocp.StandardCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-      return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
-
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), self._saved_tree(step)
+    )
     return self._read(step, like)
 
   def _read(self, step, like, **more):
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like), **more)
     try:
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(like()), **more)
       return self._manager.restore(step, args=args)["state"]
-    except (OSError, ValueError, KeyError) as error:
-      why = " ".join(str(error).split())[:300]
-      raise UserError(
-        f"{self.folder}/{step}: the checkpoint does not fit the model or is damaged ({why})"
-      ) from error
+    except Exception as error:
+      if (self.folder / str(step) / SUMS).is_file():
+        raise  # the files are as they were saved, so the fault is ours
+      raise self._damaged(step, error) from error
+
+  # -------------------------------------------------------------------------- damage
+
+  def _saved_tree(self, step):
+    """Shapes and dtypes of the arrays in a checkpoint whose files are as they were saved."""
+    folder = self.folder.absolute() / str(step)
+    try:
+      _check_files(folder)
+      with ocp.StandardCheckpointer() as reader:
+        return reader.metadata(folder / "state").item_metadata.tree
+    except Exception as error:
+      raise self._damaged(step, error) from error
+
+  def _check_metrics(self):
+    """Raises a UserError where the scalars of a checkpoint's evaluation are damaged."""
+    for file in sorted(self.folder.glob("*/metrics/metrics")):
+      try:
+        if not isinstance(json.loads(file.read_bytes().decode("utf-8")), dict):
+          raise ValueError("metrics are no JSON object")
+      except (ValueError, RecursionError, OSError) as error:
+        raise self._damaged(file.parent.parent.name, error) from error
+
+  def _damaged(self, step, error):
+    others = [
+      p.name for p in sorted(self.folder.glob("*"), key=lambda p: (len(p.name), p.name))
+      if p.name.isdigit() and p.name != str(step)
+    ]  # fmt: skip
+    use = (
+      f"use another one ({', '.join(others)}), or move it away to resume from {others[-1]}"
+      if others
+      else "there is no other one; move it away to start anew"
+    )
+    why = " ".join(str(error).split())[:160]
+    return UserError(
+      f"{self.folder}/{step}: the checkpoint is damaged ({type(error).__name__}: {why}); {use}"
+    )
+
+
+def _by_name(tree):
+  """The leaves of a tree of any kind, {"params/a/kernel": leaf}."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {"/".join(str(_key(k)) for k in path): leaf for path, leaf in leaves}
+
+
+def _key(entry):
+  for name in ("key", "name", "idx"):
+    if hasattr(entry, name):
+      return getattr(entry, name)
+  raise TypeError(f"no name in {entry!r}")
+
+
+def _files(folder):
+  """Names of the files of a checkpoint that hold the state and the position in the data."""
+  found = (f for part in ("state", "data") for f in (folder / part).rglob("*"))
+  return sorted(str(f.relative_to(folder)) for f in found if f.is_file())
+
+
+def _sum(file):
+  """[bytes, CRC-32] of a file."""
+  size, crc = 0, 0
+  with file.open("rb") as stream:
+    while block := stream.read(2**20):
+      size, crc = size + len(block), zlib.crc32(block, crc)
+  return [size, crc]
+
+
+def _check_files(folder):
+  """Raises what is wrong with the files of a checkpoint; orbax would take other numbers from them.
+
+  One of an older version, without their sums, is read as far as that shows.
+  """
+  if (folder / SUMS).is_file():
+    sums = textfiles.read_json(folder / SUMS, dict)
+    for name, expected in sums.items():
+      if _sum(folder / name) != expected:
+        raise ValueError(f"{name} is not what was saved")
+    return
+  positions = sorted((folder / "data").glob("process_*.json"))
+  for file in (folder / "state" / "_METADATA", *positions):
+    json.loads(file.read_bytes().decode("utf-8"))
+  if not positions:
+    raise ValueError("the position in the data is missing")
+  # Orbax reads many arrays at once, and those that fail print their stacks.
+  store = tensorstore.KvStore.open(dict(driver="ocdbt", base=f"file://{folder}/state/")).result()
+  values = [store.read(key).result().value for key in store.list().result()]
+  if not values or b"" in values:
+    raise ValueError("arrays are missing")
 
 
 @jax.jit
@@ -179,34 +334,19 @@ def _copy(state):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Position:
-  """Where a data iterator stood when it was saved, in place of itself."""
+class Position:
+  """Where a data iterator stood, in place of itself."""
 
   state: bytes
 
   @classmethod
   def of(cls, iterator):
+    """The position of an iterator; a Position is itself."""
+    if isinstance(iterator, cls):
+      return iterator
     state = iterator.get_state()
     return cls(state if isinstance(state, bytes) else json.dumps(state, indent=4).encode())
 
   def get_state(self):
     """See grain's iterators."""
     return self.state
-
-
-class _WriteErrors:
-  """Turns the errors of a full or read-only folder, however orbax wraps them, into a UserError."""
-
-  def __init__(self, folder):
-    self.folder = folder
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, _):
-    if isinstance(error, UserError) or not isinstance(error, Exception):
-      return False
-    raise UserError(
-      f"cannot write checkpoints to {self.folder.absolute()}: {error}; free some space, check the "
-      "permissions, or choose another --workdir (complete checkpoints in it stay as they are)"
-    ) from error

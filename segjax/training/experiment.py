@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import inspect
 import math
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import augment, mixing, models
+from segjax import augment, mixing, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
@@ -193,13 +193,9 @@ def _make_ema_decay(config, task, steps_per_epoch):
 
 
 def _call(function, what, fields, **more):
-  known = [n for n in function.__code__.co_varnames[: _count(function)] if n not in more]
+  known = [n for n in inspect.signature(function).parameters if n not in more]
   check_fields(fields, known, what)
   return function(**fields, **more)
-
-
-def _count(function):
-  return function.__code__.co_argcount + function.__code__.co_kwonlyargcount
 
 
 def _durations_in_steps(part, steps_per_epoch):
@@ -226,12 +222,24 @@ def _make_schedule(config, steps_per_epoch):
 
 def save_labels(labels, file):
   """Writes the label table beside the config, so that prediction needs no data set."""
-  table = [[name, list(color)] for name, color in labels.classes]
-  config_lib.replace_text(file, json.dumps(table) + "\n")
+  textfiles.write_json(file, [[name, list(color)] for name, color in labels.classes])
 
 
 def load_labels(file):
-  """Reads a label table that `save_labels` wrote."""
-  if not file.is_file():
-    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
-  return LabelTable(tuple((name, tuple(color)) for name, color in json.loads(file.read_text())))
+  """Reads a label table that `save_labels` wrote; a UserError names a damaged file."""
+  rows = textfiles.read_json(file, list)
+  for row in rows:
+    if not (isinstance(row, list) and len(row) == 2 and _is_class(*row)):
+      raise UserError(
+        f"{file}: found {row!r}, expected a class, [name, [red, green, blue]]; {textfiles.MEND}"
+      )
+  return LabelTable(tuple((name, tuple(color)) for name, color in rows))
+
+
+def _is_class(name, color):
+  return (
+    isinstance(name, str)
+    and isinstance(color, list)
+    and len(color) == 3
+    and all(type(c) is int and 0 <= c <= 255 for c in color)
+  )

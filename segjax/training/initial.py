@@ -10,8 +10,9 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax import weights
-from segjax.errors import UserError
+from segjax.errors import UserError, did_you_mean
 from segjax.tasks import TASKS
+from segjax.training import experiment as experiment_lib
 from segjax.training.checkpoints import Checkpoints
 
 
@@ -39,7 +40,7 @@ def load_initial(init_from, part, variables):
     )
   if init_from in weights.PRETRAINED:
     return weights.load_torch(weights.find_pretrained(init_from), variables, only=only)
-  path = Path(init_from)
+  path = Path(config_lib.expand_home(init_from))
   if path.is_dir():
     source = _read_run(path)
     return weights.load_variables(source, variables, only=only, where=str(path))
@@ -47,8 +48,42 @@ def load_initial(init_from, part, variables):
     raise UserError(
       f"init_from {init_from!r}: no such file or folder; expected a torch or safetensors file, the "
       f"workdir of a run, or one of {', '.join(weights.PRETRAINED)}"
+      f"{did_you_mean(init_from, weights.PRETRAINED)}"
     )
   return weights.load_torch(path, variables, only=only)
+
+
+def compare_classes(init_from, part, labels, task):
+  """Compares the classes of a run whose head is taken with those of the data.
+
+  Args:
+    init_from: see `load_initial`.
+    part: likewise.
+    labels: LabelTable of the data.
+    task: that is trained.
+
+  Returns:
+    A sentence where the head was trained for as many other classes, or "".
+
+  Raises:
+    UserError: it was trained for the same classes in another order.
+  """
+  path = Path(config_lib.expand_home(init_from))
+  if part == "backbone" or not init_from or not (path / "labels.json").is_file():
+    return ""
+  other = TASKS.get(config_lib.load(path / "config.json").task.name)
+  if task.needs not in ("mask", "class") or other is None or other.needs != task.needs:
+    return ""  # the head of another task answers another question
+  theirs, ours = list(experiment_lib.load_labels(path / "labels.json").names), list(labels.names)
+  if theirs == ours or len(theirs) != len(ours):
+    return ""  # a head of another size is not taken
+  names = f"{', '.join(theirs)}; here they are {', '.join(ours)}"
+  if sorted(theirs) == sorted(ours):
+    raise UserError(
+      f"init_from {init_from!r}: the run has the same classes in another order: {names}. Bring "
+      "those of the data into the run's order, or take the backbone alone (init_part='backbone')"
+    )
+  return f"its head was trained for other classes: {names}"
 
 
 def fingerprint(init_from):
@@ -60,7 +95,7 @@ def fingerprint(init_from):
   Returns:
     str, or None where there is no such file or folder, or it is a package's and so does not change.
   """
-  path = Path(init_from)
+  path = Path(config_lib.expand_home(init_from))
   if not init_from or init_from in weights.PRETRAINED or not path.exists():
     return None
   digest = hashlib.sha256()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
 import time
+import zipfile
 from pathlib import Path
 
-import flax.traverse_util
 import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import models
+from segjax import models, ranges, textfiles
 from segjax.data import pipeline
-from segjax.errors import Stopped, UserError
+from segjax.errors import Stopped, UserError, writing
 from segjax.pictures import panel, spread
+from segjax.stopping import STOP
+from segjax.training import coverage, feeding, header, initial, preflight, steps
 from segjax.training import experiment as experiment_lib
-from segjax.training import feeding, steps
 from segjax.training import workdir as workdir_lib
 from segjax.training.background import Background
-from segjax.training.checkpoints import Checkpoints
+from segjax.training.checkpoints import NOT_FINITE, Checkpoints, NotFinite, Position
 from segjax.training.evaluation import add_sums, evaluate, example_panels
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
@@ -31,7 +32,8 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
-  workdir, it ends with the same parameters, bit for bit.
+  workdir, it ends with the same parameters, bit for bit. Whatever ends it early, the state of the
+  last step is saved before the error is raised, if it can be.
 
   Args:
     config: ConfigDict with the fields of `segjax.config.default`.
@@ -50,36 +52,42 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):
   """
   workdir = Path(workdir)
   run = _Run(config, workdir, profile_steps, before_evaluation)
-  try:
-    return run.loop()
-  except OSError as error:
-    raise UserError(f"cannot write to {workdir.absolute()}: {error}") from error
-  finally:
+  first = jax.process_index() == 0
+  with workdir_lib.locked(workdir) if first else contextlib.nullcontext():
+    try:
+      run.open()
+      state = run.loop()
+    except BaseException:
+      with contextlib.suppress(Exception):  # the first error counts
+        run.close()
+      raise
     run.close()
+  return state
 
 
 class _Run:
   """One call of `train`: the parts that the loop's steps share."""
 
   def __init__(self, config, workdir, profile_steps, before_evaluation):
+    """Checks the config and builds the parts that write nothing."""
     self.config, self.workdir = config, workdir
     self.before_evaluation = before_evaluation
-    for name, least in (("log_steps", 1), ("data.batch_size", 1), ("data.threads", 0)):
-      value = config_lib.flatten(config)[name]
-      if value < least:
-        raise UserError(f"{name} is {value}, expected at least {least}")
+    ranges.check(config)
+    config_lib.check(config)
     steps.check_batch_size(config.data.batch_size, steps.make_mesh())
     self.train_source = feeding.make_source(config, "train", training=True)
     self.val_source = feeding.make_source(config, "val")
     labels = self.train_source.source.labels
     self.steps_per_epoch = max(len(self.train_source) // config.data.batch_size, 1)
     self.experiment = experiment_lib.build(config, labels, self.steps_per_epoch)
+    preflight.check_labels(labels, self.experiment.task)
 
     def every(name, required=False):
       return config_lib.duration(config, name, self.steps_per_epoch, required=required)
 
     self.total = every("total", required=True)
     self.eval_every, self.save_every = every("eval", required=True), every("checkpoint")
+    self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
     self.resident = feeding.is_resident(config, self.train_source)
     self.several = feeding.steps_per_dispatch(config, self.resident)
     self.iterator = pipeline.train_iterator(
@@ -92,64 +100,128 @@ class _Run:
       num_workers=config.data.workers,
       **feeding.processes(),
     )
-    abstract = self.experiment.abstract_state()
-    self.eval_step = self.experiment.eval_step()
-    self._check_metric(abstract)
+    self.abstract = self.experiment.abstract_state()
+    preflight.check_outputs(self.experiment, self.abstract)
+    self.eval_step, self.predict_step = self.experiment.eval_step(), self.experiment.predict_step()
+    example = self.val_source[0]["label"]
+    preflight.check_metric(self.experiment, self.abstract, self.eval_step, example)
+    self.profile_steps = profile_steps
+    self.painter = self.checkpoints = self.writers = None
+    self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
+    self.learning_rate = jax.jit(self.experiment.schedule)  # or each operation is compiled
+    self.sums = None
+
+  def open(self):
+    """Prepares the folder, restores the state or makes a new one, opens what is written."""
+    config, workdir = self.config, self.workdir
+    labels = self.train_source.source.labels
     data = workdir_lib.fingerprint(self.train_source, self.val_source, config.init_from)
-    workdir_lib.prepare(config, workdir, labels, data, _megabytes(abstract) * 4)
-    self.keep = config_lib.kept_steps(config, self.steps_per_epoch)
+    workdir_lib.prepare(config, workdir, labels, data, _megabytes(self.abstract) * 4)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     self.checkpoints = Checkpoints(workdir / "checkpoints", keep=self.keep, **best)
     self.first = self.checkpoints.step_of("latest") or 0
     trace = workdir / "profile"
-    self.profile = Profile(profile_steps, trace, done=self.first, total=self.total)
-    self.report = None
+    self.profile = Profile(self.profile_steps, trace, done=self.first, total=self.total)
+    self.report, self.counted, warnings = None, bool(self.first), []
     if self.first:
-      self.state = self.checkpoints.restore(self.first, abstract, self.iterator)
+      self.state = self.checkpoints.restore(self.first, self.abstract, self.iterator)
     else:
-      self.state, self.report = self.experiment.init()
-    rows = [r for r in read_metrics(workdir / "metrics.jsonl") if r["step"] <= self.first]
+      warnings += self._check_labels()
+      self.state, report = self.experiment.init()
+      other = initial.compare_classes(
+        config.init_from, config.init_part, labels, self.experiment.task
+      )
+      self.report = "\n".join(filter(None, (report and str(report), other)))
+    rows = read_metrics(workdir / "metrics.jsonl") if self.first else []
+    rows = [r for r in rows if r["step"] <= self.first]
     self.has_rows = bool(rows)
+    self.has_info = any("info/steps_per_epoch" in r for r in rows)
+    self.has_evaluation = any(r["step"] == self.first and "val/loss" in r for r in rows)
     self.minutes_before = max((r.get("time/minutes", 0.0) for r in rows), default=0.0)
     self.writers = Writers(config.writers, workdir, first_step=self.first)
     self.painter = Background("pictures")
-    self.pending = []  # (last step, steps, sums on the device) of a call, not fetched yet
-    self.predict_step = self.experiment.predict_step()
-    self.learning_rate = jax.jit(self.experiment.schedule)  # or each operation is compiled
-    self.sums = None
+    self.step, self.position = self.first, Position.of(self.iterator)
+    self._announce(warnings)
+
+  def _check_labels(self):
+    """Warnings about what the splits lack; an error where a split has nothing to score."""
+    sources = dict(train=self.train_source.source, val=self.val_source.source)
+    needs, warnings = self.experiment.task.needs, []
+    for split, source in sources.items():
+      found, self.counted = coverage.count(self.config, split, source, needs)
+      warnings += found
+    return warnings + coverage.crops(self.config, *sources.values())
 
   def loop(self):
     """Trains to the end; see `train`."""
-    self._announce()
+    self.started = time.perf_counter()
+    self.progress = Progress(
+      self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
+    )
+    if self.first and self._evaluates(self.first):
+      self._evaluate_again()
     if self.first >= self.total:
+      self._finish_writing()
       print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
       return self.state
+    with STOP.patiently() as stop, self.profile as profile:
+      try:
+        self._train(stop, profile)
+        self._finish_writing()
+        self._say_summary()
+      except Exception as error:
+        if not isinstance(error, Stopped | NotFinite):
+          self._rescue()
+        raise
+    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
+      raise Stopped(stop.signal, self.step)
+    return self.state
+
+  def _evaluate_again(self):
+    """Evaluates the restored state where its evaluation failed, or what it wrote was lost."""
+    done = self.checkpoints.evaluated(self.first)
+    whole = self.first < self.total or _step_of_sums(self.workdir / "val_sums.npz") == self.first
+    if not (done and whole and self.has_evaluation):
+      metrics = self._evaluate(self.first)
+      if not done:
+        self.checkpoints.add_metrics(self.first, metrics)
+
+  def _train(self, stop, profile):
     train_steps, data = {1: self.experiment.train_step(self.resident)}, ()
     if self.several > 1:
       train_steps[self.several] = self.experiment.train_step(self.resident, several=True)
     if self.resident:
       threads = self.config.data.threads
       data = (feeding.put_split(self.train_source, self.experiment.mesh, threads),)
-    self.progress = Progress(
-      self.total, self.first, self.steps_per_epoch, self.config.data.batch_size
-    )
-    self.started = time.perf_counter()
-    with _StopSignals() as stop, self.profile as profile:
-      step = self.first
-      while step < self.total:
-        profile.before(step + 1, self.state)
-        count = self.several if step + self.several <= self._next_event(step) else 1
-        batch = self._next_batch(count)
-        self.state, sums = train_steps[count](self.state, *data, batch)
-        step += count
-        self.pending.append((step, count, sums))
-        profile.after(step, self.state)
-        self._after_step(step, stop)
-    self._finish_writing()
-    self._say_summary()
-    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
-      raise Stopped(stop.signal, step)
-    return self.state
+    while self.step < self.total:
+      step = self.step
+      profile.before(step + 1, self.state)
+      count = self.several if step + self.several <= self._next_event(step) else 1
+      batch = self._next_batch(count)
+      self.state, sums = train_steps[count](self.state, *data, batch)
+      self.step, self.position = step + count, Position.of(self.iterator)
+      self.pending.append((self.step, count, sums))
+      profile.after(self.step, self.state)
+      self._after_step(self.step, stop)
+
+  def _rescue(self):
+    """Saves the state of the last step after an error, unless it is saved, or not finite."""
+    done = f"the state of step {self.step}"
+    with contextlib.suppress(Exception):  # a pipe that is closed, perhaps
+      try:
+        with contextlib.suppress(UserError):  # of a save before, told by the error itself
+          self.checkpoints.wait()
+        if self.step not in self.checkpoints.steps():
+          self._fetch(keep=0)
+          self.checkpoints.save(self.step, self.state, self.position)
+          self.checkpoints.wait()
+      except Exception as error:
+        good = self.checkpoints.step_of("latest")
+        kept = f"the checkpoint of step {good} is kept" if good else "there is no checkpoint yet"
+        why = str(error).split("\n")[0][:200]
+        self.progress.say(f"  warning     {done} could not be saved ({why}); {kept}")
+      else:
+        self.progress.say(f"  saved       {done}; the same command resumes from it")
 
   def _next_event(self, step):
     """The next step after which something is due; no call goes beyond it."""
@@ -158,15 +230,27 @@ class _Run:
     return min([*(step - step % n + n for n in every), *fixed])
 
   def _next_batch(self, count):
-    batches = [next(self.iterator) for _ in range(count)]
+    try:
+      batches = [next(self.iterator) for _ in range(count)]
+    except RuntimeError as error:
+      if "Worker process was terminated" not in str(error):
+        raise
+      raise UserError(
+        f"a process that reads data has ended ({error}); it may have run out of memory: lower "
+        "data.workers, data.cache_mb or data.batch_size"
+      ) from error
     if count == 1:
       return steps.put_batch(batches[0], self.experiment.mesh)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
     return steps.put_batch(stacked, self.experiment.mesh, stacked=True)
 
+  def _evaluates(self, step):
+    return step % self.eval_every == 0 or step == self.total
+
   def _after_step(self, step, stop):
+    stop.check()
     stopping = stop.signal  # read once: one that comes from here on is for the next step
-    evaluate = step % self.eval_every == 0 or step == self.total
+    evaluate = self._evaluates(step)
     save = evaluate or (self.save_every and step % self.save_every == 0) or step in self.keep
     save = save or stopping
     if save:
@@ -180,29 +264,36 @@ class _Run:
       metrics = self._evaluate(step)
       self.progress.skip_time()
     if save:
-      self.checkpoints.save(step, self.state, self.iterator, metrics)
+      self.checkpoints.save(step, self.state, self.position, metrics)
     if stopping and step < self.total:
       self._finish_writing()
       raise Stopped(stopping, step)
 
-  def _log(self, keep):
-    """Fetches the sums of all but the newest `keep` calls and writes a row of their means."""
-    count = len(self.pending) - keep
-    if count <= 0:
-      return
+  def _fetch(self, keep):
+    """[(step, sums, gradient norm)] of all but the newest `keep` calls; raises NotFinite."""
+    count = max(len(self.pending) - keep, 0)
     ready, self.pending = jax.device_get(self.pending[:count]), self.pending[count:]
-    task, window, norms = self.experiment.task, None, []
+    out = []
     for step, sums in _by_step(ready):
       norm = float(sums.pop("grad_norm"))
-      loss = float(task.loss(sums))
+      loss = float(self.experiment.task.loss(sums))
       if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UserError(self._not_finite(step, loss, norm))
-      norms.append(norm)
+        raise NotFinite(self._not_finite(step, loss, norm))
+      out.append((step, sums, norm))
+    return out
+
+  def _log(self, keep):
+    """Writes a row of the means of all but the newest `keep` calls."""
+    fetched = self._fetch(keep)
+    if not fetched:
+      return
+    task, window, step = self.experiment.task, None, fetched[-1][0]
+    for _, sums, _ in fetched:
       window = add_sums(window, sums)
     summary = task.summary(window)
     self.progress.update(step, summary["loss"])
     row = task.row(summary)
-    row |= dict(grad_norm=float(np.mean(norms)), steps=len(norms))
+    row |= dict(grad_norm=float(np.mean([norm for *_, norm in fetched])), steps=len(fetched))
     row["learning_rate"] = float(self.learning_rate(step - 1))
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self.progress.images_per_second
@@ -214,8 +305,7 @@ class _Run:
     kept = f"the checkpoint of step {good} is kept" if good else "there is no checkpoint yet"
     return (
       f"not finite at step {step}: loss {loss}, gradient norm {norm}; {kept} in "
-      f"{self.workdir / 'checkpoints'}. A smaller schedule.learning_rate, a warm-up or "
-      "optimizer.clip_norm=1 usually helps"
+      f"{self.workdir / 'checkpoints'}. {NOT_FINITE}"
     )
 
   def _minutes(self):
@@ -225,7 +315,12 @@ class _Run:
     exp = self.experiment
     batches = feeding.eval_batches(self.config, self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
-    np.savez(self.workdir / "val_sums.npz", step=step, **self.sums)
+    with writing(f"to {self.workdir.absolute()}"):
+      textfiles.replace(self.workdir / "val_sums.npz", lambda part: self._save_sums(part, step))
+    if not self.counted:
+      self.counted = True
+      for warning in coverage.of_sums(exp.labels.names, self.sums):
+        self.progress.say(f"  warning: {warning}")
     summary = exp.task.summary(self.sums)
     metrics = {f"val/{k}": v for k, v in summary.items()}
     self.writers.scalars(step, metrics | {"time/minutes": self._minutes()})
@@ -236,6 +331,10 @@ class _Run:
     if exp.task.warning(summary):
       self.progress.say(f"  warning: {exp.task.warning(summary)}")
     return metrics
+
+  def _save_sums(self, part, step):
+    with part.open("wb") as file:
+      np.savez(file, step=step, **self.sums)
 
   def _paint(self, step):
     """Predicts fixed validation examples; they are drawn and written while training goes on."""
@@ -259,32 +358,8 @@ class _Run:
     self.painter.wait()
     self.progress.close()
 
-  def _check_metric(self, state):
-    """Raises a UserError where an evaluation does not measure `config.best_metric`."""
-    c, example = self.config, self.val_source[0]["label"]
-    shape = (c.data.batch_size, *c.data.size)
-    label = (*shape, *example.shape[2:]) if example.ndim >= 2 else shape[:1]
-    batch = dict(
-      image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
-      label=jax.ShapeDtypeStruct(label, np.uint8),
-      mask=jax.ShapeDtypeStruct(shape[:1], bool),
-    )
-    try:
-      sums = jax.eval_shape(self.eval_step, state, batch)
-    except UserError:
-      raise
-    except (TypeError, ValueError) as error:
-      raise UserError(
-        f"the model {c.model.name!r} does not fit the task {c.task.name!r}: "
-        f"{str(error).splitlines()[0]}"
-      ) from error
-    nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
-    known = [f"val/{k}" for k in self.experiment.task.summary(nothing)]
-    if c.best_metric not in known:
-      raise UserError(f"best_metric {c.best_metric!r} is not measured; there is {', '.join(known)}")
-
-  def _announce(self):
-    exp, c = self.experiment, self.config
+  def _announce(self, warnings):
+    exp = self.experiment
     count = models.count_params(self.state.params)
     info = dict(
       parameters=count,
@@ -294,55 +369,47 @@ class _Run:
       train_examples=len(self.train_source),
       val_examples=len(self.val_source),
     )
-    device = exp.mesh.devices.flat[0]
-    print(f"{c.name} in {self.workdir}")
-    print(f"  model       {c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
-    size = f"{c.data.size[0]}x{c.data.size[1]}"
-    fit = f"random crops of {size}" if c.data.fit == "crop" else f"at {size}"
-    how = dict(native="at their own sizes", crop="on their middle", resize="resized")
-    if (c.data.fit, c.data.eval_fit) != ("resize", "resize"):
-      fit += f", evaluated {how[c.data.eval_fit]}"
-    print(
-      f"  data        {c.data.source.name}: {len(self.train_source)} train and "
-      f"{len(self.val_source)} val examples {fit}, classes {', '.join(exp.labels.names)}"
+    if self.first and not self.has_rows:
+      warnings = [*warnings, "metrics.jsonl has no rows: those of the steps before are lost"]
+    header.show(
+      exp,
+      workdir=self.workdir,
+      info=info,
+      params=self.state.params,
+      resident=self.resident,
+      notes=header.notes_of(self.train_source.source, self.val_source.source),
+      resumed=self.first,
+      warnings=warnings,
+      report=self.report,
     )
-    where = "kept on the device" if self.resident else "sent by the host"
-    print(f"  feeding     {where} (data.feed={c.data.feed!r})")
-    print(
-      f"  steps       {self.steps_per_epoch} an epoch at batch {c.data.batch_size}, "
-      f"{self.total} in all"
-    )
-    print(f"  devices     {exp.mesh.size} x {device.device_kind}")
-    if exp.frozen:
-      flat = flax.traverse_util.flatten_dict(self.state.params, sep="/")
-      held = sum(flat[n].size for n in exp.frozen)
-      print(f"  frozen      {held:,} of them, found by {c.freeze!r}")
-    if self.report is not None:
-      print(f"  initial     {c.init_from}: " + str(self.report).replace("\n", "\n" + " " * 14))
-    if self.first:
-      print(f"  resumes     from the checkpoint of step {self.first}", flush=True)
-      if not self.has_rows:
-        print(
-          "  warning     metrics.jsonl has no rows: those of the steps before are lost", flush=True
-        )
-    if not self.has_rows:  # of a new run, or of one whose file was lost: reports need them
-      self.writers.hparams(config_lib.flatten(c) | info)
+    if not self.has_info:  # of a new run, or of one whose file was lost: reports need them
+      self.writers.hparams(config_lib.flatten(self.config) | info)
       self.writers.scalars(self.first, {f"info/{k}": float(v) for k, v in info.items()})
 
   def _say_summary(self):
-    task = self.experiment.task
+    task, metric = self.experiment.task, self.config.best_metric
     best = self.checkpoints.step_of("best")
     print(task.table(self.sums))
-    kept = f"best {self.config.best_metric} at step {best}, kept with the latest"
+    kept = f"best {metric} at step {best}, kept with the latest"
+    if best is None:
+      kept = f"no best checkpoint, as {metric} was never a number; the latest is kept"
     print(f"  trained for {self._minutes():.1f} minutes; {kept} in {self.workdir / 'checkpoints'}")
 
   def close(self):
-    """Closes files and background threads."""
-    self.painter.close()
-    try:
-      self.checkpoints.close()
-    finally:
-      self.writers.close()
+    """Closes files and background threads; those that were opened."""
+    with contextlib.ExitStack() as stack:
+      for part in (self.writers, self.checkpoints, self.painter):  # from the last to the first
+        if part is not None:
+          stack.callback(part.close)
+
+
+def _step_of_sums(file):
+  """The step of an evaluation's sums, or None where they cannot be read."""
+  try:
+    with np.load(file) as found:
+      return int(found["step"])
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
 
 
 def _by_step(calls):
@@ -354,27 +421,3 @@ def _by_step(calls):
 
 def _megabytes(tree):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 1e6
-
-
-class _StopSignals:
-  """Notes SIGTERM and Ctrl-C in `signal`; a second Ctrl-C interrupts at once."""
-
-  def __enter__(self):
-    self.signal = 0
-    self._old = {}
-    try:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._old[number] = signal.signal(number, self._note)
-    except ValueError:  # not the main thread: signals are somebody else's
-      pass
-    return self
-
-  def _note(self, number, _):
-    if self.signal:
-      raise KeyboardInterrupt
-    self.signal = number
-    print("stopping after this step; once more to stop at once", flush=True)
-
-  def __exit__(self, *_):
-    for number, handler in self._old.items():
-      signal.signal(number, handler)

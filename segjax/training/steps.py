@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
 from segjax.models.layers import coarse_logits
+from segjax.ops.conv import conv_p
 from segjax.training.freezing import frozen_norms, stop_gradients
 
 
@@ -243,8 +244,8 @@ def global_norm(tree, small=2**16):
 
 
 def is_product(primitive, *_, **__):
-  """A policy of `jax.checkpoint` that keeps convolutions, matrix products and our forms of them."""
-  return primitive.name in ("conv_general_dilated", "dot_general", "custom_vjp_call")
+  """A policy of `jax.checkpoint` that keeps the results of convolutions and matrix products."""
+  return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
 def _both(augment, batch_augment):

@@ -1,38 +1,136 @@
-"""The folder of a run: what it was trained with and on, which a run that goes on must share."""
+"""The folder of a run: what it was trained with and on, which a resumed run must share."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import glob
 import hashlib
-import json
+import os
 import shutil
+import socket
 
 from segjax import config as config_lib
-from segjax.errors import UserError
+from segjax import models, textfiles
+from segjax.errors import UserError, writing
+from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial
+
+ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
+
+# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
+# with some schedules, see `differences`).
+MAY_CHANGE = (
+  "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
+  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
+  "data.source.folder", "data.source.data_dir", "pictures", "writers",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- what must be the same
 
 
 def fingerprint(train_source, val_source, init_from=""):
   """What a run starts from, ready for JSON.
 
-  The class names, count and hash of the examples' names of both splits, and the hash of the initial
-  weights, None where there are none, or none any more.
+  The class names, number and hash of the examples' names of both splits, the hash of their
+  contents, None where a source has none, and the hash of the initial weights, None where there are
+  none, or none any more.
   """
 
-  def names(source):
-    text = "\n".join(map(str, source.source.names))
-    return [len(source), hashlib.sha256(text.encode()).hexdigest()[:16]]
-
-  labels = list(train_source.source.labels.names)
   return dict(
-    classes=labels,
-    train=names(train_source),
-    val=names(val_source),
+    classes=list(train_source.source.labels.names),
+    train=names_of(train_source),
+    val=names_of(val_source),
+    contents=dict(train=contents_of(train_source), val=contents_of(val_source)),
     start=initial.fingerprint(init_from),
   )
 
 
-def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
+def names_of(source):
+  """[number, hash of the names] of the examples of a source of `feeding.make_source`."""
+  text = "\n".join(map(str, source.source.names))
+  return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
+
+
+def contents_of(source):
+  """The digest of a source's contents; it may be wrapped to fit a size, a task or what is whole."""
+  while not hasattr(source, "digest") and hasattr(source, "source"):
+    source = source.source
+  return source.digest() if hasattr(source, "digest") else None
+
+
+def check_classes(folder, run_labels, data_labels):
+  """Raises a UserError where the classes of a run and of data differ in name, number or order.
+
+  Args:
+    folder: of the run, for the message.
+    run_labels: LabelTable that the run was trained with.
+    data_labels: LabelTable of the data that it is used on.
+  """
+  run, data = list(run_labels.names), list(data_labels.names)
+  if run == data:
+    return
+  if sorted(run) == sorted(data):
+    why = "the same classes in another order, so that label values mean other classes"
+  else:
+    why = "other classes"
+  raise UserError(
+    f"{folder}: the data has {why}. Classes of the run, in order: {', '.join(run) or 'none'}; "
+    f"classes of the data: {', '.join(data) or 'none'}. Use data with the run's classes (its "
+    "classes.txt or data.source.classes), or a run that was trained on these"
+  )
+
+
+def differences(old, new, may_change=MAY_CHANGE):
+  """Lines "field: old -> new" for the fields of two configs that a resumed run must not change.
+
+  A field that one of them lacks counts as its default: it is newer than the other.
+  """
+  old, new = (defaults(c) | _of_task(c) | config_lib.flatten(c) for c in (old, new))
+  lines, why = [], _depends_on_total(old)
+  for key in sorted(old.keys() | new.keys()):
+    a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+    length = key.startswith("total_") and why
+    if a != b and (length or not key.startswith(may_change)):
+      lines.append(f"{key}: {a!r} -> {b!r}" + (f" ({why} depends on it)" if length else ""))
+  return lines
+
+
+def _depends_on_total(flat):
+  """What in a flat config goes by the length of the training, or nothing."""
+  if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
+    return f"the schedule {flat['schedule.name']!r}"
+  return "ema_decay_end" if flat.get("ema_decay_end") else ""
+
+
+def defaults(config):
+  """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
+  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
+  task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
+  net = _fields(models.MODELS.get(config.model.name)) | dict(dtype="float32")
+  return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
+
+
+def _of_task(config):
+  """Values that absent fields of the task and its loss have, which configs set otherwise, flat."""
+  made = _fields(TASKS.get(config.task.name))
+  parts = zip(("task", "loss"), config_lib.TASKS.get(config.task.name, ()), strict=False)
+  return {f"{part}.{k}": made[k] for part, fields in parts for k in fields if k in made}
+
+
+def _fields(cls):
+  """Defaults of a dataclass; of a Flax module without the fields that every module has."""
+  fields = dataclasses.fields(cls) if cls else ()
+  return {
+    f.name: f.default
+    for f in fields
+    if f.name not in ("parent", "name") and f.default is not dataclasses.MISSING
+  }
+
+
+def check(config, folder, data, may_change=MAY_CHANGE):
   """Raises a UserError where the run in a folder has another config, other data or another start.
 
   Args:
@@ -42,33 +140,102 @@ def check(config, folder, data, may_change=config_lib.MAY_CHANGE):
     may_change: starts of the names of fields that may differ.
 
   Returns:
-    dict, the run's `fingerprint`.
+    dict, the run's `fingerprint`; one of an older version has no "contents".
   """
-  lines = config_lib.differences(config_lib.load(folder / "config.json"), config, may_change)
+  lines = differences(config_lib.load(folder / "config.json"), config, may_change)
   if lines:
     raise UserError(
       f"{folder} holds a run with another config; it differs (old -> new) in "
-      f"{'; '.join(lines)}. Use the old values, or another folder (--workdir, a study's --runs)"
+      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}"
     )
   file = folder / "data.json"
-  old = json.loads(file.read_text()) if file.exists() else data
+  old = textfiles.read_json(file, dict) if file.exists() else data
   if None not in (old.get("start"), data["start"]) and old["start"] != data["start"]:
     raise UserError(
       f"{folder} holds a run that started from other weights: {config.init_from!r} has changed "
-      "since. Bring the old weights back, or use another folder (--workdir, a study's --runs)"
+      f"since. Bring the old weights back, {ELSEWHERE}"
     )
   for what in ("classes", "train", "val"):
+    if what not in old:
+      raise UserError(f"{file}: no {what!r} in it; {textfiles.MEND}")
     if old[what] != data[what]:
       raise UserError(
         f"{folder} holds a run on other data: {what} was {old[what]}, now {data[what]} (names of "
-        "classes; number of examples and hash of their names). Use the old data, or another folder "
-        "(--workdir, a study's --runs)"
+        f"classes; number of examples and hash of their names). Use the old data, {ELSEWHERE}"
+      )
+  before = old.get("contents") or {}
+  for split in ("train", "val"):
+    was, now = (c.get(split) for c in (before, data["contents"]))
+    if None not in (was, now) and was != now:
+      raise UserError(
+        f"{folder} holds a run on other data: images or labels of the {split} split have changed "
+        f"since (hash of their contents: {was}, now {now}). Bring the old files back, {ELSEWHERE}"
       )
   return old
 
 
+# ---------------------------------------------------------------------------- making it
+
+
+def check_path(folder):
+  """Raises a UserError for a path at which checkpoints or TensorBoard would fail."""
+  path = str(folder.absolute())
+  if glob.escape(path) != path:
+    raise UserError(
+      f"{folder}: [ ] * ? in the path of a run make its checkpoints unreadable; "
+      "use other characters"
+    )
+  if str(folder).startswith("~"):
+    raise UserError(f"{folder}: no home folder is known, so '~' means nothing; give the whole path")
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    raise UserError(f"{path!r}: the path of a run must be valid UTF-8; rename the folder") from None
+
+
+@contextlib.contextmanager
+def locked(folder):
+  """Context in which no other process trains in a folder, which is made if need be.
+
+  The lock belongs to the open file and so ends with its process, however that ends.
+
+  Raises:
+    UserError: another process holds it, or the folder cannot be written to.
+  """
+  check_path(folder)
+  file = folder / "lock"
+  with _writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    _lock(descriptor, folder)
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def _lock(descriptor, folder):
+  try:
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "another process"
+    raise UserError(
+      f"{folder} is in use: {holder} trains in it; wait for its end, stop it, {ELSEWHERE}"
+    ) from None
+  except (ImportError, OSError) as error:  # no flock on this system or file system
+    print(
+      f"  warning     {folder} cannot be locked ({error}); do not train in it twice at a time",
+      flush=True,
+    )
+  with _writing(folder):
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
 def prepare(config, folder, labels, data, needed_mb):
-  """Makes the folder, or checks that the run in it is this one; writes config, labels and data.
+  """Checks that the run in a folder, if any, is this one; writes config, labels and data.
 
   Args:
     config: ConfigDict.
@@ -80,24 +247,28 @@ def prepare(config, folder, labels, data, needed_mb):
   Raises:
     UserError: another run is in it, it cannot be written to, or is too full.
   """
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
+  with _writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)  # the lock has made it, in the first process
     # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
     begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
     if begun and (folder / "config.json").exists():
       old = check(config, folder, data)
-      data = data | dict(start=data["start"] or old.get("start"))
+      before = old.get("contents") or {}
+      contents = {k: v or before.get(k) for k, v in data["contents"].items()}
+      data = data | dict(start=data["start"] or old.get("start"), contents=contents)
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
-    config_lib.replace_text(folder / "data.json", json.dumps(data) + "\n")
+    textfiles.write_json(folder / "data.json", data)
     free = shutil.disk_usage(folder).free / 1e6
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {folder.absolute()}: {error}; check the permissions and the free space, "
-      "or choose another --workdir"
-    ) from error
   if free < needed_mb:
     raise UserError(
       f"{folder.absolute()}: {free:.0f} MB are free, checkpoints of this model need about "
       f"{needed_mb:.0f} MB; free some space or choose another --workdir"
     )
+
+
+def _writing(folder):
+  return writing(
+    f"to {folder.absolute()}",
+    "check the permissions and the free space, or choose another --workdir",
+  )

@@ -6,11 +6,12 @@ import io
 import json
 import math
 import struct
+import sys
 
 import numpy as np
 
-from segjax.config import replace_text
-from segjax.errors import choose
+from segjax import textfiles
+from segjax.errors import choose, writing
 from segjax.training.background import Background
 
 PNG_SIZE = 16  # where a PNG file tells its width and height
@@ -24,16 +25,16 @@ def finite(values):
 class JsonLines:
   """Appends a line a step to `metrics.jsonl`; nan and infinity are written as null.
 
-  Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and a
-  torn last line are dropped.
+  Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and
+  damaged lines are dropped.
   """
 
   def __init__(self, workdir, first_step):
     path = workdir / "metrics.jsonl"
-    rows = read_metrics(path) if first_step else []
+    rows = _parse_rows(path)[0] if first_step else []
     kept = [row for row in rows if row["step"] <= first_step]
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    self._file = path.open("a")
+    textfiles.replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    self._file = path.open("a", encoding="utf-8")
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""
@@ -120,32 +121,45 @@ WRITERS = {"clu": Clu, "pictures": Pictures}
 
 
 class Writers:
-  """Sends everything to `metrics.jsonl` and to each of the named writers."""
+  """Sends everything to `metrics.jsonl` and to each of the named writers.
+
+  Each method raises a UserError where the folder cannot be written to.
+  """
 
   def __init__(self, names, workdir, *, first_step=0):
     kinds = [choose(WRITERS, name, "writer") for name in names]
-    self._writers = [kind(workdir, first_step) for kind in (JsonLines, *kinds)]
+    self._workdir, self._writers = workdir, []
+    with self._writing():
+      for kind in (JsonLines, *kinds):
+        self._writers.append(kind(workdir, first_step))
+
+  def _writing(self):
+    return writing(f"to {self._workdir.absolute()}")
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""
-    for writer in self._writers:
-      writer.scalars(step, values)
+    with self._writing():
+      for writer in self._writers:
+        writer.scalars(step, values)
 
   def hparams(self, values):
     """Writes dict of name -> value."""
-    for writer in self._writers:
-      writer.hparams(values)
+    with self._writing():
+      for writer in self._writers:
+        writer.hparams(values)
 
   def images(self, step, images):
     """Writes dict of name -> u8[H,W,3]; each is encoded once for all writers."""
     files = {name: _png(image) for name, image in images.items()}
-    for writer in self._writers:
-      writer.images(step, files)
+    with self._writing():
+      for writer in self._writers:
+        writer.images(step, files)
 
   def close(self):
     """Closes all."""
-    for writer in self._writers:
-      writer.close()
+    with self._writing():
+      for writer in self._writers:
+        writer.close()
 
 
 def _png(image):
@@ -157,11 +171,28 @@ def _png(image):
 
 
 def read_metrics(file):
-  """Rows of a `metrics.jsonl`, as dicts; none without the file; a torn last line is left out."""
-  rows = []
-  for line in file.read_text().splitlines() if file.exists() else ():
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
+  """Rows of a `metrics.jsonl`, as dicts; none without the file.
+
+  A last line that a kill has torn is left out; damaged lines before it are reported and skipped.
+  """
+  rows, damaged = _parse_rows(file)
+  if damaged:
+    lines = ", ".join(map(str, damaged))
+    print(f"warning: {file}: damaged, skipped: line {lines}", file=sys.stderr)
   return rows
+
+
+def _parse_rows(file):
+  """(rows, numbers of damaged lines) of a `metrics.jsonl`."""
+  rows, damaged = [], []
+  *lines, last = (file.read_bytes() if file.exists() else b"").split(b"\n")
+  for number, line in enumerate([*lines, last], 1):
+    try:
+      row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+      row = None
+    if isinstance(row, dict) and type(row.get("step")) is int:
+      rows.append(row)
+    elif line.strip() and number <= len(lines):
+      damaged.append(number)
+  return rows, damaged

@@ -11,12 +11,16 @@ other images of the batch.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import importlib
 import math
+import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segjax.ops.llvm import xla_call
 
@@ -110,6 +114,7 @@ def usable(spec, *dtypes):
     and min(map(min, spec.pads)) >= 0
     and min(spec.out_size) > 0
     and xla_call.machine() is not None
+    and is_sound(in_tiles(spec))
   )
 
 
@@ -123,10 +128,49 @@ def in_tiles(spec):
   return spec.size == 3 and spec.stride == 1 and enough
 
 
-def convolve(x, kernel, spec):
-  """The convolution `spec` of x f32[B,H,W,C] and kernel f32[K,K,C,F], f32[B,H',W',F]."""
+@functools.cache
+def is_sound(tiles):
+  """Whether the kernels, by tiles or direct, give numpy's numbers here: tried once in a process.
+
+  Where they do not, a warning says so, and they are not used.
+  """
+  spec = Convolution(1, 3, 5, 2, 3, 3, 1, 1, ((1, 1), (1, 1)))
+  sizes = (spec.shape(slot) for slot in ("image", "kernel", "output"))
+  x, kernel, g = (np.sin(np.arange(math.prod(s), dtype=np.float32)).reshape(s) for s in sizes)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  # Of each output the 3x3 pixels that it sees, [B,H,W,C,3,3].
+  seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+  wanted = np.einsum("bhwcij,ijcf->bhwf", seen, kernel), np.einsum("bhwcij,bhwf->ijcf", seen, g)
+
+  @jax.jit
+  def compute(x, kernel, g):
+    return convolve(x, kernel, spec, tiles), weight_gradient(x, g, spec, tiles)
+
+  def found():
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      return compute(x, kernel, g)
+
+  # This is called while a program is lowered; a thread has none of that program's contexts.
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pairs = zip(pool.submit(found).result(), wanted, strict=True)
+  if all(np.allclose(a, b, atol=1e-5) for a, b in pairs):
+    return True
+  warnings.warn(
+    f"segjax's CPU kernels {'by tiles ' if tiles else ''}give wrong numbers on this machine; XLA's "
+    "own convolutions, which are slower, take their place",
+    RuntimeWarning,
+    stacklevel=2,
+  )
+  return False
+
+
+def convolve(x, kernel, spec, tiles=None):
+  """The convolution `spec` of x f32[B,H,W,C] and kernel f32[K,K,C,F], f32[B,H',W',F].
+
+  `tiles` says whether it goes by tiles; None leaves that to `in_tiles`.
+  """
   shape = spec.shape("output")
-  if not in_tiles(spec):
+  if not (in_tiles(spec) if tiles is None else tiles):
     return _call("forward", shape, spec, x, kernel)
   flat = (_module("winograd").PLACES * spec.channels * spec.features,)
   kernel = _call("winograd_kernel", flat, spec, kernel, module="winograd")
@@ -138,9 +182,10 @@ def convolve_wide(x, kernel, spec):
   return _call("wide", spec.shape("output"), spec, x, kernel)
 
 
-def weight_gradient(x, g, spec):
+def weight_gradient(x, g, spec, tiles=None):
   """Gradient of `convolve` by the kernel, f32[K,K,C,F], where g f32[B,H',W',F] is the output's."""
-  make = "winograd_gradient" if in_tiles(spec) else "gradient"
+  tiles = in_tiles(spec) if tiles is None else tiles
+  make = "winograd_gradient" if tiles else "gradient"
   parts = _call(make, _module(make).partial_shape(spec), spec, x, g)
   # XLA's reduction over the first axis takes fifty times as long.
   return sum(parts[1:], start=parts[0])

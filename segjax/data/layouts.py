@@ -1,0 +1,199 @@
+"""Where images and masks lie in somebody's own folder: split folders, one pool, name endings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from segjax.data import files
+from segjax.data.lists import SPLITS, not_read
+from segjax.errors import UserError
+
+TRAIN = ("train", "training")
+VAL = ("val", "valid", "validation")
+LABEL_ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
+OURS = ("classes.txt", *(f"{s}.txt" for s in SPLITS))  # text files that are read
+# Folders of images and masks in other people's sets, for the message.
+KNOWN = (("JPEGImages", "SegmentationClass"), ("imgs", "masks"), ("image", "mask"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The images and label files of a set.
+
+  Attributes:
+    images: part -> {name: file}; the parts are "train" and "val" where these have folders of their
+      own, or else "all". Files in subfolders are named "subfolder/name".
+    labels: part -> {name: file}.
+    notes: sentences about what is not read, or read in a way that may surprise.
+  """
+
+  images: dict[str, dict[str, Path]]
+  labels: dict[str, dict[str, Path]]
+  notes: tuple[str, ...]
+
+
+def split_folders(root):
+  """Folders of the splits, by their names.
+
+  A folder `test` is "val" where there is no other, and a note says so.
+
+  Returns:
+    ({"train": folder, "val": folder}, notes), {} where `root` holds no folder of train.
+  """
+  train = next((root / n for n in TRAIN if (root / n).is_dir()), None)
+  if train is None:
+    return {}, ()
+  val = next((root / n for n in VAL if (root / n).is_dir()), None)
+  if val is None and (root / "test").is_dir():
+    note = f"{root.name}/ holds no folder val, valid or validation: test/ is taken for val"
+    return dict(train=train, val=root / "test"), (note,)
+  return dict(train=train) | (dict(val=val) if val else {}), ()
+
+
+def require_part(folders, split, root):
+  """`folders[split]`; a UserError where it is missing."""
+  if split not in folders:
+    raise UserError(f"{root.absolute()}: expected a folder {', '.join(VAL)} or test in it")
+  return folders[split]
+
+
+def find(root, split, images, labels, suffix):
+  """Finds the images and label files of a set.
+
+  Args:
+    root: folder of the set.
+    split: "train" or "val", which must be there.
+    images: name of the folder of images.
+    labels: name of the folder of label files; it may be the same.
+    suffix: end of the names of label files, without which they are the images' names; empty to
+      find it where no label file has an image's name.
+
+  Returns:
+    Layout.
+
+  Raises:
+    UserError: a folder is missing, or two files differ in their ending alone.
+  """
+  places, notes = _places(root, split, images, labels)
+  found = Layout({}, {}, notes)
+  for part, place in places.items():
+    pair = _pair(*place, suffix, root)
+    found.images[part], found.labels[part] = pair[:2]
+    notes += pair[2]
+  taken = [f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()]
+  folders = {root, *(folder.parent for place in places.values() for folder in place)}
+  for folder in sorted(f for f in folders if f.is_relative_to(root)):
+    notes += _unread_beside(folder, root, taken)
+  for folder in sorted({folder for place in places.values() for folder in place}):
+    if folder not in folders and folder.is_dir():
+      notes += files.unread(folder, root, taken)
+  return dataclasses.replace(found, notes=notes)
+
+
+def _places(root, split, images, labels):
+  """({part: (folder of images, folder of labels)}, notes)."""
+  folders, notes = split_folders(root)
+  if folders:
+    require_part(folders, split, root)
+    return {p: (_images_of(f, images), f / labels) for p, f in folders.items()}, notes
+  folders, notes = split_folders(root / images)
+  if folders:
+    require_part(folders, split, root / images)
+    return {p: (f, root / labels / f.name) for p, f in folders.items()}, notes
+  return {"all": (_images_of(root, images), root / labels)}, ()
+
+
+def _images_of(base, images):
+  """`base/images`, or `base` where it holds the images itself."""
+  folder = base / images
+  if folder.is_dir():
+    return folder
+  if files.entries(base).files:
+    return base
+  hint = "".join(
+    f"; for {a}/ and {b}/ set --config.data.source.images={a} --config.data.source.masks={b}"
+    for a, b in KNOWN
+    if (base / a).is_dir()
+  )
+  raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{hint}")
+
+
+def _pair(image_folder, label_folder, suffix, root):
+  """({name: image}, {name: label file}, notes) of a part."""
+  if not label_folder.is_dir() or label_folder == image_folder:
+    return _pair_of_one_folder(image_folder, label_folder, suffix, root)
+  images = _tree(image_folder, files.IMAGE_ENDINGS, label_folder)
+  labels = _tree(label_folder, LABEL_ENDINGS, image_folder)
+  notes = ()
+  if not suffix and images and labels and not images.keys() & labels.keys():
+    first = min(images)
+    ends = sorted({n.removeprefix(first) for n in labels if n.startswith(first)})
+    suffix, notes = _suffix([e for e in ends if all(n + e in labels for n in images)], label_folder)
+    if not suffix:
+      some_names = f"{images[first].name} and {labels[min(labels)].name}"
+      notes = (f"no image has a mask of its name: there are {some_names}",)
+  other = [f.name for n, f in labels.items() if not n.endswith(suffix)]
+  if other:
+    where = files.inside(label_folder, root)
+    notes += (not_read(where, other, f"file not named x{suffix}"),)
+  return images, {n.removesuffix(suffix): f for n, f in labels.items() if n.endswith(suffix)}, notes
+
+
+def _pair_of_one_folder(folder, label_folder, suffix, root):
+  """`_pair` of a folder in which x_mask.png is the mask of x.png."""
+  found, notes = files.by_stem(files.entries(folder, LABEL_ENDINGS).files), ()
+  if not suffix and found:
+    first = min(found)  # an image: a mask's name begins with its image's
+    ends = sorted({n.removeprefix(first) for n in found if n.startswith(first)} - {""})
+    ends = [e for e in ends if {n + e for n in found if not n.endswith(e)} == _ending(found, e)]
+    suffix, notes = _suffix(ends, folder)
+  if not suffix:
+    raise UserError(
+      f"no such folder: {label_folder.absolute()}; expected masks in it, or beside the images with "
+      "an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix"
+    )
+  labels = {n.removesuffix(suffix): found[n] for n in _ending(found, suffix)}
+  images = {n: f for n, f in found.items() if not n.endswith(suffix)}
+  images = {n: f for n, f in images.items() if f.suffix.lower() in files.IMAGE_ENDINGS}
+  return images, dict(sorted(labels.items())), notes
+
+
+def _ending(names, end):
+  return {n for n in names if n.endswith(end)}
+
+
+def _suffix(ends, folder):
+  """(the one ending that pairs all names, a note), or ("", ())."""
+  if len(ends) > 1:
+    raise UserError(
+      f"{folder}: masks are named as their images with {' or '.join(map(repr, ends))} behind; set "
+      "--config.data.source.mask_suffix to one of them"
+    )
+  if not ends:
+    return "", ()
+  return ends[0], (f"the mask of the image x is x{ends[0]} in {folder.name}/, by their names",)
+
+
+def _tree(folder, endings, mirror, prefix=""):
+  """{name: file} of a folder and of its subfolders that `mirror` has too."""
+  found = files.entries(folder, endings)
+  named = files.by_stem(found.files, prefix=prefix)
+  for sub in found.folders:
+    if (mirror / sub.name).is_dir():
+      named |= _tree(sub, endings, mirror / sub.name, f"{prefix}{sub.name}/")
+  return named
+
+
+def _unread_beside(folder, root, taken):
+  """Sentences about folders, lists and images that lie beside the folders that are read."""
+  found, taken = files.entries(folder), set(taken)
+  above = {parent for file in taken for parent in file.parents}
+  texts = [f for f in found.others if f.suffix == ".txt" and f.name not in OURS]
+  groups = (
+    ("folder", [f"{f.name}/" for f in found.folders if f not in above]),
+    ("image", [f.name for f in found.files if f not in taken]),
+    ("list", [f.name for f in texts if not f.name.lower().startswith(("readme", "license"))]),
+  )
+  where = files.inside(folder, root)
+  return tuple(not_read(where, names, what) for what, names in groups if names)

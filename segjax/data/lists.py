@@ -1,0 +1,171 @@
+"""Text files of a data set, and splits of it by lists of names or by seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from segjax.data.decoding import IMAGE_ENDINGS
+from segjax.errors import UserError
+
+SPLITS = ("train", "val")
+SHOWN = 5  # names in a message
+
+
+def read_text(file):
+  """A text file in UTF-8, with or without a byte order mark; a UserError for another encoding."""
+  try:
+    text = file.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError:
+    text = "\0"
+  except OSError as error:
+    raise UserError(f"{file}: cannot be read ({error.strerror}); mend it") from None
+  if "\0" in text:
+    raise UserError(f"{file}: not text in UTF-8; save it in this encoding")
+  return text
+
+
+def read_lines(file, *, comments=False):
+  """Lines of a text file, stripped, without empty ones.
+
+  Args:
+    file: path.
+    comments: leave out a `#` that begins a line or follows a blank, and what is after it.
+
+  Returns:
+    list of (number from 1, text).
+  """
+  rows = []
+  for number, line in enumerate(read_text(file).splitlines(), 1):
+    text = f" {line}".replace("\t#", " #").partition(" #")[0] if comments else line
+    if text.strip():
+      rows.append((number, text.strip()))
+  return rows
+
+
+def read_list(file):
+  """Lines of a text file, stripped, without empty ones."""
+  return [line for _, line in read_lines(file)]
+
+
+def has_lists(root):
+  """Whether `train.txt` and `val.txt` are there; a UserError if one is there without the other."""
+  there = [(root / f"{s}.txt").is_file() for s in SPLITS]
+  if any(there) and not all(there):
+    raise UserError(
+      f"{root}: found one of train.txt and val.txt, expected both or none of them; write the other "
+      "one, or rename it"
+    )
+  return all(there)
+
+
+def seeded_split(items, split, train_fraction, seed):
+  """A seeded share of `items` for "train", the others for "val"; each in the given order."""
+  if not 0 <= train_fraction <= 1:
+    raise UserError(f"train_fraction is {train_fraction}, expected a number from 0 to 1")
+  if seed < 0:
+    raise UserError(f"split_seed is {seed}, expected 0 or more")
+  order = np.random.default_rng(seed).permutation(len(items))
+  cut = round(train_fraction * len(items))
+  chosen = sorted(order[:cut] if split == "train" else order[cut:])
+  return [items[i] for i in chosen]
+
+
+def split_names(root, split, names, *, split_by, train_fraction, split_seed):
+  """Names of a split, from `<root>/<split>.txt` or by seed; see `driving.kitti_road`.
+
+  Args:
+    root: folder of the set.
+    split: "train" or "val".
+    names: of all examples.
+    split_by: "files", "seed" or "auto".
+    train_fraction: share of the examples in "train", for a seeded split.
+    split_seed: of the seeded split.
+
+  Returns:
+    (names of the split, notes: sentences about names or lists that are passed over).
+
+  Raises:
+    UserError: one list without the other, a name twice, in a list or in both.
+  """
+  if split_by not in ("auto", "files", "seed"):
+    raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
+  there = [f"{s}.txt" for s in SPLITS if (root / f"{s}.txt").is_file()]
+  if split_by == "seed":
+    notes = (f"{' and '.join(there)} not read, as split_by is 'seed'",) if there else ()
+    return seeded_split(names, split, train_fraction, split_seed), notes
+  if split_by == "files":
+    for file in (root / f"{s}.txt" for s in SPLITS):
+      if not file.is_file():
+        raise UserError(f"no split file {file.absolute()}; write it, or use split_by='seed'")
+  elif not has_lists(root):
+    return seeded_split(names, split, train_fraction, split_seed), ()
+  listed = {s: _listed(root / f"{s}.txt", set(names)) for s in SPLITS}
+  both = [n for n in listed["val"] if n in set(listed["train"])]
+  if both:
+    raise UserError(f"{root}: {some(both)} in train.txt and in val.txt; leave each in one list")
+  lone = [n for n in names if n not in {*listed["train"], *listed["val"]}]
+  notes = (f"{count(lone, 'image')} in neither train.txt nor val.txt: {some(lone)}",) * bool(lone)
+  return listed[split], notes
+
+
+def split_part(root, split, names, has_folder, *, split_by, train_fraction, split_seed):
+  """`split_names`, or the names of a split that has a folder of its own, of which lists may choose.
+
+  Args:
+    root: folder of the set.
+    split: "train" or "val".
+    names: of all examples, or of those in the split's folder.
+    has_folder: which of the two.
+    split_by, train_fraction, split_seed: see `split_names`.
+  """
+  if not has_folder:
+    how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
+    return split_names(root, split, names, **how)
+  listed = has_lists(root)
+  if split_by != "auto" and (split_by != "files" or not listed):
+    raise UserError(
+      f"{root}: split_by is {split_by!r}, but train and val have folders of their own"
+      f"{'' if listed else ' and there are no lists'}; leave split_by='auto'"
+    )
+  if not listed:
+    return names, ()
+  chosen = _listed(root / f"{split}.txt", set(names))
+  lone = [n for n in names if n not in set(chosen)]
+  return chosen, (f"{split}.txt leaves {count(lone, 'image')} out: {some(lone)}",) * bool(lone)
+
+
+def _listed(file, known):
+  """Names of a list: a line as it is, or without a file's ending and a "./" where that is known."""
+  names = []
+  for line in read_list(file):
+    name = line
+    if name not in known:
+      name = name.removeprefix("./")
+      stem, dot, ending = name.rpartition(".")
+      if stem in known and dot + ending.lower() in IMAGE_ENDINGS:
+        name = stem
+    if name not in known and line.startswith("#"):
+      continue
+    names.append(name)
+  twice = [name for name, times in Counter(names).items() if times > 1]
+  if twice:
+    raise UserError(f"{file}: {some(twice)} more than once; leave each in one line")
+  return names
+
+
+def count(names, what):
+  """`3 images`."""
+  return f"{len(names)} {what}{'s'[: len(names) != 1]}"
+
+
+def some(names, shown=SHOWN):
+  """The first names, with commas."""
+  return ", ".join(map(str, names[:shown])) + (" ..." if len(names) > shown else "")
+
+
+def not_read(where, names, what):
+  """`images/ holds 2 .jfif files that are not read: a.jfif, b.jfif`."""
+  verb = "are" if len(names) > 1 else "is"
+  return f"{where} holds {count(names, what)} that {verb} not read: {some(names)}"

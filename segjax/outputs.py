@@ -1,0 +1,319 @@
+"""What evaluation and prediction write, never over anything that they did not write."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import io
+import itertools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from segjax import inference, textfiles
+from segjax.data import sources
+from segjax.errors import UserError, writing
+from segjax.stopping import STOP
+from segjax.training import coverage, feeding
+from segjax.training.evaluation import evaluate
+from segjax.training.writers import finite
+
+TABLE = "predictions.csv"
+COLUMNS = ["file", "width", "height"]  # before those of the classes
+MARK = ("Software", "segjax")  # text in each picture
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # that a cell of a spreadsheet begins with
+SHOWN = 5  # classes in the line of an image
+
+
+# ---------------------------------------------------------------------------- evaluation
+
+
+def evaluate_run(workdir, experiment, state, data, split):
+  """Evaluates a run on a split, and writes the scalars to a file of its folder.
+
+  The file is evaluation_<split>_<step>.json, for other data than those of the training
+  evaluation_<split>_<step>_<folder>_<digest>.json, so that neither replaces the other.
+
+  Args:
+    workdir: of the run.
+    experiment: Experiment, from `restore`.
+    state: TrainState, from `restore`.
+    data: RunData.
+    split: its name.
+
+  Returns:
+    (sums, path): the task's statistics, and the file.
+
+  Raises:
+    UserError: no label of the split is scored, or the file cannot be written.
+  """
+  batches = feeding.eval_batches(experiment.config, data.source)
+  sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  if len(sums.get("matrix", ())) == len(experiment.labels.names):
+    true = np.asarray(sums["matrix"]).sum(1)
+    for warning in coverage.warnings(split, experiment.labels.names, true):
+      print(f"  warning: {warning}")
+  step = int(state.step)
+  file = Path(workdir) / f"evaluation_{split}_{step}{_suffix(data)}.json"
+  about = dict(
+    step=step,
+    checkpoint=f"checkpoints/{step}",
+    split=split,
+    examples=len(data.source),
+    data=experiment.config.data.source.name,
+    folder=data.folder,
+    digest=data.digest,
+    as_at_training=not data.changed,
+  )
+  with writing(file):
+    textfiles.write_json(file, about | finite(experiment.task.summary(sums)), indent=2)
+  return sums, file
+
+
+def _suffix(data):
+  """What tells the evaluation of other data from that of the run's own."""
+  if not data.changed:
+    return ""
+  name = re.sub(r"[^\w-]+", "_", Path(data.folder).name)[:40]
+  return f"_{name}_{data.digest[:8]}" if name else f"_{data.digest[:8]}"
+
+
+# ---------------------------------------------------------------------------- prediction
+
+
+def check_folders(given, output):
+  """Raises a UserError where the results would lie among the images that are predicted.
+
+  Args:
+    given: an image, or a folder of images.
+    output: folder of the results, which may not exist yet.
+  """
+  folder = given.parent if given.is_file() else given
+  if folder.is_dir() and output.is_dir() and folder.samefile(output):
+    raise UserError(
+      f"--output={output} is the folder of the images: the next prediction would take the results "
+      "for images; choose another folder"
+    )
+
+
+class Predictions:
+  """A folder of pictures and their table, predictions.csv.
+
+  The table has a row for each image whose pictures lie in the folder, those of earlier predictions
+  too. A row is written before the pictures appear, so that the table is complete at any time.
+
+  Attributes:
+    folder: path.
+    rows: {name of the image: row}, of earlier predictions and of this one.
+  """
+
+  def __init__(self, folder):
+    """Reads the table that is there.
+
+    Raises:
+      UserError: there is one that prediction did not write.
+    """
+    self.folder, self._file = Path(folder), Path(folder) / TABLE
+    self._columns, self.rows, self._messy = _read_table(self._file)
+    self._earlier, self._bases = frozenset(self.rows), {}
+    for name in self.rows:  # in the order of the rows, as they were given out
+      self._bases[name] = _base(name, self._bases)
+
+  def begin(self, names, kinds, classes):
+    """Checks that nothing of the user's would be replaced.
+
+    Args:
+      names: of the image files, in order.
+      kinds: of pictures, such as "index".
+      classes: columns of the table.
+
+    Raises:
+      UserError: the table is of other classes, or there is a picture that prediction did not write.
+    """
+    columns = [*COLUMNS, *classes]
+    if self.rows and self._columns != columns:
+      before, now = (", ".join(c[len(COLUMNS) :]) or "none" for c in (self._columns, columns))
+      raise UserError(
+        f"{self._file} is of predictions with other classes ({before}; now {now}); choose another "
+        "--output, or remove the old results"
+      )
+    self._columns, bases = columns, dict(self._bases)
+    for name in names:
+      bases[name] = _base(name, bases)
+      self._check_free(name, bases[name], kinds)
+
+  def _check_free(self, name, base, kinds):
+    for kind in kinds:
+      file = self._picture(base, kind)
+      if file.exists() and name not in self._earlier and not _is_marked(file):
+        raise UserError(
+          f"{file} is there already and not a result of predict.py; choose another --output"
+        )
+
+  def _picture(self, base, kind):
+    return self.folder / f"{base}_{kind}.png"
+
+  def add(self, name, size, pictures, shares):
+    """Writes the row and the pictures of an image that `begin` was given.
+
+    Args:
+      name: of the image file.
+      size: (width, height), pixels.
+      pictures: {kind: u8[H,W] or u8[H,W,3]}.
+      shares: {class: share}.
+
+    Raises:
+      UserError: the disk is full, or the folder cannot be written to; the image then has neither
+        row nor pictures.
+    """
+    base = self._bases[name] = _base(name, self._bases)
+    self._check_free(name, base, pictures)
+    text, row = PngImagePlugin.PngInfo(), [name, *size, *(f"{s:.6f}" for s in shares.values())]
+    text.add_text(*MARK)
+    parts = {}
+    try:
+      for kind, picture in pictures.items():
+        part, file = self.folder / f".{os.getpid()}_{kind}.part", self._picture(base, kind)
+        parts[part] = file
+        with writing(file):
+          Image.fromarray(picture).save(part, format="PNG", pnginfo=text)
+      self._append(row)
+      for part, file in parts.items():
+        with writing(file):
+          part.replace(file)
+    finally:
+      for part in parts:
+        part.unlink(missing_ok=True)
+
+  def _append(self, row):
+    """Appends a row to the table, or leaves it as it is where the disk is full."""
+    with writing(self._file):
+      if self._messy or not self.rows:
+        self._replace()
+      data = _table([row])
+      with self._file.open("ab", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        if file.write(data) != len(data):
+          file.truncate(length)
+          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    self.rows[row[0]] = row
+
+  def _replace(self):
+    data = _table([self._columns, *self.rows.values()])
+    textfiles.replace(self._file, lambda part: part.write_bytes(data))
+    self._messy = False
+
+  def close(self):
+    """Leaves one row of each image, the newest; rows that another process wrote meanwhile stay."""
+    _, found, self._messy = _read_table(self._file)
+    if self._messy:
+      self.rows = found
+      with writing(self._file):
+        self._replace()
+
+
+def _base(name, bases):
+  """The beginning of the names of an image's pictures: its stem, else its name, or with a number.
+
+  Args:
+    name: of the image file.
+    bases: {name: beginning} of other images, and perhaps of this one.
+  """
+  taken = {base for other, base in bases.items() if other != name}
+  choices = itertools.chain((Path(name).stem, name), (f"{name}_{k}" for k in itertools.count(2)))
+  return bases.get(name) or next(c for c in choices if c not in taken)
+
+
+def _read_table(file):
+  """Reads a table of predictions.
+
+  Returns:
+    (columns, {name: row}, whether a row is torn or an image has several); (None, {}, False) where
+    there is none. Of several rows of an image the last counts.
+  """
+  data = file.read_bytes() if file.exists() else b""
+  if not data:
+    return None, {}, False
+  try:
+    text = data.decode("utf-8-sig", "surrogateescape")
+    columns, *rows = csv.reader(io.StringIO(text, newline=""))
+  except csv.Error:
+    columns, rows = [], []
+  if columns[: len(COLUMNS)] != COLUMNS:
+    raise UserError(
+      f"{file} is there already and not a table of predict.py (it would begin with "
+      f"{','.join(COLUMNS)}); choose another --output"
+    )
+  whole = {}
+  for name, *rest in rows:
+    if len(rest) == len(columns) - 1:
+      whole[name.removeprefix("./")] = [name.removeprefix("./"), *rest]
+  return columns, whole, len(whole) < len(rows) or not data.endswith(b"\n")
+
+
+def _table(rows):
+  """Rows as CSV, in bytes; "./" stands before names that a spreadsheet would take for formulas.
+
+  Names stay names of files that way: "./=a.png" is "=a.png".
+  """
+  text = io.StringIO(newline="")
+  writer = csv.writer(text, lineterminator="\n")
+  for name, *rest in rows:
+    writer.writerow([f"./{name}" if name.startswith(FORMULA) else name, *rest])
+  return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _is_marked(file):
+  """Whether a picture says that prediction wrote it."""
+  try:
+    with Image.open(file, formats=("PNG",)) as image:
+      return image.info.get(MARK[0]) == MARK[1]
+  except (OSError, ValueError, SyntaxError):
+    return False
+
+
+def predict_files(files, predictions, experiment, state):
+  """Predicts image files one by one, and prints a line for each.
+
+  Args:
+    files: paths.
+    predictions: Predictions, to write to; closed at the end, however that comes.
+    experiment: Experiment, from `inference.restore`.
+    state: TrainState, from `inference.restore`.
+
+  Returns:
+    Sentences about images that could not be read.
+  """
+  task, data = experiment.task.for_prediction(), experiment.config.data
+  step = dataclasses.replace(experiment, task=task).predict_step()
+  broken, begun, warned = [], False, False
+  try:
+    for file in files:
+      STOP.check()
+      try:
+        image = sources.read_image(file)
+      except UserError as error:
+        broken.append(str(error))
+        continue
+      warning = inference.scale_warning(data, image.shape[:2])
+      if warning and not warned:
+        print(f"  warning: {warning}", flush=True)
+      warned = warned or bool(warning)
+      how = dict(whole=task.needs != "class")
+      outputs = inference.predict_image(step, state, image, data, **how)
+      pictures, shares = task.answer(image, outputs)
+      if not begun:
+        predictions.begin([f.name for f in files], pictures, shares)
+        begun = True
+      size = image.shape[1::-1]
+      predictions.add(file.name, size, pictures, shares)
+      first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]
+      texts = [f"{size[0]}x{size[1]}", *(f"{name} {share:.1%}" for name, share in first)]
+      print(f"{file.name}: {', '.join(texts)}", flush=True)
+  finally:
+    predictions.close()
+  return broken

@@ -1,0 +1,141 @@
+"""What values the fields of a config may have, checked before anything is read or trained."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from segjax.config import flatten
+from segjax.errors import UserError
+
+INF = math.inf
+# field: (least, most, text where the ends are not as the numbers say). Each element of a tuple is
+# checked; nan is in no range. Fields of the source, the task and its loss, where they are there.
+RANGES = {
+  "seed": (0, 2**32 - 1),
+  "total_steps": (0, INF),
+  "total_epochs": (0, INF),
+  "eval_steps": (0, INF),
+  "eval_epochs": (0, INF),
+  "checkpoint_steps": (0, INF),
+  "checkpoint_epochs": (0, INF),
+  "keep_steps": (1, INF),
+  "keep_epochs": (0, INF),
+  "log_steps": (1, INF),
+  "steps_per_dispatch": (0, INF),
+  "data.size": (1, 2**16),
+  "data.batch_size": (1, 2**20),
+  "data.mean": (0, 1),
+  "data.std": ("above 0", 1),
+  "data.eval_multiple": (1, 2**16),
+  "data.threads": (0, 1024),
+  "data.workers": (0, 1024),
+  "data.cache_mb": (0, INF),
+  "data.device_mb": (0, INF),
+  "data.source.seed": (0, 2**32 - 1),
+  "data.source.num_train": (1, 10**8),
+  "data.source.num_val": (1, 10**8),
+  "data.source.height": (16, 2**14),
+  "data.source.width": (16, 2**14),
+  "data.source.train_fraction": (0, 1),
+  "data.source.split_seed": (0, 2**32 - 1),
+  "optimizer.momentum": (0, "below 1"),
+  "optimizer.b1": (0, "below 1"),
+  "optimizer.b2": (0, "below 1"),
+  "optimizer.eps": ("above 0", INF),
+  "optimizer.weight_decay": (0, INF),
+  "optimizer.clip_norm": (0, INF),
+  "schedule.learning_rate": (0, INF),
+  "schedule.warmup_steps": (0, INF),
+  "schedule.warmup_epochs": (0, INF),
+  "schedule.factor": (0, INF),
+  "schedule.every_steps": (0, INF),
+  "schedule.every_epochs": (0, INF),
+  "schedule.milestone_steps": (0, INF),
+  "schedule.milestone_epochs": (0, INF),
+  "schedule.power": (0, INF),
+  "schedule.peak_fraction": ("above 0", "below 1"),
+  "aux_weight": (0, INF),
+  "ema_decay": (0, "below 1"),
+  "ema_decay_end": (0, 1),
+  "pictures": (0, INF),
+  "loss.cross_entropy": (0, INF),
+  "loss.dice": (0, INF),
+  "loss.focal": (0, INF),
+  "loss.focal_gamma": (0, INF),
+  "loss.class_weights": (0, INF),
+  "loss.label_smoothing": (0, "below 1"),
+  "loss.attention": (0, INF),
+  "loss.l1": (0, INF),
+  "loss.l2": (0, INF),
+  "loss.content": (0, INF),
+  "loss.style": (0, INF),
+  "task.temperature": ("above 0", INF),
+  "task.teacher_steps": (0, INF),
+  "task.teacher_epochs": (0, INF),
+  "task.width": (1, INF),
+}
+LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),
+           "data.std": (3, "red, green, blue")}  # fmt: skip
+WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps")  # of whole numbers
+
+
+def check(config):
+  """Raises a UserError for the first field whose value is in no range that makes sense."""
+  flat = flatten(config)
+  for field, value in flat.items():
+    values = value if isinstance(value, tuple) else (value,)
+    _check_shape(field, value)
+    if field in RANGES:
+      least, most = RANGES[field]
+      for v in values:
+        if not _inside(v, least, most):
+          raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
+  weights = flat.get("loss.class_weights")
+  if weights and not any(weights):
+    raise UserError("loss.class_weights are all 0, expected one above 0")
+  _check_memory(flat["data.batch_size"], flat["data.size"])
+
+
+def _check_shape(field, value):
+  """Raises a UserError where a field lacks elements, or has some that are no numbers."""
+  count, names = LENGTHS.get(field, (None, ""))
+  wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
+  wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))
+  if wrong:
+    what = "whole numbers" if field in WHOLE else "numbers"
+    raise UserError(
+      f"{field} is {value!r}, expected {f'{count} ' if count else ''}{what}"
+      f"{f' ({names})' if names else ''}"
+    )
+
+
+def _inside(value, least, most):
+  if isinstance(value, str | bool) or not math.isfinite(value):
+    return False
+  above = value > 0 if least == "above 0" else value >= least
+  return above and (value < 1 if most == "below 1" else value <= most)
+
+
+def _text(least, most, field):
+  numbers = "whole numbers" if field in WHOLE else "numbers" if field in LENGTHS else "a number"
+  if most == INF:
+    return f"{numbers} {least if isinstance(least, str) else f'of at least {least}'}"
+  if isinstance(least, str) or isinstance(most, str):
+    low = least if isinstance(least, str) else f"from {least}"
+    return f"{numbers} {low} and {most if isinstance(most, str) else f'up to {most}'}"
+  return f"{numbers} from {least} to {most}"
+
+
+def _check_memory(batch_size, size):
+  """Raises a UserError where a batch of images alone, in float32, exceeds the memory."""
+  try:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (AttributeError, ValueError, OSError):  # no such figure on this system
+    return
+  needed = batch_size * size[0] * size[1] * 3 * 4
+  if needed > memory:
+    raise UserError(
+      f"data.batch_size={batch_size} images of data.size={size} take {needed / 1e9:.0f} GB, this "
+      f"machine has {memory / 1e9:.0f} GB; lower one of them"
+    )

@@ -1,0 +1,111 @@
+"""What a split leaves out: classes without a scored pixel, crops beyond the images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segjax.data import checks
+from segjax.errors import UserError
+
+LOOKED_AT = 500  # examples of a split whose labels are counted before a training
+MEASURED = 50  # images of a split whose sizes are compared with the crops
+DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than reading a file
+NAMED = 10  # classes in a warning
+
+
+def count(config, split, source, needs):
+  """Looks at the labels of a split, evenly spread.
+
+  Args:
+    config: ConfigDict.
+    split: "train" or "val".
+    source: of the split, see `segjax.data.sources`.
+    needs: "mask" or "class" of the task; with others nothing is looked at.
+
+  Returns:
+    (warnings, whether all of the split was looked at).
+
+  Raises:
+    UserError: no label of the split is scored, or a file cannot be read.
+  """
+  if needs not in ("mask", "class") or config.data.source.name in DRAWN:
+    return [], False
+  threads, total = max(config.data.threads, 1), len(source)
+  pixels, ignored, looked = checks.label_counts(source, threads, LOOKED_AT)
+  if not pixels.sum() and looked < total:
+    pixels, ignored, looked = checks.label_counts(source, threads)
+  share = ignored / max(ignored + pixels.sum(), 1)
+  part = "" if looked == total else f" in the {looked} of {total} examples looked at"
+  return warnings(split, source.labels.names, pixels, share, part), looked == total
+
+
+def warnings(split, names, pixels, ignored=None, part=""):
+  """Sentences about classes that a split does not score.
+
+  Args:
+    split: "train" or "val".
+    names: of the classes.
+    pixels: int[C], scored pixels or examples of each class.
+    ignored: share of the labels that is not scored, in [0,1], or None where it is not known.
+    part: which examples were looked at, where not all were.
+
+  Raises:
+    UserError: nothing is scored at all.
+  """
+  if not np.sum(pixels):
+    raise UserError(
+      f"no label of the {split} split is scored: every pixel is ignored (255); check the masks and "
+      "the ignore value of the data source"
+    )
+  lost = [name for name, n in zip(names, pixels, strict=True) if not n]
+  share = "" if ignored is None else f"; {ignored:.1%} of its labels are ignored"
+  if lost:
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    return [
+      f"{split}: nothing is labelled {', '.join(lost[:NAMED])}{more}{part}{share}; such a class "
+      f"is {'never learned' if split == 'train' else 'left out of the means'}"
+    ]
+  if ignored is not None and ignored > 0.5:
+    return [f"{split}: {ignored:.1%} of the labels are ignored{part}"]
+  return []
+
+
+def of_sums(names, sums):
+  """`warnings` of an evaluation, whose sums count the true classes of val; none without classes."""
+  matrix = sums.get("matrix")
+  if matrix is None or len(matrix) != len(names):
+    return []
+  return warnings("val", names, np.asarray(matrix).sum(1))
+
+
+def crops(config, train_source, val_source):
+  """Sentences about crops that are larger than the images, and about another scale of evaluation.
+
+  Args:
+    config: ConfigDict.
+    train_source: see `segjax.data.sources`.
+    val_source: likewise.
+  """
+  data, out = config.data, []
+  size = tuple(data.size)
+  if data.fit == "crop":
+    found = _sizes(train_source)
+    small = sum(h < size[0] or w < size[1] for h, w in found)
+    if small:
+      out.append(
+        f"{small / len(found):.0%} of the train images ({small} of {len(found)} looked at) are "
+        f"smaller than the crops, data.size={size}; they are extended by their edges, which are "
+        "not scored"
+      )
+    if data.eval_fit == "resize" and any(s != size for s in _sizes(val_source)):
+      out.append(
+        f"training sees crops of {size[0]}x{size[1]} at the images' own scale, evaluation whole "
+        "images squeezed to that size; data.eval_fit='native' (or 'crop') keeps the scale"
+      )
+  return out
+
+
+def _sizes(source):
+  """(height, width) of some images, evenly spread."""
+  wanted = min(MEASURED, len(source))
+  return [source[i * len(source) // wanted]["image"].shape[:2] for i in range(wanted)]

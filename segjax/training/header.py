@@ -1,0 +1,72 @@
+"""The head of a training's output: what is trained, on what, and what to look out for."""
+
+from __future__ import annotations
+
+import flax.traverse_util
+
+from segjax import models
+
+NOTES = 10  # lines about files that are not taken
+
+
+def show(
+  experiment, *, workdir, info, params, resident, resumed=0, notes=(), warnings=(), report=None
+):
+  """Prints the head.
+
+  Args:
+    experiment: Experiment.
+    workdir: path of the run.
+    info: dict of the figures of its info row.
+    params: parameters of the net.
+    resident: whether the train split lies on the device.
+    resumed: step that the run resumes from, or 0.
+    notes: sentences about the data.
+    warnings: sentences.
+    report: of the initial weights, text or None.
+  """
+  c, data = experiment.config, experiment.config.data
+  count = models.count_params(params)
+  size = f"{data.size[0]}x{data.size[1]}"
+  fit = f"random crops of {size}" if data.fit == "crop" else f"at {size}"
+  how = dict(native="at their own sizes", crop="on their middle", resize="resized")
+  if (data.fit, data.eval_fit) != ("resize", "resize"):
+    fit += f", evaluated {how[data.eval_fit]}"
+  where = "kept on the device" if resident else "sent by the host"
+  print(f"{c.name} in {workdir}")
+  _line("model", f"{c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
+  _line(
+    "data",
+    f"{data.source.name}: {info['train_examples']} train and {info['val_examples']} val examples "
+    f"{fit}, classes {', '.join(experiment.labels.names)}",
+  )
+  for note in notes[:NOTES]:
+    _line("note", note)
+  if len(notes) > NOTES:
+    _line("note", f"... and {len(notes) - NOTES} more")
+  _line("feeding", f"{where} (data.feed={data.feed!r})")
+  _line(
+    "steps",
+    f"{info['steps_per_epoch']} an epoch at batch {data.batch_size}, {info['total_steps']} in all",
+  )
+  _line("devices", f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}")
+  if experiment.frozen:
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    held = sum(flat[n].size for n in experiment.frozen)
+    _line("frozen", f"{held:,} of them, found by {c.freeze!r}")
+  if report:
+    _line("initial", f"{c.init_from}: {report}")
+  if resumed:
+    _line("resumes", f"from the checkpoint of step {resumed}")
+  for warning in warnings:
+    _line("warning", warning)
+
+
+def notes_of(*sources):
+  """Sentences of sources about files that they do not read, each once."""
+  return list(dict.fromkeys(note for s in sources for note in getattr(s, "notes", ())))
+
+
+def _line(what, text):
+  text = str(text).replace("\n", "\n" + " " * 14)
+  print(f"  {what:<12}{text}", flush=True)

@@ -1,0 +1,88 @@
+"""What would end a training late or spoil it without a word, checked before it begins."""
+
+from __future__ import annotations
+
+import inspect
+
+import jax
+import numpy as np
+
+from segjax.errors import UserError, did_you_mean
+
+
+def check_labels(labels, task):
+  """Raises a UserError for classes that a training could not tell apart.
+
+  Args:
+    labels: LabelTable of the data.
+    task: that is trained.
+  """
+  for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
+    twice = [v for i, v in enumerate(values) if v in values[:i]]
+    if twice and (what == "name" or task.needs == "mask"):
+      where = ", ".join(str(i) for i, v in enumerate(values) if v == twice[0])
+      raise UserError(
+        f"the data has two classes of one {what}, {twice[0]!r} (classes {where} of 0 to "
+        f"{len(labels) - 1}); give each its own in classes.txt or data.source.classes"
+      )
+  if task.needs == "mask" and len(labels) < 2:
+    raise UserError(
+      f"the data has one class, {', '.join(labels.names)}, so every answer is right; add the "
+      "background as a class"
+    )
+
+
+def check_outputs(experiment, state):
+  """Raises a UserError where the net does not answer as the task asks; a net's own error stays.
+
+  Args:
+    experiment: Experiment.
+    state: TrainState of arrays or ShapeDtypeStructs.
+  """
+  c, task = experiment.config, experiment.task
+  size = tuple(c.data.size)
+  fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
+  image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
+  inputs, _ = task.prepare(None, image, None, train=False)
+  inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+  try:
+    inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
+  except TypeError as error:
+    raise UserError(f"{fits}: it cannot be called as the task does ({error})") from None
+  outputs = jax.eval_shape(experiment.predict_step(), state, image)
+  outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
+  channels = task.num_outputs
+  wanted = dict(mask=(1, *size, channels), target=(1, *size, channels), **{"class": (1, channels)})
+  found = getattr(outputs, "shape", None)
+  if task.needs in wanted and found is not None and found != wanted[task.needs]:
+    raise UserError(
+      f"{fits}: for an image of {size[0]}x{size[1]} it gives an array of shape {found}, the task "
+      f"needs {wanted[task.needs]}"
+    )
+
+
+def check_metric(experiment, state, eval_step, label):
+  """Raises a UserError where an evaluation does not measure `config.best_metric`.
+
+  Args:
+    experiment: Experiment.
+    state: TrainState of arrays or ShapeDtypeStructs.
+    eval_step: of the experiment.
+    label: of an example, for its shape.
+  """
+  c = experiment.config
+  shape = (c.data.batch_size, *c.data.size)
+  labels = (*shape, *label.shape[2:]) if label.ndim >= 2 else shape[:1]
+  batch = dict(
+    image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
+    label=jax.ShapeDtypeStruct(labels, np.uint8),
+    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+  )
+  sums = jax.eval_shape(eval_step, state, batch)
+  nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
+  known = [f"val/{k}" for k in experiment.task.summary(nothing)]
+  if c.best_metric not in known:
+    hint = did_you_mean(c.best_metric, known)
+    raise UserError(
+      f"best_metric {c.best_metric!r} is not measured{hint}; there is {', '.join(known)}"
+    )

@@ -1,0 +1,403 @@
+"""Errors: one line that names field or file for users, a stack for faults of ours."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, write_pairs
+from test_training import tiny_config
+
+from segjax import cli, errors, models, ranges, textfiles, training
+from segjax import config as config_lib
+from segjax.data.labels import LabelTable, default_table
+from segjax.errors import UserError, did_you_mean, explain, nearest
+from segjax.stopping import StopSignals
+from segjax.training import experiment as experiment_lib
+from segjax.training import preflight
+from segjax.training import workdir as workdir_lib
+
+
+@pytest.fixture
+def data(tmp_path):
+  return write_pairs(tmp_path / "data", count=10)
+
+
+# ---------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+  "name, near",
+  [("UNet", "unet"), ("U-Net", "unet"), ("ResNet-18", "resnet18"), ("unett", "unet"),
+   ("DeepLabV3", "deeplabv3"), ("ADAM", "adam"), ("Cosine", "cosine"), ("zzz", None)],
+)  # fmt: skip
+def test_the_nearest_name_whatever_the_case(name, near):
+  known = [*models.names(), *models.BACKBONES, "adam", "adamw", "sgd", "cosine", "constant"]
+  assert nearest(name, known) == ([near] if near else [])
+
+
+@pytest.mark.parametrize(
+  "field, near",
+  [("lr", "schedule.learning_rate"), ("batch_size", "data.batch_size"), ("bs", "data.batch_size"),
+   ("learning_rate", "schedule.learning_rate"), ("optimizer.nam", "optimizer.name"),
+   ("Data.Size", "data.size"), ("weight_decay", "optimizer.weight_decay"),
+   ("loss.dise", "loss.dice")],
+)  # fmt: skip
+def test_an_unknown_field_of_a_config_is_answered_by_its_full_name(field, near):
+  assert nearest(field, config_lib.flatten(config_lib.default()), 3)[0] == near
+
+
+def test_choosers_of_configs_suggest_a_name():
+  for call in (
+    lambda: config_lib.set_task(config_lib.default(), "Segmentation"),
+    lambda: models.make("Unet", num_outputs=1),
+    lambda: models.make("unet", Widths=(4,)),
+    lambda: config_lib.data_source("Kitti-Road"),
+    lambda: config_lib.parse_arg("Smoke", smoke=False),
+  ):
+    with pytest.raises(UserError) as error:
+      call()
+    assert re.search("did you mean '(segmentation|unet|widths|kitti_road|smoke)'", str(error.value))
+
+
+def test_unknown_overrides_of_the_command_line(capsys):
+  spec = f"{ROOT}/configs/unet_road.py:smoke"
+  with pytest.raises(SystemExit) as done:
+    cli._check_overrides([f"--config={spec}", "--config.seed=1", "--config.lr=1"], spec)
+  assert done.value.code == 1
+  assert "--config.lr=1: the config has no field 'lr'; did you mean 'schedule.learning_rate'" in (
+    capsys.readouterr().err
+  )
+  cli._check_overrides(["--config.data.size=(4,4)", "--config.model={}"], spec)
+
+
+# ---------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [("data.size", (5,)), ("data.size", ("a", "b")), ("data.size", (0, 4)), ("data.size", (4.5, 4)),
+   ("data.size", (True, 4)), ("data.mean", (0.5, 0.5)), ("data.mean", (124.0, 116.0, 104.0)),
+   ("data.std", (0.0, 1.0, 1.0)), ("data.std", (-1.0, 1.0, 1.0)), ("data.std", (58.0, 57.0, 57.0)),
+   ("data.threads", -1), ("data.workers", -1), ("data.workers", 2**64), ("data.batch_size", 0),
+   ("optimizer.b1", 2.0), ("optimizer.b1", 1.0), ("optimizer.b2", -0.1), ("optimizer.eps", 0.0),
+   ("optimizer.eps", -1.0), ("optimizer.weight_decay", -1e-4), ("schedule.learning_rate", -1e-3),
+   ("schedule.learning_rate", float("nan")), ("schedule.learning_rate", float("inf")),
+   ("keep_steps", (-5,)), ("loss.focal_gamma", float("nan")), ("loss.dice", -1.0),
+   ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
+   ("ema_decay", -0.5), ("total_epochs", float("nan")), ("log_steps", 0), ("seed", -1),
+   ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1)],
+)  # fmt: skip
+def test_values_without_a_sense_are_named_at_the_start(field, value, tmp_path):
+  config = config_lib.default()
+  with config.ignore_type():
+    config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=rf"^{field.replace('.', '[.]')} (is|are) .*expected"):
+    training.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_every_config_is_within_the_ranges():
+  files = sorted((ROOT / "configs").glob("*.py"))
+  assert len(files) > 5
+  for file in files:
+    config = config_lib.read(str(file))
+    ranges.check(config)
+    config_lib.check(config)
+  fields = config_lib.flatten(config_lib.default())
+  unknown = [f for f in ranges.RANGES if not f.startswith(("loss", "task", "data.source"))]
+  assert set(unknown) <= set(fields)
+
+
+def test_a_batch_beyond_the_memory_is_named(monkeypatch):
+  config = config_lib.default()
+  config.data.size, config.data.batch_size = (3000, 3000), 64
+  monkeypatch.setattr(os, "sysconf", lambda name: 2**12)
+  with pytest.raises(UserError, match=r"data.batch_size=64 .*data.size=\(3000, 3000\) take 7 GB"):
+    ranges.check(config)
+  monkeypatch.setattr(os, "sysconf", lambda name: 2**20)
+  ranges.check(config)
+
+
+def test_a_field_of_no_use_in_a_users_own_config_is_named(tmp_path):
+  config = config_lib.default()
+  config.total_stepz = 5
+  with pytest.raises(UserError, match=r"no field 'total_stepz' in the config.*'total_steps'"):
+    training.train(config, tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------- classes and nets
+
+
+@pytest.mark.parametrize(
+  "classes, message",
+  [((("a", (0, 0, 0)), ("b", (1, 1, 1)), ("a", (2, 2, 2))), "one name, 'a' .classes 0, 2"),
+   ((("a", (9, 0, 0)), ("b", (9, 0, 0))), r"one colour, \(9, 0, 0\) .classes 0, 1"),
+   ((("a", (0, 0, 0)),), "one class, a, so every answer is right")],
+)  # fmt: skip
+def test_classes_that_cannot_be_told_apart(classes, message):
+  task = type("Task", (), dict(needs="mask"))
+  with pytest.raises(UserError, match=message):
+    preflight.check_labels(LabelTable(classes), task)
+  preflight.check_labels(default_table(tuple(map(str, range(255)))), task)
+
+
+class Wrong(nn.Module):
+  """A net of a researcher's own with a fault."""
+
+  how: str = "bug"
+  num_outputs: int = 1
+  dtype: type = np.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    x = nn.Conv(self.num_outputs, (3, 3))(image)
+    if self.how == "bug":
+      return x + len(3)
+    return dict(
+      half=x[:, ::2, ::2], channels=x.repeat(3, -1), image=x.mean((1, 2)), right=x
+    )[self.how]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["bug", "half", "channels", "image", "right"])
+def test_a_nets_own_error_keeps_its_stack_and_wrong_shapes_are_named(how, data, monkeypatch):
+  monkeypatch.setitem(models.MODELS, "wrong", Wrong)
+  config = tiny_config(data)
+  config.model = dict(name="wrong", how=how)
+  experiment = experiment_lib.build(config, default_table(("a", "b")))
+  if how == "bug":
+    with pytest.raises(TypeError, match="object of type 'int' has no len"):
+      preflight.check_outputs(experiment, experiment.abstract_state())
+    return
+  state = experiment.abstract_state()
+  if how == "right":
+    return preflight.check_outputs(experiment, state)
+  with pytest.raises(UserError, match=r"'wrong' does not fit the task .*needs \(1, 16, 24, 1\)"):
+    preflight.check_outputs(experiment, state)
+
+
+# ---------------------------------------------------------------------------- what went wrong
+
+
+@pytest.mark.parametrize(
+  "error",
+  [MemoryError(), np._core._exceptions._ArrayMemoryError((9,), np.dtype("f4")),
+   RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+   jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+   MemoryError("std::bad_alloc"), OSError(errno.ENOMEM, "Cannot allocate memory")],
+)  # fmt: skip
+def test_out_of_memory_names_what_to_lower(error):
+  assert explain(error).startswith("out of memory")
+  for word in ("data.batch_size", "data.size", "remat", "bfloat16"):
+    assert word in explain(error)
+
+
+def test_only_faults_of_the_user_are_explained():
+  for error in (ValueError("RESOURCE"), TypeError("x"), RuntimeError("x"), OSError(5, "x"),
+                AssertionError()):  # fmt: skip
+    assert explain(error) is None
+  assert explain(UserError("mine")) == "mine"
+  text = "Unable to initialize backend 'cuda': not in the list of known backends"
+  assert "JAX_PLATFORMS" in explain(RuntimeError(text))
+
+
+def test_only_the_disk_is_blamed_for_a_write():
+  faults = [OSError(n, os.strerror(n)) for n in (errno.ENOSPC, errno.EACCES, errno.EROFS)]
+  for error in (*faults, ValueError("[OS error 28: No space left on device]")):
+    with pytest.raises(UserError, match=r"cannot write to x: .*free space"), errors.writing("to x"):
+      raise error
+  for error in (TypeError("x"), OSError(errno.EMFILE, "x"), BrokenPipeError(errno.EPIPE, "x"),
+                OSError(errno.EBADF, "x"), ValueError("x")):  # fmt: skip
+    with pytest.raises(type(error)) as kept, errors.writing("to x"):
+      raise error
+    assert kept.value is error
+
+
+@pytest.mark.parametrize("what", [b"", b"{", b"[]", b"null", b"7", "{ä".encode("latin-1"),
+                                  '{"a": 1}'.encode("utf-16"), b"[" * 100_000])  # fmt: skip
+def test_state_files_that_are_no_objects(what, tmp_path):
+  file = tmp_path / "config.json"
+  file.write_bytes(what)
+  for read in (lambda: textfiles.read_json(file, dict), lambda: config_lib.load(file)):
+    with pytest.raises(UserError, match=r"config\.json.*restore the file"):
+      read()
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [(lambda c: c.pop("data"), "no fields 'data'"),
+   (lambda c: c.update(data=5), "no fields 'data'"),
+   (lambda c: c.update(los=c.pop("loss")), "no fields 'loss'"),
+   (lambda c: c["data"].update(siez=c["data"].pop("size")), "no field 'siez' in data; .*'size'"),
+   (lambda c: c["data"]["source"].update(sead=1), "no field 'sead' in data.source; .*'seed'"),
+   (lambda c: c["loss"].update(dise=1.0), "no field 'dise' in loss; did you mean 'dice'"),
+   (lambda c: c.update(ema_decay="x"), "ema_decay is 'x', expected a value such as 0.0"),
+   (lambda c: c["data"].update(size=[1.5, 2]), "data.size is"),
+   (lambda c: c["data"].update(mean=None), "data.mean is None"),
+   (lambda c: c["task"].update(name=7), "task.name is 7"),
+   (lambda c: c["model"].pop("name"), "model.name is None")],
+)  # fmt: skip
+def test_a_config_that_is_damaged_names_the_field(change, message, tmp_path):
+  values = json.loads(json.dumps(config_lib.default().to_dict(), default=list))
+  change(values)
+  file = tmp_path / "config.json"
+  file.write_text(json.dumps(values))
+  with pytest.raises(UserError, match=message):
+    config_lib.load(file)
+
+
+@pytest.mark.parametrize("text", ['[["a"]]', "[7]", '[["a", [1, 2]]]', '[["a", [1, 2, 300]]]',
+                                  '[[1, [1, 2, 3]]]', "{}"])  # fmt: skip
+def test_label_tables_that_are_damaged(text, tmp_path):
+  file = tmp_path / "labels.json"
+  file.write_text(text)
+  with pytest.raises(UserError, match=r"labels\.json"):
+    experiment_lib.load_labels(file)
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+  labels = default_table(("straße", "道"))
+  experiment_lib.save_labels(labels, tmp_path / "labels.json")
+  assert experiment_lib.load_labels(tmp_path / "labels.json") == labels
+  textfiles.replace_text(tmp_path / "x", "é")
+  assert (tmp_path / "x").read_bytes() == "é".encode()
+  with pytest.raises(RuntimeError, match="stop"):
+    textfiles.replace(tmp_path / "x", lambda part: (part.write_text(""), _stop()))
+  assert [p.name for p in tmp_path.iterdir() if p.name.startswith("x")] == ["x"]
+  assert (tmp_path / "x").read_bytes() == "é".encode()
+
+
+def _stop():
+  raise RuntimeError("stop")
+
+
+# ---------------------------------------------------------------------------- paths
+
+
+def test_a_colon_in_a_folder_and_a_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for spec, parts in {
+    "x.py:a=1,b": ("x.py", "a=1,b"), "x.py": ("x.py", ""), "a:b/x.py": ("a:b/x.py", ""),
+    "a:b/x.py:smoke": ("a:b/x.py", "smoke"), "x:y": ("x", "y"),
+    "x.py:folder=a.py:b": ("x.py", "folder=a.py:b"), "~/x.py:s": (f"{tmp_path}/x.py", "s"),
+  }.items():  # fmt: skip
+    assert config_lib.split_spec(spec) == parts
+  for arg, expanded in {
+    "--workdir=~/r": f"--workdir={tmp_path}/r", "~/r": f"{tmp_path}/r", "--x=a~b": "--x=a~b",
+    "--config.data.source.folder=~": f"--config.data.source.folder={tmp_path}",
+    "-w=~": f"-w={tmp_path}",
+    "--config.freeze=a\n~": "--config.freeze=a\n~", "crops": "crops",
+  }.items():  # fmt: skip
+    assert cli.expand_home(arg) == expanded
+  folder = tmp_path / "a:b"
+  folder.mkdir()
+  (folder / "x.py").write_text(
+    "from segjax import config\ndef get_config(arg):\n  c = config.default()\n"
+    "  c.name, c.init_from = arg, '~/w.pth'\n  return c\n"
+  )
+  config = config_lib.read(f"{folder}/x.py:some")
+  assert (config.name, config.init_from) == ("some", f"{tmp_path}/w.pth")
+  (folder / "x.py").write_text("from segjax import config\nget_config = lambda: config.default()\n")
+  assert config_lib.read(f"{folder}/x.py").name == "unnamed"
+  with pytest.raises(UserError, match="no function 'get_study'"):
+    config_lib.call_file(f"{folder}/x.py", "get_study")
+  with pytest.raises(UserError, match=r"no such file .*X\.py'; did you mean '.*x\.py'"):
+    config_lib.read(f"{folder}/X.py")
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1]", "a*b", "a?b", "~", "\udcff"])
+def test_paths_at_which_a_run_would_be_lost_are_refused(name, data, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=r"path|home"), workdir_lib.locked(Path(name)):
+    pass
+  assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+  def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+  for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(Path, "home", no_home)
+  cli._keep_compilations()
+  assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+# ---------------------------------------------------------------------------- signals and pipes
+
+
+def test_a_signal_is_noted_and_a_dropped_interrupt_comes_again():
+  old = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+  stop = StopSignals()
+  stop.listen()
+  try:
+    stop.check()
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGTERM)  # before the first step: at once
+    assert stop.signal == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+      stop.check()  # had the first been dropped
+    with pytest.raises(KeyboardInterrupt), stop.patiently():
+      raise AssertionError("a training began")
+  finally:
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), old, strict=True):
+      signal.signal(number, handler)
+
+
+def test_in_a_training_the_first_signal_is_noted_and_a_later_one_interrupts():
+  stop, now = StopSignals(), [0.0]
+  before = signal.getsignal(signal.SIGINT)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("time.monotonic", lambda: now[0])
+    with stop.patiently() as same:
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, sent twice
+      assert same.signal == signal.SIGINT and not same.interrupted
+      now[0] = 1.0
+      with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+      assert same.interrupted
+  assert signal.getsignal(signal.SIGINT) is before
+  with stop.patiently():  # of the next training in this process
+    assert not stop.signal and not stop.interrupted
+
+
+PIPED = """
+import sys
+from segjax import cli
+
+def main():
+  print("straße \\udcff")
+  sys.stdout.flush()
+  sys.stdin.read()  # until the reader has gone
+  print("more")
+
+cli.run(main)
+"""
+
+
+def test_a_reader_that_goes_and_a_terminal_of_ascii(tmp_path):
+  env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+  process = subprocess.Popen(
+    [sys.executable, "-c", PIPED], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE, cwd=tmp_path,
+  )  # fmt: skip
+  assert process.stdout.readline() == b"stra\\xdfe \\udcff\n"
+  process.stdout.close()
+  process.stdin.close()
+  assert process.stderr.read() == b""
+  assert process.wait(30) == 128 + signal.SIGPIPE
+
+
+def test_hints_are_empty_where_nothing_is_near():
+  assert did_you_mean("zzz", ["unet"]) == ""
+  assert did_you_mean("x", []) == ""

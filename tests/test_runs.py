@@ -1,0 +1,522 @@
+"""Runs: what they share with their data, what stops them, what they save, what is damaged."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import write_pairs
+from PIL import Image
+from test_training import same
+from test_training import tiny_config as unet_config
+
+from segjax import config as config_lib
+from segjax import inference, models, study, training
+from segjax.data import checks, sources
+from segjax.data.labels import default_table
+from segjax.errors import Stopped, UserError
+from segjax.stopping import STOP
+from segjax.tasks import TASKS
+from segjax.training import coverage, header, initial, loop
+from segjax.training import workdir as workdir_lib
+from segjax.training.checkpoints import Checkpoints, NotFinite, Position
+from segjax.training.evaluation import evaluate
+from segjax.training.writers import JsonLines, read_metrics
+
+
+class OneConv(nn.Module):
+  """A net that compiles fast."""
+
+  num_outputs: int = 1
+  norm: bool = True
+  dtype: type = np.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    x = nn.Conv(self.num_outputs, (3, 3), name="conv")(image)
+    return nn.BatchNorm(use_running_average=not train, name="norm")(x) if self.norm else x
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_conv():
+  models.MODELS["one_conv"] = OneConv
+  yield
+  del models.MODELS["one_conv"]
+
+
+def tiny_config(data, **changes):
+  """`unet_config` with that net and nothing else to compile."""
+  config = unet_config(data, **{"augment.flip": 0.0, "batch_augment.cutmix": 0.0})
+  config.model = dict(name="one_conv", dtype="float32")
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A set with a mask too many, and a finished run on it."""
+  root = tmp_path_factory.mktemp("made")
+  data = write_pairs(root / "data", count=10)
+  shutil.copy(data / "masks" / "x000.png", data / "masks" / "lone.png")
+  training.train(tiny_config(data), root / "run")
+  return root
+
+
+@pytest.fixture
+def own(made, tmp_path):
+  """(config, run, data): copies that a test may damage."""
+  shutil.copytree(made, tmp_path / "own")
+  data = tmp_path / "own" / "data"
+  return tiny_config(data), tmp_path / "own" / "run", data
+
+
+def change_mask(data, name):
+  file = data / "masks" / f"{name}.png"
+  mask = np.array(Image.open(file))
+  mask[0, 0] = 1 - mask[0, 0]
+  Image.fromarray(mask).save(file)
+
+
+def change_json(file, change):
+  values = json.loads(file.read_text())
+  change(values)
+  file.write_text(json.dumps(values))
+
+
+# ---------------------------------------------------------------------------- run and data
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_mended_mask_is_other_data(own, split):
+  config, run, data = own
+  training.train(config, run)
+  name = sources.make("folder", split, folder=str(data), train_fraction=0.7).names[0]
+  change_mask(data, name)
+  with pytest.raises(UserError, match=rf"other data: images or labels of the {split} split have"):
+    training.train(config, run)
+
+
+def test_a_run_of_before_contents_were_hashed_is_taken_and_then_has_them(own, capsys):
+  config, run, data = own
+  change_json(run / "data.json", lambda d: d.pop("contents"))
+  training.train(config, run)
+  out = capsys.readouterr().out
+  assert "nothing left to train" in out
+  assert "  note        masks/ holds 1 label without an image: lone.png\n" in out
+  whole = sources.make("folder", "val", folder=str(data), train_fraction=0.7)
+  assert json.loads((run / "data.json").read_text())["contents"]["val"] == whole.digest()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "\xff"])
+def test_a_damaged_data_json_is_named(own, text):
+  config, run, _ = own
+  (run / "data.json").write_text(text, encoding="latin-1")
+  with pytest.raises(UserError, match=r"data\.json.*start a new run"):
+    training.train(config, run)
+
+
+def test_fields_that_are_newer_than_a_run_have_their_defaults(own):
+  config, run, _ = own
+
+  def older(c):
+    for part, name in ((c["data"]["source"], "kind"), (c["loss"], "focal"), (c["task"], "sigmoid"),
+                       (c["model"], "norm"), (c, "fused_loss")):  # fmt: skip
+      part.pop(name, None)
+
+  change_json(run / "config.json", older)
+  with pytest.raises(UserError, match=r"task.sigmoid: False -> True"):  # what its absence means
+    training.train(config, run)
+  change_json(run / "config.json", lambda c: c["task"].update(sigmoid=True))
+  (run / "finished").touch()
+  assert study._train(config, run) == ""
+  change_json(run / "config.json", lambda c: older(c) or c["task"].update(sigmoid=True))
+  config.loss.focal = 0.5
+  with pytest.raises(UserError, match=r"differs .* loss.focal: 0.0 -> 0.5\. "):
+    training.train(config, run)
+
+
+def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):
+  config, run, data = own
+  (run / "finished").touch()
+  before = read_metrics(run / "metrics.jsonl")
+  assert study._train(config, run) == ""
+  assert "  finished before: " in capsys.readouterr().out
+  (run / "val_sums.npz").write_bytes((run / "val_sums.npz").read_bytes()[:300])
+  lines = [json.dumps(r) for r in before if "info/parameters" not in r]
+  (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+  result = study.Result("", 0, config, run)
+  with pytest.raises(UserError, match=r"val_sums\.npz"):
+    result.sums()
+  assert not result.complete()
+  assert study._train(config, run) == ""
+  assert "some results are lost" in capsys.readouterr().out
+  assert result.complete()
+  assert result.final()["val/loss"] == before[-1]["val/loss"]
+  change_mask(data, "x000")
+  assert "split have changed since" in study._train(config, run)
+
+
+@pytest.mark.parametrize(
+  "names, found",
+  [(("ground", "thing"), ""), (("road", "car"), "its head was trained for other classes"),
+   (("thing", "ground"), UserError), (("a", "b", "c"), "")],
+)  # fmt: skip
+def test_the_classes_of_a_run_that_another_starts_from(made, names, found):
+  table, task = default_table(names), TASKS["segmentation"]
+  args = str(made / "run"), "all", table, task
+  if found is UserError:
+    with pytest.raises(UserError, match=r"another order: ground, thing; here .* thing, gr"):
+      initial.compare_classes(*args)
+  else:
+    assert initial.compare_classes(*args).startswith(found)
+    assert bool(initial.compare_classes(*args)) == bool(found)
+  assert not initial.compare_classes(str(made / "run"), "backbone", table, task)
+  assert not initial.compare_classes(str(made / "run"), "all", table, TASKS["classification"])
+  assert not initial.compare_classes(str(made / "data"), "all", table, task)
+
+
+def test_classes_of_a_run_against_those_of_data():
+  run, check = default_table(("a", "b")), workdir_lib.check_classes
+  check("runs/x", run, default_table(("a", "b")))
+  with pytest.raises(UserError, match=r"runs/x: .*same classes in another order.*: a, b; .*: b, a"):
+    check("runs/x", run, default_table(("b", "a")))
+  with pytest.raises(UserError, match=r"runs/x: .*other classes"):
+    check("runs/x", run, default_table(("a", "b", "c")))
+
+
+# ---------------------------------------------------------------------------- what is not scored
+
+
+def test_classes_without_a_scored_pixel_and_the_share_that_is_ignored(tmp_path):
+  data = write_pairs(tmp_path / "data", count=10, classes=("ground", "thing", "rare"))
+  for i in range(10):  # of 40 x 60 pixels
+    mask = np.full((40, 60), 255, np.uint8)
+    mask[:10] = 0
+    mask[:10, :6] = i % 2
+    Image.fromarray(mask).save(data / "masks" / f"x{i:03d}.png")
+  config = tiny_config(data)
+  config.data.source.train_fraction = 1.0
+  source = sources.make("folder", "train", folder=str(data), train_fraction=1.0)
+  assert checks.label_counts(source)[0].tolist() == [5700, 300, 0]
+  (text,), whole = coverage.count(config, "train", source, "mask")
+  assert whole
+  assert text.startswith("train: nothing is labelled rare; 75.0% of its labels are ignored")
+  assert coverage.count(config, "train", source, "target") == ([], False)
+  assert coverage.warnings("val", ("a", "b"), np.array([5, 1]), 0.6) == [
+    "val: 60.0% of the labels are ignored"
+  ]
+  assert coverage.warnings("val", ("a", "b"), np.array([5, 1]), 0.5) == []
+
+
+def test_of_a_large_split_a_part_is_looked_at(tmp_path, monkeypatch):
+  data = write_pairs(tmp_path / "data", count=10)
+  for i in range(10):  # class 1 is in the last alone, nothing is scored in the first nine
+    value = 1 if i == 9 else 255
+    Image.fromarray(np.full((40, 60), value, np.uint8)).save(data / "masks" / f"x{i:03d}.png")
+  source = sources.make("folder", "train", folder=str(data), train_fraction=1.0)
+  monkeypatch.setattr(coverage, "LOOKED_AT", 5)
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert whole  # as nothing was scored in the part
+  assert "nothing is labelled ground; 90.0%" in text
+  Image.fromarray(np.zeros((40, 60), np.uint8)).save(data / "masks" / "x000.png")
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert not whole
+  assert "nothing is labelled thing in the 5 of 10 examples looked at; 80.0%" in text
+
+
+def test_nothing_scored_at_all_is_an_error(tmp_path):
+  data = write_pairs(tmp_path / "data", count=10)
+  for name in sources.make("folder", "val", folder=str(data), train_fraction=0.7).names:
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(data / "masks" / f"{name}.png")
+  with pytest.raises(UserError, match=r"no label of the val split is scored"):
+    training.train(tiny_config(data), tmp_path / "run")
+  assert not (tmp_path / "run" / "checkpoints" / "1").exists()
+  with pytest.raises(UserError, match=r"no label of the val split is scored"):
+    coverage.of_sums(("a", "b"), dict(matrix=np.zeros((2, 2))))
+
+
+def test_an_evaluation_counts_the_classes_of_drawn_scenes():
+  sums = dict(matrix=np.array([[3, 1], [0, 0]]))
+  (text,) = coverage.of_sums(("ground", "thing"), sums)
+  assert text == "val: nothing is labelled thing; such a class is left out of the means"
+  assert coverage.of_sums((), dict(loss=1.0)) == []
+
+
+def test_crops_that_evaluation_does_not_share(tmp_path):
+  data = write_pairs(tmp_path / "data", count=10)
+  Image.new("RGB", (20, 40)).save(data / "images" / "x000.png")
+  Image.new("L", (20, 40)).save(data / "masks" / "x000.png")
+  config = tiny_config(data, **{"data.fit": "crop", "data.size": (32, 32)})
+  source = sources.make("folder", "train", folder=str(data), train_fraction=1.0)
+  small, scale = coverage.crops(config, source, source)
+  assert small.startswith("10% of the train images (1 of 10 looked at) are smaller than the crops")
+  assert "squeezed" in scale and "data.eval_fit='native'" in scale
+  for eval_fit in ("native", "crop"):
+    config.data.eval_fit = eval_fit
+    assert coverage.crops(config, source, source) == [small]
+  config.data.fit = "resize"
+  assert coverage.crops(config, source, source) == []
+  same_size = tiny_config(data, **{"data.fit": "crop", "data.size": (40, 60)})
+  one = checks.Part(source, (1, 2, 3))
+  assert coverage.crops(same_size, one, one) == []
+
+
+def test_notes_stand_once_and_at_most_ten(capsys):
+  class Source:
+    notes = tuple(f"n{i}" for i in range(12))
+
+  assert header.notes_of(Source, Source, object()) == [f"n{i}" for i in range(12)]
+
+
+# ---------------------------------------------------------------------------- one at a time
+
+
+def test_a_run_in_use_is_refused_and_a_dead_one_is_not(own):
+  config, run, _ = own
+  with (
+    workdir_lib.locked(run),
+    pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* trains in it"),
+  ):
+    training.train(config, run)
+  code = (
+    "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+    "file.write('process 7 on moon'); file.flush(); print(flush=True); time.sleep(60)"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", code, str(run / "lock")], stdout=subprocess.PIPE
+  )
+  process.stdout.readline()
+  with pytest.raises(UserError, match=r"process 7 on moon"), workdir_lib.locked(run):
+    pass
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  with workdir_lib.locked(run):
+    assert f"process {os.getpid()} on " in (run / "lock").read_text()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+  def flock(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+  monkeypatch.setattr(fcntl, "flock", flock)
+  with workdir_lib.locked(tmp_path):
+    pass
+  assert "cannot be locked ([Errno" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- nothing lost
+
+
+def failing(error):
+  def fail(*args, **kwargs):
+    raise error
+
+  return fail
+
+
+def losses(run):
+  return [
+    (r["step"], r["val/loss"]) for r in read_metrics(run / "metrics.jsonl") if "val/loss" in r
+  ]
+
+
+def test_an_evaluation_that_fails_costs_nothing(made, tmp_path, monkeypatch, capsys):
+  config, run = tiny_config(made / "data"), tmp_path / "run"
+  run.mkdir()  # a run died here before its first checkpoint
+  (run / "metrics.jsonl").write_text('{"step": 0, "info/steps_per_epoch": 77}\n{"step": 2}\n')
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "evaluate", failing(UserError("bad.png")))
+    with pytest.raises(UserError, match=r"^bad\.png$"):
+      training.train(config, run)
+    assert "the state of step 3; the same command resumes from it" in capsys.readouterr().out
+    patch.setattr(loop, "evaluate", failing(RuntimeError("ours")))
+    with pytest.raises(RuntimeError, match=r"^ours$"):
+      training.train(config, run)
+  assert inference.checkpoint_steps(run) == [3]
+  resumed = training.train(config, run)
+  _, state = inference.restore(made / "run")
+  assert same(resumed, state)
+  assert losses(run) == losses(made / "run")
+  rows = [r for r in read_metrics(run / "metrics.jsonl") if "info/steps_per_epoch" in r]
+  assert [(r["step"], r["info/steps_per_epoch"]) for r in rows] == [(0, 3)]
+  assert inference.restore(run, "best")[1].step == inference.restore(made / "run", "best")[1].step
+
+
+def test_data_that_vanish_cost_nothing(made, tmp_path):
+  shutil.copytree(made / "data", tmp_path / "data")
+  changes = dict(total_steps=40, eval_steps=10, pictures=0, **{"data.cache_mb": 0})
+  config = tiny_config(tmp_path / "data", **changes)
+  whole = training.train(config, tmp_path / "whole")
+  names = sources.make(split="train", **config.data.source).names
+  images = [tmp_path / "data" / "images" / f"{name}.png" for name in names]
+
+  def vanish():
+    for image in images:
+      with contextlib.suppress(OSError):
+        image.rename(image.with_suffix(".gone"))
+
+  with pytest.raises(UserError, match=r"x0\d\d\.png: "):
+    training.train(config, tmp_path / "run", before_evaluation=vanish)
+  (*_, step) = inference.checkpoint_steps(tmp_path / "run")
+  assert 10 <= step < 40
+  for image in images:
+    image.with_suffix(".gone").rename(image)
+  assert same(whole, training.train(config, tmp_path / "run"))
+
+
+def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):
+  config, run, _ = own
+  original = loop._Run._next_batch
+
+  def next_batch(self, count):
+    STOP.interrupted = True  # as if KeyboardInterrupt had been raised in a callback
+    return original(self, count)
+
+  monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
+  config.total_steps = 9
+  with pytest.raises(KeyboardInterrupt):
+    training.train(config, run)
+  monkeypatch.setattr(loop._Run, "_next_batch", failing(Stopped(2, 6)))
+  with pytest.raises(Stopped):
+    training.train(config, run)
+  assert inference.checkpoint_steps(run)[-1] == 6
+
+
+def checkpoints(folder, **more):
+  return contextlib.closing(Checkpoints(folder, **dict(best_metric="m", best_mode="max") | more))
+
+
+def test_what_is_not_finite_replaces_no_checkpoint(tmp_path):
+  start = Position(b"{}")
+  good = dict(params=jnp.ones(2), opt_state=jnp.array(jnp.inf))
+  with checkpoints(tmp_path) as c:
+    c.save(1, good, start)
+    c.wait()
+    c.save(2, good | dict(params=jnp.array([1, jnp.nan])), start)
+    with pytest.raises(NotFinite, match=r"not finite after step 2: params; .*learning_rate"):
+      c.wait()
+    assert c.steps() == [1]
+
+
+def test_the_best_checkpoint_is_by_a_number(tmp_path):
+  with checkpoints(tmp_path, keep=(1, 2, 3)) as c:
+    for step, metrics in ((1, dict(m=float("nan"))), (2, dict(m=float("inf"))), (3, None)):
+      c.save(step, dict(x=jnp.ones(2)), Position(b"{}"), metrics)
+      assert c.step_of("best") is None
+      assert c.step_of("latest") == step
+    assert [c.evaluated(s) for s in (1, 2, 3)] == [True, True, False]
+    c.add_metrics(3, dict(m=-2.0))
+    assert c.step_of("best") == 3
+    c.save(4, dict(x=jnp.ones(2)), Position(b"{}"), dict(m=-3.0))
+    assert c.step_of("best") == 3
+  with checkpoints(tmp_path, read_only=True) as c:
+    assert c.step_of("best") == 3
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "lost"])
+def test_every_damaged_file_of_a_checkpoint_is_noticed(how, tmp_path):
+  state = dict(params=dict(a=jnp.arange(600.0).reshape(20, 30), b=jnp.ones(())), step=jnp.int32(7))
+  with checkpoints(tmp_path / "good", keep=(1, 2)) as c:
+    for step in (1, 2):
+      c.save(step, state, Position(b'{"next_index": 3}'), dict(m=1.0))
+  folder = tmp_path / "good" / "2"
+  found = (f for part in ("state", "data") for f in sorted((folder / part).rglob("*")))
+  files = [f.relative_to(folder.parent) for f in found if f.is_file() and "commit" not in f.name]
+  assert len(files) > 5
+  for file in [*files, "2/metrics/metrics"]:
+    bad = tmp_path / "bad"
+    shutil.rmtree(bad, ignore_errors=True)
+    shutil.copytree(tmp_path / "good", bad)
+    content = bytearray((bad / file).read_bytes())
+    if how == "lost":
+      (bad / file).unlink()
+    else:
+      content[len(content) // 2] ^= 128
+      (bad / file).write_bytes(dict(flip=content, cut=content[:9], empty=b"")[how])
+    if how == "lost" and "metrics" in str(file):
+      continue
+    with (
+      pytest.raises(UserError, match=r"bad/2: the checkpoint is damaged .*use another one \(1\)"),
+      checkpoints(bad, read_only=True) as c,
+    ):
+      c.restore_arrays(2)
+
+
+def test_an_error_of_ours_in_restoring_keeps_its_stack(tmp_path, monkeypatch):
+  state = dict(params=jnp.ones(3))
+  with checkpoints(tmp_path) as c:
+    c.save(1, state, Position(b"{}"))
+    c.wait()
+    assert c.restore(1, state)["params"].tolist() == [1, 1, 1]
+    for other in (dict(params=jnp.ones(4)), dict(params=jnp.ones(3, jnp.int32)), dict(p=1.0)):
+      with pytest.raises(UserError, match=r"does not fit the model: p"):
+        c.restore(1, jax.tree.map(jnp.asarray, other))
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", failing(TypeError("ours")))
+    with pytest.raises(TypeError, match=r"^ours$"):
+      c.restore(1, state)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", failing(TypeError("ours")))
+    c.save(2, state, Position(b"{}"))
+    with pytest.raises(TypeError, match=r"^ours$"):
+      c.wait()
+
+
+def test_checkpoints_of_before_their_files_were_summed(tmp_path):
+  state = dict(params=jnp.arange(600.0))
+  with checkpoints(tmp_path) as c:
+    c.save(1, state, Position(b"{}"))
+  (tmp_path / "1" / "files.json").unlink()
+  with checkpoints(tmp_path, read_only=True) as c:
+    assert same(c.restore(1, state), state)
+  largest = max((tmp_path / "1").rglob("d/*"), key=lambda f: f.stat().st_size)
+  largest.unlink()
+  with checkpoints(tmp_path, read_only=True) as c, pytest.raises(UserError, match=r"is damaged"):
+    c.restore(1, state)
+
+
+def test_a_damaged_line_is_skipped_and_said_and_a_torn_last_one_dropped(tmp_path, capsys):
+  file = tmp_path / "metrics.jsonl"
+  rows = [dict(step=i, loss=float(i)) for i in range(1, 6)]
+  lines = [json.dumps(r).encode() for r in rows]
+  lines[1] = b'{"step": 2, "l\xffss": 2.0}'
+  lines[3] = b"[4]"
+  file.write_bytes(b"\n".join(lines) + b'\n{"step": 6, "lo')
+  assert read_metrics(file) == [rows[0], rows[2], rows[4]]
+  assert "metrics.jsonl: damaged, skipped: line 2, 4\n" in capsys.readouterr().err
+  writer = JsonLines(tmp_path, first_step=3)
+  writer.scalars(4, dict(loss=float("nan")))
+  writer.close()
+  assert read_metrics(file) == [rows[0], rows[2], dict(step=4, loss=None)]
+  assert capsys.readouterr().err == ""
+  JsonLines(tmp_path, first_step=0).close()
+  assert read_metrics(file) == []
+
+
+def test_sums_are_written_whole_or_not_at_all(own, monkeypatch):
+  config, run, _ = own
+  old = (run / "val_sums.npz").read_bytes()
+  config.total_steps, config.eval_steps = 7, 7
+
+  def savez(file, **values):
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(np, "savez", savez)
+  with pytest.raises(UserError, match=r"cannot write to .*No space left"):
+    training.train(config, run)
+  assert (run / "val_sums.npz").read_bytes() == old
+  assert inference.checkpoint_steps(run)[-1] == 7
+  assert evaluate is loop.evaluate and config_lib.load(run / "config.json").total_steps == 7
