@@ -179,7 +179,7 @@ def measure(program, config, mode, *, repeats=20):
     `matrix_gflops_per_s` of a device measured just before, `share` of it on all `devices`,
     `gbytes` that a device moves, `memory_gbytes_per_s` likewise, `floor_s` (the longer of the FLOPs
     and the bytes at these rates), `peak_mb`, `parameters`, `device`, and what was measured. On a
-    CPU `ops.llvm.winograd` takes fewer products than the plain form, so that a share may be above 1.
+    CPU `ops.llvm.winograd` takes fewer products than the plain form, so a share may be above 1.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
   memory = memory_rate()

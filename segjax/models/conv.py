@@ -41,14 +41,11 @@ class Conv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, affine=None):
+  def __call__(self, x):
     """Convolves.
 
     Args:
       x: [B,H,W,C].
-      affine: (factor, shift), both f32[features], that the result is multiplied by and that is
-        added to it, as a norm with known statistics does; or None. On accelerators the kernel is
-        multiplied, so that the library adds the shift while it convolves.
 
     Returns:
       [B,ceil(H/stride),ceil(W/stride),features] for odd kernel sizes.
@@ -64,29 +61,41 @@ class Conv(nn.Module):
       )
     shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-    bias = None
+    x = self._convolved(x, kernel)
     if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    x = x.astype(self.dtype)
-    if affine is None:
-      x = self._convolved(x, kernel)
-      return x if bias is None else x + bias.astype(self.dtype)
-    factor, shift = affine
-    shift = shift if bias is None else shift + bias * factor
+      x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return x
 
-    def after(x, kernel, factor, shift):
-      return (self._convolved(x, kernel) * factor + shift).astype(self.dtype)
+  def scaled(self, x, y, factor, shift):
+    """`y * factor + shift`, where y is the convolution of x; for a norm with known statistics.
 
-    def folded(x, kernel, factor, shift):
+    Args:
+      x: [B,H,W,C].
+      y: [B,H',W',features], what the module returned for x.
+      factor: f32[features].
+      shift: f32[features].
+
+    Returns:
+      [B,H',W',features].
+    """
+    params = self.variables["params"]
+    kernel = params["kernel"]
+    if self.use_bias:
+      y, shift = self._convolved(x, kernel), shift + params["bias"] * factor
+
+    def after(x, y, kernel, factor, shift):
+      return (y * factor + shift).astype(self.dtype)
+
+    def folded(x, y, kernel, factor, shift):
       return self._convolved(x, kernel * factor) + shift.astype(self.dtype)
 
     # On a CPU both are one pass over the result, and the kernel would be one more.
-    return ops.by_platform(x, kernel, factor, shift, cpu=after, default=folded)
+    return ops.by_platform(x, y, kernel, factor, shift, cpu=after, default=folded)
 
   def _convolved(self, x, kernel):
     padding = self.dilation * (self.kernel_size - 1) // 2 if self.padding is None else self.padding
     return ops.conv(
-      x,
+      x.astype(self.dtype),
       kernel.astype(self.dtype),
       stride=self.stride,
       padding=padding,

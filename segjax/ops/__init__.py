@@ -7,5 +7,14 @@
 
 from segjax.ops.conv import conv, conv_transpose
 from segjax.ops.platforms import by_platform, plain_forms
+from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
 
-__all__ = ["by_platform", "conv", "conv_transpose", "plain_forms"]
+__all__ = [
+  "by_platform",
+  "conv",
+  "conv_transpose",
+  "pad_to_least",
+  "pad_to_multiple",
+  "plain_forms",
+  "resize_bilinear",
+]
