@@ -1,5 +1,8 @@
 """What a GPU computes in place of a CPU's forms gives the same, run here on the CPU."""
 
+import re
+
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -227,23 +230,92 @@ def test_norms_are_part_of_the_convolutions_in_evaluation(
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_a_norm_multiplies_the_kernel_and_not_the_result(accelerated):
-  x, module = jnp.ones((2, 5, 6, 3)), conv.Conv(4)
-  variables = module.init(jax.random.key(1), x)
-  affine = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.arange(4.0)
-  text = str(accelerated(jax.make_jaxpr(module.apply), variables, x, affine))
-  assert "f32[3,3,3,4] = mul" in text and "f32[2,5,6,4] = mul" not in text
+class Pair(nn.Module):
+  """A convolution and a batch norm, applied together or one after the other."""
+
+  together: bool = True
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x, train):
+    convolution, norm = conv.Conv(4, use_bias=self.use_bias, name="conv"), layers.BatchNorm()
+    if self.together:
+      return layers.conv_norm(x, convolution, norm, train=train)
+    return norm(convolution(x), train=train)
 
 
-def test_a_norm_of_a_biased_convolution_takes_the_bias_in():
-  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
-  module = conv.Conv(4, use_bias=True)
-  params = module.init(jax.random.key(1), x)["params"]
-  params = dict(params, bias=jnp.arange(4.0))
-  factor, shift = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.0, 1.0, 2.0, 3.0])
-  found = module.apply(dict(params=params), x, (factor, shift))
-  wanted = module.apply(dict(params=params), x) * factor + shift
-  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+def draw_pair(**fields):
+  """(Pair, variables with statistics as after some training, x)."""
+  pair, x = Pair(**fields), jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+  variables = pair.init(jax.random.key(1), x, train=False)
+  rng = np.random.default_rng(0)
+  moved = lambda v: jnp.asarray(v + rng.random(v.shape), jnp.float32)  # noqa: E731
+  return pair, jax.tree.map(moved, variables), x
+
+
+def test_a_norm_multiplies_the_kernel_and_not_the_result():
+  pair, variables, x = draw_pair()
+  text = program(lambda v, x: pair.apply(v, x, train=False), variables, x)
+  products = re.findall(r"stablehlo.multiply .* tensor<([\dx]+)xf32>", text)
+  assert "3x3x3x4" in products and "2x5x6x4" not in products
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_norm_with_its_convolution_is_the_norm_of_its_result(use_bias, accelerated):
+  pair, variables, x = draw_pair(use_bias=use_bias)
+  wanted = Pair(together=False, use_bias=use_bias).apply(variables, x, train=False)
+
+  def apply():
+    return jax.jit(lambda v: pair.apply(v, x, train=False))(variables)
+
+  np.testing.assert_allclose(apply(), wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(accelerated(apply), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_what_is_captured_of_a_convolution_is_the_convolutions(train, accelerated):
+  pair, variables, x = draw_pair()
+  wanted = conv.Conv(4).apply(dict(params=variables["params"]["conv"]), x)
+  how = dict(capture_intermediates=True, mutable=["batch_stats", "intermediates"])
+
+  def capture():
+    out, state = pair.apply(variables, x, train=train, **how)
+    seen = state["intermediates"]
+    return out, seen["conv"]["__call__"][0], seen["BatchNorm_0"]["__call__"][0]
+
+  for out, of_conv, of_norm in (capture(), accelerated(capture)):
+    np.testing.assert_allclose(of_conv, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(of_norm, out)
+
+
+def test_training_without_mutable_statistics_raises_as_in_flax():
+  pair, variables, x = draw_pair()
+  with pytest.raises(flax.errors.ModifyScopeVariableError):
+    pair.apply(variables, x, train=True)
+
+
+def test_norms_over_an_axis_are_those_of_the_whole_batch():
+  """In value, gradient and running averages, the images one by one along a named axis."""
+  pair, variables, x = draw_pair()
+
+  def step(variables, x):
+    def loss(params):
+      given = variables | dict(params=params)
+      out, new = pair.apply(given, x, train=True, mutable=["batch_stats"])
+      return jnp.sin(out).mean(), (out, new)
+
+    return jax.grad(loss, has_aux=True)(variables["params"])
+
+  def part(variables, x):
+    with layers.norms_over("images"):
+      return step(variables, x)
+
+  gradient, (out, new) = step(variables, x)
+  each = jax.vmap(part, (None, 0), axis_name="images")(variables, x[:, None])
+  np.testing.assert_allclose(each[1][0][:, 0], out, rtol=1e-5, atol=1e-5)
+  for found, wanted in ((each[0], gradient), (each[1][1], new)):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(a.mean(0), b, rtol=1e-4, atol=1e-5)
 
 
 def test_norm_of_gradients_is_optaxs():
@@ -256,24 +328,10 @@ def test_norm_of_gradients_is_optaxs():
 
 
 def test_batch_norm_after_a_convolution_trains_as_after_its_result():
-  x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
-
-  class Pair(nn.Module):
-    together: bool
-
-    @nn.compact
-    def __call__(self, x, train):
-      convolution, norm = conv.Conv(5, name="conv"), layers.BatchNorm(name="norm")
-      if self.together:
-        return norm(x, after=convolution, train=train)
-      return norm(convolution(x), train=train)
-
-  variables = Pair(True).init(jax.random.key(1), x, train=False)
+  _, variables, x = draw_pair()
   for train in (True, False):
-    apply = lambda together: Pair(together).apply(  # noqa: E731
-      variables,
-      x,
-      train=train,
-      mutable=["batch_stats"],  # noqa: B023
+    found, wanted = (
+      Pair(together).apply(variables, x, train=train, mutable=["batch_stats"])
+      for together in (True, False)
     )
-    jax.tree.map(np.testing.assert_array_equal, apply(True), apply(False))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)

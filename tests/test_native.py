@@ -250,10 +250,12 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
   try:
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     for _ in range(2):
+      monkeypatch.setattr(xla_call, "_engines", {})
       name = xla_call.register.__wrapped__(*args)
     assert len(compiled) == 1
     assert [f.name for f in tmp_path.iterdir()] == [name + ".o"]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "missing" / "folder"))
+    monkeypatch.setattr(xla_call, "_engines", {})
     assert xla_call.register.__wrapped__(*args) == name
     assert len(compiled) == 2
   finally:
@@ -292,3 +294,50 @@ def test_an_interface_that_was_not_tested_is_left_alone_and_said_once(
   with pytest.warns(RuntimeWarning, match=r"tested with \(0\.3 and 0\.4\)") as caught:
     assert [xla_call.machine.__wrapped__() for _ in range(2)] == [None, None]
   assert len(caught) == 1
+
+
+def test_wrong_numbers_switch_the_kernels_off_with_one_warning(monkeypatch):
+  """Each kind is tried once in a process, here one whose result is not the convolution."""
+  wrong = lambda *args, make=convolution.convolve: 2 * make(*args)  # noqa: E731
+  monkeypatch.setattr(convolution, "convolve", wrong)
+  monkeypatch.setattr(convolution, "is_sound", functools.cache(convolution.is_sound.__wrapped__))
+  small, other = (native.Convolution(1, n, 6, 3, 4, 3, 1, 1, ((1, 1),) * 2) for n in (6, 7))
+  with pytest.warns(RuntimeWarning, match="wrong numbers") as caught:
+    assert not any(native.usable(spec, jnp.float32) for spec in (small, small, other))
+  assert len(caught) == 1
+
+
+@pytest.mark.parametrize("lost", ["all", "the workers'"])
+def test_without_memory_a_call_fails_or_takes_fewer_threads(lost, tmp_path, monkeypatch):
+  never = "define internal ptr @none(i64 %size) {\n  ret ptr null\n}\n"
+  head, work = xla_call.HANDLER.split("define internal void @work")
+  failing = "call ptr @none(i64 SCRATCH)"
+  work = work.replace("call ptr @malloc(i64 SCRATCH)", failing, 2 if lost == "all" else 1)
+  monkeypatch.setattr(xla_call, "HANDLER", f"{never}{head}define internal void @work{work}")
+  folder = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  try:
+    spec = native.Convolution(4, 64, 9, 3, 5 + len(lost), 3, 1, 1, ((1, 1), (1, 1)))
+    x, kernel = (np.ones(spec.shape(slot), np.float32) for slot in ("image", "kernel"))
+    if lost == "all":
+      with pytest.raises(jax.errors.JaxRuntimeError, match="no memory left for a convolution"):
+        jax.block_until_ready(native.convolve(x, kernel, spec))
+    else:
+      assert native.convolve(x, kernel, spec).max() == 27
+  finally:
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_the_package_imported_anew_uses_what_is_registered():
+  spec, x, kernel, _ = draw("uneven_padding")
+  wanted = native.convolve(x, kernel, spec)
+  kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("segjax")}
+  try:
+    from segjax.ops import llvm as anew
+
+    assert anew is not native
+    np.testing.assert_array_equal(anew.convolve(x, kernel, anew.Convolution(*spec)), wanted)
+  finally:
+    for name in [name for name in sys.modules if name.startswith("segjax")]:
+      del sys.modules[name]
+    sys.modules.update(kept)
