@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.class_index import class_index, counted
+from segjax.ops import by_platform
 
 
 def _wide(x):
@@ -81,7 +82,7 @@ def _log_likelihood(logits, label, valid, factor):
     out = jax.nn.log_sigmoid(jnp.where(label == 1, z, -z))
   else:
     values = jax.nn.log_softmax(logits)
-    out = jax.lax.platform_dependent(values, label, cpu=_gathered, default=_summed)
+    out = by_platform(values, label, cpu=_gathered, default=_summed)
   return jnp.where(valid, out * factor, 0.0)
 
 

@@ -28,6 +28,8 @@ AXES = {
   "kernel": dict(channels=2, features=3),
   "output": dict(batch=0, features=3),
 }
+# Of these axes, those that count the groups before anything else.
+GROUPED = {("image", "channels"), ("kernel", "features"), ("output", "features")}
 # Convolutions with both arrays mapped, up to so many, are written out; more are a loop.
 WRITTEN_OUT = 8
 
@@ -134,7 +136,8 @@ def _pads(size, kernel_size, stride, padding, dilation):
 def _padded(x, pads, most):
   """The image with all padding below 0 and above `most`, and the rest of the padding.
 
-  XLA reads beyond the image on a CPU where padding is negative, as that of a gradient then is.
+  XLA reads beyond the image on a CPU where padding is negative. Padding above `most` would make
+  that of the gradient negative.
   """
   fixed = [p for p in pads if all(isinstance(n, int) for n in p)]
   rest = tuple(tuple(min(max(n, 0), most) for n in p) if p in fixed else p for p in pads)
@@ -253,14 +256,6 @@ def _batch(operands, dims, *, wanted, spec):
   each = y.shape[to] // (groups(wanted) * count)
   y = y.reshape(*y.shape[:to], groups(wanted), count, each, *y.shape[to + 1 :]).swapaxes(to, to + 1)
   return y.reshape(*y.shape[: to + 1], groups(wanted) * each, *y.shape[to + 3 :]), to
-
-
-# Slots whose axis counts groups before anything else.
-GROUPED = {
-  ("image", "channels"),
-  ("kernel", "features"),
-  ("output", "features"),
-}
 
 
 def _batch_both(operands, dims, **params):
