@@ -111,6 +111,10 @@ TASKS = dict(
 NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depend on a name
 
 
+# Fields that older runs have in their config.json and that change nothing any more.
+REMOVED = ("fused_loss",)
+
+
 def default():
   """All fields with their defaults, as a fresh ConfigDict."""
   c = ml_collections.ConfigDict()
@@ -128,7 +132,6 @@ def default():
   c.log_steps = 10  # between lines of training loss
   c.steps_per_dispatch = 0  # that one call makes when the train split lies on the device; 0: as
   # many as there are between two lines on an accelerator, one on a CPU
-  c.fused_loss = False  # up-sample logits of a coarse head within the loss, a few rows at a time
   c.remat = False  # recompute all but convolutions in the backward pass: less memory, more time
 
   c.data = dict(
@@ -403,6 +406,8 @@ def load(file):
       or has a value of another type.
   """
   values = textfiles.read_json(file, dict)
+  for name in REMOVED:
+    values.pop(name, None)
   try:
     _fill(values, _known(values))
   except UserError as error:

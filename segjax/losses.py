@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.class_index import class_index, counted
+from segjax.ops import by_platform
 
 
 def _wide(x):
@@ -81,7 +82,7 @@ def _log_likelihood(logits, label, valid, factor):
     out = jax.nn.log_sigmoid(jnp.where(label == 1, z, -z))
   else:
     values = jax.nn.log_softmax(logits)
-    out = jax.lax.platform_dependent(values, label, cpu=_gathered, default=_summed)
+    out = by_platform(values, label, cpu=_gathered, default=_summed)
   return jnp.where(valid, out * factor, 0.0)
 
 
@@ -173,15 +174,6 @@ def dice(logits, label, *, valid=None, smooth=1.0):
     f32[B]; an example without a valid pixel has loss 0, and one with a label that counts and is
     none of the classes nan.
   """
-  return dice_of_sums(*dice_sums(logits, label, valid=valid), smooth=smooth)
-
-
-def dice_sums(logits, label, *, valid=None):
-  """Sums over the pixels of each example, from which its Dice loss follows; arguments as of `dice`.
-
-  Returns:
-    (f32[B,C] overlap of probabilities and truth, f32[B,C] size of both together).
-  """
   logits, label, valid, factor = _arguments(logits, label, valid)
   p = class_probabilities(logits)
   y = jax.nn.one_hot(label, p.shape[-1], dtype=p.dtype)
@@ -189,11 +181,7 @@ def dice_sums(logits, label, *, valid=None):
     p, y = p[..., 1:], y[..., 1:]
   scored = jnp.where(valid, factor, 0.0)[..., None]
   p, y = p * scored, y * scored
-  return (p * y).sum((1, 2)), (p + y).sum((1, 2))
-
-
-def dice_of_sums(overlap, total, *, smooth=1.0):
-  """The Dice loss, f32[B], of `dice_sums`."""
+  overlap, total = (p * y).sum((1, 2)), (p + y).sum((1, 2))
   return 1 - ((2 * overlap + smooth) / (total + smooth)).mean(-1)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.class_index import class_index, counted
+from segjax.ops import by_platform
 
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
@@ -94,7 +95,7 @@ def _counts(cell, length):
     copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
     return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
 
-  return jax.lax.platform_dependent(cell, cpu=shared, default=spread)
+  return by_platform(cell, cpu=shared, default=spread)
 
 
 def _whole(counts, name, shape):

@@ -1,5 +1,8 @@
 """What a GPU computes in place of a CPU's forms gives the same, run here on the CPU."""
 
+import re
+
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,9 @@ import optax
 import pytest
 from light import random_variables
 
-from segjax import losses, metrics, models
-from segjax.models import conv, gpu_conv, layers
+from segjax import losses, metrics, models, ops
+from segjax.models import conv, layers
+from segjax.ops import cpu, gpu
 from segjax.training import steps
 
 
@@ -23,9 +27,30 @@ def accelerated(monkeypatch):
   def call(function, *args):
     with monkeypatch.context() as patch:
       patch.setattr(jax.lax, "platform_dependent", take)
-      return function(*args)
+      patch.setattr(cpu, "FORMS", gpu.FORMS)
+      jax.clear_caches()
+      out = function(*args)
+    jax.clear_caches()
+    return out
 
   return call
+
+
+def library(x, kernel, stride=1, padding=0, dilation=1):
+  """JAX's own convolution."""
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    ((padding, padding),) * 2,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def program(function, *args):
+  """What a function is on a GPU, as text."""
+  return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def with_gradients(function):
@@ -67,15 +92,15 @@ def test_thin_convolutions_are_those_of_several_pixels(case, accelerated):
   kernel = jnp.asarray(rng.normal(size=(3, 3, channels, features)), jnp.float32)
 
   def standard(x, kernel):
-    return gpu_conv.library(x, kernel, 1, ((1, 1), (1, 1)), 1, 1)
+    return library(x, kernel, padding=1)
 
   def ours(x, kernel):
-    return conv.convolve(x, kernel, padding=1)
+    return ops.conv(x, kernel, padding=1)
 
   found = accelerated(with_gradients(ours), x, kernel)
   assert_alike(found, with_gradients(standard)(x, kernel))
-  program = str(accelerated(jax.make_jaxpr(ours), x, kernel))
-  assert f"f32[3,3,{done}," in program  # the kernel of the convolution
+  # The kernel of the convolution, or of what it is over pixels one by one.
+  assert f"tensor<3x3x{done}x" in program(ours, x, kernel)
 
 
 # Height, width, dilation, and whether its taps are those of regions.
@@ -93,22 +118,22 @@ FAR = [
 
 @pytest.mark.parametrize("height, width, dilation, of_regions", FAR)
 def test_taps_that_reach_far(height, width, dilation, of_regions, accelerated, monkeypatch):
-  monkeypatch.setattr(gpu_conv, "MANY", 3)
+  monkeypatch.setattr(gpu, "MANY", 3)
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, height, width, 3)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
 
   def standard(x, kernel):
-    return gpu_conv.library(x, kernel, 1, ((dilation, dilation),) * 2, dilation, 1)
+    return library(x, kernel, padding=dilation, dilation=dilation)
 
   def ours(x, kernel):
-    return conv.convolve(x, kernel, padding=dilation, dilation=dilation)
+    return ops.conv(x, kernel, padding=dilation, dilation=dilation)
 
   found = accelerated(with_gradients(ours), x, kernel)
   assert_alike(found, with_gradients(standard)(x, kernel))
-  program = str(accelerated(jax.make_jaxpr(with_gradients(ours)), x, kernel))
-  assert ("conv_general_dilated" in program) == of_regions
-  assert f"padding=(({dilation}, {dilation})" not in program
+  text = program(with_gradients(ours), x, kernel)
+  assert ("stablehlo.convolution" in text) == of_regions
+  assert f"pad = [[{dilation}, {dilation}]" not in text
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -118,22 +143,22 @@ def test_a_stem_is_one_over_blocks_of_pixels(channels, accelerated):
   kernel = jnp.asarray(rng.normal(size=(7, 7, channels, 5)), jnp.float32)
 
   def standard(x, kernel):
-    return gpu_conv.library(x, kernel, 2, ((3, 3), (3, 3)), 1, 1)
+    return library(x, kernel, stride=2, padding=3)
 
   def ours(x, kernel):
-    return conv.convolve(x, kernel, stride=2, padding=3)
+    return ops.conv(x, kernel, stride=2, padding=3)
 
   found = accelerated(with_gradients(ours), x, kernel)
   assert_alike(found, with_gradients(standard)(x, kernel))
-  assert "f32[4,4,16,5]" in str(accelerated(jax.make_jaxpr(ours), x, kernel))
+  assert "tensor<4x4x16x5xf32>" in program(ours, x, kernel)
   assert_alike([accelerated(ours, x[:, 1:], kernel)], [standard(x[:, 1:], kernel)])
 
 
 def test_one_output_a_pixel_is_a_product(accelerated):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 7)), jnp.float32)
   kernel = jnp.asarray(np.random.default_rng(1).normal(size=(1, 1, 7, 1)), jnp.float32)
-  found = accelerated(with_gradients(conv.convolve), x, kernel)
-  wanted = with_gradients(lambda x, k: gpu_conv.library(x, k, 1, ((0, 0), (0, 0)), 1, 1))(x, kernel)
+  found = accelerated(with_gradients(ops.conv), x, kernel)
+  wanted = with_gradients(library)(x, kernel)
   assert_alike(found, wanted)
 
 
@@ -146,7 +171,7 @@ def test_transposed_convolution_is_flaxs(accelerated):
     module = nn.ConvTranspose(4, (3, 3), (2, 2), ((1, 2), (1, 2)), use_bias=False)
     return module.apply(dict(params=dict(kernel=kernel)), x)
 
-  found = accelerated(with_gradients(conv.conv_transpose), x, kernel)
+  found = accelerated(with_gradients(ops.conv_transpose), x, kernel)
   assert_alike(found, with_gradients(library)(x, kernel))
 
 
@@ -205,23 +230,92 @@ def test_norms_are_part_of_the_convolutions_in_evaluation(
   np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_a_norm_multiplies_the_kernel_and_not_the_result(accelerated):
-  x, module = jnp.ones((2, 5, 6, 3)), conv.Conv(4)
-  variables = module.init(jax.random.key(1), x)
-  affine = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.arange(4.0)
-  program = str(accelerated(jax.make_jaxpr(module.apply), variables, x, affine))
-  assert "f32[3,3,3,4] = mul" in program and "f32[2,5,6,4] = mul" not in program
+class Pair(nn.Module):
+  """A convolution and a batch norm, applied together or one after the other."""
+
+  together: bool = True
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x, train):
+    convolution, norm = conv.Conv(4, use_bias=self.use_bias, name="conv"), layers.BatchNorm()
+    if self.together:
+      return layers.conv_norm(x, convolution, norm, train=train)
+    return norm(convolution(x), train=train)
 
 
-def test_a_norm_of_a_biased_convolution_takes_the_bias_in():
-  x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
-  module = conv.Conv(4, use_bias=True)
-  params = module.init(jax.random.key(1), x)["params"]
-  params = dict(params, bias=jnp.arange(4.0))
-  factor, shift = jnp.array([1.0, -2.0, 0.5, 3.0]), jnp.array([0.0, 1.0, 2.0, 3.0])
-  found = module.apply(dict(params=params), x, (factor, shift))
-  wanted = module.apply(dict(params=params), x) * factor + shift
-  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+def draw_pair(**fields):
+  """(Pair, variables with statistics as after some training, x)."""
+  pair, x = Pair(**fields), jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+  variables = pair.init(jax.random.key(1), x, train=False)
+  rng = np.random.default_rng(0)
+  moved = lambda v: jnp.asarray(v + rng.random(v.shape), jnp.float32)  # noqa: E731
+  return pair, jax.tree.map(moved, variables), x
+
+
+def test_a_norm_multiplies_the_kernel_and_not_the_result():
+  pair, variables, x = draw_pair()
+  text = program(lambda v, x: pair.apply(v, x, train=False), variables, x)
+  products = re.findall(r"stablehlo.multiply .* tensor<([\dx]+)xf32>", text)
+  assert "3x3x3x4" in products and "2x5x6x4" not in products
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_norm_with_its_convolution_is_the_norm_of_its_result(use_bias, accelerated):
+  pair, variables, x = draw_pair(use_bias=use_bias)
+  wanted = Pair(together=False, use_bias=use_bias).apply(variables, x, train=False)
+
+  def apply():
+    return jax.jit(lambda v: pair.apply(v, x, train=False))(variables)
+
+  np.testing.assert_allclose(apply(), wanted, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(accelerated(apply), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_what_is_captured_of_a_convolution_is_the_convolutions(train, accelerated):
+  pair, variables, x = draw_pair()
+  wanted = conv.Conv(4).apply(dict(params=variables["params"]["conv"]), x)
+  how = dict(capture_intermediates=True, mutable=["batch_stats", "intermediates"])
+
+  def capture():
+    out, state = pair.apply(variables, x, train=train, **how)
+    seen = state["intermediates"]
+    return out, seen["conv"]["__call__"][0], seen["BatchNorm_0"]["__call__"][0]
+
+  for out, of_conv, of_norm in (capture(), accelerated(capture)):
+    np.testing.assert_allclose(of_conv, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(of_norm, out)
+
+
+def test_training_without_mutable_statistics_raises_as_in_flax():
+  pair, variables, x = draw_pair()
+  with pytest.raises(flax.errors.ModifyScopeVariableError):
+    pair.apply(variables, x, train=True)
+
+
+def test_norms_over_an_axis_are_those_of_the_whole_batch():
+  """In value, gradient and running averages, the images one by one along a named axis."""
+  pair, variables, x = draw_pair()
+
+  def step(variables, x):
+    def loss(params):
+      given = variables | dict(params=params)
+      out, new = pair.apply(given, x, train=True, mutable=["batch_stats"])
+      return jnp.sin(out).mean(), (out, new)
+
+    return jax.grad(loss, has_aux=True)(variables["params"])
+
+  def part(variables, x):
+    with layers.norms_over("images"):
+      return step(variables, x)
+
+  gradient, (out, new) = step(variables, x)
+  each = jax.vmap(part, (None, 0), axis_name="images")(variables, x[:, None])
+  np.testing.assert_allclose(each[1][0][:, 0], out, rtol=1e-5, atol=1e-5)
+  for found, wanted in ((each[0], gradient), (each[1][1], new)):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(a.mean(0), b, rtol=1e-4, atol=1e-5)
 
 
 def test_norm_of_gradients_is_optaxs():
@@ -234,24 +328,10 @@ def test_norm_of_gradients_is_optaxs():
 
 
 def test_batch_norm_after_a_convolution_trains_as_after_its_result():
-  x = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
-
-  class Pair(nn.Module):
-    together: bool
-
-    @nn.compact
-    def __call__(self, x, train):
-      convolution, norm = conv.Conv(5, name="conv"), layers.BatchNorm(name="norm")
-      if self.together:
-        return norm(x, after=convolution, train=train)
-      return norm(convolution(x), train=train)
-
-  variables = Pair(True).init(jax.random.key(1), x, train=False)
+  _, variables, x = draw_pair()
   for train in (True, False):
-    apply = lambda together: Pair(together).apply(  # noqa: E731
-      variables,
-      x,
-      train=train,
-      mutable=["batch_stats"],  # noqa: B023
+    found, wanted = (
+      Pair(together).apply(variables, x, train=train, mutable=["batch_stats"])
+      for together in (True, False)
     )
-    jax.tree.map(np.testing.assert_array_equal, apply(True), apply(False))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import conv, layers, pooling
+from segjax import ops
+from segjax.models import layers, pooling
 
 # Height, width, channels, features, kernel size, groups, stride, dilation, padding.
 CASES = {
@@ -68,9 +69,7 @@ def test_fast_convolutions_equal_the_standard_one(case, dtype):
     )
 
   def fast(x, kernel):
-    return conv.convolve(
-      x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    return ops.conv(x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
   want, want_back = jax.vjp(jax.jit(standard), x, kernel)
   got, got_back = jax.vjp(jax.jit(fast), x, kernel)

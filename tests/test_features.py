@@ -12,12 +12,11 @@ from light import random_variables
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import inference, models, training
+from segjax import inference, models, ops, training
 from segjax.analysis import features, probes
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.models.backbones import make_backbone
-from segjax.models.layers import resize_bilinear
 from segjax.training.feeding import make_source
 
 
@@ -200,7 +199,7 @@ def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
   )  # fmt: skip
   for c, part in enumerate(parts):
     mask = part @ kernel[0, 0]
-    mask = resize_bilinear(mask, image.shape[1:3])[..., 0]
+    mask = ops.resize_bilinear(mask, image.shape[1:3])[..., 0]
     assert np.ptp(np.asarray(logits[..., c] - mask)) < 1e-4  # but for the bias
 
 

@@ -7,10 +7,7 @@ so depends on what surrounds the operation, so nets are compared in a scan of tr
 """
 
 import functools
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import flax.linen as nn
 import flax.traverse_util

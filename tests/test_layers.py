@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax import ops
 from segjax.models import layers, pooling
 
 KEY = jax.random.key(0)
@@ -97,7 +98,7 @@ def test_resize_bilinear_enlarges_as_pytorch_does():
   want = torch.nn.functional.interpolate(
     torch.tensor(x.transpose(0, 3, 1, 2)), size=(11, 20), mode="bilinear", align_corners=False
   )
-  got = layers.resize_bilinear(x, (11, 20))
+  got = ops.resize_bilinear(x, (11, 20))
   np.testing.assert_allclose(got, want.numpy().transpose(0, 2, 3, 1), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The kernels of segjax.native equal the library's convolution, whoever computes which part."""
+"""The kernels of segjax.ops.llvm equal the library's convolution, whoever computes which part."""
 
 import concurrent.futures
 import functools
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ROOT, eight_devices, run_with_core_packages
+from conftest import ROOT, run_with_core_packages
 
-from segjax import models, native
-from segjax.models import conv
-from segjax.native import convolution, forward, xla_call
+from segjax import models, ops
+from segjax.ops import llvm as native
+from segjax.ops.llvm import convolution, forward, xla_call
 
 pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
 
@@ -176,7 +176,7 @@ def test_calls_from_many_threads_at_once(case, form):
 def test_convolutions_of_nets_use_the_kernels_where_they_can():
   def target(dtype=jnp.float32, platform="cpu", dilation=1, size=12, channels=8):
     x, kernel = jnp.zeros((1, size, size, 16), dtype), jnp.zeros((3, 3, 16, channels), dtype)
-    convolve = functools.partial(conv.convolve, padding=dilation, dilation=dilation)
+    convolve = functools.partial(ops.conv, padding=dilation, dilation=dilation)
     step = jax.jit(jax.grad(lambda k, x: convolve(x, k).sum(), (0, 1)))
     return step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
 
@@ -189,16 +189,6 @@ def test_convolutions_of_nets_use_the_kernels_where_they_can():
     assert "@segjax_winograd" not in target(**thinner)
   assert "@segjax" not in target(jnp.bfloat16)
   assert "@segjax" not in target(platform="cuda")
-
-
-@in_forms("thin")
-def test_vmap_works(case, form):
-  spec, x, kernel, g = draw(case)
-  xs = np.stack([x, 2 * x])
-  mapped = jax.vmap(lambda x: native.convolve(x, kernel, spec))(xs)
-  np.testing.assert_array_equal(mapped[1], native.convolve(2 * x, kernel, spec))
-  mapped = jax.vmap(lambda x: native.weight_gradient(x, g, spec))(xs)
-  np.testing.assert_array_equal(mapped[0], native.weight_gradient(x, g, spec))
 
 
 def test_a_net_gives_the_same_with_and_without_kernels(monkeypatch):
@@ -227,13 +217,13 @@ def test_a_net_gives_the_same_with_and_without_kernels(monkeypatch):
 
 def test_without_llvmlite_or_by_wish_the_library_is_used():
   code = """
-  from segjax import native
+  from segjax.ops import llvm as native
   spec = native.Convolution(1, 8, 8, 4, 8, 3, 1, 1, ((1, 1), (1, 1)))
   assert not native.usable(spec, np.dtype("float32"))
   """
   done = run_with_core_packages(code)  # llvmlite is none of them
   assert done.returncode == 0, done.stderr
-  for env in ({"SEGJAX_NATIVE": "0"}, {"XLA_FLAGS": eight_devices()}):
+  for env in ({"SEGJAX_NATIVE": "0"},):
     done = subprocess.run(
       [sys.executable, "-c", "import numpy as np\n" + code_of(code)],
       cwd=ROOT,
@@ -260,10 +250,12 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
   try:
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     for _ in range(2):
+      monkeypatch.setattr(xla_call, "_engines", {})
       name = xla_call.register.__wrapped__(*args)
     assert len(compiled) == 1
     assert [f.name for f in tmp_path.iterdir()] == [name + ".o"]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "missing" / "folder"))
+    monkeypatch.setattr(xla_call, "_engines", {})
     assert xla_call.register.__wrapped__(*args) == name
     assert len(compiled) == 2
   finally:
@@ -283,7 +275,7 @@ struct XLA_FFI_Api {
 
 
 def test_the_interface_is_read_from_the_header_or_not_used():
-  assert xla_call.read_interface(HEADER) == (3, 48 + 8, 48 + 24)
+  assert xla_call.read_interface(HEADER) == (3, 48 + 8, 48 + 24, 48)
   assert xla_call.read_interface(HEADER.replace("MINOR 3", "MINOR 7")) is None
   assert xla_call.read_interface(HEADER.replace("MAJOR 0", "MAJOR 1")) is None
   assert xla_call.read_interface(HEADER.replace("NumThreads", "Size")) is None
@@ -302,3 +294,50 @@ def test_an_interface_that_was_not_tested_is_left_alone_and_said_once(
   with pytest.warns(RuntimeWarning, match=r"tested with \(0\.3 and 0\.4\)") as caught:
     assert [xla_call.machine.__wrapped__() for _ in range(2)] == [None, None]
   assert len(caught) == 1
+
+
+def test_wrong_numbers_switch_the_kernels_off_with_one_warning(monkeypatch):
+  """Each kind is tried once in a process, here one whose result is not the convolution."""
+  wrong = lambda *args, make=convolution.convolve: 2 * make(*args)  # noqa: E731
+  monkeypatch.setattr(convolution, "convolve", wrong)
+  monkeypatch.setattr(convolution, "is_sound", functools.cache(convolution.is_sound.__wrapped__))
+  small, other = (native.Convolution(1, n, 6, 3, 4, 3, 1, 1, ((1, 1),) * 2) for n in (6, 7))
+  with pytest.warns(RuntimeWarning, match="wrong numbers") as caught:
+    assert not any(native.usable(spec, jnp.float32) for spec in (small, small, other))
+  assert len(caught) == 1
+
+
+@pytest.mark.parametrize("lost", ["all", "the workers'"])
+def test_without_memory_a_call_fails_or_takes_fewer_threads(lost, tmp_path, monkeypatch):
+  never = "define internal ptr @none(i64 %size) {\n  ret ptr null\n}\n"
+  head, work = xla_call.HANDLER.split("define internal void @work")
+  failing = "call ptr @none(i64 SCRATCH)"
+  work = work.replace("call ptr @malloc(i64 SCRATCH)", failing, 2 if lost == "all" else 1)
+  monkeypatch.setattr(xla_call, "HANDLER", f"{never}{head}define internal void @work{work}")
+  folder = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  try:
+    spec = native.Convolution(4, 64, 9, 3, 5 + len(lost), 3, 1, 1, ((1, 1), (1, 1)))
+    x, kernel = (np.ones(spec.shape(slot), np.float32) for slot in ("image", "kernel"))
+    if lost == "all":
+      with pytest.raises(jax.errors.JaxRuntimeError, match="no memory left for a convolution"):
+        jax.block_until_ready(native.convolve(x, kernel, spec))
+    else:
+      assert native.convolve(x, kernel, spec).max() == 27
+  finally:
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_the_package_imported_anew_uses_what_is_registered():
+  spec, x, kernel, _ = draw("uneven_padding")
+  wanted = native.convolve(x, kernel, spec)
+  kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("segjax")}
+  try:
+    from segjax.ops import llvm as anew
+
+    assert anew is not native
+    np.testing.assert_array_equal(anew.convolve(x, kernel, anew.Convolution(*spec)), wanted)
+  finally:
+    for name in [name for name in sys.modules if name.startswith("segjax")]:
+      del sys.modules[name]
+    sys.modules.update(kept)

@@ -43,7 +43,7 @@ class Program:
     gflops: of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
     gbytes: that a step's operations read and write on a device, 10^9, by XLA's count after it has
       fused them; nan if unknown, or if a call makes several.
-    compile_s: seconds that XLA takes to compile, without the kernels of `segjax.native`.
+    compile_s: seconds that XLA takes to compile, without the kernels of `segjax.ops.llvm`.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
     parameters: of the net.
     devices: that share the work.
@@ -179,7 +179,7 @@ def measure(program, config, mode, *, repeats=20):
     `matrix_gflops_per_s` of a device measured just before, `share` of it on all `devices`,
     `gbytes` that a device moves, `memory_gbytes_per_s` likewise, `floor_s` (the longer of the FLOPs
     and the bytes at these rates), `peak_mb`, `parameters`, `device`, and what was measured. On a
-    CPU `native.winograd` takes fewer products than the plain form, so that a share may be above 1.
+    CPU `ops.llvm.winograd` takes fewer products than the plain form, so a share may be above 1.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))
   memory = memory_rate()

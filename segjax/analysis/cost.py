@@ -30,7 +30,7 @@ class Cost:
     gflops: of one image, by XLA's count before it optimises; a multiply-add is two.
     peak_mb: arguments, results and temporaries of the compiled program at batch 1, 10^6 bytes.
     compile_s: seconds that XLA takes to compile at batch 1; on a CPU the kernels of
-      `segjax.native` come before, about 0.07 s each the first time.
+      `segjax.ops.llvm` come before, about 0.07 s each the first time.
     latency_ms: median at batch 1.
     latency_spread_ms: between the quartiles.
     images_per_s: throughput, median at batch 8.

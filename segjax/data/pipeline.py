@@ -53,7 +53,7 @@ def extend_all(example, size):
 def pad(example, multiple):
   """Extends an example at the bottom and right to multiples of `multiple` pixels.
 
-  The image repeats its edge, as `layers.pad_to_multiple` does; a mask there is 255, ignore.
+  The image repeats its edge, as `ops.pad_to_multiple` does; a mask there is 255, ignore.
   """
   return extend_all(example, multiples(example["image"].shape[:2], multiple))
 

@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
 from segjax.models.deeplab import DeepLabV3PlusHead
-from segjax.models.layers import resize_bilinear
 
 KINDS = ("additive", "dot", "scaled_dot")
 
@@ -110,5 +110,5 @@ class AttentionSegmenter(nn.Module):
     x = x.reshape(-1, *x.shape[2:])
     head = DeepLabV3PlusHead(1, self.rates, dtype=self.dtype, name="head")
     x = head(x, jnp.repeat(fine, count, 0), train=train)
-    x = resize_bilinear(x, image.shape[1:3])[..., 0]
+    x = ops.resize_bilinear(x, image.shape[1:3])[..., 0]
     return x.reshape(-1, count, *image.shape[1:3]).transpose(0, 2, 3, 1)

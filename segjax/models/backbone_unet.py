@@ -7,8 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.backbones import make_backbone
-from segjax.models.layers import DoubleConv, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import DoubleConv, logits_layer
 
 
 class BackboneUNet(nn.Module):
@@ -42,7 +43,7 @@ class BackboneUNet(nn.Module):
     for i, channels in zip(reversed(range(len(features) - 1)), self.widths, strict=False):
       fine = features[i]
       size = (-(-height // 2**i), -(-width // 2**i)) if fine is None else fine.shape[1:3]
-      x = resize_bilinear(x, size)
+      x = ops.resize_bilinear(x, size)
       if self.skip and fine is not None and fine is not image:
         x = jnp.concatenate([x, fine], -1)
       block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
@@ -50,4 +51,4 @@ class BackboneUNet(nn.Module):
     x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
     if i == 0:  # the image's size, or that of a tiny one that the backbone extended
       return x[:, :height, :width]
-    return ToImageSize()(x, (height, width))
+    return ops.resize_bilinear(x, (height, width))

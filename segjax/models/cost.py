@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
+
 
 def count_params(params):
   """Number of values in a tree of parameters, of arrays or of shapes."""
@@ -16,10 +18,11 @@ def count_params(params):
 def plain_flops(function, *args):
   """FLOPs of a jitted function by XLA's count before it optimises, nan if it has none.
 
-  Lowered for a platform for which there are no forms of our own, as these count other products. The
-  function must be one for the CPU: the plugins of other platforms have no count.
+  In plain forms, because others take other products. The function must be one for the CPU: the
+  plugins of other platforms have no count.
   """
-  lowered = function.trace(*args).lower(lowering_platforms=("tpu",))
+  with ops.plain_forms():
+    lowered = function.trace(*args).lower()
   return (lowered.cost_analysis() or {}).get("flops", math.nan)
 
 

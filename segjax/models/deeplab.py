@@ -8,9 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.fcn import sow_aux
-from segjax.models.layers import ConvNorm, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import ConvNorm, logits_layer
 
 
 class ASPP(nn.Module):
@@ -115,7 +116,7 @@ class DeepLabV3(nn.Module):
     if self.aux:
       x = feature_at(features, self.aux_index, "the auxiliary head")
       sow_aux(self, x, image.shape[1:3], train)
-    return ToImageSize()(head(features[-1], train=train), image.shape[1:3])
+    return ops.resize_bilinear(head(features[-1], train=train), image.shape[1:3])
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -140,7 +141,7 @@ class DeepLabV3PlusHead(nn.Module):
     """Deep [B,h,w,C] and fine [B,H,W,c] features -> f32[B,H,W,num_outputs]."""
     block = partial(ConvNorm, dtype=self.dtype)
     aspp = ASPP(self.features, self.features, self.rates, dtype=self.dtype, name="aspp")
-    x = resize_bilinear(aspp(x, train=train), fine.shape[1:3])
+    x = ops.resize_bilinear(aspp(x, train=train), fine.shape[1:3])
     fine = block(self.fine_features, 1, name="fine")(fine, train=train)
     x = jnp.concatenate([x, fine], -1)
     for i in (1, 2):
@@ -178,4 +179,4 @@ class DeepLabV3Plus(nn.Module):
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
     x = head(features[-1], feature_at(features, 2, "DeepLabV3Plus"), train=train)
-    return ToImageSize()(x, image.shape[1:3])
+    return ops.resize_bilinear(x, image.shape[1:3])

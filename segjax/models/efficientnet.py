@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, dilate
+from segjax.models.layers import BatchNorm, conv_norm, dilate
 
 # Repeats, kernel size, stride, expansion, output channels.
 STAGES = (
@@ -58,13 +58,13 @@ class MBConv(nn.Module):
     expanded = self.expansion * x.shape[-1]
     if self.expansion > 1:
       expand = conv(expanded, 1, name="expand_conv")
-      x = nn.relu6(_norm(self.dtype, "bn0")(x, after=expand, train=train))
+      x = nn.relu6(conv_norm(x, expand, _norm(self.dtype, "bn0"), train=train))
     depthwise = conv(
       expanded, self.kernel_size, self.stride, self.dilation, expanded, name="depthwise_conv"
     )
-    x = nn.relu6(_norm(self.dtype, "bn1")(x, after=depthwise, train=train))
+    x = nn.relu6(conv_norm(x, depthwise, _norm(self.dtype, "bn1"), train=train))
     project = conv(self.features, 1, name="project_conv")
-    x = _norm(self.dtype, "bn2")(x, after=project, train=train)
+    x = conv_norm(x, project, _norm(self.dtype, "bn2"), train=train)
     return x + inputs if self.stride == 1 and inputs.shape == x.shape else x
 
 
@@ -88,7 +88,7 @@ class EfficientNetLite0(nn.Module):
     Channels: 3 (the image itself), 16, 24, 40, 112 and 320, each the last of its stride.
     """
     stem = Conv(32, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")
-    x = nn.relu6(_norm(self.dtype, "bn0")(image, after=stem, train=train))
+    x = nn.relu6(conv_norm(image, stem, _norm(self.dtype, "bn0"), train=train))
     features, index = [image], 0
     strides = dilate([s[2] for s in self.stages], 2, self.output_stride)
     for (repeats, size, nominal, expansion, width), (stride, first, rest) in zip(
@@ -125,7 +125,7 @@ class EfficientNetHead(nn.Module):
   def __call__(self, features, *, train: bool):
     """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,1280]."""
     conv = Conv(1280, 1, dtype=self.dtype, name="conv_head")
-    x = _norm(self.dtype, "bn1")(features[-1], after=conv, train=train)
+    x = conv_norm(features[-1], conv, _norm(self.dtype, "bn1"), train=train)
     x = nn.relu6(x).mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     x = nn.Dropout(0.2, deterministic=not train)(x)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models import layers
 
 
@@ -50,4 +51,4 @@ class EncoderDecoder(nn.Module):
       dtype=self.dtype,
       name="head",
     )(x)
-    return layers.resize_bilinear(x.astype(jnp.float32), image.shape[1:3])
+    return ops.resize_bilinear(x.astype(jnp.float32), image.shape[1:3])

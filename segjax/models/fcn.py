@@ -7,10 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import BatchNorm, conv_norm, logits_layer
 
 
 class FCNHead(nn.Module):
@@ -28,7 +29,7 @@ class FCNHead(nn.Module):
   def __call__(self, x, *, train: bool):
     """[B,H,W,C] -> f32[B,H,W,num_outputs]."""
     conv = Conv(x.shape[-1] // 4, dtype=self.dtype, name="conv")
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, after=conv, train=train))
+    x = nn.relu(conv_norm(x, conv, BatchNorm(dtype=self.dtype, name="norm"), train=train))
     x = nn.Dropout(0.1, deterministic=not train)(x)
     return logits_layer(self.num_outputs, self.dtype)(x).astype(jnp.float32)
 
@@ -60,13 +61,13 @@ class FCN(nn.Module):
     head = FCNHead(self.num_outputs, self.dtype, name="head")
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
-    return ToImageSize()(head(features[-1], train=train), image.shape[1:3])
+    return ops.resize_bilinear(head(features[-1], train=train), image.shape[1:3])
 
 
 def sow_aux(net, x, size, train):
   """Sows the logits of an auxiliary `FCNHead` on features x; for use inside a compact net."""
   head = FCNHead(net.num_outputs, net.dtype, name="aux_head")
-  net.sow("intermediates", "aux_logits", ToImageSize()(head(x, train=train), size))
+  net.sow("intermediates", "aux_logits", ops.resize_bilinear(head(x, train=train), size))
 
 
 class FCN32s(nn.Module):
@@ -109,8 +110,8 @@ class FCN32s(nn.Module):
     for index in range(4, self.finest.bit_length() - 2, -1):
       skip = feature_at(features, index, type(self).__name__)
       score = logits_layer(self.num_outputs, self.dtype, name=f"score{2**index}")(skip)
-      x = resize_bilinear(x, skip.shape[1:3]) + score.astype(jnp.float32)
-    return ToImageSize()(x, image.shape[1:3])
+      x = ops.resize_bilinear(x, skip.shape[1:3]) + score.astype(jnp.float32)
+    return ops.resize_bilinear(x, image.shape[1:3])
 
 
 class FCN16s(FCN32s):

@@ -6,14 +6,16 @@ a slow convolution over a zero-dilated input.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError, choose
-from segjax.models.conv import Conv, conv_transpose
+from segjax.models.conv import Conv
 
 NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
@@ -52,7 +54,7 @@ class ConvTranspose(nn.Module):
     kernel = self.param("kernel", initializer(self.kernel_init), shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return conv_transpose(x, kernel) + bias.astype(self.dtype)
+    return ops.conv_transpose(x, kernel) + bias.astype(self.dtype)
 
 
 class Dropout(nn.Module):
@@ -82,39 +84,6 @@ class Dropout(nn.Module):
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def resize_bilinear(x, size):
-  """Bilinear resize of [B,H,W,C] to `size` = (height, width), half-pixel centres.
-
-  Equals PyTorch's `interpolate(mode="bilinear", align_corners=False)` when enlarging; when
-  shrinking it averages over the covered pixels (antialias), as PyTorch's `antialias=True` does.
-  """
-  return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear")
-
-
-class ToImageSize(nn.Module):
-  """`resize_bilinear` as the last step of a net; without parameters, see `coarse_logits`."""
-
-  @nn.compact
-  def __call__(self, logits, size):
-    """[B,h,w,K] -> [B,*size,K]."""
-    return resize_bilinear(logits, size)
-
-
-def coarse_logits():
-  """Context in which nets give their logits at the size of the head, without `ToImageSize`."""
-
-  def intercept(call, args, kwargs, context):
-    return args[0] if isinstance(context.module, ToImageSize) else call(*args, **kwargs)
-
-  return nn.intercept_methods(intercept)
-
-
-def pad_to_multiple(image, multiple):
-  """Extends [B,H,W,C] at the bottom and right, repeating the edge, to multiples of `multiple`."""
-  h, w = image.shape[1:3]
-  return jnp.pad(image, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)), mode="edge")
-
-
 def dilate(strides, stride, output_stride):
   """Replaces the strides that would pass `output_stride` by dilation.
 
@@ -142,17 +111,58 @@ def dilate(strides, stride, output_stride):
   return out
 
 
-def normalized(x, norm, *, after, train, name):
-  """A Conv, `after`, and the norm called `norm` ("none", "batch", "group"), in compact modules."""
+def make_norm(norm, features, *, dtype, name):
+  """The norm of `features` channels that a name stands for: "none" (None), "batch" or "group".
+
+  Raises:
+    UserError: another name.
+  """
   if norm == "none":
-    return after(x)
+    return None
   if norm == "batch":
-    return BatchNorm(dtype=after.dtype, name=name)(x, after=after, train=train)
+    return BatchNorm(dtype=dtype, name=name)
   if norm == "group":
-    x = after(x)
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0 and x.shape[-1] > g)
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=x.dtype, name=name)(x)
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if features % g == 0 and features > g)
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
   raise UserError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}")
+
+
+def conv_norm(x, conv, norm, *, train):
+  """Applies a convolution, then a norm; for use inside compact modules.
+
+  Where a batch norm uses its running averages, it is part of the convolution on accelerators: the
+  kernel is multiplied, so that the library adds the shift while it convolves.
+
+  Args:
+    x: [B,H,W,C].
+    conv: a Conv.
+    norm: a BatchNorm, another module, or None for no norm.
+    train: whether a batch norm normalises by the batch.
+
+  Returns:
+    [B,H',W',features].
+  """
+  y = conv(x)
+  if norm is None:
+    return y
+  if isinstance(norm, BatchNorm):
+    return norm(y, train=train, scaled=partial(conv.scaled, x, y))
+  return norm(y)
+
+
+def norms_over(axis_name):
+  """Context in which batch norms of all nets take the statistics of all devices along an axis.
+
+  Args:
+    axis_name: of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are applied.
+  """
+
+  def intercept(call, args, kwargs, context):
+    if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+      kwargs = kwargs | dict(axis_name=axis_name)
+    return call(*args, **kwargs)
+
+  return nn.intercept_methods(intercept)
 
 
 class BatchNorm(nn.Module):
@@ -176,42 +186,45 @@ class BatchNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool, after=None):
+  def __call__(self, x, *, train: bool, scaled=None, axis_name=None):
     """Normalises by the batch in training, else by the running averages.
-
-    In training apply the net with `mutable=["batch_stats"]`, or the averages stay.
 
     Args:
       x: [...,C].
-      train: see above.
-      after: a Conv that is applied to x before; with running averages the two are one convolution.
+      train: see above; needs `mutable=["batch_stats"]`.
+      scaled: (factor, shift), both f32[C], -> x * factor + shift, where there is a faster way to
+        compute that with running averages, see `conv_norm`.
+      axis_name: of a pmap or shard_map whose devices' batches are normalised together, or None, see
+        `norms_over`.
 
     Returns:
-      [...,C], or [...,features] of the Conv.
+      [...,C].
 
     Raises:
       UserError: in training, where a channel has one value.
+      flax.errors.ModifyScopeVariableError: in training, where "batch_stats" is not mutable.
     """
-    if after is not None and train:
-      x, after = after(x), None
-    shape = (x.shape[-1] if after is None else after.features,)
+    shape = x.shape[-1:]
     scale = self.param("scale", self.scale_init, shape)
     bias = self.param("bias", nn.initializers.zeros, shape)
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     running_var = self.variable("batch_stats", "var", jnp.ones, shape)
     if train:
-      if x.size == x.shape[-1] and not self.is_initializing():
-        raise UserError(
-          f"batch norm {'/'.join(self.path)} has one value a channel to train on, {x.shape}; use "
-          "batches of 2 or more, e.g. data.batch_size=2"
-        )
+      count = x.size // x.shape[-1]
       wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-      mean = wide.mean(axes)
-      var = (wide**2).mean(axes) - mean**2
+      mean, square = wide.mean(axes), (wide**2).mean(axes)
+      if axis_name is not None and not self.is_initializing():
+        mean, square = jax.lax.pmean((mean, square), axis_name)
+        count *= jax.lax.axis_size(axis_name)
+      if count == 1 and not self.is_initializing():
+        raise UserError(
+          f"batch norm {'/'.join(self.path)} sees a single value per channel in training (shape "
+          f"{x.shape}); use batches of 2 or more, e.g. data.batch_size=2"
+        )
+      var = square - mean**2
       # The gradient of `jnp.maximum` would ask whether two roundings of one value are equal.
       var = jnp.where(var < 0, 0, var)
-      if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-        count = x.size // x.shape[-1]
+      if not self.is_initializing():
         unbiased = var * (count / (count - 1))
         for running, new in ((running_mean, mean), (running_var, unbiased)):
           running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
@@ -219,9 +232,8 @@ class BatchNorm(nn.Module):
       mean, var = running_mean.value, running_var.value
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     shift = bias - mean * factor
-    if after is not None:
-      return after(x, (factor, shift)).astype(self.dtype)
-    return (x * factor + shift).astype(self.dtype)
+    y = x * factor + shift if train or scaled is None else scaled(factor, shift)
+    return y.astype(self.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -247,7 +259,7 @@ class ConvNorm(nn.Module):
     conv = Conv(
       self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name="conv"
     )
-    x = BatchNorm(dtype=self.dtype, name="norm")(x, after=conv, train=train)
+    x = conv_norm(x, conv, BatchNorm(dtype=self.dtype, name="norm"), train=train)
     return x if self.activation is None else self.activation(x)
 
 
@@ -289,7 +301,8 @@ class DoubleConv(nn.Module):
         dtype=self.dtype,
         name="conv" + i,
       )
-      x = nn.relu(normalized(x, self.norm, after=conv, train=train, name="norm" + i))
+      norm = make_norm(self.norm, self.features, dtype=self.dtype, name="norm" + i)
+      x = nn.relu(conv_norm(x, conv, norm, train=train))
     return x
 
 

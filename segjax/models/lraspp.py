@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.backbones import feature_at, make_backbone
 from segjax.models.conv import Conv
-from segjax.models.layers import ConvNorm, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import ConvNorm, logits_layer
 
 
 class LRASPPHead(nn.Module):
@@ -31,7 +32,7 @@ class LRASPPHead(nn.Module):
     """Deep [B,h,w,C] and fine [B,H,W,c] features -> f32[B,H,W,num_outputs]."""
     gate = Conv(self.features, 1, dtype=self.dtype, name="scale")(x.mean((1, 2), keepdims=True))
     x = ConvNorm(self.features, 1, dtype=self.dtype, name="cbr")(x, train=train)
-    x = resize_bilinear(x * jax.nn.sigmoid(gate), fine.shape[1:3])
+    x = ops.resize_bilinear(x * jax.nn.sigmoid(gate), fine.shape[1:3])
     low = logits_layer(self.num_outputs, self.dtype, name="low_classifier")(fine)
     high = logits_layer(self.num_outputs, self.dtype, name="high_classifier")(x)
     return low.astype(jnp.float32) + high.astype(jnp.float32)
@@ -61,4 +62,4 @@ class LRASPP(nn.Module):
     features = backbone(image, train=train)
     head = LRASPPHead(self.num_outputs, dtype=self.dtype, name="head")
     x = head(features[-1], feature_at(features, 3, "LRASPP"), train=train)
-    return ToImageSize()(x, image.shape[1:3])
+    return ops.resize_bilinear(x, image.shape[1:3])

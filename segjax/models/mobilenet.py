@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, dilate
+from segjax.models.layers import BatchNorm, conv_norm, dilate
 
 # Kernel size, expanded channels, output channels, squeeze-and-excitation, hard swish, stride.
 LARGE = (
@@ -95,7 +95,7 @@ class ConvBlock(nn.Module):
       name="0",
     )  # fmt: skip
     norm = BatchNorm(1e-3, 0.01, dtype=self.dtype, name="1")
-    x = norm(x, after=conv, train=train)
+    x = conv_norm(x, conv, norm, train=train)
     return x if self.activation is None else self.activation(x)
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, dilate
+from segjax.models.layers import BatchNorm, conv_norm, dilate
 from segjax.models.pooling import max_pool_3x3
 
 
@@ -38,9 +38,9 @@ class BasicBlock(nn.Module):
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
     conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
     first = conv(self.features, 3, self.stride, self.dilation, name="conv1")
-    y = nn.relu(norm(name="bn1")(x, after=first, train=train))
+    y = nn.relu(conv_norm(x, first, norm(name="bn1"), train=train))
     second = conv(self.features, 3, dilation=self.next_dilation, name="conv2")
-    y = norm(name="bn2")(y, after=second, train=train)
+    y = conv_norm(y, second, norm(name="bn2"), train=train)
     return nn.relu(y + _shortcut(x, self.features, self.stride, conv, norm, train))
 
 
@@ -68,10 +68,10 @@ class Bottleneck(nn.Module):
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),4*features]."""
     conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
     width = self.features * self.base_width // 64 * self.groups
-    y = nn.relu(norm(name="bn1")(x, after=conv(width, 1, name="conv1"), train=train))
+    y = nn.relu(conv_norm(x, conv(width, 1, name="conv1"), norm(name="bn1"), train=train))
     wide = conv(width, 3, self.stride, self.dilation, self.groups, name="conv2")
-    y = nn.relu(norm(name="bn2")(y, after=wide, train=train))
-    y = norm(name="bn3")(y, after=conv(4 * self.features, 1, name="conv3"), train=train)
+    y = nn.relu(conv_norm(y, wide, norm(name="bn2"), train=train))
+    y = conv_norm(y, conv(4 * self.features, 1, name="conv3"), norm(name="bn3"), train=train)
     return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, conv, norm, train))
 
 
@@ -80,7 +80,7 @@ def _shortcut(x, features, stride, conv, norm, train):
   if stride == 1 and x.shape[-1] == features:
     return x
   projection = conv(features, 1, stride, name="downsample_0")
-  return norm(name="downsample_1")(x, after=projection, train=train)
+  return conv_norm(x, projection, norm(name="downsample_1"), train=train)
 
 
 class ResNet(nn.Module):
@@ -110,7 +110,7 @@ class ResNet(nn.Module):
     Channels: 3 (the image itself), 64, then 64, 128, 256 and 512, times 4 with bottlenecks.
     """
     stem = Conv(64, 7, 2, dtype=self.dtype, name="conv1")
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(image, after=stem, train=train))
+    x = nn.relu(conv_norm(image, stem, BatchNorm(dtype=self.dtype, name="bn1"), train=train))
     features = [image, x]
     x = max_pool_3x3(x)
     for i, (count, (stride, first, rest)) in enumerate(

@@ -15,9 +15,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from segjax import ops
 from segjax.errors import choose
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, MeanHead, ToImageSize, logits_layer, resize_bilinear
+from segjax.models.layers import BatchNorm, MeanHead, conv_norm, logits_layer
 
 # Epsilon of every norm is 1e-5: `transformers` ignores the 1e-6 of its configurations.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
@@ -43,7 +44,7 @@ class Attention(nn.Module):
     """[B,H,W,C] -> [B,H,W,C]; a map smaller than `reduction` is first extended at its edges."""
     (b, h, w, c), r, small = x.shape, self.reduction, x
     if r > 1:
-      small = jnp.pad(x, ((0, 0), (0, max(r - h, 0)), (0, max(r - w, 0)), (0, 0)), mode="edge")
+      small = ops.pad_to_least(x, r)
       reduce = nn.Conv(c, (r, r), r, padding="VALID", dtype=self.dtype, name="self_sr")
       small = LayerNorm(dtype=self.dtype, name="self_layer_norm")(reduce(small))
 
@@ -209,10 +210,10 @@ class Head(nn.Module):
     size, parts = features[0].shape[1:3], []
     for i, feature in enumerate(features):
       x = Dense(self.width, dtype=self.dtype, name=f"linear_c_{i}_proj")(feature)
-      parts.append(resize_bilinear(x, size))
+      parts.append(ops.resize_bilinear(x, size))
     x = jnp.concatenate(parts[::-1], -1)  # the deepest stage comes first
     fuse = Conv(self.width, 1, dtype=self.dtype, name="linear_fuse")
-    x = nn.relu(BatchNorm(dtype=self.dtype, name="batch_norm")(x, after=fuse, train=train))
+    x = nn.relu(conv_norm(x, fuse, BatchNorm(dtype=self.dtype, name="batch_norm"), train=train))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return logits_layer(self.num_outputs, self.dtype, name="classifier")(x)
 
@@ -259,4 +260,4 @@ class SegFormer(nn.Module):
     width = self.decoder_width or (256 if self.backbone in ("mit_b0", "mit_b1") else 768)
     head = Head(self.num_outputs, width, self.dropout, self.dtype, name="head")
     logits = head(features, train=train).astype(jnp.float32)
-    return ToImageSize()(logits, image.shape[1:3])
+    return ops.resize_bilinear(logits, image.shape[1:3])

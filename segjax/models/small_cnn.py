@@ -7,8 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm
+from segjax.models.layers import BatchNorm, conv_norm
 from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
 
 
@@ -29,12 +30,10 @@ class SmallCNN(nn.Module):
 
     Pooling drops an odd row or column; an image under 2^groups pixels is extended at its edges.
     """
-    least = 2 ** len(self.widths)
-    short = [(0, max(least - n, 0)) for n in image.shape[1:3]]
-    x, features = jnp.pad(image, ((0, 0), *short, (0, 0)), mode="edge"), [image]
+    x, features = ops.pad_to_least(image, 2 ** len(self.widths)), [image]
     for i, width in enumerate(self.widths):
       conv = Conv(width, dtype=self.dtype, name=f"conv{i + 1}")
-      x = nn.relu(BatchNorm(dtype=self.dtype, name=f"bn{i + 1}")(x, after=conv, train=train))
+      x = nn.relu(conv_norm(x, conv, BatchNorm(dtype=self.dtype, name=f"bn{i + 1}"), train=train))
       x = max_pool_2x2(x)
       features.append(x)
     return features

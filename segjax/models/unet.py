@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError
 from segjax.models import layers, pooling
 
@@ -81,14 +82,14 @@ class UNet(nn.Module):
     )(x)
     x = x.astype(jnp.float32)
     return (
-      layers.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
+      ops.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
     )
 
   def _fitted(self, image, multiple):
     if self.fit == "pad":
-      return layers.pad_to_multiple(image, multiple)
+      return ops.pad_to_multiple(image, multiple)
     if self.fit == "resize":
-      return layers.resize_bilinear(image, [-(-n // multiple) * multiple for n in image.shape[1:3]])
+      return ops.resize_bilinear(image, [-(-n // multiple) * multiple for n in image.shape[1:3]])
     raise UserError(f"UNet: fit is {self.fit!r}, expected 'pad' or 'resize'")
 
   def _upsampled(self, x, features, name):
@@ -96,7 +97,7 @@ class UNet(nn.Module):
       size = int(self.up[-1])
       return layers.ConvTranspose(features, size, self.kernel_init, self.dtype, name=name)(x)
     if self.up == "bilinear":
-      x = layers.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+      x = ops.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
       return layers.Conv(
         features,
         use_bias=True,

@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import dilate, normalized
+from segjax.models.layers import BatchNorm, conv_norm, dilate
 from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -42,9 +43,7 @@ class VGG(nn.Module):
     is the last one pooled. Pooling drops an odd row or column (PyTorch's `ceil_mode=False`), so
     index i has floor(H / 2^i) rows; an image under 32 pixels is extended at its edges to 32.
     """
-    height, width = image.shape[1:3]
-    short = ((0, 0), (0, max(32 - height, 0)), (0, max(32 - width, 0)), (0, 0))
-    x = jnp.pad(image, short, mode="edge")
+    x = ops.pad_to_least(image, 32)
     strides = dilate((1, 2, 2, 2, 2, 2), 1, self.output_stride)
     features, index = [], 0
     for count, channels, (stride, _, dilation) in zip(self.stages, WIDTHS, strides, strict=False):
@@ -57,9 +56,10 @@ class VGG(nn.Module):
           dtype=self.dtype,
           name=f"features_{index}",
         )
-        norm = "batch" if self.batch_norm else "none"
-        name = f"features_{index + 1}"
-        x = nn.relu(normalized(x, norm, after=conv, train=train, name=name))
+        norm = None
+        if self.batch_norm:
+          norm = BatchNorm(dtype=self.dtype, name=f"features_{index + 1}")
+        x = nn.relu(conv_norm(x, conv, norm, train=train))
         index += 3 if self.batch_norm else 2
       index += 1  # the pooling
       features.append(x)

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.errors import UserError
-from segjax.models.layers import resize_bilinear
 
 
 class Block(nn.Module):
@@ -68,8 +68,7 @@ class ViT(nn.Module):
     p = self.patch
     if p < 2 or p & (p - 1):
       raise UserError(f"ViT: patch is {p}, expected a power of 2")
-    more = [(0, -n % p) for n in image.shape[1:3]]
-    x = jnp.pad(image, ((0, 0), *more, (0, 0)), mode="edge").astype(self.dtype)
+    x = ops.pad_to_multiple(image, p).astype(self.dtype)
     x = nn.Conv(self.width, (p, p), p, padding="VALID", dtype=self.dtype, name="patch_embed")(x)
     _, h, w, c = x.shape
     place = self.param("pos_embed", nn.initializers.normal(0.02), (self.grid, self.grid, c))
@@ -82,7 +81,9 @@ class ViT(nn.Module):
     x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(blocks[-1])
     strides = p.bit_length() - 1
     fine = [
-      resize_bilinear(blocks[self.depth * i // strides], [-(-n // 2**i) for n in image.shape[1:3]])
+      ops.resize_bilinear(
+        blocks[self.depth * i // strides], [-(-n // 2**i) for n in image.shape[1:3]]
+      )
       for i in range(1, strides)
     ]
     return [image, *fine, x]

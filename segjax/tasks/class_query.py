@@ -37,7 +37,6 @@ class ClassQuery(Segmentation):
   present: float = 0.75
   attention: float = 0.0
 
-  fuses: ClassVar[bool] = False
   headline: ClassVar[tuple[str, ...]] = (*Segmentation.headline, "asked_iou")
 
   def __post_init__(self):

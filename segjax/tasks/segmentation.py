@@ -12,7 +12,6 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend
-from segjax.row_blocks import sum_over_rows
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
@@ -42,7 +41,6 @@ class Segmentation(Task):
   class_weights: tuple[float, ...] = ()
 
   headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
-  fuses: ClassVar[bool] = True
 
   def __post_init__(self):
     n = len(self.classes)
@@ -69,7 +67,7 @@ class Segmentation(Task):
     """Sums over a batch, from which loss and metrics follow; add them up over batches.
 
     Args:
-      logits: f32[B,H,W,K], or coarser ones, which are up-sampled block of rows by block of rows.
+      logits: f32[B,H,W,K].
       label: i32[B,H,W], class indices or 255.
       mask: bool[B], False for examples that do not count.
       histogram: also counts scores, for MaxF; only with a sigmoid.
@@ -77,21 +75,9 @@ class Segmentation(Task):
     Returns:
       dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
     """
-
-    def of_pixels(logits, label):
-      return self._pixel_sums(logits, label, mask, histogram)
-
-    coarse = logits.shape[1:3] != label.shape[1:3]
-    sums = sum_over_rows(of_pixels, logits, label) if coarse else of_pixels(logits, label)
-    sums["examples"] = mask.sum()
-    if self.dice:
-      sums["dice"] = jnp.where(mask, losses.dice_of_sums(*sums["dice"]), 0.0).sum()
-    return sums
-
-  def _pixel_sums(self, logits, label, mask, histogram):
-    """Sums over pixels; of Dice each example's."""
     valid = (label != IGNORE) & mask[:, None, None]
     sums = dict(
+      examples=mask.sum(),
       pixels=valid.sum(),
       matrix=metrics.confusion_matrix(
         self.predict(logits), label, num_classes=len(self.classes), valid=valid
@@ -106,7 +92,7 @@ class Segmentation(Task):
     if self.focal:
       sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
     if self.dice:
-      sums["dice"] = losses.dice_sums(logits, label, valid=valid)
+      sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
     if histogram and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)

@@ -32,7 +32,6 @@ class Task:
     every_pixel: whether all pixels of an image are scored, so that none may be padding.
     teaches: whether the net with the averaged parameters is asked too, as a teacher.
     pretext: whether it is for the features that a net comes to have, not for its answers.
-    fuses: whether `statistics` takes logits coarser than the labels.
     loss_text: name of the loss with its unit, for axes and tables.
   """
 
@@ -44,7 +43,6 @@ class Task:
   every_pixel: ClassVar[bool] = False
   teaches: ClassVar[bool] = False
   pretext: ClassVar[bool] = False
-  fuses: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
 
   @classmethod

@@ -102,7 +102,6 @@ class Experiment:
       resident=resident,
       several=several,
       remat=c.remat,
-      fused=c.fused_loss,
     )
 
   def eval_step(self):
@@ -115,7 +114,6 @@ class Experiment:
       augment=augment.make_augment(**self.config.augment),
       mean=data.mean,
       std=data.std,
-      fused=self.config.fused_loss,
     )
 
   def predict_step(self):
@@ -159,8 +157,6 @@ def build(config, labels, steps_per_epoch=1):
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
         f"has others ({task.needs}); set it to 0"
       )
-  if config.fused_loss and not task.fuses:
-    raise UserError(f"fused_loss is for segmentation, not for the task {config.task.name!r}")
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import jax
@@ -13,7 +12,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
-from segjax.models.layers import coarse_logits
+from segjax.ops.conv import conv_p
 from segjax.training.freezing import frozen_norms, stop_gradients
 
 
@@ -80,21 +79,20 @@ class Net:
     teacher: the net with the averaged parameters, a Net, where the task asks for one.
   """
 
-  def __init__(self, model, variables, *, mean, std, train, step=0, rngs=None, coarse=False):
+  def __init__(self, model, variables, *, mean, std, train, step=0, rngs=None):
     self._apply, self._params = model.apply, variables["params"]
     self.batch_stats, self.sown = variables["batch_stats"], {}
     self.train, self.step, self.teacher = train, step, None
-    self._mean, self._std, self._rngs, self._coarse = mean, std, rngs, coarse
+    self._mean, self._std, self._rngs = mean, std, rngs
 
   def __call__(self, image, *more):
     """Applies the model to normalised images, and to `more` as it is."""
     variables = dict(params=self._params, batch_stats=self.batch_stats)
     mutable = ["intermediates", *(["batch_stats"] if self.train else [])]
     image = normalize(image, self._mean, self._std)
-    with coarse_logits() if self._coarse else contextlib.nullcontext():
-      outputs, updates = self._apply(
-        variables, image, *more, mutable=mutable, train=self.train, rngs=self._rngs
-      )
+    outputs, updates = self._apply(
+      variables, image, *more, mutable=mutable, train=self.train, rngs=self._rngs
+    )
     self.batch_stats = updates.get("batch_stats", self.batch_stats)
     self.sown = updates.get("intermediates", {})
     return outputs
@@ -127,7 +125,6 @@ def make_train_step(
   resident=False,
   several=False,
   remat=False,
-  fused=False,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
@@ -151,8 +148,6 @@ def make_train_step(
     several: of a resident step: batch is {"index": i32[n,B]}, one call makes n steps, and `sums`
       have a leading axis of n.
     remat: the backward pass recomputes all but the results of convolutions and matrix products.
-    fused: logits stay at the size of the head, and the task's statistics up-sample them; of tasks
-      with `fuses`.
 
   Returns:
     A jitted function whose first argument, the seed's key, `functools.partial` gives: for other
@@ -171,7 +166,7 @@ def make_train_step(
     def loss_fn(params):
       variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
       rngs = dict(dropout=dropout_key)
-      how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs, coarse=fused)
+      how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs)
       net = Net(model, variables, **how)
       if task.teaches:
         net.teacher = Net(model, state.eval_variables(), **how)
@@ -243,8 +238,8 @@ def global_norm(tree, small=2**16):
 
 
 def is_product(primitive, *_, **__):
-  """A policy of `jax.checkpoint` that keeps convolutions, matrix products and our forms of them."""
-  return primitive.name in ("conv_general_dilated", "dot_general", "custom_vjp_call")
+  """A policy of `jax.checkpoint` that keeps the results of convolutions and matrix products."""
+  return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
 def _both(augment, batch_augment):
@@ -261,9 +256,7 @@ def _both(augment, batch_augment):
   return change
 
 
-def make_eval_step(
-  model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3, fused=False
-):
+def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3):
   """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`.
 
   `augment` is for tasks whose evaluation needs it, as contrastive learning does.
@@ -274,7 +267,7 @@ def make_eval_step(
     image, label = read_batch(batch)
     key = jax.random.key(0)
     inputs, label = task.prepare(key, image, label, train=False, augment=change)
-    how = dict(mean=mean, std=std, train=False, step=state.step, coarse=fused)
+    how = dict(mean=mean, std=std, train=False, step=state.step)
     net = averaged = Net(model, state.eval_variables(), **how)
     if task.teaches:
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)

@@ -23,7 +23,7 @@ ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "fused_loss", "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
+  "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
   "data.source.folder", "data.source.data_dir", "pictures", "writers",
 )  # fmt: skip
 

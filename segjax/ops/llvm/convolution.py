@@ -11,17 +11,18 @@ other images of the batch.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import importlib
 import math
+import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
+import numpy as np
 
-from segjax.native import xla_call
+from segjax.ops.llvm import xla_call
 
 
 class Convolution(NamedTuple):
@@ -39,6 +40,7 @@ class Convolution(NamedTuple):
     pads: ((top, bottom), (left, right)), rows and columns of zeros, none negative.
     turned: the kernel is given as [K,K,F,C] and read from its end, as the gradient by the input of
       a convolution with it asks for.
+    groups: number of groups of channels; the kernels here are for one.
   """
 
   batch: int
@@ -51,6 +53,15 @@ class Convolution(NamedTuple):
   dilation: int
   pads: tuple[tuple[int, int], tuple[int, int]]
   turned: bool = False
+  groups: int = 1
+
+  def shape(self, slot):
+    """Shape of the "image", the "kernel" or the "output"."""
+    return dict(
+      image=(self.batch, self.height, self.width, self.channels),
+      kernel=(self.size, self.size, self.channels // self.groups, self.features),
+      output=(self.batch, *self.out_size, self.features),
+    )[slot]
 
   @property
   def reach(self):
@@ -66,7 +77,8 @@ class Convolution(NamedTuple):
   def out_size(self):
     """(rows, columns) of the output."""
     padded = self.height + sum(self.pads[0]), self.padded_width
-    return tuple((n - self.reach) // self.stride + 1 for n in padded)
+    sizes = [(n - self.reach) // self.stride + 1 for n in padded]
+    return tuple(max(n, 0) if isinstance(n, int) else n for n in sizes)
 
   def seen(self):
     """What each tap sees of the image, taps that see padding alone left out, the middle one first.
@@ -94,14 +106,15 @@ class Convolution(NamedTuple):
 
 
 def usable(spec, *dtypes):
-  """Whether `convolve` and `weight_gradient` work here for arrays of `dtypes`."""
+  """Whether `convolve` and `weight_gradient` work for arrays of `dtypes`, on one device."""
   return (
     all(d == jnp.float32 for d in dtypes)
     and spec.size > 1
+    and spec.groups == 1
     and min(map(min, spec.pads)) >= 0
     and min(spec.out_size) > 0
     and xla_call.machine() is not None
-    and jax.local_device_count("cpu") == 1  # XLA cannot divide a call among devices
+    and is_sound(in_tiles(spec))
   )
 
 
@@ -115,68 +128,76 @@ def in_tiles(spec):
   return spec.size == 3 and spec.stride == 1 and enough
 
 
-def convolve(x, kernel, spec):
-  """The convolution `spec` of x f32[B,H,W,C] and kernel f32[K,K,C,F], f32[B,H',W',F]."""
-  if in_tiles(spec):
-    return _call(_winograd_p, spec, x, _call(_kernel_p, spec, kernel))
-  return _call(_forward_p, spec, x, kernel)
+@functools.cache
+def is_sound(tiles):
+  """Whether the kernels, by tiles or direct, give numpy's numbers here: tried once in a process.
+
+  Where they do not, a warning says so, and they are not used.
+  """
+  spec = Convolution(1, 3, 5, 2, 3, 3, 1, 1, ((1, 1), (1, 1)))
+  sizes = (spec.shape(slot) for slot in ("image", "kernel", "output"))
+  x, kernel, g = (np.sin(np.arange(math.prod(s), dtype=np.float32)).reshape(s) for s in sizes)
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  # Of each output the 3x3 pixels that it sees, [B,H,W,C,3,3].
+  seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+  wanted = np.einsum("bhwcij,ijcf->bhwf", seen, kernel), np.einsum("bhwcij,bhwf->ijcf", seen, g)
+
+  @jax.jit
+  def compute(x, kernel, g):
+    return convolve(x, kernel, spec, tiles), weight_gradient(x, g, spec, tiles)
+
+  def found():
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      return compute(x, kernel, g)
+
+  # This is called while a program is lowered; a thread has none of that program's contexts.
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pairs = zip(pool.submit(found).result(), wanted, strict=True)
+  if all(np.allclose(a, b, atol=1e-5) for a, b in pairs):
+    return True
+  warnings.warn(
+    f"segjax's CPU kernels {'by tiles ' if tiles else ''}give wrong numbers on this machine; XLA's "
+    "own convolutions, which are slower, take their place",
+    RuntimeWarning,
+    stacklevel=2,
+  )
+  return False
+
+
+def convolve(x, kernel, spec, tiles=None):
+  """The convolution `spec` of x f32[B,H,W,C] and kernel f32[K,K,C,F], f32[B,H',W',F].
+
+  `tiles` says whether it goes by tiles; None leaves that to `in_tiles`.
+  """
+  shape = spec.shape("output")
+  if not (in_tiles(spec) if tiles is None else tiles):
+    return _call("forward", shape, spec, x, kernel)
+  flat = (_module("winograd").PLACES * spec.channels * spec.features,)
+  kernel = _call("winograd_kernel", flat, spec, kernel, module="winograd")
+  return _call("winograd", shape, spec, x, kernel)
 
 
 def convolve_wide(x, kernel, spec):
   """`convolve` for taps that reach far, with stride 1 and a padding that keeps the size."""
-  return _call(_wide_p, spec, x, kernel)
+  return _call("wide", spec.shape("output"), spec, x, kernel)
 
 
-def weight_gradient(x, g, spec):
+def weight_gradient(x, g, spec, tiles=None):
   """Gradient of `convolve` by the kernel, f32[K,K,C,F], where g f32[B,H',W',F] is the output's."""
-  parts = _call(_winograd_gradient_p if in_tiles(spec) else _gradient_p, spec, x, g)
+  tiles = in_tiles(spec) if tiles is None else tiles
+  make = "winograd_gradient" if tiles else "gradient"
+  parts = _call(make, _module(make).partial_shape(spec), spec, x, g)
   # XLA's reduction over the first axis takes fifty times as long.
   return sum(parts[1:], start=parts[0])
 
 
 def _module(name):
   """A module that writes kernels; they need llvmlite, this one does not."""
-  return importlib.import_module(f"segjax.native.{name}")
+  return importlib.import_module(f"segjax.ops.llvm.{name}")
 
 
-def _primitive(make, out_shape, module=None):
-  """A primitive of JAX for what `make` writes, a function of a module, by default of its own name.
-
-  It is compiled when a program is lowered for a CPU, not when traced.
-  """
-  primitive = Primitive(f"segjax_{make}")
-
-  def lower(context, *operands, spec):
-    name = xla_call.register(getattr(_module(module or make), make), spec, xla_call.machine())
-    return jax.ffi.ffi_lowering(name)(context, *operands)
-
-  mlir.register_lowering(primitive, lower, platform="cpu")
-  primitive.def_abstract_eval(lambda *_, spec: jax.core.ShapedArray(out_shape(spec), jnp.float32))
-  primitive.def_impl(
-    lambda *args, spec: jax.jit(functools.partial(primitive.bind, spec=spec))(*args)
-  )
-  return primitive
-
-
-def _call(primitive, spec, *args):
-  return jax.custom_batching.sequential_vmap(functools.partial(primitive.bind, spec=spec))(*args)
-
-
-def _out_shape(spec):
-  return (spec.batch, *spec.out_size, spec.features)
-
-
-def _partial_shape(module):
-  return lambda spec: _module(module).partial_shape(spec)
-
-
-def _kernel_shape(spec):
-  return (_module("winograd").PLACES * spec.channels * spec.features,)
-
-
-_forward_p = _primitive("forward", _out_shape)
-_wide_p = _primitive("wide", _out_shape)
-_winograd_p = _primitive("winograd", _out_shape)
-_kernel_p = _primitive("winograd_kernel", _kernel_shape, "winograd")
-_gradient_p = _primitive("gradient", _partial_shape("gradient"))
-_winograd_gradient_p = _primitive("winograd_gradient", _partial_shape("winograd_gradient"))
+def _call(make, shape, spec, *args, module=None):
+  """A kernel's result, f32 of `shape`; a function of the module of its name, or of another."""
+  kernel = getattr(_module(module or make), make)
+  name = xla_call.register(kernel, spec, xla_call.machine())
+  return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))(*args)

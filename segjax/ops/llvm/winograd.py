@@ -13,8 +13,8 @@ from itertools import chain
 
 from llvmlite import ir
 
-from segjax.native import tiles
-from segjax.native.emitter import integer, vector
+from segjax.ops.llvm import tiles
+from segjax.ops.llvm.emitter import integer, vector
 
 SEEN = 4  # rows and columns that a tile sees
 PLACES = SEEN**2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from segjax.native import tiles
-from segjax.native.emitter import integer
+from segjax.ops.llvm import tiles
+from segjax.ops.llvm.emitter import integer
 
 STRIP = 160 << 10  # float32 values of a strip's copy
 LARGE = 64 << 10  # values of a kernel of which a block is packed once an image

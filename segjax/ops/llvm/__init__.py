@@ -1,11 +1,11 @@
 """Convolutions of float32 on a CPU's vector units, written for each shape and compiled by LLVM.
 
 XLA's CPU backend reaches a tenth to a half of the machine's rate on the thin full-resolution
-layers of segmentation nets. These kernels reach most of it. `segjax.models.conv` uses them where
-`usable` says so; without llvmlite, and on other platforms, it goes on with XLA's operations.
+layers of segmentation nets. These kernels reach most of it. `segjax.ops.cpu` uses them where
+`usable` says so, and XLA's operations elsewhere, as without llvmlite.
 """
 
-from segjax.native.convolution import (
+from segjax.ops.llvm.convolution import (
   Convolution,
   convolve,
   convolve_wide,

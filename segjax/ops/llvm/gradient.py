@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from segjax.native import tiles
-from segjax.native.emitter import integer, vector
+from segjax.ops.llvm import tiles
+from segjax.ops.llvm.emitter import integer, vector
 
 STRIP = 96 << 10  # float32 values of a strip's copy and of the output's gradient beside it
 PARTIAL = 160 << 10  # of all partial sums

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from segjax.native import tiles
-from segjax.native import winograd as w
-from segjax.native.emitter import integer, vector
-from segjax.native.winograd import APART, PLACES, SEEN
+from segjax.ops.llvm import tiles
+from segjax.ops.llvm import winograd as w
+from segjax.ops.llvm.emitter import integer, vector
+from segjax.ops.llvm.winograd import APART, PLACES, SEEN
 
 CHANNELS = 96  # of the input, and of the output, that a part takes at most
 STRIP = 96 << 10  # float32 values of the tiles that are taken at a time

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from segjax.native import emitter
-from segjax.native.emitter import integer
+from segjax.ops.llvm import emitter
+from segjax.ops.llvm.emitter import integer
 
 
 def begin(name, arrays):

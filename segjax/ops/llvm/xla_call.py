@@ -14,6 +14,8 @@ import os
 import platform
 import re
 import sys
+import threading
+import types
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +42,8 @@ end:
   ret void
 }
 
-define internal void @work(ptr %job) {
+define internal void @take(ptr %job, ptr %scratch) {
   %done = getelementptr %job, ptr %job, i64 0, i32 1
-  %scratch = call ptr @malloc(i64 SCRATCH)
 LOADS  br label %take
 take:
   %part = atomicrmw add ptr %job, i64 1 monotonic
@@ -53,14 +54,28 @@ run:
   %unused = atomicrmw add ptr %done, i64 1 release
   br label %take
 end:
+  ret void
+}
+
+define internal void @work(ptr %job) {
+  %scratch = call ptr @malloc(i64 SCRATCH)
+  %none = icmp eq ptr %scratch, null  ; then the other threads take all parts
+  br i1 %none, label %end, label %some
+some:
+  call void @take(ptr %job, ptr %scratch)
   call void @free(ptr %scratch)
+  br label %end
+end:
   call void @leave(ptr %job)
   ret void
 }
 
+@message = private constant MESSAGE
+
 define ptr @handler(ptr %frame) {
   %count = alloca i64
   %request = alloca {i64, ptr, ptr, ptr, ptr}
+  %failure = alloca {i64, ptr, ptr, i32}
   store i64 1, ptr %count
   %extension.at = getelementptr i8, ptr %frame, i64 8
   %extension = load ptr, ptr %extension.at
@@ -93,6 +108,20 @@ start:
   %results = load ptr, ptr %results.at
   %size = ptrtoint ptr getelementptr (%job, ptr null, i64 1) to i64
   %job = call ptr @malloc(i64 %size)
+  %scratch = call ptr @malloc(i64 SCRATCH)
+  %no.job = icmp eq ptr %job, null
+  %no.scratch = icmp eq ptr %scratch, null
+  %nothing = or i1 %no.job, %no.scratch
+  br i1 %nothing, label %failed, label %begin
+failed:
+  call void @free(ptr %job)
+  call void @free(ptr %scratch)
+  store {i64, ptr, ptr, i32} {i64 28, ptr null, ptr @message, i32 8}, ptr %failure
+  %create.at = getelementptr i8, ptr %api, i64 ERRORS
+  %create = load ptr, ptr %create.at
+  %problem = call ptr %create(ptr %failure)
+  ret ptr %problem
+begin:
   %done = getelementptr %job, ptr %job, i64 0, i32 1
   %users = getelementptr %job, ptr %job, i64 0, i32 2
 STORES  %request.2 = getelementptr i64, ptr %request, i64 2
@@ -117,7 +146,7 @@ STORES  %request.2 = getelementptr i64, ptr %request, i64 2
   %schedule = load ptr, ptr %schedule.at
   br label %spread
 spread:
-  %k = phi i64 [1, %start], [%k.next, %scheduled], [%k.next, %refused]
+  %k = phi i64 [1, %begin], [%k.next, %scheduled], [%k.next, %refused]
   %more = icmp slt i64 %k, %workers
   br i1 %more, label %ask, label %own
 ask:
@@ -131,7 +160,9 @@ refused:
   call void @leave(ptr %job)
   br label %spread
 own:
-  call void @work(ptr %job)
+  call void @take(ptr %job, ptr %scratch)
+  call void @free(ptr %scratch)
+  call void @leave(ptr %job)
   br label %wait
 wait:
   %so.far = load atomic i64, ptr %done acquire, align 8
@@ -148,13 +179,18 @@ end:
 }
 """
 
+MESSAGE = "segjax: no memory left for a convolution"
 FUNCTION = re.compile(r"^\s*_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", re.MULTILINE)
 FUNCTIONS_AT = 48  # bytes before the functions of the interface
 # The handler reads XLA's structures by byte offsets, so that a field that moved would corrupt
 # memory. These versions 0.minor were tested: jaxlib 0.10 has 3, jaxlib 0.11 has 4.
 TESTED_MINORS = (3, 4)
 
-_kept = []  # what holds the code of registered kernels
+# What outlives this module where it is imported anew: XLA takes a name only once, and has no way to
+# give it back. The code of a registered kernel must stay, too.
+_registered = sys.modules.setdefault("_segjax_registered", types.ModuleType("_segjax_registered"))
+_engines = _registered.__dict__.setdefault("engines", {})  # by name
+_lock = _registered.__dict__.setdefault("lock", threading.RLock())
 
 
 class Machine(NamedTuple):
@@ -176,18 +212,22 @@ class Interface(NamedTuple):
     minor: its version, 0.minor.
     schedule: bytes from its start to `XLA_FFI_ThreadPool_Schedule`.
     count: bytes to `XLA_FFI_ThreadPool_NumThreads`.
+    error: bytes to `XLA_FFI_Error_Create`.
   """
 
   minor: int
   schedule: int
   count: int
+  error: int
 
 
 def read_interface(text):
   """The Interface of a header `c_api.h`, or None where its version is not a tested one."""
   found = [re.search(rf"#define XLA_FFI_API_{k} (\d+)", text) for k in ("MAJOR", "MINOR")]
   names = FUNCTION.findall(text)
-  needed = [f"XLA_FFI_ThreadPool_{k}" for k in ("Schedule", "NumThreads")]
+  needed = [
+    f"XLA_FFI_{k}" for k in ("ThreadPool_Schedule", "ThreadPool_NumThreads", "Error_Create")
+  ]
   if None in found or found[0][1] != "0" or int(found[1][1]) not in TESTED_MINORS:
     return None
   if not set(needed) <= set(names):
@@ -239,7 +279,7 @@ def machine():
 
 @functools.cache
 def register(make, spec, machine):
-  """Compiles a kernel and tells XLA of it.
+  """Compiles a kernel and registers it with XLA, once in a process.
 
   Args:
     make: function of `spec` and a Machine that gives (llvmlite module with `item`, number of array
@@ -263,14 +303,16 @@ def register(make, spec, machine):
   digest = hashlib.sha256(repr((_sources(), target.triple, features.flatten())).encode())
   digest.update(repr((llvm.llvm_version_info, interface(), machine, make.__name__, spec)).encode())
   name = f"segjax_{make.__name__}_{digest.hexdigest()[:16]}"
-  code = _kept_code(name, lambda: _compile(make(spec, machine), target))
-  engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
-  engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-  engine.finalize_object()
-  _kept.append(engine)
-  handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-  entry = jax.ffi.pycapsule(handler(engine.get_function_address("handler")))
-  jax.ffi.register_ffi_target(name, entry, platform="cpu")
+  with _lock:  # LLVM's contexts are no more than one thread's, either
+    if name not in _engines:
+      code = _kept_code(name, lambda: _compile(make(spec, machine), target))
+      engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+      engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+      engine.finalize_object()
+      handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+      entry = jax.ffi.pycapsule(handler(engine.get_function_address("handler")))
+      jax.ffi.register_ffi_target(name, entry, platform="cpu")
+      _engines[name] = engine
   return name
 
 
@@ -331,5 +373,8 @@ def _handler(arrays, parts, scratch):
   text = HANDLER.replace("LOADS", loads).replace("STORES", stores).replace("POINTERS", pointers)
   text = text.replace("ARRAYS", str(arrays + 1)).replace("PARTS", str(parts))
   text = text.replace("MINOR", str(interface().minor)).replace("COUNTS", str(interface().count))
-  text = text.replace("SCHEDULES", str(interface().schedule))
+  text = text.replace("SCHEDULES", str(interface().schedule)).replace(
+    "ERRORS", str(interface().error)
+  )
+  text = text.replace("MESSAGE", f'[{len(MESSAGE) + 1} x i8] c"{MESSAGE}\\00"')
   return text.replace("SCRATCH", str(4 * scratch + 64))

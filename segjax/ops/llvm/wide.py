@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from segjax.native import tiles
-from segjax.native.emitter import integer
+from segjax.ops.llvm import tiles
+from segjax.ops.llvm.emitter import integer
 
 # Pixels of a tile lie a number of channels apart, often a power of two, so that more of them would
 # fall into one set of the first cache.

@@ -1,0 +1,20 @@
+"""Operations on arrays, in the form that is fast on each platform; they need JAX alone.
+
+>>> import jax
+>>> conv(jax.numpy.ones((1, 5, 5, 2)), jax.numpy.ones((3, 3, 2, 4)), padding=1).shape
+(1, 5, 5, 4)
+"""
+
+from segjax.ops.conv import conv, conv_transpose
+from segjax.ops.platforms import by_platform, plain_forms
+from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
+
+__all__ = [
+  "by_platform",
+  "conv",
+  "conv_transpose",
+  "pad_to_least",
+  "pad_to_multiple",
+  "plain_forms",
+  "resize_bilinear",
+]

@@ -1,0 +1,308 @@
+"""Convolutions with PyTorch's conventions, over one primitive that composes with every transform.
+
+The primitive computes any of the three arrays of a convolution from the other two, see `forms`.
+Derivatives and transposes of any order are the primitive with another slot left out. A mapped axis
+becomes part of the axis that its array shares with the result. The primitive gets its form where a
+program is lowered: for a CPU from `cpu`, for a GPU from `gpu`, elsewhere and in programs of several
+devices JAX's convolution.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from segjax.ops import cpu, gpu
+from segjax.ops.forms import PLAIN, choose, others
+from segjax.ops.llvm import Convolution
+from segjax.ops.platforms import is_plain
+
+# Of each slot, the axes that it shares with others and is not summed over with them.
+AXES = {
+  "image": dict(batch=0, channels=3),
+  "kernel": dict(channels=2, features=3),
+  "output": dict(batch=0, features=3),
+}
+# Of these axes, those that count the groups before anything else.
+GROUPED = {("image", "channels"), ("kernel", "features"), ("output", "features")}
+# Convolutions with both arrays mapped, up to so many, are written out; more are a loop.
+WRITTEN_OUT = 8
+
+
+class Spec(NamedTuple):
+  """What the shapes of two arrays leave open.
+
+  Attributes:
+    stride: of both axes.
+    dilation: of both axes.
+    pads: ((top, bottom), (left, right)), rows and columns of zeros.
+    groups: number of groups that channels and features are divided into.
+    missing: (rows, columns) of the array that is computed; None for the output, whose size follows.
+  """
+
+  stride: int
+  dilation: int
+  pads: tuple[tuple[Any, Any], tuple[Any, Any]]
+  groups: int
+  missing: tuple[Any, Any] | None = None
+
+
+conv_p = Primitive("segjax_conv")
+
+
+def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
+  """Two-dimensional convolution, NHWC and HWIO.
+
+  Args:
+    x: [B,H,W,C].
+    kernel: [K,K,C//groups,features], same dtype.
+    stride: of both axes.
+    padding: rows and columns of zeros on each side, as in PyTorch, or "SAME" as in TensorFlow
+      (which pads an even size with stride 2 at the bottom and right only), or pairs.
+    dilation: of both axes.
+    groups: number of groups of channels.
+
+  Returns:
+    [B,H',W',features], same dtype.
+
+  Raises:
+    ValueError: shapes that do not fit each other.
+    TypeError: different dtypes.
+  """
+  x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+  _check(x, kernel, groups)
+  pads = _pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
+  x, pads = _padded(x, pads, dilation * (kernel.shape[0] - 1))
+  return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
+
+
+def conv_transpose(x, kernel):
+  """2x2 or 3x3 transposed convolution, stride 2, whose output is exactly twice the input.
+
+  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), "VALID")` and `jax.lax.conv_transpose(x, kernel,
+  (2, 2), ((1, 2), (1, 2)))`, NHWC and HWIO. It is the image's slot of a convolution with stride 2.
+
+  Args:
+    x: [B,H,W,C].
+    kernel: [2,2,C,features] or [3,3,C,features], same dtype.
+
+  Returns:
+    [B,2H,2W,features], same dtype.
+
+  Raises:
+    ValueError: shapes that do not fit each other, another kernel size.
+    TypeError: different dtypes.
+  """
+  x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+  _check(x, kernel, 1)
+  if kernel.shape[0] not in (2, 3):
+    raise ValueError(f"conv_transpose: kernel has shape {kernel.shape}, expected 2x2 or 3x3")
+  pads = ((kernel.shape[0] - 2, 0),) * 2
+  spec = Spec(2, 1, pads, 1, (2 * x.shape[1], 2 * x.shape[2]))
+  # JAX's transposed convolution does not flip its kernel: tap (1, 1) feeds the offset (0, 0).
+  return _bind("image", spec, kernel[::-1, ::-1].swapaxes(2, 3), x)
+
+
+def _check(x, kernel, groups):
+  if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1]:
+    raise ValueError(
+      f"convolution: an image of shape {x.shape} and a kernel of shape {kernel.shape}, expected "
+      "[B,H,W,C] and [K,K,C,features]; add a batch axis to a single image, x[None]"
+    )
+  if x.shape[3] != kernel.shape[2] * groups or kernel.shape[3] % groups:
+    raise ValueError(
+      f"convolution: the image has {x.shape[3]} channels, the kernel {kernel.shape[2]} for each of "
+      f"{groups} groups and {kernel.shape[3]} features"
+    )
+  if x.dtype != kernel.dtype:
+    raise TypeError(
+      f"convolution: the image is {x.dtype}, the kernel {kernel.dtype}; cast one with astype"
+    )
+
+
+def _pads(size, kernel_size, stride, padding, dilation):
+  if padding == "SAME":
+    reach = dilation * (kernel_size - 1) + 1
+    totals = [jax.core.max_dim((-(-n // stride) - 1) * stride + reach - n, 0) for n in size]
+    return tuple((t // 2, t - t // 2) for t in totals)
+  return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
+
+
+def _padded(x, pads, most):
+  """The image with all padding below 0 and above `most`, and the rest of the padding.
+
+  XLA reads beyond the image on a CPU where padding is negative. Padding above `most` would make
+  that of the gradient negative.
+  """
+  fixed = [p for p in pads if all(isinstance(n, int) for n in p)]
+  rest = tuple(tuple(min(max(n, 0), most) for n in p) if p in fixed else p for p in pads)
+  outer = [tuple(a - b for a, b in zip(*p, strict=True)) for p in zip(pads, rest, strict=True)]
+  if rest != pads:
+    edges = ((0, 0, 0), *((low, high, 0) for low, high in outer), (0, 0, 0))
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+  return x, rest
+
+
+def _bind(wanted, spec, a, b):
+  """The slot `wanted` from the other two."""
+  if is_plain():
+    return PLAIN.compute(wanted, a, b, _shapes(a, b, wanted, spec))
+  return conv_p.bind(*_alike(a, b), wanted=wanted, spec=spec)
+
+
+def _shapes(a, b, wanted, spec):
+  """The llvm.Convolution of two arrays or their avals."""
+  given = dict(zip(others(wanted), (a.shape, b.shape), strict=True))
+  image, kernel, output = (given.get(slot) for slot in AXES)
+  batch = image[0] if image else output[0]
+  height, width = image[1:3] if image else spec.missing
+  channels = image[3] if image else kernel[2] * spec.groups
+  features = kernel[3] if kernel else output[3]
+  size = kernel[0] if kernel else spec.missing[0]
+  return Convolution(
+    batch,
+    height,
+    width,
+    channels,
+    features,
+    size,
+    spec.stride,
+    spec.dilation,
+    spec.pads,
+    groups=spec.groups,
+  )
+
+
+def _varying(aval):
+  """Names of the axes of a shard_map along which an array differs."""
+  kind = getattr(aval, "manual_axis_type", None)
+  return getattr(aval, "vma", frozenset()) if kind is None else kind.varying
+
+
+def _alike(a, b):
+  """Two arrays that vary along the same axes of a shard_map."""
+  axes = [_varying(jax.typeof(x)) for x in (a, b)]
+  every = axes[0] | axes[1]
+  return [
+    jax.lax.pcast(x, tuple(sorted(every - own)), to="varying") if every - own else x
+    for x, own in zip((a, b), axes, strict=True)
+  ]
+
+
+@conv_p.def_abstract_eval
+def _abstract(a, b, *, wanted, spec):
+  slots = dict(zip(others(wanted), (a, b), strict=True))
+  of_batch = slots["output" if wanted == "image" else "image"]
+  shape = _shapes(a, b, wanted, spec).shape(wanted)
+  split = of_batch.sharding.spec
+  if any(split[1:]) or any(s for k in ("kernel",) if k in slots for s in slots[k].sharding.spec):
+    raise NotImplementedError(
+      f"convolution: arrays are split as {a.sharding.spec} and {b.sharding.spec} over axes of type "
+      "Explicit, expected to be split along the batch alone; use axes of type Auto"
+    )
+  split = type(split)(None if wanted == "kernel" else split[0], None, None, None)
+  return of_batch.update(shape=shape, sharding=of_batch.sharding.update(spec=split))
+
+
+_eager = jax.jit(conv_p.bind, static_argnames=("wanted", "spec"))
+
+
+@conv_p.def_impl
+def _evaluate(a, b, *, wanted, spec):
+  with jax.disable_jit(False):
+    return _eager(a, b, wanted=wanted, spec=spec)
+
+
+def _transpose(k, cotangent, *operands, wanted, spec):
+  """The cotangent of operand k: its slot, from the other operand and that of the result."""
+  slots = others(wanted)
+  shape = operands[k].aval.shape
+  missing = dict(image=shape[1:3], kernel=shape[:2], output=None)[slots[k]]
+  spec = spec._replace(missing=missing)
+  given = {wanted: cotangent, slots[1 - k]: operands[1 - k]}
+  return conv_p.bind(*_alike(*(given[s] for s in others(slots[k]))), wanted=slots[k], spec=spec)
+
+
+ad.defbilinear(conv_p, partial(_transpose, 0), partial(_transpose, 1))
+
+
+def _batch(operands, dims, *, wanted, spec):
+  """vmap: a mapped axis joins the one that its array shares with the result."""
+  if None not in dims:
+    return _batch_both(operands, dims, wanted=wanted, spec=spec)
+  k = 0 if dims[0] is not None else 1
+  slot = others(wanted)[k]
+  (shared,) = AXES[slot].keys() & AXES[wanted].keys()
+
+  def groups(slot):  # of the shared axis
+    return spec.groups if (slot, shared) in GROUPED else 1
+
+  x, at, to = operands[k], AXES[slot][shared], AXES[wanted][shared]
+  count = x.shape[dims[k]]
+  # Within each group, that axis counts first the mapped copies and then what they have.
+  x = jnp.moveaxis(x, dims[k], at)
+  x = x.reshape(
+    *x.shape[: at + 1], groups(slot), x.shape[at + 1] // groups(slot), *x.shape[at + 2 :]
+  )
+  x = x.swapaxes(at, at + 1)
+  x = x.reshape(*x.shape[:at], x.shape[at] * count * x.shape[at + 2], *x.shape[at + 3 :])
+  given = [x if i == k else operand for i, operand in enumerate(operands)]
+  y = conv_p.bind(*given, wanted=wanted, spec=spec)
+  each = y.shape[to] // (groups(wanted) * count)
+  y = y.reshape(*y.shape[:to], groups(wanted), count, each, *y.shape[to + 1 :]).swapaxes(to, to + 1)
+  return y.reshape(*y.shape[: to + 1], groups(wanted) * each, *y.shape[to + 3 :]), to
+
+
+def _batch_both(operands, dims, **params):
+  """vmap over both arrays: one convolution after another."""
+  a, b = (jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True))
+  if isinstance(len(a), int) and len(a) <= WRITTEN_OUT:
+    return jnp.stack([conv_p.bind(*pair, **params) for pair in zip(a, b, strict=True)]), 0
+  return jax.lax.map(lambda pair: conv_p.bind(*pair, **params), (a, b)), 0
+
+
+batching.primitive_batchers[conv_p] = _batch
+
+
+def _lowering(platform, one_device=False):
+  """The rule that lowers the primitive for a platform.
+
+  Args:
+    platform: module with a table FORMS, or None.
+    one_device: the forms are for programs of one device alone, or for the parts of a shard_map.
+  """
+
+  def rule(context, *operands, wanted, spec):
+    a, b = (jax.core.ShapedArray(x.shape, x.dtype) for x in context.avals_in)
+    c = _shapes(a, b, wanted, spec)
+    sizes = *a.shape, *b.shape, *c.shape(wanted)
+    usual = all(isinstance(n, int) and n > 0 for n in sizes)
+    if one_device:
+      usual = usual and _on_one_device(context.module_context.axis_context)
+    form = choose(platform.FORMS, wanted, c, a.dtype) if platform and usual else PLAIN
+
+    def compute(a, b):
+      return form.compute(wanted, a, b, c)
+
+    context = context.replace(avals_in=[a, b])
+    return mlir.lower_fun(compute, multiple_results=False)(context, *operands)
+
+  return rule
+
+
+def _on_one_device(context):
+  """Whether a program is one of a single device, as each part of a shard_map is."""
+  if hasattr(context, "num_devices"):
+    return context.num_devices == 1
+  split = dict(context.mesh.shape)
+  return all(n == 1 or axis in context.manual_axes for axis, n in split.items())
+
+
+mlir.register_lowering(conv_p, _lowering(None))
+mlir.register_lowering(conv_p, _lowering(gpu), platform="cuda")
+mlir.register_lowering(conv_p, _lowering(cpu, one_device=True), platform="cpu")
