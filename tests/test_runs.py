@@ -250,6 +250,10 @@ def test_nothing_scored_at_all_is_an_error(tmp_path):
   with pytest.raises(UserError, match=r"no label of the val split is scored"):
     training.train(tiny_config(data), tmp_path / "run")
   assert not (tmp_path / "run" / "checkpoints" / "1").exists()
+  for mask in (data / "masks").iterdir():
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(mask)
+  with pytest.raises(UserError, match=r"no label of the train split is scored"):
+    training.train(tiny_config(data), tmp_path / "run")
   with pytest.raises(UserError, match=r"no label of the val split is scored"):
     coverage.of_sums(("a", "b"), dict(matrix=np.zeros((2, 2))))
 

@@ -84,7 +84,8 @@ def decide(labels, values, ignored, mask_files, where):
       return dataclasses.replace(meaning, by_grey=True), (note,)
   plain = len(labels) == 2 and (values.get(0), values.get(1)) == (0, 1) and WHITE not in greys
   look = _grey_numbers if labels.own_colors else _numbers
-  if plain and WHITE in _union(stamps, look, frozenset({0, WHITE})):
+  both = frozenset({0, WHITE})
+  if plain and _union(stamps, look, both) == both:  # of 255 alone nothing says what it means
     note = f"masks in {where}/ hold 0 and 255 alone: 255 is read as 1, {names[1]!r}, not ignored"
     return dataclasses.replace(meaning, binary=True), (note,)
   return meaning, ()
