@@ -180,9 +180,9 @@ def test_extreme_logits_stay_finite(name, classes, dtype):
 
 def test_features_of_float16_do_not_overflow():
   x = jnp.full((1, 64, 64, 2), 300, jnp.float16)
-  assert float(losses.gram(x)[0, 0, 0]) == pytest.approx(45000, rel=1e-5)
+  assert float(losses.gram(x)[0, 0, 0]) == pytest.approx(45000, rel=1e-3)
   assert losses.content(x, -x).dtype == losses.style(x, x).dtype == jnp.float32
-  assert float(losses.content(x, -x)[0]) == pytest.approx(360000, rel=1e-5)
+  assert float(losses.content(x, -x)[0]) == pytest.approx(360000, rel=1e-3)
 
 
 def test_bad_arguments_are_one_clear_error():
@@ -322,7 +322,7 @@ def test_examples_that_would_be_augmented_wrongly(image, label, words):
 def test_batch_augmentation_of_more_channels_and_of_wrong_labels():
   image = jax.random.uniform(jax.random.key(0), (3, 8, 8, 5))
   label = jnp.arange(3 * 64, dtype=jnp.uint8).reshape(3, 8, 8)
-  mixed, moved = make_batch_augment(cutmix=1.0)(jax.random.key(1), image, label)
+  mixed, moved = jax.jit(make_batch_augment(cutmix=1.0))(jax.random.key(1), image, label)
   pasted = np.asarray(moved != label)
   assert pasted.any() and mixed.shape == image.shape
   np.testing.assert_array_equal(mixed[pasted], jnp.roll(image, -1, 0)[pasted])
