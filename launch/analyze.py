@@ -57,6 +57,7 @@ flags.declare_key_flag("config")
 def data():
   from segjax.analysis import class_statistics, sheets
   from segjax.data import checks, sources
+  from segjax.training import header
 
   config = required_config()
   split, threads = SPLIT.value, max(config.data.threads, 1)
@@ -64,6 +65,8 @@ def data():
   source, faults = checks.without_broken(whole, threads)
   title = f"{config.data.source.name}, {split}: {len(source)} examples"
   print(title)
+  for note in header.notes_of(whole):
+    print(f"  note: {note}")
   output = make_output(config)
   write_sheet(sheets.samples(source, SAMPLES.value or 8), output / f"samples_{split}.png")
   if len(source.labels):

@@ -43,7 +43,7 @@ def main():
   print(f"{len(files) - len(broken)} of {len(files)} images predicted into {folder}")
   kept = earlier - {f.name for f in files}
   if kept:
-    print(f"  {outputs.TABLE} keeps the rows of {len(kept)} images of earlier predictions")
+    print(f"  {outputs.TABLE} also has the rows of earlier predictions, {len(kept)}")
   for note in files_lib.skipped(given):
     print(f"  note: {note}")
   if broken:

@@ -35,7 +35,8 @@ def main():
   stamp = time.strftime("%Y%m%d-%H%M%S")
   workdir = Path(WORKDIR.value or f"runs/{config.name}-{stamp}")
   training.train(config, workdir, PROFILE_STEPS.value)
-  file = figures.curves(workdir, config.name, workdir / "figures" / "curves.png")
+  file = workdir / "figures" / "curves.png"
+  file = cli.writing(lambda f: figures.curves(workdir, config.name, f), file)
   print(f"  curves in {file}, pictures in {workdir / 'images'}")
 
 

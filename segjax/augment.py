@@ -63,13 +63,13 @@ def scale_and_crop(image, label, scale, position):
   255 (ignore) in the label.
 
   Args:
-    image: f32[H,W,3].
+    image: f32[H,W,C].
     label: i32[H,W].
     scale: f32[2], vertical and horizontal, above 0.
     position: f32[2] in [0,1], where the crop (or the shrunk image) lies.
 
   Returns:
-    (f32[H,W,3] bilinear, i32[H,W] nearest).
+    (f32[H,W,C] bilinear, i32[H,W] nearest).
   """
   size = jnp.array(image.shape[:2])
   shift = position * size * (1 - scale)
@@ -91,14 +91,14 @@ def rotate_scale_and_crop(image, label, angle, scale, position):
   smooth before it shrinks; below a scale of about 0.5 fine texture aliases.
 
   Args:
-    image: f32[H,W,3].
+    image: f32[H,W,C].
     label: i32[H,W].
     angle: radians, anticlockwise.
     scale: f32[2], vertical and horizontal, above 0.
     position: f32[2] in [0,1], where the crop (or the shrunk image) lies.
 
   Returns:
-    (f32[H,W,3] bilinear, i32[H,W] nearest); 0 and 255 (ignore) where the input does not reach.
+    (f32[H,W,C] bilinear, i32[H,W] nearest); 0 and 255 (ignore) where the input does not reach.
   """
   size = jnp.array(image.shape[:2])
   cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -167,21 +167,31 @@ def blur_gaussian(image, sigma, radius):
   """Blurs by a Gaussian; the image's edge pixels continue beyond it.
 
   Args:
-    image: f32[H,W,3] in [0,1].
+    image: f32[H,W,C].
     sigma: pixels, from 0 for no blur.
     radius: pixels, an int: where the kernel is cut off.
 
   Returns:
-    f32[H,W,3] in [0,1].
+    f32[H,W,C], in the range of the image and [0,1].
   """
   weights = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / jnp.maximum(sigma, 1e-3)) ** 2)
   weights /= weights.sum()
+  low, high = _range(image)
   for axis in (0, 1):
     size = image.shape[axis]
     padded = jnp.pad(image, [(radius, radius) if d == axis else (0, 0) for d in range(3)], "edge")
     taps = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * radius + 1)]
     image = sum(w * tap for w, tap in zip(weights, taps, strict=True))
-  return jnp.clip(image, 0, 1)
+  return jnp.clip(image, low, high)
+
+
+def _range(image):
+  """Smallest and largest value of each channel, or 0 and 1 where they are inside.
+
+  Weighted means may round to just above the largest value; clipped to this range, values that are
+  not in [0,1] stay what they are.
+  """
+  return jnp.minimum(image.min((0, 1)), 0), jnp.maximum(image.max((0, 1)), 1)
 
 
 def box(shape, center, size):
@@ -204,12 +214,12 @@ def cut_out(image, center, side):
   Labels stay as they are: what the square hides is to be told from what surrounds it.
 
   Args:
-    image: f32[H,W,3].
+    image: f32[H,W,C].
     center: f32[2] in [0,1]; near the border a part of the square lies outside.
     side: share of the image's shorter side.
 
   Returns:
-    f32[H,W,3].
+    f32[H,W,C].
   """
   shape = image.shape[:2]
   hidden = box(shape, center * jnp.array(shape), (side * min(shape),) * 2)
@@ -239,7 +249,10 @@ def make_augment(
   """Builds the augmentation of one example, or None where everything is off.
 
   Flips come first and are exact. Crop, scale and rotation resample once, together; what lies
-  beyond the image then is black and labelled 255 (ignore).
+  beyond the image then is black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
+  all channels alike and keep values that are not in [0,1]. Brightness, contrast, saturation, hue
+  and rgb_shift change the first three channels, red, green and blue, and so does noise where there
+  are more than three; they expect values in [0,1] and clip to it.
 
   Args:
     flip: probability of a horizontal flip.
@@ -262,8 +275,10 @@ def make_augment(
     cutout: side of the hidden square as a share of the shorter side, see `cut_out`.
 
   Returns:
-    (key, f32[H,W,3] in [0,1], label) -> (image, label), same shapes and ranges. A mask i32[H,W]
-    moves with the image, a target image f32[H,W,3] too, colours untouched; a class i32[] stays.
+    (key, f32[H,W,C], label) -> (image, label), same shapes and dtypes. A mask i32[H,W] moves with
+    the image, a target image f32[H,W,C'] too, colours untouched; a class i32[] stays. (A mask of
+    int8 or bool becomes int32, to hold 255.) It raises a UserError for an image that is not a
+    single one of floats, and for colour changes of one or two channels.
 
   Raises:
     UserError: a value outside its limits, or a smallest one above its largest.
@@ -272,7 +287,8 @@ def make_augment(
   scaling = (scale_min, scale_max, aspect) != (1.0, 1.0, 0.0)
   cropping = crop_area_min < 1
   moving = scaling or cropping or rotate
-  coloring = any((brightness, contrast, saturation, hue))
+  colors = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+  coloring = any(colors.values())
   if not any((flip, flip_vertical, moving, coloring, rgb_shift, blur, noise, cutout)):
     return None
 
@@ -292,45 +308,91 @@ def make_augment(
     if cropping:
       scale /= draw_crop(more[1], crop_area_min, crop_area_max, crop_aspect)
     position = jax.random.uniform(keys[3], (2,))
+    low, high = _range(image)
     if rotate:
       angle = jnp.deg2rad(jax.random.uniform(more[2], (), minval=-rotate, maxval=rotate))
       image, label = rotate_scale_and_crop(image, label, angle, scale, position)
     else:
       image, label = scale_and_crop(image, label, scale, position)
-    return jnp.clip(image, 0, 1), label  # interpolation may round to just above 1
+    return jnp.clip(image, low, high), label
 
   def paint(keys, more, image):
-    if coloring:
-      ranges = ((brightness, 1.0), (contrast, 1.0), (saturation, 1.0), (hue, 0.0))
-      amounts = [
-        center + jax.random.uniform(k, (), minval=-r, maxval=r)
-        for k, (r, center) in zip(keys[4:], ranges, strict=True)
-      ]
-      image = jitter_color(image, *amounts)
-    if rgb_shift:
-      shift = jax.random.uniform(more[3], (3,), minval=-rgb_shift, maxval=rgb_shift)
-      image = jnp.clip(image + shift, 0, 1)
+    image = _of_colors(lambda x: _recolored(keys[4:], more[3], x, colors, rgb_shift), image)
     if blur:
       sigma = jax.random.uniform(more[4], (), maxval=blur)
       image = blur_gaussian(image, sigma, math.ceil(3 * blur))
     if noise:
-      deviation = jax.random.uniform(more[5], (), maxval=noise)
-      image = jnp.clip(image + deviation * jax.random.normal(more[6], image.shape), 0, 1)
+      image = _of_colors(lambda x: _noisy(more[5:7], x, noise), image)
     if cutout:
       image = cut_out(image, jax.random.uniform(more[7], (2,)), cutout)
     return image
 
   def augment(key, image, label):
+    _check_example(image, label, colors | dict(rgb_shift=rgb_shift))
+    channels = image.shape[-1]
     keys = jax.random.split(key, 8)
     # From 8 on: fold_in(key, i) below is keys[i] again.
     more = [jax.random.fold_in(key, i) for i in range(8, 16)]
     target = label if label.ndim == 3 else image[..., :0]
     mask = label if label.ndim == 2 else jnp.zeros(image.shape[:2], jnp.int32)
+    mask = mask.astype(jnp.int32) if mask.dtype in (bool, jnp.int8) else mask
     moved, mask = move(keys, more, jnp.concatenate([image, target], -1), mask)
-    image = paint(keys, more, moved[..., :3])
-    return image, {0: label, 2: mask, 3: moved[..., 3:]}[label.ndim]
+    image = paint(keys, more, moved[..., :channels]).astype(image.dtype)
+    return image, {0: label, 2: mask, 3: moved[..., channels:].astype(label.dtype)}[label.ndim]
 
   return augment
+
+
+def _recolored(keys, shift_key, image, colors, rgb_shift):
+  """Colours f32[H,W,3] changed by amounts that are drawn around those that change nothing."""
+  if any(colors.values()):
+    amounts = [
+      center + jax.random.uniform(key, (), minval=-radius, maxval=radius)
+      for key, radius, center in zip(keys, colors.values(), (1.0, 1.0, 1.0, 0.0), strict=True)
+    ]
+    image = jitter_color(image, *amounts)
+  if rgb_shift:
+    shift = jax.random.uniform(shift_key, (3,), minval=-rgb_shift, maxval=rgb_shift)
+    image = jnp.clip(image + shift, 0, 1)
+  return image
+
+
+def _noisy(keys, image, most):
+  """The image with Gaussian noise of a deviation drawn from 0 to `most`."""
+  deviation = jax.random.uniform(keys[0], (), maxval=most)
+  return jnp.clip(image + deviation * jax.random.normal(keys[1], image.shape), 0, 1)
+
+
+def _of_colors(change, image):
+  """`change` of the first three channels; the others stay."""
+  return jnp.concatenate([change(image[..., :3]), image[..., 3:]], -1)
+
+
+def _check_example(image, label, colors):
+  """Raises a UserError for an example that would be augmented wrongly without an error.
+
+  Args:
+    image: should be f32[H,W,C].
+    label: should be i32[], i32[H,W] or f32[H,W,C'].
+    colors: strength of the changes that need red, green and blue.
+  """
+  if image.ndim != 3 or label.ndim not in (0, 2, 3):
+    raise UserError(
+      f"augment: image has shape {image.shape}, label {label.shape}; expected one example, image "
+      "[H,W,C] and label [], [H,W] or [H,W,C]; use jax.vmap for a batch"
+    )
+  for name, array in (("image", image), ("target image", label)):
+    if array.ndim == 3 and not jnp.issubdtype(array.dtype, jnp.floating):
+      raise UserError(
+        f"augment: {name} has dtype {array.dtype}; expected floats in [0,1], e.g. image / 255 (a "
+        "mask of classes has the shape [H,W])"
+      )
+  used = [name for name, strength in colors.items() if strength]
+  if image.shape[-1] < 3 and used:
+    raise UserError(
+      f"augment: {', '.join(used)} change red, green and blue, the image has {image.shape[-1]} "
+      "channels; set them to 0"
+    )
 
 
 def check_limits(what, fields):

@@ -1,4 +1,4 @@
-"""Class indices of any integer dtype, and the pixels that count, as losses and metrics read them."""
+"""Class indices of any integer dtype and masks of pixels, as losses and metrics read them."""
 
 from __future__ import annotations
 

@@ -111,8 +111,9 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
   Raises:
     UserError: the classes are not the run's, by name and order, or see `feeding.make_source`.
   """
-  workdir, config = Path(workdir), copy.deepcopy(config)
-  config.data.source.update(dict(moved))
+  workdir, config, moved = Path(workdir), copy.deepcopy(config), dict(moved)
+  elsewhere = any(v and v != config.data.source.get(k) for k, v in moved.items())
+  config.data.source.update(moved)
   source = feeding.make_source(config, split, labelled=labelled)
   labels = experiment_lib.load_labels(workdir / "labels.json")
   task = choose(TASKS, config.task.name, "task")
@@ -120,7 +121,7 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
     workdir_lib.check_classes(workdir, labels, source.source.labels)
   names = workdir_lib.names_of(source)
   contents = workdir_lib.contents_of(source)
-  changed = _difference(workdir, split, names, contents, any(dict(moved).values()))
+  changed = _difference(workdir, split, names, contents, elsewhere)
   if changed:
     print(f"  warning: {changed}", flush=True)
   return RunData(source, _root(source, config), contents or names[1], changed)
@@ -132,7 +133,7 @@ def moved_to(config, folder):
   return {name: str(folder)} if folder else {}
 
 
-def _difference(workdir, split, names, contents, moved):
+def _difference(workdir, split, names, contents, elsewhere):
   """How a split differs from that of the training, by the run's data.json: a sentence or ""."""
   file = workdir / "data.json"
   trained = textfiles.read_json(file, dict) if file.exists() else {}
@@ -148,7 +149,7 @@ def _difference(workdir, split, names, contents, moved):
       f"images or labels of the {split} split are not those of the training (hash of their "
       f"contents: {before} then, {contents} now)"
     )  # fmt: skip
-  if moved and contents:
+  if elsewhere and contents:
     return (
       f"whether the {split} split is that of the training is not known: the run is of a version "
       "that kept no hash of the contents"

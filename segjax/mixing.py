@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.augment import box, check_limits
+from segjax.errors import UserError
 
 
 class Mixed(NamedTuple):
@@ -71,7 +72,8 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
     cutmix_alpha: of the Beta distribution of the rectangle's share, before the border cuts it.
 
   Returns:
-    (key, f32[B,H,W,3], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed.
+    (key, f32[B,H,W,C], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed. It raises
+    a UserError for other labels, and for MixUp of masks.
 
   Raises:
     UserError: a value outside its limits.
@@ -81,6 +83,11 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
     return None
 
   def augment(key, image, label):
+    if label.ndim not in (1, 3) or (mixup and label.ndim == 3):
+      raise UserError(
+        f"batch_augment: labels have shape {label.shape}; expected classes [B], or without mixup "
+        "masks [B,H,W]"
+      )
     keys = jax.random.split(key, 4)
     pasted = jnp.zeros((len(image), 1, 1), bool)
     mixed = image

@@ -248,11 +248,12 @@ def _read_table(file):
       f"{file} is there already and not a table of predict.py (it would begin with "
       f"{','.join(COLUMNS)}); choose another --output"
     )
+  torn = not data.endswith(b"\n")
   whole = {}
-  for name, *rest in rows:
+  for name, *rest in rows[: len(rows) - torn]:
     if len(rest) == len(columns) - 1:
       whole[name.removeprefix("./")] = [name.removeprefix("./"), *rest]
-  return columns, whole, len(whole) < len(rows) or not data.endswith(b"\n")
+  return columns, whole, len(whole) < len(rows) or torn
 
 
 def _table(rows):

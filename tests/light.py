@@ -28,23 +28,24 @@ SHALLOW = {
 SHALLOW["shallow_vit"] = (partial(models.vit_tiny, depth=1, width=12, grid=3), "vit_tiny")
 
 
-def light_fields(config):
-  """Fields that give a config's net a shallow backbone, or few features.
+def light_fields(config, same_family=False):
+  """Fields that give a config's net a shallow backbone without weights, or few features.
 
-  The backbone is of the same family, but that residual blocks, which compile faster, take the place
-  of an EfficientNet that loads no weights.
+  Args:
+    config: ConfigDict of an experiment.
+    same_family: keeps the backbone's family; others are replaced by those that compile fastest.
 
   Returns:
-    {"model.backbone": "shallow_resnet"} and the like; empty for a net that is light already.
+    {"model.backbone": "shallow_vgg"} and the like; empty for a net that is light already.
   """
   model = config.model
-  if "backbone" in model and model.backbone != "small_cnn":
-    family = model.backbone.split("_")[0].rstrip("0123456789")
-    if family == "efficientnet" and not config.init_from:
-      family = "resnet"
-    fields = {"model.backbone": f"shallow_{family}"}
-    return fields | ({"model.width": 8} if model.name == "attention_segmenter" else {})
-  return {"model.widths": (4, 8)} if model.name == "unet" else {}
+  if "backbone" not in model:
+    return {"model.widths": (4, 8)} if model.name == "unet" else {}
+  dense = model.name not in ("classifier", "projection", "prototypes")
+  family = model.backbone.split("_")[0].rstrip("0123456789")
+  backbone = f"shallow_{family if same_family else 'vgg'}" if dense else "small_cnn"
+  fields = {"model.backbone": backbone, "init_from": ""}
+  return fields | ({"model.width": 8} if model.name == "attention_segmenter" else {})
 
 
 def shapes(net, size=(64, 64)):

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_pairs
+from conftest import write_kitti, write_pairs
 from PIL import Image
 
 from segjax.data import checks, files, sources
@@ -33,6 +34,15 @@ def test_what_is_not_read_is_said(tmp_path):
     *files.skipped(tmp_path / "images"),
     "masks/ holds 1 label without an image: x003.png",
   )
+
+
+def test_the_folder_where_one_is_has_its_name(tmp_path, monkeypatch):
+  (tmp_path / "a.heic").write_text("")
+  monkeypatch.chdir(tmp_path)
+  says = f"{tmp_path.name}/ holds 1 .heic file that is not read: a.heic"
+  assert files.skipped(Path()) == (says,)
+  with pytest.raises(UserError, match=f"no image in it, expected .png.*{says}"):
+    files.list_images(Path())
 
 
 def test_a_digest_changes_with_the_contents_alone(tmp_path):
@@ -91,9 +101,24 @@ def test_label_counts_of_all_and_of_some(tmp_path):
   pixels, ignored, looked_at = checks.label_counts(source, 2, limit=2)
   np.testing.assert_array_equal(pixels, np.bincount(np.ravel([labels[0], labels[3]]), minlength=2))
   assert (ignored, looked_at) == (0, 2)
-  digits = sources.make("digits", "val")
-  pixels, ignored, looked_at = checks.label_counts(digits, 2, limit=1000)
-  assert (pixels.sum(), ignored, looked_at) == (359, 0, 359)
+  for name in ("cat_1", "cat_2", "dog_1"):
+    (tmp_path / "set").mkdir(exist_ok=True)
+    Image.new("RGB", (3, 3)).save(tmp_path / "set" / f"{name}.png")
+  classes = source_of(tmp_path / "set", kind="classification")
+  pixels, ignored, looked_at = checks.label_counts(classes)
+  assert (pixels.tolist(), ignored, looked_at) == ([2, 1], 0, 3)
   (tmp_path / "masks" / "x000.png").write_text("")
   with pytest.raises(UserError, match=r"masks/x000\.png"):
     checks.label_counts(source)
+
+
+def test_named_sets_say_what_they_do_not_read(tmp_path):
+  write_kitti(tmp_path)  # its lane labels are not worth a word
+  source = sources.make("kitti_road", "train", folder=str(tmp_path))
+  assert source.notes == ()
+  (tmp_path / "training" / "image_2" / "um_000000.png").unlink()
+  Image.new("RGB", (3, 3)).save(tmp_path / "training" / "gt_image_2" / "um_odd_1.png")
+  assert sources.make("kitti_road", "train", folder=str(tmp_path)).notes == (
+    "training/gt_image_2/ holds 1 image that is not read: um_odd_1.png",
+    "training/gt_image_2/ holds 1 label without an image: um_road_000000.png",
+  )

@@ -223,7 +223,8 @@ def error_cases(root):
       ["'digits' has one class an image", "'segmentation'"], {}),
     "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
     "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
-    "mistyped field": ([*EMBEDDED, "--config.optimizer.nam=sgd"], ["'optimizer.nam'", "'optimizer.name'"], {}),
+    "mistyped field": (
+      [*EMBEDDED, "--config.optimizer.nam=sgd"], ["'optimizer.nam'", "'optimizer.name'"], {}),
     "mistyped nested field": (
       [*EMBEDDED, "--config.data.batchsize=2"], ["'data.batchsize'", "'data.batch_size'"], {}),
     "mistyped flag": ([*EMBEDDED, "--workdri=x"], ["workdri", "workdir"], {}),

@@ -36,30 +36,34 @@ def data(tmp_path):
   return write_pairs(tmp_path / "data", count=10)
 
 
-def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(data, tmp_path):
-  whole = training.train(tiny_config(data), tmp_path / "whole")
-  again = training.train(tiny_config(data), tmp_path / "again")
-  assert same(whole, again)
-  other = training.train(tiny_config(data, seed=1), tmp_path / "other")
-  assert not same(whole.params, other.params)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """(final state, workdir) of an uninterrupted run of `tiny_config` on data like `data`."""
+  root = tmp_path_factory.mktemp("whole")
+  data = write_pairs(root / "data", count=10)
+  return training.train(tiny_config(data), root / "run"), root / "run"
+
+
+def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, data, tmp_path):
+  """State and rows of another run, in two parts; `test_training` has those of other seeds."""
+  whole, workdir = whole
   half = tiny_config(data, total_steps=3)
   training.train(half, tmp_path / "parts")
   resumed = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, resumed)
-  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "parts"))
+  rows, rows2 = (read_metrics(run / "metrics.jsonl") for run in (workdir, tmp_path / "parts"))
   strip = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "info/"))}  # noqa: E731
   assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
   done = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, done)
 
 
-def test_a_run_whose_rows_were_lost_says_so_and_goes_on(data, tmp_path, capsys):
-  whole = training.train(tiny_config(data), tmp_path / "whole")
+def test_a_run_whose_rows_were_lost_says_so_and_goes_on(whole, data, tmp_path, capsys):
   run = tmp_path / "run"
   training.train(tiny_config(data, total_steps=3), run)
   (run / "metrics.jsonl").unlink()
   assert "lost" not in capsys.readouterr().out
-  assert same(whole, training.train(tiny_config(data), run))
+  assert same(whole[0], training.train(tiny_config(data), run))
   assert "metrics.jsonl has no rows" in capsys.readouterr().out
   rows = read_metrics(run / "metrics.jsonl")
   assert rows[0]["step"] == 3 and rows[0]["info/steps_per_epoch"] == 3

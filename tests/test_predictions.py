@@ -164,6 +164,7 @@ def test_a_run_of_an_older_version(world, run, other, capsys):
   del kept["contents"]
   (run / "data.json").write_text(json.dumps(kept))
   assert use_evaluate(world, run, {}).changed == ""
+  assert use_evaluate(world, run, dict(folder=str(world.data))).changed == ""
   assert "is not known" in use_evaluate(world, run, dict(folder=str(other))).changed
   (run / "data.json").unlink()
   assert use_evaluate(world, run, {}).changed == ""
@@ -220,17 +221,20 @@ def test_files_that_changed_in_place_do_not_replace_the_numbers_either(world, ru
   assert names[0] == f"evaluation_val_{int(world.state.step)}.json" != names[1]
 
 
-def test_nothing_scored_is_an_error_and_a_class_without_pixels_a_warning(world, run, other, capsys):
+def test_a_class_without_pixels_is_a_warning_and_nothing_scored_an_error(world, run, other, capsys):
   moved = dict(folder=str(other))
-  for value, text in ((0, "val: nothing is labelled thing"), (255, "no label of the val split is")):
-    for file in (other / "masks").iterdir():
-      Image.fromarray(np.full((40, 60), value, np.uint8)).save(file)
-    if value == 255:
-      with pytest.raises(UserError, match=text):
-        evaluate(world, run, moved)
-    else:
-      evaluate(world, run, moved)
-      assert text in capsys.readouterr().out
+  names = use_evaluate(world, run, moved).source.source.names
+
+  def fill_val(value):
+    for name in names:
+      Image.fromarray(np.full((40, 60), value, np.uint8)).save(other / "masks" / f"{name}.png")
+
+  fill_val(0)
+  evaluate(world, run, moved)
+  assert "warning: val: nothing is labelled thing" in capsys.readouterr().out
+  fill_val(255)
+  with pytest.raises(UserError, match="no label of the val split is scored"):
+    evaluate(world, run, moved)
   assert len(list(run.glob("evaluation_*.json"))) == 1
 
 
@@ -395,6 +399,17 @@ def test_two_images_of_one_stem_have_their_own_pictures(world, tmp_path):
     assert float(rows(out)[name]["thing"]) == pytest.approx(share, abs=1e-6)
 
 
+def test_images_of_one_stem_in_one_folder(world, tmp_path):
+  for name in ("a.jpg", "a.png", "b.png"):
+    photo(tmp_path / "in" / name)
+  (tmp_path / "in" / "notes.txt").write_text("")
+  assert predict(world, tmp_path / "in", tmp_path / "out") == []
+  assert list(rows(tmp_path / "out")) == ["a.jpg", "a.png", "b.png"]
+  assert len(list((tmp_path / "out").glob("*_index.png"))) == 3
+  (note,) = files.skipped(tmp_path / "in")
+  assert "notes.txt" in note
+
+
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(world, tmp_path, capsys):
   for name in "abc":
     photo(tmp_path / "in" / f"{name}.png")
@@ -424,7 +439,8 @@ def test_an_interrupted_prediction_leaves_a_complete_table(world, tmp_path, monk
   assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path):
+@pytest.mark.parametrize("torn", ["b.png,4", "b.png,4,4,0.25"])
+def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path, torn):
   """Without `close`, as after SIGKILL; a torn last row is left out of the next table."""
   table = outputs.Predictions(tmp_path)
   table.begin(["a.png", "b.png"], ["index"], ["x"])
@@ -432,7 +448,7 @@ def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path):
   table.add("a.png", (4, 4), pictures, dict(x=1.0))
   assert list(rows(tmp_path)) == ["a.png"]
   with (tmp_path / "predictions.csv").open("a") as file:
-    file.write("b.png,4")
+    file.write(torn)
   again = outputs.Predictions(tmp_path)
   again.begin(["c.png"], ["index"], ["x"])
   again.add("c.png", (4, 4), pictures, dict(x=0.5))
@@ -536,8 +552,13 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(run, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match=r"cannot write .*curves\.png"):
     figures.curves(run, "t", tmp_path / "file" / "curves.png")
+  picture = np.zeros((4, 4, 3), np.uint8)
   with pytest.raises(UserError, match=r"cannot write .*sheet\.png"):
-    figures.write_picture(np.zeros((4, 4, 3), np.uint8), tmp_path / "nowhere" / "sheet.png")
+    figures.write_picture(picture, tmp_path / "nowhere" / "sheet.png")
+  (tmp_path / "folder.png").mkdir()
+  for write in (lambda f: figures.curves(run, "t", f), lambda f: figures.write_picture(picture, f)):
+    with pytest.raises(UserError, match=r"cannot write .*folder\.png"):
+      write(tmp_path / "folder.png")
 
 
 def write_sums(run, **more):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from test_training import tiny_config as unet_config
 
 from segjax import config as config_lib
 from segjax import inference, models, study, training
-from segjax.data import checks, sources
+from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
@@ -131,7 +132,7 @@ def test_fields_that_are_newer_than_a_run_have_their_defaults(own):
 
   def older(c):
     for part, name in ((c["data"]["source"], "kind"), (c["loss"], "focal"), (c["task"], "sigmoid"),
-                       (c["model"], "norm"), (c, "fused_loss")):  # fmt: skip
+                       (c["model"], "norm"), (c, "remat")):  # fmt: skip
       part.pop(name, None)
 
   change_json(run / "config.json", older)
@@ -233,6 +234,13 @@ def test_of_a_large_split_a_part_is_looked_at(tmp_path, monkeypatch):
   (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
   assert not whole
   assert "nothing is labelled thing in the 5 of 10 examples looked at; 80.0%" in text
+  monkeypatch.setattr(coverage, "LOOKED_AT", 500)
+  monkeypatch.setattr(coverage, "FEW", 2)
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert (text, whole) == ("train: 80.0% of the labels are ignored", True)
+  monkeypatch.setattr(coverage, "SECONDS", 0)
+  (text,), whole = coverage.count(tiny_config(data), "train", source, "mask")
+  assert "in the 2 of 10 examples looked at; 50.0%" in text and not whole
 
 
 def test_nothing_scored_at_all_is_an_error(tmp_path):
@@ -375,6 +383,19 @@ def test_data_that_vanish_cost_nothing(made, tmp_path):
   assert same(whole, training.train(config, tmp_path / "run"))
 
 
+def test_an_error_before_the_first_step_saves_nothing(made, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop._Run, "_draw", failing(MemoryError()))
+  with pytest.raises(MemoryError):
+    training.train(tiny_config(made / "data"), tmp_path / "run")
+  assert inference.checkpoint_steps(tmp_path / "run") == []  # so that the batch may be changed
+
+
+def test_a_workdir_that_vanishes_ends_the_run_by_one_line(made, tmp_path):
+  config, run = tiny_config(made / "data", writers=("pictures",)), tmp_path / "run"
+  with pytest.raises(UserError, match=r"cannot write to .*run: .*No such file"):
+    training.train(config, run, before_evaluation=lambda: shutil.rmtree(run))
+
+
 def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):
   config, run, _ = own
   original = loop._Run._next_batch
@@ -391,6 +412,32 @@ def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):
   with pytest.raises(Stopped):
     training.train(config, run)
   assert inference.checkpoint_steps(run)[-1] == 6
+
+
+def test_processes_that_read_data_end_with_their_parent_and_not_by_ctrl_c(monkeypatch):
+  old, codes = signal.getsignal(signal.SIGINT), queue.Queue()
+  parents = iter([7, 7, 7, 1])
+  monkeypatch.setattr(os, "getppid", lambda: next(parents))
+  monkeypatch.setattr(os, "_exit", codes.put)
+  monkeypatch.setattr(pipeline.time, "sleep", lambda seconds: codes.put("alive"))
+  try:
+    pipeline._end_with_parent(0, 2)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert [codes.get(timeout=10) for _ in range(3)] == ["alive", "alive", 1]
+  finally:
+    signal.signal(signal.SIGINT, old)
+
+
+def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
+  config, run, _ = own
+  config.total_steps = 9
+  dead = RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+  monkeypatch.setattr(loop._Run, "_draw", failing(dead))
+  with pytest.raises(UserError, match=r"exit code -9.*lower data\.workers"):
+    training.train(config, run)
+  monkeypatch.setattr(loop._Run, "_draw", failing(RuntimeError("ours")))
+  with pytest.raises(RuntimeError, match=r"^ours$"):
+    training.train(config, run)
 
 
 def checkpoints(folder, **more):

@@ -509,7 +509,7 @@ REPORTS = {
   "simple_vs_unet": (2, 3, SEGMENTED),
   "augmentation": (0, 2, SEGMENTED),
   "aspp": (0, 2, SEGMENTED),
-  "backbones": (2, 5, (*SEGMENTED, "ImageNet weights")),
+  "backbones": (1, 5, SEGMENTED),
   "fcn_vs_unet": (0, 2, SEGMENTED),
   "fcn_vs_deeplab": (0, 2, SEGMENTED),
   "frozen_encoder": (0, 2, (*SEGMENTED, "freeze=")),
@@ -519,20 +519,22 @@ REPORTS = {
   "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
   "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
 }  # fmt: skip
-GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "aspp", "backbones")]
+GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "backbones")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
 
 
-def lighten(study):
-  """The study with nets that compile fast."""
+def lighten(study, same_family=False):
+  """The study with nets that compile fast, see `light_fields`."""
   configs = {label: study_lib.make_config(study, label, 0) for label in study.variants}
-  fields = {label: light_fields(config) for label, config in configs.items()}
+  fields = {label: light_fields(config, same_family) for label, config in configs.items()}
   changes = {label: fields[label] | study.changes.get(label, {}) for label in study.variants}
   return dataclasses.replace(study, changes=changes)
 
 
 def read_smoke(name, more=""):
-  return lighten(study_lib.read(f"configs/studies/{name}.py:smoke{more}"))
+  """A study of the project at smoke size, with light nets."""
+  study = study_lib.read(f"configs/studies/{name}.py:smoke{more}")
+  return lighten(study, same_family=name == "backbones")
 
 
 def run_and_check(study, pool, output):
@@ -568,6 +570,16 @@ def places(results):
   return " | ".join(str(1 + sum(other < own for other in best)) for own in best)
 
 
+@pytest.mark.parametrize(
+  ("start", "text"),
+  [("", "random weights"), ("efficientnet_lite0", "ImageNet weights"), ("a/b", "weights of a/b")],
+)
+def test_a_report_says_what_a_run_starts_from(start, text):
+  config = config_lib.default()
+  config.init_from = start
+  assert report._start([study_lib.Result("a", 0, config, None)]) == text
+
+
 def test_every_study_has_a_report_that_is_tested():
   assert {*REPORTS, "pretraining"} == set(STUDIES)
 
@@ -578,10 +590,7 @@ def test_studies_write_whole_reports(names, tmp_path, shallow_backbones, capsys)
   """At smoke size over light nets, from one pool: what two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
-    more = {"attention_vs_pixelwise": ",backbone=resnet18"}.get(name, "")
-    study = dataclasses.replace(read_smoke(name, more), seeds=(0,))
-    if name == "optimizers":
-      study = dataclasses.replace(study, overrides={"model.backbone": "small_cnn"})
+    study = dataclasses.replace(read_smoke(name), seeds=(0,))
     results, text, there = run_and_check(study, tmp_path / "pool", tmp_path / name)
     assert len(results) == count
     assert capsys.readouterr().out.count("finished before") == shared

@@ -404,6 +404,34 @@ def test_one_device_and_eight_agree(tmp_path):
   assert done.stdout == "agree\n", done.stderr
 
 
+def losses_of_a_step():
+  """Loss and gradient norm of a step, and the loss of an evaluation after it."""
+  net, task, optimizer = parts(3, False, norm="batch", up="transposed3")
+  mesh = steps.make_mesh(jax.devices()[:1])
+  batch = steps.put_batch(random_batch(4, 3), mesh)
+  state, sums = steps.make_train_step(net, task, optimizer, mesh=mesh)(
+    fresh_state(net, optimizer), batch
+  )
+  after = steps.make_eval_step(net, task, mesh=mesh)(state, batch)
+  return [float(x) for x in (task.loss(sums), sums["grad_norm"], task.loss(after))]
+
+
+@pytest.mark.slow
+def test_what_users_compile_gives_the_same_numbers():
+  """The tests compile without optimisation, see `conftest.FAST_COMPILATION`."""
+  code = """
+    import os, sys
+    sys.path.insert(0, "tests")
+    from test_training import losses_of_a_step
+    assert os.environ.pop("XLA_FLAGS")  # read when jax first computes
+    print(losses_of_a_step())
+  """
+  command = [sys.executable, "-c", textwrap.dedent(code)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  np.testing.assert_allclose(json.loads(done.stdout), losses_of_a_step(), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_four_scenes_are_overfitted():
   source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)

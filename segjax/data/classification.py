@@ -106,7 +106,7 @@ def cifar10_subset(split, *, folder=""):
   """
   root = files.data_folder(folder, "cifar10_subset")
   source = class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
-  return dataclasses.replace(source, remarks=())  # its own val part is called test
+  return dataclasses.replace(source, remarks=(), elsewhere=())  # its own val part is called test
 
 
 def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
@@ -150,7 +150,19 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   if lone:
     notes += (lists.not_read(files.inside(base, root), [f.name for f in lone], "image"),)
   remarks += (*notes, *files.folder_notes(root, taken))
-  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs), remarks)
+  elsewhere = ()
+  if split == "val":
+    train = {
+      name: file for name, (_, file) in (_named(folders["train"]) if folders else found).items()
+    }
+    elsewhere = _train_files(root, train, bool(folders), how)
+  return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs), remarks, elsewhere)
+
+
+def _train_files(root, found, has_folder, how):
+  """Image files of train among `found`, {name: file}."""
+  names, _ = lists.split_part(root, "train", list(found), has_folder, **how)
+  return tuple(found[name] for name in names if name in found)
 
 
 def unlabelled_files(root, split, images, *, split_by, train_fraction, split_seed):
@@ -164,12 +176,19 @@ def unlabelled_files(root, split, images, *, split_by, train_fraction, split_see
   """
   folders, remarks = layouts.split_folders(root)
   base = layouts.require_part(folders, split, root) if folders else root
-  found = files.images_by_stem(base / images if (base / images).is_dir() else base)
+  found = _images_in(base, images)
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
   names, notes = lists.split_part(root, split, list(found), bool(folders), **how)
   remarks += (*notes, *files.folder_notes(root, found.values()))
-  pairs = tuple((found.get(n), 0) for n in names)
-  return ClassFiles(default_table(("image",)), root, tuple(names), pairs, remarks)
+  pairs, elsewhere = tuple((found.get(n), 0) for n in names), ()
+  if split == "val":
+    train = _images_in(folders["train"], images) if folders else found
+    elsewhere = _train_files(root, train, bool(folders), how)
+  return ClassFiles(default_table(("image",)), root, tuple(names), pairs, remarks, elsewhere)
+
+
+def _images_in(base, images):
+  return files.images_by_stem(base / images if (base / images).is_dir() else base)
 
 
 def _named(base):

@@ -23,8 +23,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 # What Pillow raises on damaged files, by format and by place of the damage.
-DAMAGE = (OSError, SyntaxError, ValueError, LookupError, OverflowError, EOFError, zlib.error,
-          struct.error, Image.DecompressionBombError)  # fmt: skip
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
+          zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
 # First bytes of files that are something else, for the message.
 FOREIGN = (
@@ -150,7 +150,8 @@ def read_stored(file, name=""):
     if isinstance(alpha, int):
       hidden[alpha] = True
     else:
-      hidden[: len(alpha)] = np.frombuffer(bytes(alpha), np.uint8) < 255
+      alpha = np.frombuffer(bytes(alpha)[:256], np.uint8)
+      hidden[: len(alpha)] = alpha < 255
     return Stored(array, decoded.bits, palette=palette, hidden=hidden)
   if mode != "RGB":
     raise UserError(
@@ -185,7 +186,7 @@ def _decode(file, name, mask):
     try:
       with Image.open(stream, formats=FORMATS) as image:
         facts, pages = _facts(image, head), _pages(image)
-        fault = _fault(image, stream, size, pages, mask)
+        fault = _fault(image, head, stream, size, pages, mask)
         if not fault:
           image.load()
           turn = TURNS.get(_orientation(image))
@@ -206,7 +207,8 @@ def _stream(file, name):
     return io.BytesIO(file)
   if not Path(file).is_file():
     exists = Path(file).exists()
-    raise UserError(f"{name}: {'not a regular file' if exists else 'no such file'}; remove it")
+    fault = "not a regular file; remove it" if exists else "no such file; restore it"
+    raise UserError(f"{name}: {fault}")
   try:
     return Path(file).open("rb")
   except OSError as error:
@@ -241,11 +243,13 @@ def _pages(image):
   return max(whole, 1)
 
 
-def _fault(image, stream, size, pages, mask):
+def _fault(image, head, stream, size, pages, mask):
   """What is wrong with a file by its header, or nothing."""
   width, height = image.size
   if pages > 1:
     return f"{pages} pages or frames, expected 1; save the one that counts by itself"
+  if image.format == "BMP" and image.mode == "L" and head[24 if head[14] == 12 else 28] == 4:
+    return "a BMP of 4 bits with a palette of greys, which Pillow misreads; save it as PNG"
   if mask:
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""

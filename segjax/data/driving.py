@@ -137,7 +137,9 @@ def kitti_road(
     inside = (0, 1, IGNORE, IGNORE) if black == "ignore" else (0, 1, 0, 1)
     return np.array(inside, np.uint8)[label]
 
-  return files.paired(ROAD, root, names, images, label_files, read_label, remarks=notes)
+  lanes = [f for n, f in found.items() if "_lane_" in n]
+  how = dict(remarks=notes, unused=lanes)
+  return files.paired(ROAD, root, names, images, label_files, read_label, **how)
 
 
 def camvid(split, *, folder="", classes="all"):

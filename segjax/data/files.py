@@ -21,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # not counted, as hidden files are not
+TEXTS = ("classes.txt", *(f"{s}.txt" for s in SPLITS))  # are read, and these are for people:
+FOR_PEOPLE = ("readme", "license")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Files(contents.OfFiles):
     )
 
 
-def paired(labels, root, names, images, label_files, read_label, key="label", remarks=()):
+def paired(
+  labels, root, names, images, label_files, read_label, key="label", remarks=(), unused=()
+):
   """A `Files` of images and labels with the same key.
 
   Args:
@@ -102,11 +106,12 @@ def paired(labels, root, names, images, label_files, read_label, key="label", re
     read_label: see `Files`.
     key: see `Files`.
     remarks: sentences about what is not read, besides those of `folder_notes`.
+    unused: files that the set has for another purpose, and that are not worth a sentence.
   """
   pairs = tuple((images.get(n), label_files.get(n)) for n in names)
   known = images.keys() | set(names)
   lone = tuple(f for n, f in label_files.items() if n not in known)
-  taken = (*images.values(), *label_files.values())
+  taken = (*images.values(), *label_files.values(), *unused)
   remarks = tuple(dict.fromkeys((*remarks, *folder_notes(root, taken))))
   for folder in sorted({f.parent for f in lone}):
     of = [f.name for f in lone if f.parent == folder]
@@ -176,13 +181,19 @@ def entries(folder, endings=IMAGE_ENDINGS):
   """The `Entries` of a folder; a UserError where there is none."""
   if not folder.is_dir():
     raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
+  try:
+    with os.scandir(folder) as scan:
+      found = sorted(scan, key=lambda entry: entry.name)
+  except OSError as error:
+    raise UserError(f"{folder.absolute()}: cannot be read ({error.strerror}); mend it") from None
   files, folders, others = [], [], []
-  for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+  for entry in found:
+    path = folder / entry.name
+    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
       continue
-    if path.is_dir():
+    if entry.is_dir():
       folders.append(path)
-    elif path.suffix.lower() in endings and (path.is_file() or not path.exists()):
+    elif path.suffix.lower() in endings and (entry.is_file() or not path.exists()):
       files.append(path)  # a link to nothing too: it is an error when it is read
     else:
       others.append(path)
@@ -191,27 +202,30 @@ def entries(folder, endings=IMAGE_ENDINGS):
 
 def inside(folder, root):
   """`images/`, a folder's path in the set, for messages."""
-  return f"{folder.relative_to(root) if folder != root else root.name}/"
+  if folder == root or not folder.is_relative_to(root):
+    return f"{folder.absolute().name}/"
+  return f"{folder.relative_to(root)}/"
 
 
-def unread(folder, root, taken=()):
+def unread(folder, root, taken=None, above=()):
   """Sentences about what is not read in a folder.
 
   Args:
     folder: to look in.
     root: folder of the set, for messages.
-    taken: files that are read, wherever they lie.
+    taken: set of the files that are read, wherever they lie; None: all images in the folder.
+    above: set of the folders that they lie in, however deep.
   """
-  found, taken = entries(folder), set(taken)
-  if not taken:
-    taken = set(found.files)
-  above = {parent for file in taken for parent in file.parents}
+  found = entries(folder)
+  taken = set(found.files) if taken is None else taken
   where, by_ending = inside(folder, root), {}
   for path in found.others:
-    if path not in taken:
+    name = path.name.lower()
+    if path not in taken and name not in TEXTS and not name.startswith(FOR_PEOPLE):
       kind = path.suffix.lower() or "other"
       kind = "special" if kind in IMAGE_ENDINGS else kind
       by_ending.setdefault(f"{kind} file", []).append(path.name)
+  by_ending["image"] = [f.name for f in found.files if f not in taken]
   by_ending["folder"] = [f"{path.name}/" for path in found.folders if path not in above]
   return tuple(not_read(where, names, kind) for kind, names in by_ending.items() if names)
 
@@ -246,16 +260,23 @@ def skipped(path):
 
 
 def folder_notes(root, taken):
-  """Sentences about what is not read in the folders below `root` that the files `taken` lie in."""
-  folders = sorted({f.parent for f in taken} - {root})
-  return tuple(note for folder in folders for note in unread(folder, root, taken))
+  """Sentences about what is not read in the folders that the files `taken` lie in."""
+  taken, above = set(taken), folders_above(taken)
+  folders = sorted({f.parent for f in taken})
+  return tuple(note for folder in folders for note in unread(folder, root, taken, above))
+
+
+def folders_above(files):
+  """Set of all folders that files lie in, however deep."""
+  direct = {file.parent for file in files}
+  return direct.union(*(folder.parents for folder in direct))
 
 
 def list_images(path):
   """Image files of a folder, or a file by itself; a UserError where there are none."""
   if path.is_file():
     return [path]
-  files = list(images_by_stem(path).values())
+  files = list(entries(path).files)
   if not files:
     said = "".join(f". {note}" for note in skipped(path))
     raise UserError(f"{path.absolute()}: no image in it, expected {', '.join(IMAGE_ENDINGS)}{said}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from segjax.data import classification, decoding, files, layouts, lists, meaning
 from segjax.data.labels import IGNORE, LabelTable, default_table, read_table
@@ -78,38 +79,36 @@ def folder(
     return classification.class_files(root, split, names, **how)
   if kind == "images":
     return classification.unlabelled_files(root, split, images, **how)
-  label_folder = targets if kind == "pairs" else masks
   if kind == "pairs":
-    labels, key, read_label = LabelTable(()), "target", decoding.read_image
+    found = layouts.find(root, split, images, targets, "")
+    labels, key, read_label, notes = LabelTable(()), "target", decoding.read_image, ()
   else:
-    labels, key = default_table(names) if names else read_table(root / "classes.txt"), "label"
-  found = layouts.find(root, split, images, label_folder, mask_suffix if kind != "pairs" else "")
-  remarks = found.notes
-  if kind == "segmentation":
-    values = {i - shift: i for i in range(len(labels))} | {ignore_value: IGNORE}
-    ignored = _colors(ignore_colors, labels)
-    every = [f for part in found.labels.values() for f in part.values()]
-    how_read, notes = meaning.decide(labels, values, ignored, every, label_folder)
-    remarks += notes
-    if ignore_value + shift in range(len(labels)):
-      name = labels.names[ignore_value + shift]
-      remarks += (f"ignore_value {ignore_value} is the number of the class {name!r} as well",)
-
-    def read_label(file):
-      return meaning.read(file, how_read)
-
+    labels = default_table(names) if names else read_table(root / "classes.txt")
+    found = layouts.find(root, split, images, masks, mask_suffix)
+    fields = dict(ignore_value=ignore_value, ignore_colors=ignore_colors, shift=shift)
+    key, (read_label, notes) = "label", _label_reader(labels, found, masks, **fields)
   part = split if split in found.images else "all"
-  chosen, notes = lists.split_part(root, split, list(found.images[part]), part != "all", **how)
-  source = files.paired(
-    labels, root, chosen, found.images[part], found.labels[part], read_label, key, remarks + notes
-  )
-  if split == "val":
-    train = found.images.get("train")
-    if train is None:
-      names = lists.split_names(root, "train", list(found.images[part]), **how)[0]
-      train = {n: found.images[part][n] for n in names if n in found.images[part]}
-    source = dataclasses.replace(source, elsewhere=tuple(train.values()))
-  return source
+  image_files, label_files = found.images[part], found.labels[part]
+  chosen, left = lists.split_part(root, split, list(image_files), part != "all", **how)
+  remarks = (*found.notes, *notes, *left)
+  source = files.paired(labels, root, chosen, image_files, label_files, read_label, key, remarks)
+  train = found.images.get("train", {})
+  if split == "val" and part == "all":
+    chosen, _ = lists.split_names(root, "train", list(image_files), **how)
+    train = {name: image_files[name] for name in chosen if name in image_files}
+  return dataclasses.replace(source, elsewhere=tuple(train.values()) if split == "val" else ())
+
+
+def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
+  """(label file -> u8[H,W], notes) for the masks of a `layouts.Layout`."""
+  values = {i - shift: i for i in range(len(labels))} | {ignore_value: IGNORE}
+  mask_files = [file for part in found.labels.values() for file in part.values()]
+  ignored = _colors(ignore_colors, labels)
+  how, notes = meaning.decide(labels, values, ignored, mask_files, where)
+  if ignore_value + shift in range(len(labels)):
+    name = labels.names[ignore_value + shift]
+    notes += (f"ignore_value {ignore_value} is the number of the class {name!r} as well",)
+  return functools.partial(meaning.read, meaning=how), notes
 
 
 def _class_names(classes):

@@ -6,13 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from segjax.data import files
-from segjax.data.lists import SPLITS, not_read
+from segjax.data.lists import not_read, some
 from segjax.errors import UserError
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 LABEL_ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
-OURS = ("classes.txt", *(f"{s}.txt" for s in SPLITS))  # text files that are read
 # Folders of images and masks in other people's sets, for the message.
 KNOWN = (("JPEGImages", "SegmentationClass"), ("imgs", "masks"), ("image", "mask"))
 
@@ -46,7 +45,9 @@ def split_folders(root):
     return {}, ()
   val = next((root / n for n in VAL if (root / n).is_dir()), None)
   if val is None and (root / "test").is_dir():
-    note = f"{root.name}/ holds no folder val, valid or validation: test/ is taken for val"
+    note = (
+      f"{files.inside(root, root)} holds no folder val, valid or validation: test/ is taken for val"
+    )
     return dict(train=train, val=root / "test"), (note,)
   return dict(train=train) | (dict(val=val) if val else {}), ()
 
@@ -81,13 +82,16 @@ def find(root, split, images, labels, suffix):
     pair = _pair(*place, suffix, root)
     found.images[part], found.labels[part] = pair[:2]
     notes += pair[2]
-  taken = [f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()]
-  folders = {root, *(folder.parent for place in places.values() for folder in place)}
-  for folder in sorted(f for f in folders if f.is_relative_to(root)):
-    notes += _unread_beside(folder, root, taken)
-  for folder in sorted({folder for place in places.values() for folder in place}):
-    if folder not in folders and folder.is_dir():
-      notes += files.unread(folder, root, taken)
+  taken = {f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()}
+  above = files.folders_above(taken)
+  holders = {file.parent for file in taken}  # what else lies in these is `files.paired`'s to say
+  folders = {folder for place in places.values() for folder in place}
+  for folder in sorted({root, *(f.parent for f in folders)} - holders):
+    if folder.is_relative_to(root):
+      notes += _unread_beside(folder, root, above)
+  for folder in sorted(folders - holders):
+    if folder.is_dir():
+      notes += files.unread(folder, root, taken, above)
   return dataclasses.replace(found, notes=notes)
 
 
@@ -133,10 +137,6 @@ def _pair(image_folder, label_folder, suffix, root):
     if not suffix:
       some_names = f"{images[first].name} and {labels[min(labels)].name}"
       notes = (f"no image has a mask of its name: there are {some_names}",)
-  other = [f.name for n, f in labels.items() if not n.endswith(suffix)]
-  if other:
-    where = files.inside(label_folder, root)
-    notes += (not_read(where, other, f"file not named x{suffix}"),)
   return images, {n.removesuffix(suffix): f for n, f in labels.items() if n.endswith(suffix)}, notes
 
 
@@ -149,9 +149,12 @@ def _pair_of_one_folder(folder, label_folder, suffix, root):
     ends = [e for e in ends if {n + e for n in found if not n.endswith(e)} == _ending(found, e)]
     suffix, notes = _suffix(ends, folder)
   if not suffix:
+    near = label_folder.parent if label_folder.parent.is_dir() else root
+    there = [f"{f.name}/" for f in files.entries(near).folders if f != folder]
+    said = f"; there is {some(there)}: set --config.data.source.masks" if there else ""
     raise UserError(
       f"no such folder: {label_folder.absolute()}; expected masks in it, or beside the images with "
-      "an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix"
+      f"an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix{said}"
     )
   labels = {n.removesuffix(suffix): found[n] for n in _ending(found, suffix)}
   images = {n: f for n, f in found.items() if not n.endswith(suffix)}
@@ -185,15 +188,14 @@ def _tree(folder, endings, mirror, prefix=""):
   return named
 
 
-def _unread_beside(folder, root, taken):
+def _unread_beside(folder, root, above):
   """Sentences about folders, lists and images that lie beside the folders that are read."""
-  found, taken = files.entries(folder), set(taken)
-  above = {parent for file in taken for parent in file.parents}
-  texts = [f for f in found.others if f.suffix == ".txt" and f.name not in OURS]
+  found = files.entries(folder)
+  lists = [f.name for f in found.others if f.suffix == ".txt" and f.name not in files.TEXTS]
   groups = (
     ("folder", [f"{f.name}/" for f in found.folders if f not in above]),
-    ("image", [f.name for f in found.files if f not in taken]),
-    ("list", [f.name for f in texts if not f.name.lower().startswith(("readme", "license"))]),
+    ("image", [f.name for f in found.files]),
+    ("list", [n for n in lists if not n.lower().startswith(files.FOR_PEOPLE)]),
   )
   where = files.inside(folder, root)
   return tuple(not_read(where, names, what) for what, names in groups if names)

@@ -53,7 +53,7 @@ def read_mask(file, labels, values, ignored=()):
   return by_colors(stored, file, labels.classes, ignored)
 
 
-def by_values(stored, file, labels, values, hint=""):
+def by_values(stored, file, labels, values, hint=lambda: ""):
   """`decoding.Stored` -> labels, see `read_values`.
 
   Args:
@@ -61,7 +61,7 @@ def by_values(stored, file, labels, values, hint=""):
     file: for the message.
     labels: label table, for the message.
     values: {number in the file: label}.
-    hint: end of the message for a number outside the table.
+    hint: () -> end of the message for a number outside the table.
   """
   found = stored.values
   if found.ndim != 2:
@@ -81,7 +81,7 @@ def by_values(stored, file, labels, values, hint=""):
       f"{file}: label value {bad[0]}{more} is outside the table, expected {min(scored)} to "
       f"{max(scored)} ({_some(labels.names)})"
       f"{' or ' + ', '.join(ignored) + ', ignore' if ignored else ''}; "
-      f"{np.count_nonzero(unknown)} pixels; mend the file or the table{hint}"
+      f"{np.count_nonzero(unknown)} pixels; mend the file or the table{hint()}"
     )
   return label.astype(np.uint8)
 

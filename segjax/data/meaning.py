@@ -1,7 +1,15 @@
 """What the values and colours of somebody's own masks mean: the masks decide where it is open.
 
 Grey 255 is ignored in one set, the class of a binary mask in another, and the colour of a class in
-a third. What a set's masks hold, all of them, says which it is.
+a third. What a set's masks hold, all of them, says which it is:
+
+- Grey masks hold numbers of classes. Where classes.txt gives greys, and the grey masks of both
+  splits hold these alone, they hold colours.
+- Palette masks hold numbers. Where classes.txt gives colours, and all that a mask uses are among
+  them, its colours count; if some are and stand for another class than the index, it is an error.
+- RGB masks hold the colours of classes.txt. Where it gives none, a mask whose channels are equal
+  holds numbers, saved as RGB.
+- In a set of two classes whose masks, in both splits, hold 0 and 255 alone, 255 is class 1.
 """
 
 from __future__ import annotations
@@ -112,14 +120,16 @@ def read(file, meaning):
   elif stored.palette is not None and labels.own_colors:
     return _by_palette(stored, file, meaning)
   if meaning.binary:
-    values = {0: 0, 1 if stored.bits == 1 else WHITE: 1, 2**stored.bits - 1: 1}
+    values = {0: 0, 1: 1} if _has_two_tones(stored) else {0: 0, WHITE: 1, 2**stored.bits - 1: 1}
   elif stored.is_grey and meaning.by_grey:
     ignored = {v: i for v, i in values.items() if i == IGNORE}
     stored = dataclasses.replace(stored, values=masks.shown_grey(stored), bits=8)
     values = ignored | meaning.greys
   elif stored.is_grey:
     _require_one_meaning(stored, file, meaning)
-  return masks.by_values(stored, file, labels, values, _hint(stored, meaning))
+  elif stored.palette is not None:
+    _require_indices(stored, file, meaning)
+  return masks.by_values(stored, file, labels, values, lambda: _hint(stored, meaning))
 
 
 def _by_colors(stored, file, meaning, grey):
@@ -148,8 +158,11 @@ def _by_palette(stored, file, meaning):
       f"{_name(meaning.labels, by_color[v])}, its index {v} {why}; give the palette the colours of "
       "classes.txt (or set ignore_colors), or leave the colours out of classes.txt if indices count"
     )
-  values = by_index if unknown else by_color
-  return masks.by_values(stored, file, meaning.labels, values, _hint(stored, meaning))
+  values = by_color
+  if unknown:
+    _require_indices(stored, file, meaning)
+    values = by_index
+  return masks.by_values(stored, file, meaning.labels, values, lambda: _hint(stored, meaning))
 
 
 def _require_one_meaning(stored, file, meaning):
@@ -163,6 +176,25 @@ def _require_one_meaning(stored, file, meaning):
       )
 
 
+def _require_indices(stored, file, meaning):
+  """Raises a UserError for a palette of greys that are other class numbers than their indices.
+
+  Tools that save a grey image as GIF, or make a PNG smaller, number the greys that occur anew.
+  """
+  used = masks.used_values(stored.values)
+  greys = {v: int(stored.palette[v][0]) for v in used}
+  if any(len(set(stored.palette[v].tolist())) > 1 for v in used):
+    return
+  meant = {v: meaning.values.get(g) for v, g in greys.items()}
+  differ = [v for v, i in meant.items() if i not in (None, IGNORE, meaning.values.get(v))]
+  if None not in meant.values() and any(greys[v] for v in differ):
+    v = next(v for v in differ if greys[v])
+    raise UserError(
+      f"{file}: index {v} of the palette has the grey {greys[v]}, and both are numbers of classes: "
+      "it is not clear which one counts; save the mask as a grey PNG"
+    )
+
+
 def _hint(stored, meaning):
   """What may be wrong with numbers outside the table."""
   used = masks.used_values(stored.values)
@@ -174,6 +206,13 @@ def _hint(stored, meaning):
   if len(used) <= count + 1 and used[-1] > count and WHITE not in meaning.greys:
     return "; if grey levels stand for classes, give classes.txt their colours: name grey grey grey"
   return ""
+
+
+def _has_two_tones(stored):
+  """Whether a file stores black and white as 0 and 1: of 1 bit, or with such a palette."""
+  if stored.palette is None:
+    return stored.bits == 1
+  return stored.palette[:2].tolist() == [[0] * 3, [255] * 3] and stored.values.max() <= 1
 
 
 def _name(labels, label):
@@ -200,7 +239,7 @@ def _stamp(file):
 
 
 def _numbers(file, *, grey=False):
-  """Numbers that a mask holds, its whitest as 255; none of colours, nor of a file of 1 bit.
+  """Numbers that a mask holds, its whitest as 255; none of colours, nor of two tones.
 
   Args:
     file: path.
@@ -210,7 +249,7 @@ def _numbers(file, *, grey=False):
   if grey and not stored.is_grey:
     return ()
   values = stored.values if stored.values.ndim == 2 else _one_channel(stored.values)
-  if values is None or stored.bits == 1:
+  if values is None or _has_two_tones(stored):
     return ()
   used = masks.used_values(values)
   return [WHITE if v == 2**stored.bits - 1 else v for v in used]

@@ -9,6 +9,7 @@ large as the image, u8[B,H,W,3].
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -227,8 +228,12 @@ def train_iterator(
 
 
 def _end_with_parent(index, count):
-  """Ends a process that reads data soon after its parent, which may have been killed."""
+  """Ends a process that reads data soon after its parent, which may have been killed.
+
+  Ctrl-C in a terminal goes to all processes; the parent still needs this one for its last steps.
+  """
   del index, count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = os.getppid()
 
   def watch():

@@ -221,7 +221,9 @@ class BatchNorm(nn.Module):
           f"batch norm {'/'.join(self.path)} sees a single value per channel in training (shape "
           f"{x.shape}); use batches of 2 or more, e.g. data.batch_size=2"
         )
-      var = jnp.maximum(square - mean**2, 0)
+      var = square - mean**2
+      # The gradient of `jnp.maximum` would ask whether two roundings of one value are equal.
+      var = jnp.where(var < 0, 0, var)
       if not self.is_initializing():
         unbiased = var * (count / (count - 1))
         for running, new in ((running_mean, mean), (running_var, unbiased)):

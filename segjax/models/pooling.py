@@ -1,61 +1,109 @@
 """Pooling: exact, fast forms of max-pooling, and PyTorch's adaptive average.
 
 XLA lowers the gradient of `nn.max_pool` to select-and-scatter, which takes a third of a U-Net's
-step on a CPU. The forms here are maxima of strided slices with a gradient of their own.
+step on a CPU. The forms here are maxima of strided slices with a derivative of their own.
+
+The derivative follows the index of the maximum. XLA may compute an input twice, in fusions that
+round differently, so a comparison of the input with the maximum may find no equal and drop the
+gradient, and an index that is computed twice may name two members or none. One reduction of values
+and indices together therefore decides, which XLA never repeats, and everything else reads its
+index.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def _windows_2x2(x):
-  """The four members of each 2x2 window, in the row-major order of the window."""
+def _later(one, other):
+  """The larger of two (value, index): nan above all, of equal values the first, of nans the last.
+
+  The order is PyTorch's, and does not depend on which of the two comes first.
+  """
+  (v, i), (u, j) = one, other
+  nans = jnp.isnan(u) & jnp.isnan(v)
+  larger = (u > v) | jnp.isnan(u) | ((u == v) & (j < i))
+  take = jnp.where(nans, j > i, larger)
+  return jnp.where(take, u, v), jnp.where(take, j, i)
+
+
+def _maximum(members):
+  """Value and index of the largest member of each window.
+
+  Args:
+    members: index -> [B,h,w,C], the member of every window.
+
+  Returns:
+    ([B,h,w,C], u8[B,h,w,C]).
+  """
+  pairs = [(x, jnp.full(x.shape, index, jnp.uint8)) for index, x in members.items()]
+  middle = len(pairs) // 2
+  halves = [functools.reduce(_later, part) for part in (pairs[:middle], pairs[middle:])]
+  values, indices = (jnp.stack(both) for both in zip(*halves, strict=True))
+  lowest = jnp.array(-jnp.inf, values.dtype), jnp.uint8(255)
+  return jax.lax.reduce((values, indices), lowest, _later, (0,))
+
+
+def _selected(index, blocks, codes):
+  """Sum over 2x2 blocks [B,h,2,w,2,C] of the values whose code, [[4],[4]], is the index's."""
+  codes = np.array(codes, np.uint8).reshape(2, 1, 2, 1)
+  hit = index[:, :, None, :, None] == codes
+  return jax.lax.reduce_sum(jnp.where(hit, blocks, 0), (2, 4))
+
+
+def _members_2x2(x):
+  """The members of each 2x2 window by their index, in the row-major order of the window."""
   h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-  return [x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
+  return {2 * i + j: x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)}
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def max_pool_2x2(x):
   """Largest value of each 2x2 window, stride 2; equals `nn.max_pool(x, (2, 2), (2, 2))`.
 
-  The gradient goes to the first maximum of a window in row-major order, as XLA's
+  The gradient of a window goes to one member, the first maximum in row-major order, as XLA's
   select-and-scatter does (`jnp.maximum` alone would share it between equal values).
 
   Args:
     x: [B,H,W,C]; an odd last row or column is dropped, as with padding "VALID".
 
   Returns:
-    [B,H//2,W//2,C], same dtype.
+    [B,H//2,W//2,C], same dtype; nan where a member is.
   """
-  a, b, c, d = _windows_2x2(x)
+  a, b, c, d = _members_2x2(x).values()
   return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
-def _max_pool_fwd(x):
-  y = max_pool_2x2(x)
-  return y, (x, y)
+@max_pool_2x2.defjvp
+def _max_pool_2x2_jvp(primals, tangents):
+  (x,), (t,) = primals, tangents
+  y, index = _maximum(_members_2x2(x))
+  n, h, w, c = y.shape
+  blocks = t[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
+  return y, _selected(index, blocks, ((0, 1), (2, 3)))
 
 
-def _max_pool_bwd(residuals, g):
-  x, y = residuals
-  free, parts = jnp.ones_like(y, bool), []
-  for member in _windows_2x2(x):
-    hit = free & (member == y)
-    parts.append(jnp.where(hit, g, 0))
-    free = free & ~hit
-  (n, h, w, c), (big_h, big_w) = y.shape, x.shape[1:3]
-  grid = jnp.stack(parts, 3).reshape(n, h, w, 2, 2, c)
-  out = grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c)
-  return (jnp.pad(out, ((0, 0), (0, big_h - 2 * h), (0, big_w - 2 * w), (0, 0))),)
+def _padded(x, fill):
+  """x with a row and column before it, and after it as many as complete windows and blocks."""
+  after = (2 * (-(-size // 2)) + 1 - size for size in x.shape[1:3])
+  pads = ((0, 0, 0), *((1, n, 0) for n in after), (0, 0, 0))
+  return jax.lax.pad(x, jnp.array(fill, x.dtype), pads)
 
 
-max_pool_2x2.defvjp(_max_pool_fwd, _max_pool_bwd)
+def _members_3x3(x):
+  """The members of each 3x3 window: 4 * row + column of the window -> member."""
+  h, w = (-(-size // 2) for size in x.shape[1:3])
+  x, last = _padded(x, -jnp.inf), (2 * h - 1, 2 * w - 1)
+  return {
+    4 * i + j: x[:, i : i + last[0] : 2, j : j + last[1] : 2] for i in range(3) for j in range(3)
+  }
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def max_pool_3x3(x):
   """Largest value of each 3x3 window, stride 2, one row of padding on each side.
 
@@ -66,54 +114,28 @@ def max_pool_3x3(x):
     x: [B,H,W,C].
 
   Returns:
-    [B,ceil(H/2),ceil(W/2),C], same dtype.
+    [B,ceil(H/2),ceil(W/2),C], same dtype; nan where a member is.
   """
-  return _max_pool_3x3_fwd(x)[0]
+  return functools.reduce(jnp.maximum, _members_3x3(x).values())
 
 
-def _max_pool_3x3_fwd(x):
-  h, w = (-(-n // 2) for n in x.shape[1:3])
-  lowest = jnp.array(-jnp.inf, x.dtype)
-  pads = ((0, 0, 0), (1, 2 * h - x.shape[1], 0), (1, 2 * w - x.shape[2], 0), (0, 0, 0))
-  x_padded = jax.lax.pad(x, lowest, pads)
-  best, index = None, None
-  for k in range(9):
-    i, j = divmod(k, 3)
-    tap = x_padded[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
-    if k == 0:
-      best, index = tap, jnp.zeros(tap.shape, jnp.uint8)
-    else:  # strictly larger: the first maximum in row-major order stays
-      take = (tap > best) | jnp.isnan(tap)
-      best, index = jnp.where(take, tap, best), jnp.where(take, jnp.uint8(k), index)
-  return best, (index, x[:0])
-
-
-def _max_pool_3x3_bwd(residuals, g):
-  index, empty = residuals
-  n, h, w, c = index.shape
-
-  def hit(i, j):
-    return jnp.where(index == 3 * i + j, g, 0)
-
-  # Window i covers rows 2i-1, 2i and 2i+1: an even row is in one window, an odd one in two.
-  def rows(i, j):
-    part = hit(i, j)
-    return jnp.pad(part[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))) if i == 0 else part
-
-  def columns(part):
-    return jnp.pad(part[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
-
-  def member(odd_row, odd_column):
-    taps = [[rows(i, j) for i in ((2, 0) if odd_row else (1,))] for j in range(3)]
-    left, middle, right = (sum(t) for t in taps)
-    return right + columns(left) if odd_column else middle
-
-  parts = jnp.stack([member(i, j) for i in (0, 1) for j in (0, 1)], 3).reshape(n, h, w, 2, 2, c)
-  out = parts.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c)
-  return (out[:, : empty.shape[1], : empty.shape[2]],)
-
-
-max_pool_3x3.defvjp(_max_pool_3x3_fwd, _max_pool_3x3_bwd)
+@max_pool_3x3.defjvp
+def _max_pool_3x3_jvp(primals, tangents):
+  (x,), (t,) = primals, tangents
+  y, index = _maximum(_members_3x3(x))
+  n, h, w, c = y.shape
+  # In a window of -inf alone the padding before the image is the first maximum: step back into it.
+  row = jnp.maximum(index // 4, (jnp.arange(h) == 0)[:, None, None])
+  column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[:, None])
+  index = 4 * row + column
+  # Windows overlap: window i has both rows of block i and the first of block i + 1.
+  blocks = _padded(t, 0).reshape(n, h + 1, 2, w + 1, 2, c)
+  parts = []
+  for i in (0, 1):
+    for j in (0, 1):
+      codes = [[4 * (2 * i + r) + 2 * j + s for s in (0, 1)] for r in (0, 1)]
+      parts.append(_selected(index, blocks[:, i : i + h, :, j : j + w], codes))
+  return y, sum(parts)
 
 
 def adaptive_avg_pool(x, size):

@@ -79,4 +79,6 @@ class Prototypes(nn.Module):
 
 def _unit(x, axis):
   """x with length 1 along an axis; the gradient at 0 is finite."""
-  return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(axis, keepdims=True), 1e-12))
+  square = (x**2).sum(axis, keepdims=True)
+  # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
+  return x * jax.lax.rsqrt(jnp.where(square < 1e-12, 1e-12, square))

@@ -196,7 +196,9 @@ def _missed(attention, on):
   rows, columns = map(_cells, attention.shape[2:], on.shape[2:])
   share = jnp.einsum("hy,bqyx,wx->bqhw", rows, on.astype(jnp.float32), columns)
   seen = jnp.where(has, (attention * share).sum((2, 3)), 1.0)
-  return dict(attention=-jnp.log(jnp.maximum(seen, 1e-30)).sum(), asked=has.sum())
+  # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
+  seen = jnp.where(seen < 1e-30, 1e-30, seen)
+  return dict(attention=-jnp.log(seen).sum(), asked=has.sum())
 
 
 def _cells(cells, pixels):

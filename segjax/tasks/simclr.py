@@ -67,7 +67,9 @@ class SimCLR(Task):
     """
     del label, histogram
     count, mask = len(outputs), jnp.tile(mask, 2)
-    z = outputs / jnp.maximum(jnp.linalg.norm(outputs, axis=-1, keepdims=True), 1e-12)
+    length = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
+    # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
+    z = outputs / jnp.where(length < 1e-12, 1e-12, length)
     similarity = z @ z.T / self.temperature
     others = mask[None] & ~jnp.eye(count, dtype=bool)
     similarity = jnp.where(others, similarity, -1e9)

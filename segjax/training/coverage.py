@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from segjax.data import checks
+from segjax.data.threads import map_threads
 from segjax.errors import UserError
 
-LOOKED_AT = 500  # examples of a split whose labels are counted before a training
-MEASURED = 50  # images of a split whose sizes are compared with the crops
+LOOKED_AT = 500  # examples of a split whose labels are counted before a training, at most
+FEW = 25  # of them at least, whatever it takes
+SECONDS = 10  # that the others may take
+MEASURED = 20  # images of a split whose sizes are compared with the crops
 DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than reading a file
 NAMED = 10  # classes in a warning
 
 
 def count(config, split, source, needs):
-  """Looks at the labels of a split, evenly spread.
+  """Looks at labels of a split, evenly spread: at as many as are read within `SECONDS`.
 
   Args:
     config: ConfigDict.
@@ -31,7 +36,11 @@ def count(config, split, source, needs):
   if needs not in ("mask", "class") or config.data.source.name in DRAWN:
     return [], False
   threads, total = max(config.data.threads, 1), len(source)
-  pixels, ignored, looked = checks.label_counts(source, threads, LOOKED_AT)
+  started = time.perf_counter()
+  pixels, ignored, looked = checks.label_counts(source, threads, min(FEW, LOOKED_AT))
+  more = int(looked * SECONDS / max(time.perf_counter() - started, 1e-9))
+  if looked < total and more > looked:
+    pixels, ignored, looked = checks.label_counts(source, threads, min(more, LOOKED_AT))
   if not pixels.sum() and looked < total:
     pixels, ignored, looked = checks.label_counts(source, threads)
   share = ignored / max(ignored + pixels.sum(), 1)
@@ -87,9 +96,9 @@ def crops(config, train_source, val_source):
     val_source: likewise.
   """
   data, out = config.data, []
-  size = tuple(data.size)
+  size, threads = tuple(data.size), max(config.data.threads, 1)
   if data.fit == "crop":
-    found = _sizes(train_source)
+    found = _sizes(train_source, threads)
     small = sum(h < size[0] or w < size[1] for h, w in found)
     if small:
       out.append(
@@ -97,7 +106,7 @@ def crops(config, train_source, val_source):
         f"smaller than the crops, data.size={size}; they are extended by their edges, which are "
         "not scored"
       )
-    if data.eval_fit == "resize" and any(s != size for s in _sizes(val_source)):
+    if data.eval_fit == "resize" and any(s != size for s in _sizes(val_source, threads)):
       out.append(
         f"training sees crops of {size[0]}x{size[1]} at the images' own scale, evaluation whole "
         "images squeezed to that size; data.eval_fit='native' (or 'crop') keeps the scale"
@@ -105,7 +114,8 @@ def crops(config, train_source, val_source):
   return out
 
 
-def _sizes(source):
+def _sizes(source, threads):
   """(height, width) of some images, evenly spread."""
   wanted = min(MEASURED, len(source))
-  return [source[i * len(source) // wanted]["image"].shape[:2] for i in range(wanted)]
+  read = lambda i: source[i * len(source) // wanted]["image"].shape[:2]  # noqa: E731
+  return map_threads(read, wanted, threads)

@@ -206,6 +206,8 @@ class _Run:
 
   def _rescue(self):
     """Saves the state of the last step after an error, unless it is saved, or not finite."""
+    if self.step == self.first:
+      return
     done = f"the state of step {self.step}"
     with contextlib.suppress(Exception):  # a pipe that is closed, perhaps
       try:
@@ -231,7 +233,7 @@ class _Run:
 
   def _next_batch(self, count):
     try:
-      batches = [next(self.iterator) for _ in range(count)]
+      batches = self._draw(count)
     except RuntimeError as error:
       if "Worker process was terminated" not in str(error):
         raise
@@ -243,6 +245,9 @@ class _Run:
       return steps.put_batch(batches[0], self.experiment.mesh)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
     return steps.put_batch(stacked, self.experiment.mesh, stacked=True)
+
+  def _draw(self, count):
+    return [next(self.iterator) for _ in range(count)]
 
   def _evaluates(self, step):
     return step % self.eval_every == 0 or step == self.total

@@ -1,0 +1,245 @@
+"""Gradients of whole nets and of the pools against the library's plain operations.
+
+XLA may compute a value twice, in fusions that round differently. Where a gradient depends on a
+comparison with such a value, it is lost without an error and the loss stays right. Whether XLA does
+so depends on what surrounds the operation, so nets are compared in a scan of training steps with
+`jax.checkpoint`, at both of XLA's optimisation levels.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import models
+from segjax.models import efficientnet, layers, mobilenet, pooling, resnet, segformer, vgg, vit
+
+STEPS, SIZE = 2, 48
+
+
+class TinyResNet(nn.Module):
+  """Stem, 3x3 pool, basic block, bottleneck, grouped and dilated bottleneck."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    common = dict(dtype=self.dtype)
+    x = layers.Conv(8, 7, 2, name="stem", **common)(image)
+    x = nn.relu(layers.BatchNorm(name="norm", **common)(x, train=train))
+    features = [image, x, resnet.BasicBlock(8, **common)(pooling.max_pool_3x3(x), train=train)]
+    features.append(resnet.BasicBlock(12, stride=2, **common)(features[-1], train=train))
+    features.append(resnet.Bottleneck(4, stride=2, **common)(features[-1], train=train))
+    grouped = dict(groups=4, base_width=32, stride=2 if self.output_stride == 32 else 1)
+    x = resnet.Bottleneck(4, dilation=3 - grouped["stride"], **grouped, **common)(
+      features[-1], train=train
+    )
+    return [*features, x]
+
+
+class TinyMobile(nn.Module):
+  """ReLU, hard swish, ReLU6, squeeze-and-excitation; 3x3 and 5x5, strided, dilated depthwise."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    common = dict(dtype=self.dtype)
+    x = mobilenet.ConvBlock(8, 3, 2, activation=nn.hard_swish, **common)(image, train=train)
+    features = [image, x]
+    for row, stride, dilation in (
+      ((3, 12, 8, True, False), 2, 1),
+      ((5, 12, 8, True, True), 2, 1),
+      ((3, 8, 8, False, True), 1, 2),
+    ):
+      x = mobilenet.InvertedResidual(*row, stride, dilation, **common)(x, train=train)
+      features += [x] if stride == 2 else []
+    for size, width in ((3, 12), (5, 16)):
+      x = efficientnet.MBConv(size, 2, 1, 2, width, **common)(x, train=train)
+      features.append(x)
+    return features
+
+
+class Light(nn.Module):
+  """A strided convolution per stride, for nets whose head is what is tested."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    features = [image]
+    for width in (4, 6, 8, 8, 12):
+      x = nn.Conv(width, (3, 3), 2, dtype=self.dtype)(features[-1])
+      features.append(nn.silu(x))
+    return features
+
+
+# Every block of every backbone, in few layers.
+BACKBONES = {
+  "light": Light,
+  "tiny_resnet": TinyResNet,
+  "tiny_mobile": TinyMobile,
+  "tiny_vgg": functools.partial(vgg.VGG, (1, 1), True),
+  "tiny_cnn": functools.partial(models.small_cnn, widths=(6, 8)),
+  "tiny_vit": functools.partial(vit.ViT, depth=1, width=12, grid=3),
+}
+LIGHT = dict(num_outputs=3, backbone="light")
+MIT = segformer.MiT(depths=(1, 1), widths=(4, 8), num_heads=(1, 2), sr_ratios=(4, 1))
+NETS = {
+  "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
+  "backbone_unet": LIGHT | dict(widths=(8, 8, 4)),
+  "classifier/cnn": LIGHT | dict(backbone="tiny_cnn"),
+  "classifier/mobile": LIGHT | dict(backbone="tiny_mobile"),
+  "classifier/resnet": LIGHT | dict(backbone="tiny_resnet"),
+  "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
+  "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
+  "deeplabv3": LIGHT | dict(aux=True, output_stride=16, rates=(1, 2, 9), head_features=8),
+  "deeplabv3_plus": LIGHT | dict(rates=(1, 2)),
+  "encoder_decoder": dict(num_outputs=3, widths=(4, 8)),
+  "fcn": LIGHT | dict(output_stride=16),
+  "fcn16s": LIGHT,
+  "fcn32s": LIGHT | dict(hidden=8),
+  "fcn8s": LIGHT,
+  "lraspp": LIGHT,
+  "projection": LIGHT | dict(width=8),
+  "prototypes": LIGHT | dict(width=8, bottleneck=4),
+  "segformer": dict(num_outputs=3, backbone=MIT, decoder_width=8),
+  "unet": dict(num_outputs=3, widths=(4, 6, 8), norm="batch", dropout=0.5),
+  "unet/group": dict(num_outputs=3, widths=(8, 16), norm="group", up="transposed3"),
+  "unet/none": dict(num_outputs=3, widths=(4, 8), up="bilinear", dropout=0.25),
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbones(monkeypatch):
+  for name, backbone in BACKBONES.items():
+    monkeypatch.setitem(models.BACKBONES, name, (backbone, layers.MeanHead))
+
+
+def plain_convolve(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,) * 2,
+    padding if padding == "SAME" else ((padding, padding),) * 2,
+    rhs_dilation=(dilation,) * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+  )
+
+
+def plain_conv_transpose(x, kernel):
+  padding = "VALID" if len(kernel) == 2 else ((1, 2), (1, 2))
+  return jax.lax.conv_transpose(x, kernel, (2, 2), padding)
+
+
+PLAIN = {
+  "convolve": plain_convolve,
+  "conv_transpose": plain_conv_transpose,
+  "max_pool_2x2": lambda x: nn.max_pool(x, (2, 2), (2, 2)),
+  "max_pool_3x3": lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
+}
+
+
+def use_plain_operations(monkeypatch):
+  """Puts the library's operations in the place of ours, wherever our modules hold them."""
+  for path, module in list(sys.modules.items()):
+    if not path.startswith("segjax.models"):
+      continue
+    for name, plain in PLAIN.items():
+      if hasattr(module, name):
+        monkeypatch.setattr(module, name, plain)
+
+
+def drawn(net):
+  """Variables such as `init` gives, drawn by NumPy: compiling the initialisers takes longer."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, x):
+    if path[-1].key in ("scale", "var"):
+      return rng.uniform(0.8, 1.2, x.shape).astype(np.float32)
+    fan = np.prod(x.shape[:-1]) if path[-1].key == "kernel" or x.ndim > 1 else 100
+    return rng.normal(0, np.sqrt(2 / fan), x.shape).astype(np.float32)
+
+  image = jnp.zeros((1, SIZE, SIZE, 3))
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, train=False))
+  found = jax.tree_util.tree_map_with_path(draw, shapes)
+  return {k: found.get(k, {}) for k in ("params", "batch_stats")}
+
+
+def make_step(net, remat=False):
+  """(variables, step) -> (variables after a step of gradient descent, gradients)."""
+  images = jnp.array(np.random.default_rng(1).normal(size=(STEPS, 2, SIZE, SIZE, 3)), net.dtype)
+
+  def step(variables, i):
+    def loss(params):
+      logits, updates = net.apply(
+        variables | dict(params=params),
+        images[i],
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        rngs=dict(dropout=jax.random.fold_in(jax.random.key(2), i)),
+      )
+      target = np.sin(np.arange(logits.size, dtype=np.float32)).reshape(logits.shape)
+      aux = updates.get("intermediates", {}).get("aux_logits", ())
+      return sum(((x - target) ** 2).mean() for x in (logits, *aux)), updates
+
+    loss = jax.checkpoint(loss) if remat else loss
+    grads, updates = jax.grad(loss, has_aux=True)(variables["params"])
+    params = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], grads)
+    stats = updates.get("batch_stats", variables["batch_stats"])
+    return dict(params=params, batch_stats=stats), grads
+
+  return step
+
+
+def scanned(net):
+  """Gradients of each step, as one program: a scan whose steps keep nothing for the backward."""
+  run = jax.jit(lambda v: jax.lax.scan(make_step(net, remat=True), v, jnp.arange(STEPS))[1])
+  return jax.tree.map(np.asarray, run(drawn(net)))
+
+
+def one_by_one(net):
+  """The same gradients, step by step."""
+  step, variables, grads = jax.jit(make_step(net)), drawn(net), []
+  for i in range(STEPS):
+    variables, found = step(variables, i)
+    grads.append(found)
+  return jax.tree.map(lambda *x: np.stack(x), *grads)
+
+
+def compare(got, want, tolerance):
+  """Compares every gradient by the length of its error over its own."""
+  got, want = (flax.traverse_util.flatten_dict(x, sep="/") for x in (got, want))
+  assert got.keys() == want.keys()
+  length = np.linalg.norm
+  least = 1e-3 * max(length(g) for g in want.values())  # some are 0 in theory
+  errors = {k: length(got[k] - g) / max(length(g), least) for k, g in want.items()}
+  worst = max(errors, key=errors.get)
+  assert errors[worst] < tolerance, (worst, errors[worst])
+
+
+def build(name, **fields):
+  return models.make(name.split("/")[0], **NETS[name], **fields)
+
+
+def test_every_name_is_tested():
+  assert {n.split("/")[0] for n in NETS} == set(models.names())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_in_a_scan_are_the_librarys(name, monkeypatch):
+  got = scanned(build(name))
+  use_plain_operations(monkeypatch)
+  compare(got, one_by_one(build(name)), 1e-3)
