@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segjax import ops
-from segjax.models import layers, pooling
+from segjax.models import layers
 
 # Height, width, channels, features, kernel size, groups, stride, dilation, padding.
 CASES = {
@@ -87,7 +87,7 @@ def test_fast_convolutions_equal_the_standard_one(case, dtype):
 def test_max_pool_3x3_passes_nan_on():
   x = jnp.arange(49.0).reshape(1, 7, 7, 1).at[0, 3, 4, 0].set(jnp.nan)
   want = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-  np.testing.assert_array_equal(pooling.max_pool_3x3(x), want)
+  np.testing.assert_array_equal(ops.max_pool_3x3(x), want)
   assert np.isnan(want).sum() == 2
 
 
@@ -101,7 +101,7 @@ def test_max_pool_3x3_is_bit_for_bit(size):
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
   want, want_back = jax.vjp(standard, x)
-  got, got_back = jax.vjp(pooling.max_pool_3x3, x)
+  got, got_back = jax.vjp(ops.max_pool_3x3, x)
   np.testing.assert_array_equal(got, want)
   # Whole numbers: sums over the overlapping windows are exact in any order.
   g = jnp.asarray(rng.integers(-4, 5, want.shape), jnp.float32)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import models
-from segjax.models import efficientnet, layers, mobilenet, pooling, resnet, segformer, vgg, vit
+from segjax import models, ops
+from segjax.models import efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
 
 STEPS, SIZE = 2, 48
 
@@ -33,7 +33,7 @@ class TinyResNet(nn.Module):
     common = dict(dtype=self.dtype)
     x = layers.Conv(8, 7, 2, name="stem", **common)(image)
     x = nn.relu(layers.BatchNorm(name="norm", **common)(x, train=train))
-    features = [image, x, resnet.BasicBlock(8, **common)(pooling.max_pool_3x3(x), train=train)]
+    features = [image, x, resnet.BasicBlock(8, **common)(ops.max_pool_3x3(x), train=train)]
     features.append(resnet.BasicBlock(12, stride=2, **common)(features[-1], train=train))
     features.append(resnet.Bottleneck(4, stride=2, **common)(features[-1], train=train))
     grouped = dict(groups=4, base_width=32, stride=2 if self.output_stride == 32 else 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segjax import ops
-from segjax.models import layers, pooling
+from segjax.models import layers
 
 KEY = jax.random.key(0)
 
@@ -33,7 +33,7 @@ def test_max_pool_is_nn_max_pool_bit_for_bit(shape, kind):
     x = jnp.full_like(x, -1.5)
   g = jax.random.normal(jax.random.key(1), standard_pool(x).shape)
   (y, dx), (y0, dx0) = (
-    value_and_pullback(pooling.max_pool_2x2, g, x),
+    value_and_pullback(ops.max_pool_2x2, g, x),
     value_and_pullback(standard_pool, g, x),
   )
   np.testing.assert_array_equal(y, y0)
@@ -41,7 +41,7 @@ def test_max_pool_is_nn_max_pool_bit_for_bit(shape, kind):
 
 
 def test_max_pool_gradient_goes_to_the_first_maximum():
-  g = jax.grad(lambda x: pooling.max_pool_2x2(x).sum())(jnp.zeros((1, 2, 2, 1)))
+  g = jax.grad(lambda x: ops.max_pool_2x2(x).sum())(jnp.zeros((1, 2, 2, 1)))
   assert g[0, :, :, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 

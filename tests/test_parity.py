@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from light import random_variables, shapes
 
-from segjax import models, weights
+from segjax import models, ops, weights
 
 pytestmark = pytest.mark.torch
 
@@ -162,5 +162,5 @@ def test_torch_adaptive_pooling(vision):
 
   x = np.random.default_rng(0).normal(size=(2, 5, 17, 3)).astype(np.float32)
   want = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(x).permute(0, 3, 1, 2), (7, 4))
-  got = models.pooling.adaptive_avg_pool(jnp.asarray(x), (7, 4))
+  got = ops.adaptive_avg_pool(jnp.asarray(x), (7, 4))
   np.testing.assert_allclose(got, want.permute(0, 2, 3, 1), atol=1e-6)

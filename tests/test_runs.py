@@ -132,7 +132,7 @@ def test_fields_that_are_newer_than_a_run_have_their_defaults(own):
 
   def older(c):
     for part, name in ((c["data"]["source"], "kind"), (c["loss"], "focal"), (c["task"], "sigmoid"),
-                       (c["model"], "norm"), (c, "fused_loss")):  # fmt: skip
+                       (c["model"], "norm"), (c, "remat")):  # fmt: skip
       part.pop(name, None)
 
   change_json(run / "config.json", older)

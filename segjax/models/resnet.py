@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.conv import Conv
 from segjax.models.layers import BatchNorm, conv_norm, dilate
-from segjax.models.pooling import max_pool_3x3
 
 
 class BasicBlock(nn.Module):
@@ -112,7 +112,7 @@ class ResNet(nn.Module):
     stem = Conv(64, 7, 2, dtype=self.dtype, name="conv1")
     x = nn.relu(conv_norm(image, stem, BatchNorm(dtype=self.dtype, name="bn1"), train=train))
     features = [image, x]
-    x = max_pool_3x3(x)
+    x = ops.max_pool_3x3(x)
     for i, (count, (stride, first, rest)) in enumerate(
       zip(self.stages, dilate((1, 2, 2, 2), 4, self.output_stride), strict=True)
     ):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from segjax import ops
 from segjax.models.conv import Conv
 from segjax.models.layers import BatchNorm, conv_norm
-from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
 
 
 class SmallCNN(nn.Module):
@@ -34,7 +33,7 @@ class SmallCNN(nn.Module):
     for i, width in enumerate(self.widths):
       conv = Conv(width, dtype=self.dtype, name=f"conv{i + 1}")
       x = nn.relu(conv_norm(x, conv, BatchNorm(dtype=self.dtype, name=f"bn{i + 1}"), train=train))
-      x = max_pool_2x2(x)
+      x = ops.max_pool_2x2(x)
       features.append(x)
     return features
 
@@ -56,7 +55,7 @@ class SmallCNNHead(nn.Module):
   def __call__(self, features, *, train: bool):
     """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,hidden[-1]]."""
     del train
-    x = adaptive_avg_pool(features[-1], (8, 8))
+    x = ops.adaptive_avg_pool(features[-1], (8, 8))
     x = x.reshape(len(x), -1)
     for i, width in enumerate(self.hidden):
       x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{i + 1}")(x))

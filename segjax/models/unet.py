@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from segjax import ops
 from segjax.errors import UserError
-from segjax.models import layers, pooling
+from segjax.models import layers
 
 
 class UNet(nn.Module):
@@ -64,7 +64,7 @@ class UNet(nn.Module):
     for i, w in enumerate(levels):
       x = layers.DoubleConv(w, *common, name=f"down{i + 1}")(x, train=train)
       features.append(x)
-      x = pooling.max_pool_2x2(x)
+      x = ops.max_pool_2x2(x)
     x = layers.DoubleConv(bottom, *common, name="bottom")(x, train=train)
     for i in reversed(range(len(levels))):
       x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")

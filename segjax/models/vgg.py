@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from segjax import ops
 from segjax.models.conv import Conv
 from segjax.models.layers import BatchNorm, conv_norm, dilate
-from segjax.models.pooling import adaptive_avg_pool, max_pool_2x2
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -47,7 +46,7 @@ class VGG(nn.Module):
     strides = dilate((1, 2, 2, 2, 2, 2), 1, self.output_stride)
     features, index = [], 0
     for count, channels, (stride, _, dilation) in zip(self.stages, WIDTHS, strides, strict=False):
-      x = max_pool_2x2(x) if stride == 2 else x
+      x = ops.max_pool_2x2(x) if stride == 2 else x
       for _ in range(count):
         conv = Conv(
           channels,
@@ -63,7 +62,7 @@ class VGG(nn.Module):
         index += 3 if self.batch_norm else 2
       index += 1  # the pooling
       features.append(x)
-    return [*features, max_pool_2x2(x) if strides[-1][0] == 2 else x]
+    return [*features, ops.max_pool_2x2(x) if strides[-1][0] == 2 else x]
 
 
 class VGGHead(nn.Module):
@@ -80,7 +79,7 @@ class VGGHead(nn.Module):
   @nn.compact
   def __call__(self, features, *, train: bool):
     """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,4096]."""
-    x = adaptive_avg_pool(features[-1], (7, 7))
+    x = ops.adaptive_avg_pool(features[-1], (7, 7))
     # PyTorch flattens channels first.
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
     for index in (0, 3):

@@ -7,12 +7,16 @@
 
 from segjax.ops.conv import conv, conv_transpose
 from segjax.ops.platforms import by_platform, plain_forms
+from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
 
 __all__ = [
+  "adaptive_avg_pool",
   "by_platform",
   "conv",
   "conv_transpose",
+  "max_pool_2x2",
+  "max_pool_3x3",
   "pad_to_least",
   "pad_to_multiple",
   "plain_forms",
