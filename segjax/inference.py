@@ -179,8 +179,8 @@ def last_sums(workdir):
       sums = {name: saved[name] for name in saved.files}
   except DAMAGE as error:
     raise UserError(
-      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or train a step longer, "
-      "which evaluates anew"
+      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or run the "
+      "same training command again, which evaluates anew"
     ) from None
   if "step" not in sums:
     raise UserError(f"{file}: no 'step' in it; {textfiles.MEND}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import inference, outputs
-from segjax.analysis import baseline, features, figures, intact, predictions
+from segjax.analysis import baseline, class_statistics, features, figures, intact, predictions
 from segjax.analysis.document import Document
 from segjax.data import files, pipeline
 from segjax.errors import UserError
@@ -662,3 +662,18 @@ def test_costs_that_are_damaged_are_measured_anew(tmp_path):
     assert cost.load(file) is None
   with pytest.raises(UserError, match="cannot write"):
     one.save(tmp_path / "nowhere" / "cost.json")
+
+
+def test_weights_are_proposed_for_classes_that_occur():
+  pixels = np.array([60, 20, 0])
+  counted = class_statistics.ClassStatistics(
+    ("a", "b", "c"), pixels, pixels > 0, np.array([80, 40, 0]), 0, 2
+  )
+  lost, _, first, _, second = class_statistics.proposal(counted).splitlines()
+  assert lost == "classes without a pixel: 'c' (weight 1 below)"
+  assert first.endswith('="(0.8333, 1.25, 1)"')
+  assert second.endswith('="(1.751, 4.184, 1)"')
+  assert "0.000" not in class_statistics.table(counted)
+  one = dataclasses.replace(counted, pixels=np.array([60, 0, 0]))
+  assert "class_weights" not in class_statistics.proposal(one)
+  assert "of class 'a', 'b', 'c' have none" in class_statistics.proposal(one)
