@@ -11,8 +11,7 @@ from pathlib import Path
 
 # The tests compile far more than they compute: without LLVM's optimiser they take a quarter of the
 # time. Set before jax starts, and inherited by the launchers that the tests run; one test of
-# `test_training` compares with what is compiled without it. (XLA's older code for loops,
-# --xla_cpu_use_fusion_emitters=false, compiles in half of that, but gives wrong gradients.)
+# `test_training` compares with what is compiled without it.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # scikit-learn's threads wait for each other where two processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
