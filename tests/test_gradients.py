@@ -7,6 +7,8 @@ so depends on what surrounds the operation, so nets are compared in a scan of tr
 """
 
 import functools
+import os
+import subprocess
 import sys
 
 import flax.linen as nn
@@ -286,7 +288,7 @@ def close_values(shape, dtype, seed):
   return jnp.array(1 + draws * step, dtype)
 
 
-POOLS = {"2x2": (pooling.max_pool_2x2, 2), "3x3": (pooling.max_pool_3x3, 3)}
+POOLS = {"2x2": (ops.max_pool_2x2, 2), "3x3": (ops.max_pool_3x3, 3)}
 
 
 @pytest.mark.parametrize("pool", POOLS)
