@@ -59,6 +59,11 @@ def _packed(samples, bits, order=">"):
   return np.packbits(each).tobytes()
 
 
+def short(value):
+  """The name of a parameter of a test."""
+  return f"{len(value)}_bytes" if isinstance(value, bytes) else None
+
+
 def stored(data):
   return decoding.read_stored(data, "x")
 
@@ -195,6 +200,7 @@ def test_a_transparent_colour_of_an_rgb_mask_is_refused():
     (png(np.zeros((2, 2, 3)), 16, 2), "a mask of mode RGB with 16 bits a channel, expected 8"),
     (png(np.zeros((2, 2, 2)), 16, 4), "with 16 bits a channel, expected 8"),
   ],
+  ids=short,
 )
 def test_masks_that_change_values_are_refused(data, says):
   with pytest.raises(UserError, match=f"x: .*{says}"):
@@ -236,6 +242,7 @@ def test_images_are_shown_as_viewers_show_them(bits, min_is_white):
     tiff(np.full((2, 2, 3), 300), 16, 2),
     saved(np.zeros((2, 2), np.float32), "TIFF"),
   ],
+  ids=short,
 )
 def test_images_of_16_bits_and_more_are_refused(data):
   with pytest.raises(UserError, match=r"x: an image of mode .*expected 8 bits a channel, found"):
@@ -287,7 +294,9 @@ def test_images_and_masks_are_turned_upright(tmp_path, orientation):
   )
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"x"])
+@pytest.mark.parametrize(
+  "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"x"], ids=short
+)
 def test_damaged_exif_does_not_hide_an_image(exif):
   data = saved(np.zeros((4, 6, 3), np.uint8), "JPEG", exif=exif)
   assert decoding.read_image(data, "x").shape == (4, 6, 3)
@@ -336,6 +345,7 @@ def test_smaller_copies_in_a_tiff_and_in_a_phones_jpeg_do_not_count():
     (b"", "not an image, expected PNG"),
     (b"GIF89a", "cannot be read|not an image"),
   ],
+  ids=short,
 )
 def test_files_of_other_formats_are_named(tmp_path, data, says):
   file = tmp_path / "x.png"
