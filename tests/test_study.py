@@ -493,7 +493,7 @@ def test_legend_of_a_chart_lies_within_the_figure(tmp_path, monkeypatch, chart, 
 def test_document_in_both_forms(tmp_path):
   d = document.Document("A & B")
   d.table(("x|y", "z"), [("1", "<2>"), ("3", "4")])
-  assert d.markdown(tmp_path).splitlines()[2:6] == ["| x\\|y | z |", "|---|---|", "| 1 | <2> |",
+  assert d.markdown(tmp_path).splitlines()[2:6] == ["| x\\|y | z |", "|---|---|", "| 1 | &lt;2> |",
                                                     "| 3 | 4 |"]  # fmt: skip
   assert "<td>&lt;2&gt;</td>" in d.html()
   d.table(("config", "parameters", "IoU"), [("a.py:b=1,c=2", "1,234", "0.5 ± 0.1")])
