@@ -196,11 +196,17 @@ def test_training_with_mixed_examples(name, tmp_path):
   [
     ({"best_metric": "val/mean_iou"}, "val/accuracy"),
     ({"batch_augment.cutmix": 2.0}, "batch_augment.cutmix is 2"),
-    ({"task.name": "segmentation"}, "one class an image"),
   ],
 )
 def test_what_does_not_fit_is_told(changes, part, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=part):
+    training.train(config, tmp_path)
+
+
+def test_a_task_that_needs_masks_is_refused(tmp_path):
+  config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke").unlock()
+  config_lib.set_task(config, "segmentation")
+  with pytest.raises(UserError, match="one class an image"):
     training.train(config, tmp_path)

@@ -338,7 +338,7 @@ def test_all_threads_decode_though_a_batch_is_large():
   class Meeting(Numbered):
     def __getitem__(self, i):
       if not hasattr(known, "met"):
-        known.met = meeting.wait(5)  # seconds; of all threads, or this fails
+        known.met = meeting.wait(60)  # seconds; of all threads, or this fails
       return super().__getitem__(i)
 
   source = pipeline.Resized(Meeting(60), (4, 4), 1)

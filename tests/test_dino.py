@@ -224,7 +224,7 @@ def test_wrong_fields_are_told(fields, part):
 
 @pytest.mark.parametrize(
   ("changes", "part"),
-  [({"ema_decay": 0.0}, "needs a teacher"), ({"ema_decay": 1.5}, "from 0 to 1")],
+  [({"ema_decay": 0.0}, "needs a teacher"), ({"ema_decay": 1.5}, "from 0 and below 1")],
 )
 def test_a_missing_teacher_is_told(changes, part, tmp_path):
   config = smoke_config()

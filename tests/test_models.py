@@ -54,7 +54,7 @@ def test_parameter_names_are_api():
 def test_one_value_a_channel_is_nothing_to_normalise_by():
   net = models.layers.BatchNorm()
   variables = net.init(jax.random.key(0), jnp.ones((1, 1, 1, 3)), train=True)
-  with pytest.raises(UserError, match=r"one value a channel .*batch_size=2"):
+  with pytest.raises(UserError, match=r"single value per channel .*batch_size=2"):
     net.apply(variables, jnp.ones((1, 1, 1, 3)), train=True, mutable=["batch_stats"])
   net.apply(variables, jnp.ones((1, 1, 1, 3)), train=False)
   net.apply(variables, jnp.ones((2, 1, 1, 3)), train=True, mutable=["batch_stats"])

@@ -19,7 +19,6 @@ from PIL import Image, UnidentifiedImageError
 
 from segjax.errors import UserError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 # What Pillow raises on damaged files, by format and by place of the damage.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from segjax.data import contents, decoding
-from segjax.data.decoding import IMAGE_ENDINGS, read_image
+from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
-from segjax.data.lists import SPLITS, count, not_read, some
+from segjax.data.lists import IMAGE_ENDINGS, SPLITS, count, not_read, some
 from segjax.errors import UserError
 
 __all__ = [

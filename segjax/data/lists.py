@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from segjax.data.decoding import IMAGE_ENDINGS
 from segjax.errors import UserError
 
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val")
 SHOWN = 5  # names in a message
 

@@ -218,8 +218,8 @@ class BatchNorm(nn.Module):
         count *= jax.lax.axis_size(axis_name)
       if count == 1 and not self.is_initializing():
         raise UserError(
-          f"batch norm {'/'.join(self.path)} sees a single value per channel in training (shape "
-          f"{x.shape}); use batches of 2 or more, e.g. data.batch_size=2"
+          f"batch norm {'/'.join(self.path) or 'alone'} sees a single value per channel in "
+          f"training (shape {x.shape}); use batches of 2 or more, e.g. data.batch_size=2"
         )
       var = square - mean**2
       # The gradient of `jnp.maximum` would ask whether two roundings of one value are equal.

@@ -78,13 +78,11 @@ def max_pool_2x2(x):
   return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
 
-@max_pool_2x2.defjvp
-def _max_pool_2x2_jvp(primals, tangents):
-  (x,), (t,) = primals, tangents
-  y, index = _maximum(_members_2x2(x))
-  n, h, w, c = y.shape
+def _tangent_2x2(index, t):
+  """The tangent of each window's maximum: that of the member which the index names."""
+  n, h, w, c = index.shape
   blocks = t[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
-  return y, _selected(index, blocks, ((0, 1), (2, 3)))
+  return _selected(index, blocks, ((0, 1), (2, 3)))
 
 
 def _padded(x, fill):
@@ -119,11 +117,9 @@ def max_pool_3x3(x):
   return functools.reduce(jnp.maximum, _members_3x3(x).values())
 
 
-@max_pool_3x3.defjvp
-def _max_pool_3x3_jvp(primals, tangents):
-  (x,), (t,) = primals, tangents
-  y, index = _maximum(_members_3x3(x))
-  n, h, w, c = y.shape
+def _tangent_3x3(index, t):
+  """See `_tangent_2x2`."""
+  n, h, w, c = index.shape
   # In a window of -inf alone the padding before the image is the first maximum: step back into it.
   row = jnp.maximum(index // 4, (jnp.arange(h) == 0)[:, None, None])
   column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[:, None])
@@ -135,7 +131,29 @@ def _max_pool_3x3_jvp(primals, tangents):
     for j in (0, 1):
       codes = [[4 * (2 * i + r) + 2 * j + s for s in (0, 1)] for r in (0, 1)]
       parts.append(_selected(index, blocks[:, i : i + h, :, j : j + w], codes))
-  return y, sum(parts)
+  return sum(parts)
+
+
+def _define_derivatives(pool, members, tangent):
+  """Gives a max-pool derivatives of every order, all of which read the index of one reduction."""
+
+  @jax.custom_jvp
+  def decide(x):
+    return _maximum(members(x))
+
+  @decide.defjvp
+  def _(primals, tangents):
+    y, index = decide(*primals)
+    return (y, index), (tangent(index, *tangents), np.zeros(index.shape, jax.dtypes.float0))
+
+  @pool.defjvp
+  def _(primals, tangents):
+    y, index = decide(*primals)
+    return y, tangent(index, *tangents)
+
+
+_define_derivatives(max_pool_2x2, _members_2x2, _tangent_2x2)
+_define_derivatives(max_pool_3x3, _members_3x3, _tangent_3x3)
 
 
 def adaptive_avg_pool(x, size):
