@@ -167,7 +167,8 @@ def make_config(study, label, seed):
   if not (config.keep_steps or config.keep_epochs):
     total = config[f"total_{kind}"]
     early = min(config[f"eval_{kind}"] or total, total / 4)
-    config[f"keep_{kind}"] = tuple(map(type(total), (early, total / 2)))
+    kept = [type(total)(x) for x in (early, total / 2)]
+    config[f"keep_{kind}"] = tuple(x for x in kept if x > 0)  # of a training of one step none
   return config
 
 

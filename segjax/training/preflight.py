@@ -43,7 +43,8 @@ def check_outputs(experiment, state):
   size = tuple(c.data.size)
   fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
   image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
-  inputs, _ = task.prepare(None, image, None, train=False)
+  as_floats = jax.ShapeDtypeStruct(image.shape, np.float32)
+  inputs = jax.eval_shape(lambda x: task.prepare(None, x, None, train=False)[0], as_floats)
   inputs = inputs if isinstance(inputs, tuple) else (inputs,)
   try:
     inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
