@@ -125,9 +125,10 @@ def crops():
 def confusion():
   from segjax import inference
   from segjax.analysis import charts
+  from segjax.training import evaluation
 
   workdir = required_workdir()
-  sums, names = inference.last_sums(workdir), inference.restore(workdir)[0].task.classes
+  sums, names = evaluation.read_sums(workdir), inference.restore(workdir)[0].task.classes
   if "matrix" not in sums:
     raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
   if sums["matrix"].shape != (len(names),) * 2:

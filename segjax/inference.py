@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,6 @@ from segjax.training import experiment as experiment_lib
 from segjax.training import feeding
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
-
-# What NumPy raises for an .npz file that is cut or altered.
-DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
-          NotImplementedError)  # fmt: skip
 
 
 def _checkpoints(workdir, config):
@@ -163,28 +157,6 @@ def _root(source, config):
     source = source.source
   root = getattr(source, "root", config.data.source.get("data_dir", ""))
   return str(Path(root).absolute()) if root else ""
-
-
-def last_sums(workdir):
-  """The statistics of a training's last evaluation, with its "step".
-
-  Raises:
-    UserError: there was none yet, or its file is damaged.
-  """
-  file = Path(workdir) / "val_sums.npz"
-  if not file.is_file():
-    raise UserError(f"no {file}; the run was not evaluated yet")
-  try:
-    with np.load(file) as saved:
-      sums = {name: saved[name] for name in saved.files}
-  except DAMAGE as error:
-    raise UserError(
-      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or run the "
-      "same training command again, which evaluates anew"
-    ) from None
-  if "step" not in sums:
-    raise UserError(f"{file}: no 'step' in it; {textfiles.MEND}")
-  return sums
 
 
 # ---------------------------------------------------------------------------- prediction

@@ -11,7 +11,6 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, PngImagePlugin
 
 from segjax import inference, textfiles
@@ -53,10 +52,8 @@ def evaluate_run(workdir, experiment, state, data, split):
   """
   batches = feeding.eval_batches(experiment.config, data.source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
-  if len(sums.get("matrix", ())) == len(experiment.labels.names):
-    true = np.asarray(sums["matrix"]).sum(1)
-    for warning in coverage.warnings(split, experiment.labels.names, true):
-      print(f"  warning: {warning}")
+  for warning in coverage.of_sums(split, experiment.labels.names, sums):
+    print(f"  warning: {warning}")
   step = int(state.step)
   file = Path(workdir) / f"evaluation_{split}_{step}{_suffix(data)}.json"
   about = dict(

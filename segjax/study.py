@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import inference
 from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
+from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
 
 # Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
@@ -100,7 +100,7 @@ class Result:
 
   def sums(self):
     """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
-    return {k: v for k, v in inference.last_sums(self.workdir).items() if k != "step"}
+    return {k: v for k, v in read_sums(self.workdir).items() if k != "step"}
 
   def complete(self):
     """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""

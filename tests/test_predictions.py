@@ -19,8 +19,8 @@ from segjax.analysis.document import Document
 from segjax.data import files, pipeline
 from segjax.errors import UserError
 from segjax.study import Result
+from segjax.training import evaluation, feeding, workdir
 from segjax.training import experiment as experiment_lib
-from segjax.training import feeding, workdir
 from segjax.training.checkpoints import Checkpoints, Position
 
 SIZE = (16, 24)
@@ -567,9 +567,9 @@ def write_sums(run, **more):
 
 def test_sums_of_the_last_evaluation(run):
   with pytest.raises(UserError, match=r"no .*val_sums\.npz; the run was not evaluated yet"):
-    inference.last_sums(run)
+    evaluation.read_sums(run)
   write_sums(run)
-  assert inference.last_sums(run)["matrix"].tolist() == [[1, 0], [0, 1]]
+  assert evaluation.read_sums(run)["matrix"].tolist() == [[1, 0], [0, 1]]
   file = run / "val_sums.npz"
   data = file.read_bytes()
   damaged = [data[:n] for n in (0, 3, 30, len(data) // 2, len(data) - 30)]
@@ -577,7 +577,7 @@ def test_sums_of_the_last_evaluation(run):
   for content in damaged:
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"val_sums\.npz: (damaged|no 'step')"):
-      inference.last_sums(run)
+      evaluation.read_sums(run)
 
 
 def result(run, **fields):

@@ -255,14 +255,14 @@ def test_nothing_scored_at_all_is_an_error(tmp_path):
   with pytest.raises(UserError, match=r"no label of the train split is scored"):
     training.train(tiny_config(data), tmp_path / "run")
   with pytest.raises(UserError, match=r"no label of the val split is scored"):
-    coverage.of_sums(("a", "b"), dict(matrix=np.zeros((2, 2))))
+    coverage.of_sums("val", ("a", "b"), dict(matrix=np.zeros((2, 2))))
 
 
 def test_an_evaluation_counts_the_classes_of_drawn_scenes():
   sums = dict(matrix=np.array([[3, 1], [0, 0]]))
-  (text,) = coverage.of_sums(("ground", "thing"), sums)
+  (text,) = coverage.of_sums("val", ("ground", "thing"), sums)
   assert text == "val: nothing is labelled thing; such a class is left out of the means"
-  assert coverage.of_sums((), dict(loss=1.0)) == []
+  assert coverage.of_sums("val", (), dict(loss=1.0)) == []
 
 
 def test_crops_that_evaluation_does_not_share(tmp_path):

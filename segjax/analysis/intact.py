@@ -12,6 +12,7 @@ from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import UserError
 from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
+from segjax.training.evaluation import read_sums
 
 
 def checked(results):
@@ -49,7 +50,7 @@ def _check_files(result):
   classes = experiment_lib.load_labels(workdir / "labels.json").names
   if not any("val/loss" in row for row in result.rows()):
     raise UserError(f"{workdir / 'metrics.jsonl'}: no evaluation in it; {textfiles.MEND}")
-  matrix = inference.last_sums(workdir).get("matrix")
+  matrix = read_sums(workdir).get("matrix")
   if result.config.task.name in LABEL_MAPS and np.shape(matrix) != (len(classes),) * 2:
     raise UserError(
       f"{workdir / 'val_sums.npz'}: its matrix has the shape {np.shape(matrix)}, expected "

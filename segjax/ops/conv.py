@@ -199,8 +199,8 @@ def _abstract(a, b, *, wanted, spec):
   slots = dict(zip(others(wanted), (a, b), strict=True))
   of_batch = slots["output" if wanted == "image" else "image"]
   shape = _shapes(a, b, wanted, spec).shape(wanted)
-  split = of_batch.sharding.spec
-  if any(split[1:]) or any(s for k in ("kernel",) if k in slots for s in slots[k].sharding.spec):
+  split, kernel = of_batch.sharding.spec, slots.get("kernel")
+  if any(split[1:]) or (kernel is not None and any(kernel.sharding.spec)):
     raise NotImplementedError(
       f"convolution: arrays are split as {a.sharding.spec} and {b.sharding.spec} over axes of type "
       "Explicit, expected to be split along the batch alone; use axes of type Auto"

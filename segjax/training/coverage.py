@@ -79,12 +79,12 @@ def warnings(split, names, pixels, ignored=None, part=""):
   return []
 
 
-def of_sums(names, sums):
-  """`warnings` of an evaluation, whose sums count the true classes of val; none without classes."""
+def of_sums(split, names, sums):
+  """`warnings` of an evaluation, whose sums count the true classes; none without classes."""
   matrix = sums.get("matrix")
   if matrix is None or len(matrix) != len(names):
     return []
-  return warnings("val", names, np.asarray(matrix).sum(1))
+  return warnings(split, names, np.asarray(matrix).sum(1))
 
 
 def crops(config, train_source, val_source):

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from pathlib import Path
+
 import jax
 import numpy as np
 
+from segjax import textfiles
+from segjax.errors import UserError, writing
 from segjax.training import steps
+
+SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
+# What NumPy raises for an .npz file that is cut or altered.
+DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
+          NotImplementedError)  # fmt: skip
 
 
 def add_sums(total, sums):
@@ -35,6 +46,39 @@ def evaluate(eval_step, state, batches, mesh):
     if previous is not None:
       total = add_sums(total, jax.device_get(previous))
   return add_sums(total, jax.device_get(running))
+
+
+def write_sums(workdir, step, sums):
+  """Writes the statistics of the evaluation at a step, whole or not at all."""
+
+  def write(part):
+    with part.open("wb") as file:
+      np.savez(file, step=step, **sums)
+
+  with writing(f"to {workdir.absolute()}"):
+    textfiles.replace(workdir / SUMS, write)
+
+
+def read_sums(workdir):
+  """The statistics of a training's last evaluation, with its "step".
+
+  Raises:
+    UserError: there was none yet, or its file is damaged.
+  """
+  file = Path(workdir) / SUMS
+  if not file.is_file():
+    raise UserError(f"no {file}; the run was not evaluated yet")
+  try:
+    with np.load(file) as saved:
+      sums = {name: saved[name] for name in saved.files}
+  except DAMAGE as error:
+    raise UserError(
+      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or run the "
+      "same training command again, which evaluates anew"
+    ) from None
+  if "step" not in sums:
+    raise UserError(f"{file}: no 'step' in it; {textfiles.MEND}")
+  return sums
 
 
 def example_panels(task, outputs, example):

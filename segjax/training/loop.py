@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import zipfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import models, ranges, textfiles
+from segjax import models, ranges
 from segjax.data import pipeline
-from segjax.errors import Stopped, UserError, writing
+from segjax.errors import Stopped, UserError
 from segjax.pictures import panel, spread
 from segjax.stopping import STOP
 from segjax.training import coverage, feeding, header, initial, preflight, steps
@@ -22,7 +21,13 @@ from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training.background import Background
 from segjax.training.checkpoints import NOT_FINITE, Checkpoints, NotFinite, Position
-from segjax.training.evaluation import add_sums, evaluate, example_panels
+from segjax.training.evaluation import (
+  add_sums,
+  evaluate,
+  example_panels,
+  read_sums,
+  write_sums,
+)
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
 from segjax.training.writers import Writers, read_metrics
@@ -180,7 +185,7 @@ class _Run:
   def _evaluate_again(self):
     """Evaluates the restored state where its evaluation failed, or what it wrote was lost."""
     done = self.checkpoints.evaluated(self.first)
-    whole = self.first < self.total or _step_of_sums(self.workdir / "val_sums.npz") == self.first
+    whole = self.first < self.total or _step_of_sums(self.workdir) == self.first
     if not (done and whole and self.has_evaluation):
       metrics = self._evaluate(self.first)
       if not done:
@@ -320,11 +325,10 @@ class _Run:
     exp = self.experiment
     batches = feeding.eval_batches(self.config, self.val_source)
     self.sums = evaluate(self.eval_step, self.state, batches, exp.mesh)
-    with writing(f"to {self.workdir.absolute()}"):
-      textfiles.replace(self.workdir / "val_sums.npz", lambda part: self._save_sums(part, step))
+    write_sums(self.workdir, step, self.sums)
     if not self.counted:
       self.counted = True
-      for warning in coverage.of_sums(exp.labels.names, self.sums):
+      for warning in coverage.of_sums("val", exp.labels.names, self.sums):
         self.progress.say(f"  warning: {warning}")
     summary = exp.task.summary(self.sums)
     metrics = {f"val/{k}": v for k, v in summary.items()}
@@ -336,10 +340,6 @@ class _Run:
     if exp.task.warning(summary):
       self.progress.say(f"  warning: {exp.task.warning(summary)}")
     return metrics
-
-  def _save_sums(self, part, step):
-    with part.open("wb") as file:
-      np.savez(file, step=step, **self.sums)
 
   def _paint(self, step):
     """Predicts fixed validation examples; they are drawn and written while training goes on."""
@@ -408,12 +408,11 @@ class _Run:
           stack.callback(part.close)
 
 
-def _step_of_sums(file):
-  """The step of an evaluation's sums, or None where they cannot be read."""
+def _step_of_sums(workdir):
+  """The step of the last evaluation's sums, or None where they cannot be read."""
   try:
-    with np.load(file) as found:
-      return int(found["step"])
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return int(read_sums(workdir)["step"])
+  except UserError:
     return None
 
 

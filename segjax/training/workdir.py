@@ -38,7 +38,6 @@ def fingerprint(train_source, val_source, init_from=""):
   contents, None where a source has none, and the hash of the initial weights, None where there are
   none, or none any more.
   """
-
   return dict(
     classes=list(train_source.source.labels.names),
     train=names_of(train_source),
@@ -55,10 +54,9 @@ def names_of(source):
 
 
 def contents_of(source):
-  """The digest of a source's contents; it may be wrapped to fit a size, a task or what is whole."""
-  while not hasattr(source, "digest") and hasattr(source, "source"):
-    source = source.source
-  return source.digest() if hasattr(source, "digest") else None
+  """The digest of the files of a source of `feeding.make_source`; None where it reads none."""
+  digest = getattr(source.source, "digest", None)
+  return digest and digest()
 
 
 def check_classes(folder, run_labels, data_labels):
