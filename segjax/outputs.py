@@ -116,9 +116,9 @@ class Predictions:
     """
     self.folder, self._file = Path(folder), Path(folder) / TABLE
     self._columns, self.rows, self._messy = _read_table(self._file)
-    self._earlier, self._bases = frozenset(self.rows), {}
+    self._earlier, self._owners = frozenset(self.rows), {}  # beginning of pictures: image
     for name in self.rows:  # in the order of the rows, as they were given out
-      self._bases[name] = _base(name, self._bases)
+      _base(name, self._owners)
 
   def begin(self, names, kinds, classes):
     """Checks that nothing of the user's would be replaced.
@@ -138,10 +138,9 @@ class Predictions:
         f"{self._file} is of predictions with other classes ({before}; now {now}); choose another "
         "--output, or remove the old results"
       )
-    self._columns, bases = columns, dict(self._bases)
+    self._columns, owners = columns, dict(self._owners)
     for name in names:
-      bases[name] = _base(name, bases)
-      self._check_free(name, bases[name], kinds)
+      self._check_free(name, _base(name, owners), kinds)
 
   def _check_free(self, name, base, kinds):
     for kind in kinds:
@@ -167,7 +166,7 @@ class Predictions:
       UserError: the disk is full, or the folder cannot be written to; the image then has neither
         row nor pictures.
     """
-    base = self._bases[name] = _base(name, self._bases)
+    base = _base(name, self._owners)
     self._check_free(name, base, pictures)
     text, row = PngImagePlugin.PngInfo(), [name, *size, *(f"{s:.6f}" for s in shares.values())]
     text.add_text(*MARK)
@@ -213,16 +212,15 @@ class Predictions:
         self._replace()
 
 
-def _base(name, bases):
+def _base(name, owners):
   """The beginning of the names of an image's pictures: its stem, else its name, or with a number.
 
   Args:
     name: of the image file.
-    bases: {name: beginning} of other images, and perhaps of this one.
+    owners: {beginning: name of the image that has it}; this one's is added.
   """
-  taken = {base for other, base in bases.items() if other != name}
   choices = itertools.chain((Path(name).stem, name), (f"{name}_{k}" for k in itertools.count(2)))
-  return bases.get(name) or next(c for c in choices if c not in taken)
+  return next(c for c in choices if owners.setdefault(c, name) == name)
 
 
 def _read_table(file):

@@ -102,10 +102,11 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   elif not has_lists(root):
     return seeded_split(names, split, train_fraction, split_seed), ()
   listed = {s: _listed(root / f"{s}.txt", set(names)) for s in SPLITS}
-  both = [n for n in listed["val"] if n in set(listed["train"])]
+  train = set(listed["train"])
+  both = [n for n in listed["val"] if n in train]
   if both:
     raise UserError(f"{root}: {some(both)} in train.txt and in val.txt; leave each in one list")
-  lone = [n for n in names if n not in {*listed["train"], *listed["val"]}]
+  lone = _without(names, train.union(listed["val"]))
   notes = (f"{count(lone, 'image')} in neither train.txt nor val.txt: {some(lone)}",) * bool(lone)
   return listed[split], notes
 
@@ -132,8 +133,13 @@ def split_part(root, split, names, has_folder, *, split_by, train_fraction, spli
   if not listed:
     return names, ()
   chosen = _listed(root / f"{split}.txt", set(names))
-  lone = [n for n in names if n not in set(chosen)]
+  lone = _without(names, set(chosen))
   return chosen, (f"{split}.txt leaves {count(lone, 'image')} out: {some(lone)}",) * bool(lone)
+
+
+def _without(names, taken):
+  """The names, in their order, that are not in a set."""
+  return [name for name in names if name not in taken]
 
 
 def _listed(file, known):
