@@ -537,8 +537,14 @@ def read_smoke(name, more=""):
   return lighten(study, same_family=name == "backbones")
 
 
-def run_and_check(study, pool, output):
+TRADES = ("trade_training_minutes.png", "trade_size.png")
+
+
+def run_and_check(study, pool, output, trades=TRADES):
   """Runs a study in this process; its report has the runs' numbers, places and figures.
+
+  Args:
+    trades: figures of a score against costs; none where nothing is scored.
 
   Returns:
     (list of study.Result, text of the report, names of its figures).
@@ -559,7 +565,7 @@ def run_and_check(study, pool, output):
   assert all(Image.open(output / "figures" / name).size[0] > 400 for name in figures)
   there = {p.name for p in (output / "figures").glob("*.png")}
   assert there == set(figures)
-  assert {"curves.png", "trade_training_minutes.png", "trade_size.png"} <= there
+  assert {"curves.png", *trades} <= there
   return results, text, there
 
 
@@ -634,7 +640,8 @@ def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
   study = read_smoke("pretraining", ",data=folder,backbone=small_cnn,methods=rotation+dino")
   overrides = {"data.source.folder": str(tmp_path), "data.batch_size": "4"}
   study = dataclasses.replace(study, seeds=(0,), overrides=overrides)
-  _, text, _ = run_and_check(study, tmp_path / "pool", tmp_path / "report")
+  _, text, there = run_and_check(study, tmp_path / "pool", tmp_path / "report", trades=())
+  assert there.isdisjoint(TRADES)
   assert "The data tell no classes" in text and "ranking (1 is best)" in text
   csv_text = (tmp_path / "report" / "results.csv").read_text()
   assert "knn" not in csv_text and "best accuracy" not in text
