@@ -5,7 +5,7 @@
   python launch/study.py --study=configs/studies/aspp.py:smoke --config.total_steps=10
 
 --config.FIELD=VALUE changes a field of every run. Runs live under --runs and are shared by all
-studies; finished ones are not trained again, an interrupted one goes on where it stopped. The
+studies; finished ones are not trained again, an interrupted one resumes where it stopped. The
 report (report.html, report.md, results.csv, figures/) goes to --output, by default
 runs/studies/<file_argument_overrides>/. Exit code: 0 done, 1 an error that the message explains or
 every run failed, 130 or 143 stopped and saved.
@@ -57,7 +57,7 @@ def main():
   import dataclasses
 
   from segjax import study as study_lib
-  from segjax.analysis import report
+  from segjax.analysis import intact, report
   from segjax.errors import UserError
 
   if "seed" in OVERRIDES:
@@ -67,7 +67,7 @@ def main():
   if SEEDS.value:
     changes["seeds"] = parse_seeds(SEEDS.value)
   study = dataclasses.replace(study, **changes)
-  results = study_lib.run(study, Path(RUNS.value))
+  results = intact.checked(study_lib.run(study, Path(RUNS.value)))
   output = Path(OUTPUT.value or Path("runs/studies") / folder_name())
   cli.make_folder(output)
   page = cli.writing(lambda folder: report.write(study, results, folder), output)

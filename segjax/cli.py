@@ -138,7 +138,7 @@ def _ends_by_signal():
   else:
     return
   with contextlib.suppress(OSError):
-    print("interrupted; the last complete checkpoint stays", file=sys.stderr)
+    print("interrupted", file=sys.stderr)
   sys.exit(128 + (STOP.signal or signal.SIGINT))
 
 
@@ -151,7 +151,7 @@ def _guarded(main):
   except Stopped as stop:
     same = " with the same --workdir" if "workdir" in flags.FLAGS else ""
     with contextlib.suppress(OSError):
-      print(f"stopped at step {stop.step}; saved. The same command{same} goes on", flush=True)
+      print(f"stopped at step {stop.step}; saved. The same command{same} resumes", flush=True)
     sys.exit(128 + stop.signal)
   except BrokenPipeError:
     if not _reader_is_gone():

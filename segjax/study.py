@@ -188,7 +188,7 @@ def run(study, pool):
   """Trains what is missing, in the order of seeds; a run that fails does not stop the rest.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
-  same pool: a finished one is not trained again, an interrupted one goes on where it stopped, one
+  same pool: a finished one is not trained again, an interrupted one resumes where it stopped, one
   of other data or of other defaults is an error of that run.
 
   Args:
@@ -199,7 +199,7 @@ def run(study, pool):
     list of Result, by variant, then seed.
 
   Raises:
-    Stopped: after SIGTERM or Ctrl-C; the same study goes on later.
+    Stopped: after SIGTERM or Ctrl-C; the same study resumes later.
     UserError: no variant's config can be read, or two variants are the same.
   """
   configs, results = {}, {}

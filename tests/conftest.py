@@ -7,12 +7,16 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from importlib import metadata
 from pathlib import Path
 
-# The tests compile far more than they compute: without LLVM's optimiser they take a quarter of the
-# time. Set before jax starts, and inherited by the launchers that the tests run; one test of
-# `test_training` compares with what is compiled without it.
+# The tests compile far more than they compute: without LLVM's optimiser and without the emitters of
+# fusions that go through MLIR they take a sixth of the time. Set before jax starts, and inherited
+# by the launchers that the tests run; `test_training` and `test_gradients` compare with what is
+# compiled without these flags. A jaxlib that does not know a flag ends the program.
 FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if metadata.version("jaxlib").startswith("0.10."):
+  FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 # scikit-learn's threads wait for each other where two processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
@@ -20,7 +24,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax
 import numpy as np
 import pytest
-from light import SHALLOW
+from light import SHALLOW, TINY
 from PIL import Image
 
 from segjax import models
@@ -51,6 +55,13 @@ def shallow_backbones(monkeypatch):
   """The backbones of `light.SHALLOW`, by name."""
   for name, (backbone, like) in SHALLOW.items():
     monkeypatch.setitem(models.BACKBONES, name, (backbone, models.BACKBONES[like][1]))
+
+
+@pytest.fixture
+def light_backbones(monkeypatch, shallow_backbones):
+  """The backbones of `light.TINY` too, which the nets of `light.NETS` have."""
+  for name, known in TINY.items():
+    monkeypatch.setitem(models.BACKBONES, name, known)
 
 
 @pytest.fixture

@@ -1,31 +1,137 @@
-"""Small stand-ins for the nets of the zoo: shallow backbones, drawn weights, light configs."""
+"""Small stand-ins for the nets of the zoo: tiny backbones, drawn weights, light configs."""
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import models
+from segjax import models, ops
+from segjax.models import efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
 
 # A shallow member of each family of backbones: name -> (constructor, the backbone it is like).
 SHALLOW = {
-  "shallow_resnet": (partial(models.resnet.ResNet, (1, 1, 1, 1)), "resnet18"),
-  "shallow_resnext": (partial(models.resnet.ResNet, (1, 1, 1, 1), True, 32, 4), "resnet18"),
-  "shallow_vgg": (partial(models.vgg.VGG, (1, 1, 1, 1, 1), True), "vgg16"),
+  "shallow_resnet": (partial(resnet.ResNet, (1, 1, 1, 1)), "resnet18"),
+  "shallow_resnext": (partial(resnet.ResNet, (1, 1, 1, 1), True, 32, 4), "resnet18"),
+  "shallow_vgg": (partial(vgg.VGG, (1, 1, 1, 1, 1), True), "vgg16"),
+  "shallow_vgg16": (partial(vgg.VGG, (1, 1, 1, 1, 1), False), "vgg16"),
   "shallow_mobilenet": (
-    partial(models.mobilenet.MobileNetV3, (*models.mobilenet.SMALL[:4], models.mobilenet.SMALL[8])),
+    partial(mobilenet.MobileNetV3, (*mobilenet.SMALL[:4], mobilenet.SMALL[8])),
     "mobilenet_v3_small",
   ),
   "shallow_efficientnet": (
     partial(
-      models.efficientnet.EfficientNetLite0,
-      tuple((1, *row[1:]) for row in models.efficientnet.STAGES),
+      efficientnet.EfficientNetLite0,
+      tuple((1, *row[1:]) for row in efficientnet.STAGES),
     ),
     "efficientnet_lite0",
   ),
 }
 SHALLOW["shallow_vit"] = (partial(models.vit_tiny, depth=1, width=12, grid=3), "vit_tiny")
+
+
+class TinyResNet(nn.Module):
+  """Stem, 3x3 pool, basic block, bottleneck, grouped and dilated bottleneck."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    common = dict(dtype=self.dtype)
+    x = layers.Conv(8, 7, 2, name="stem", **common)(image)
+    x = nn.relu(layers.BatchNorm(name="norm", **common)(x, train=train))
+    features = [image, x, resnet.BasicBlock(8, **common)(ops.max_pool_3x3(x), train=train)]
+    features.append(resnet.BasicBlock(12, stride=2, **common)(features[-1], train=train))
+    features.append(resnet.Bottleneck(4, stride=2, **common)(features[-1], train=train))
+    grouped = dict(groups=4, base_width=32, stride=2 if self.output_stride == 32 else 1)
+    x = resnet.Bottleneck(4, dilation=3 - grouped["stride"], **grouped, **common)(
+      features[-1], train=train
+    )
+    return [*features, x]
+
+
+class TinyMobile(nn.Module):
+  """ReLU, hard swish, ReLU6, squeeze-and-excitation; 3x3 and 5x5, strided, dilated depthwise."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    common = dict(dtype=self.dtype)
+    x = mobilenet.ConvBlock(8, 3, 2, activation=nn.hard_swish, **common)(image, train=train)
+    features = [image, x]
+    for row, stride, dilation in (
+      ((3, 12, 8, True, False), 2, 1),
+      ((5, 12, 8, True, True), 2, 1),
+      ((3, 8, 8, False, True), 1, 2),
+    ):
+      x = mobilenet.InvertedResidual(*row, stride, dilation, **common)(x, train=train)
+      features += [x] if stride == 2 else []
+    for size, width in ((3, 12), (5, 16)):
+      x = efficientnet.MBConv(size, 2, 1, 2, width, **common)(x, train=train)
+      features.append(x)
+    return features
+
+
+class Light(nn.Module):
+  """A strided convolution per stride, for nets whose head is what is tested."""
+
+  output_stride: int = 32
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    features = [image]
+    for width in (4, 6, 8, 8, 12):
+      x = nn.Conv(width, (3, 3), 2, dtype=self.dtype)(features[-1])
+      features.append(nn.silu(x))
+    return features
+
+
+# Every block of every backbone, in few layers: name -> (constructor, head of a classifier).
+TINY = {
+  "light": (Light, layers.MeanHead),
+  "tiny_resnet": (TinyResNet, layers.MeanHead),
+  "tiny_mobile": (TinyMobile, layers.MeanHead),
+  "tiny_vgg": (partial(vgg.VGG, (1, 1), True), layers.MeanHead),
+  "tiny_cnn": (partial(models.small_cnn, widths=(6, 8)), layers.MeanHead),
+  "tiny_vit": (partial(vit.ViT, depth=1, width=12, grid=3), layers.MeanHead),
+}
+LIGHT = dict(num_classes=3, backbone="light")
+MIT = segformer.MiT(depths=(1, 1), widths=(4, 8), num_heads=(1, 2), sr_ratios=(4, 1))
+# Every net over a tiny backbone, and every kind of block as a classifier.
+NETS = {
+  "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
+  "backbone_unet": LIGHT | dict(widths=(8, 8, 4)),
+  "classifier/cnn": LIGHT | dict(backbone="tiny_cnn"),
+  "classifier/mobile": LIGHT | dict(backbone="tiny_mobile"),
+  "classifier/resnet": LIGHT | dict(backbone="tiny_resnet"),
+  "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
+  "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
+  "deeplabv3": LIGHT | dict(aux=True, output_stride=16, rates=(1, 2, 9), head_features=8),
+  "deeplabv3_plus": LIGHT | dict(rates=(1, 2)),
+  "encoder_decoder": dict(num_classes=3, widths=(4, 8)),
+  "fcn": LIGHT | dict(output_stride=16),
+  "fcn16s": LIGHT,
+  "fcn32s": LIGHT | dict(hidden=8),
+  "fcn8s": LIGHT,
+  "lraspp": LIGHT,
+  "projection": LIGHT | dict(width=8),
+  "prototypes": LIGHT | dict(width=8, bottleneck=4),
+  "segformer": dict(num_classes=3, backbone=MIT, decoder_width=8),
+  "unet": dict(num_classes=3, widths=(4, 6, 8), norm="batch", dropout=0.5),
+  "unet/group": dict(num_classes=3, widths=(8, 16), norm="group", up="transposed3"),
+  "unet/none": dict(num_classes=3, widths=(4, 8), up="bilinear", dropout=0.25),
+  "unet/no_skip": dict(num_classes=3, widths=(4, 8), skip=False, up_keeps=False),
+}
+
+
+def build(name, **fields):
+  """The net of a name of NETS; its backbone is known within the fixture `light_backbones`."""
+  return models.make(name.split("/")[0], **NETS[name], **fields)
 
 
 def light_fields(config, same_family=False):

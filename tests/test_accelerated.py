@@ -216,7 +216,7 @@ def test_norms_are_part_of_the_convolutions_in_evaluation(
   name, fields, accelerated, shallow_backbones
 ):
   """Statistics as after some training; the nets' outputs agree to float32's rounding."""
-  model = models.make(name=name, num_outputs=3, **fields)
+  model = models.make(name=name, num_classes=3, **fields)
   image = np.random.default_rng(1).normal(size=(2, 48, 64, 3)).astype(np.float32)
   variables = random_variables(model)
   rng = np.random.default_rng(0)

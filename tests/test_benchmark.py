@@ -46,7 +46,7 @@ def test_figures_fit_together(mode):
     max(found["gflops"] / found["matrix_gflops_per_s"], by_bytes)
   )
   assert found["gbytes"] > 4 * 2 * 16 * 24 * (4 + 4) / 1e9
-  net = models.make(**config.model, num_outputs=1)
+  net = models.make(**config.model, num_classes=1)
   assert found["parameters"] == static_cost(net, (16, 24))[0]
   assert found["compile_s"] > 0 and found["peak_mb"] > 0
   # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products a pixel at the least, twice more to train.

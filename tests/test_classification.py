@@ -67,6 +67,15 @@ def test_scores_equal_scikit_learns(top_k):
   np.testing.assert_allclose([s[f"accuracy/{c}"] for c in NAMES], recalls, atol=1e-15)
 
 
+def test_a_label_outside_the_classes_is_no_hit():
+  """As losses give nan and confusion matrices no cell for it."""
+  logits = jnp.zeros((3, 6)).at[:, 5].set(1.0)
+  sums = make_task(top_k=2).statistics(
+    logits, jnp.array([5, 6, -1]), jnp.ones(3, bool), histogram=True
+  )
+  assert (sums["top_k"], sums["matrix"].sum()) == (1, 1)
+
+
 def test_label_smoothing_and_weights_equal_optax():
   logits, label = draw()
   smooth = optax.smooth_labels(jax.nn.one_hot(label, 6), 0.2)

@@ -28,7 +28,7 @@ def make_task(**fields):
 
 def parts():
   task = make_task(crops=2)
-  net = models.make("prototypes", num_outputs=K, backbone="small_cnn", width=16, bottleneck=8)
+  net = models.make("prototypes", num_classes=K, backbone="small_cnn", width=16, bottleneck=8)
   state = jax.jit(
     lambda: init_state(net, optax.sgd(0.5), jax.random.key(0), size=(16, 16), ema=True)
   )()

@@ -58,7 +58,7 @@ def test_an_unknown_field_of_a_config_is_answered_by_its_full_name(field, near):
 def test_choosers_of_configs_suggest_a_name():
   for call in (
     lambda: config_lib.set_task(config_lib.default(), "Segmentation"),
-    lambda: models.make("Unet", num_outputs=1),
+    lambda: models.make("Unet", num_classes=1),
     lambda: models.make("unet", Widths=(4,)),
     lambda: config_lib.data_source("Kitti-Road"),
     lambda: config_lib.parse_arg("Smoke", smoke=False),
@@ -154,12 +154,12 @@ class Wrong(nn.Module):
   """A net of a researcher's own with a fault."""
 
   how: str = "bug"
-  num_outputs: int = 1
+  num_classes: int = 1
   dtype: type = np.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    x = nn.Conv(self.num_outputs, (3, 3))(image)
+    x = nn.Conv(self.num_classes, (3, 3))(image)
     if self.how == "bug":
       return x + len(3)
     return dict(

@@ -27,13 +27,13 @@ def applied(name, size=(16, 20), **fields):
 
 
 def test_the_features_are_what_the_last_layer_gets():
-  net, variables, image = applied("unet", widths=(4, 6), num_outputs=3)
+  net, variables, image = applied("unet", widths=(4, 6), num_classes=3)
   found = jax.jit(features.penultimate, static_argnums=0)(net, variables, image)
   head = variables["params"]["head"]
   logits = found @ head["kernel"][0, 0] + head["bias"]
   wanted = jax.jit(lambda v: net.apply(v, image, train=False))(variables)
   np.testing.assert_allclose(logits, wanted, atol=1e-5)
-  net, variables, image = applied("classifier", backbone="small_cnn", num_outputs=5)
+  net, variables, image = applied("classifier", backbone="small_cnn", num_classes=5)
 
   @jax.jit
   def run(variables):
@@ -47,7 +47,7 @@ def test_the_features_are_what_the_last_layer_gets():
 @pytest.mark.parametrize("name, fields", [("projection", {}), ("fcn", dict(output_stride=16))])
 def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
   fields = fields | dict(backbone="shallow_resnet")
-  net, variables, image = applied(name, num_outputs=5, size=(32, 48), **fields)
+  net, variables, image = applied(name, num_classes=5, size=(32, 48), **fields)
   backbone = make_backbone(fields.pop("backbone"), **fields, dtype=jnp.float32)
   own = {k: v["backbone"] for k, v in variables.items()}
   stages = (0, 2, 5)
@@ -67,7 +67,7 @@ def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
 
 
 def test_a_net_without_a_backbone_has_no_stages():
-  net, variables, image = applied("unet", widths=(4, 6), num_outputs=3)
+  net, variables, image = applied("unet", widths=(4, 6), num_classes=3)
   with pytest.raises(UserError, match="UNet has no backbone"):
     features.of_stage(net, variables, image, 1)
   assert features.middle_stages(net, image) == ()
@@ -188,7 +188,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
 
 def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
   net, variables, image = applied(
-    "attention_segmenter", backbone="small_cnn", num_outputs=3, width=8, rates=(1,), size=(16, 24)
+    "attention_segmenter", backbone="small_cnn", num_classes=3, width=8, rates=(1,), size=(16, 24)
   )
   run = jax.jit(lambda v: (features.penultimate(net, v, image), net.apply(v, image, train=False)))
   found, logits = run(variables)

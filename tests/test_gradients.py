@@ -6,7 +6,6 @@ so depends on what surrounds the operation, so nets are compared in a scan of tr
 `jax.checkpoint`, at both of XLA's optimisation levels.
 """
 
-import functools
 import os
 import subprocess
 import sys
@@ -17,119 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from light import NETS, TINY, build
 
 from segjax import models, ops
-from segjax.models import efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
+
+pytestmark = pytest.mark.usefixtures("light_backbones")
 
 STEPS, SIZE = 2, 48
-
-
-class TinyResNet(nn.Module):
-  """Stem, 3x3 pool, basic block, bottleneck, grouped and dilated bottleneck."""
-
-  output_stride: int = 32
-  dtype: object = jnp.float32
-
-  @nn.compact
-  def __call__(self, image, *, train):
-    common = dict(dtype=self.dtype)
-    x = layers.Conv(8, 7, 2, name="stem", **common)(image)
-    x = nn.relu(layers.BatchNorm(name="norm", **common)(x, train=train))
-    features = [image, x, resnet.BasicBlock(8, **common)(ops.max_pool_3x3(x), train=train)]
-    features.append(resnet.BasicBlock(12, stride=2, **common)(features[-1], train=train))
-    features.append(resnet.Bottleneck(4, stride=2, **common)(features[-1], train=train))
-    grouped = dict(groups=4, base_width=32, stride=2 if self.output_stride == 32 else 1)
-    x = resnet.Bottleneck(4, dilation=3 - grouped["stride"], **grouped, **common)(
-      features[-1], train=train
-    )
-    return [*features, x]
-
-
-class TinyMobile(nn.Module):
-  """ReLU, hard swish, ReLU6, squeeze-and-excitation; 3x3 and 5x5, strided, dilated depthwise."""
-
-  output_stride: int = 32
-  dtype: object = jnp.float32
-
-  @nn.compact
-  def __call__(self, image, *, train):
-    common = dict(dtype=self.dtype)
-    x = mobilenet.ConvBlock(8, 3, 2, activation=nn.hard_swish, **common)(image, train=train)
-    features = [image, x]
-    for row, stride, dilation in (
-      ((3, 12, 8, True, False), 2, 1),
-      ((5, 12, 8, True, True), 2, 1),
-      ((3, 8, 8, False, True), 1, 2),
-    ):
-      x = mobilenet.InvertedResidual(*row, stride, dilation, **common)(x, train=train)
-      features += [x] if stride == 2 else []
-    for size, width in ((3, 12), (5, 16)):
-      x = efficientnet.MBConv(size, 2, 1, 2, width, **common)(x, train=train)
-      features.append(x)
-    return features
-
-
-class Light(nn.Module):
-  """A strided convolution per stride, for nets whose head is what is tested."""
-
-  output_stride: int = 32
-  dtype: object = jnp.float32
-
-  @nn.compact
-  def __call__(self, image, *, train):
-    features = [image]
-    for width in (4, 6, 8, 8, 12):
-      x = nn.Conv(width, (3, 3), 2, dtype=self.dtype)(features[-1])
-      features.append(nn.silu(x))
-    return features
-
-
-# Every block of every backbone, in few layers.
-BACKBONES = {
-  "light": Light,
-  "tiny_resnet": TinyResNet,
-  "tiny_mobile": TinyMobile,
-  "tiny_vgg": functools.partial(vgg.VGG, (1, 1), True),
-  "tiny_cnn": functools.partial(models.small_cnn, widths=(6, 8)),
-  "tiny_vit": functools.partial(vit.ViT, depth=1, width=12, grid=3),
-}
-LIGHT = dict(num_outputs=3, backbone="light")
-MIT = segformer.MiT(depths=(1, 1), widths=(4, 8), num_heads=(1, 2), sr_ratios=(4, 1))
-NETS = {
-  "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
-  "backbone_unet": LIGHT | dict(widths=(8, 8, 4)),
-  "classifier/cnn": LIGHT | dict(backbone="tiny_cnn"),
-  "classifier/mobile": LIGHT | dict(backbone="tiny_mobile"),
-  "classifier/resnet": LIGHT | dict(backbone="tiny_resnet"),
-  "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
-  "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
-  "deeplabv3": LIGHT | dict(aux=True, output_stride=16, rates=(1, 2, 9), head_features=8),
-  "deeplabv3_plus": LIGHT | dict(rates=(1, 2)),
-  "encoder_decoder": dict(num_outputs=3, widths=(4, 8)),
-  "fcn": LIGHT | dict(output_stride=16),
-  "fcn16s": LIGHT,
-  "fcn32s": LIGHT | dict(hidden=8),
-  "fcn8s": LIGHT,
-  "lraspp": LIGHT,
-  "projection": LIGHT | dict(width=8),
-  "prototypes": LIGHT | dict(width=8, bottleneck=4),
-  "segformer": dict(num_outputs=3, backbone=MIT, decoder_width=8),
-  "unet": dict(num_outputs=3, widths=(4, 6, 8), norm="batch", dropout=0.5),
-  "unet/group": dict(num_outputs=3, widths=(8, 16), norm="group", up="transposed3"),
-  "unet/none": dict(num_outputs=3, widths=(4, 8), up="bilinear", dropout=0.25),
-}
 
 
 # One of each kind of block; the others differ from these in their heads' convolutions alone.
 DEFAULT_LEVEL = (
   "classifier/mobile", "classifier/resnet", "classifier/vgg", "segformer", "unet", "unet/group",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def tiny_backbones(monkeypatch):
-  for name, backbone in BACKBONES.items():
-    monkeypatch.setitem(models.BACKBONES, name, (backbone, layers.MeanHead))
 
 
 def plain_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -238,14 +137,6 @@ def marked(names):
   """The nets whose gradients go through our own forms are in the quick tests."""
   quick = ("classifier/cnn", "classifier/mobile", "classifier/resnet", "encoder_decoder", "unet")
   return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
-
-
-def build(name, **fields):
-  return models.make(name.split("/")[0], **NETS[name], **fields)
-
-
-def test_every_name_is_tested():
-  assert {n.split("/")[0] for n in NETS} == set(models.names())
 
 
 @pytest.mark.parametrize("name", marked(NETS))
@@ -389,7 +280,7 @@ def test_pools_have_forward_mode_and_second_derivatives(pool):
 
 
 if __name__ == "__main__":
-  models.BACKBONES.update({k: (v, layers.MeanHead) for k, v in BACKBONES.items()})
+  models.BACKBONES.update(TINY)
   leaves = {
     f"{name}:{k}": v
     for name in DEFAULT_LEVEL

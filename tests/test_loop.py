@@ -429,7 +429,7 @@ def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   process.send_signal(number)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 128 + number
-  assert "saved. The same command with the same --workdir goes on" in output
+  assert "saved. The same command with the same --workdir resumes" in output
   stopped = int(output.split("stopped at step ")[1].split(";")[0])
   done = launch("train", *args, f"--config.total_steps={stopped + 2}")
   assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from light import random_variables, shapes
 from segjax import models
 from segjax.errors import UserError
 
-SMALL = dict(widths=(4, 6, 8), num_outputs=3)
+SMALL = dict(widths=(4, 6, 8), num_classes=3)
 
 
 def test_train_is_keyword_only_without_a_default():
@@ -27,7 +27,7 @@ def test_train_is_keyword_only_without_a_default():
 @pytest.mark.parametrize("skip", [True, False])
 def test_skip_connections_carry_detail(skip):
   """Through the bottleneck the image reaches the logits of any U-Net, past it only by skips."""
-  net = models.make("unet", widths=(4, 6), num_outputs=1, skip=skip)
+  net = models.make("unet", widths=(4, 6), num_classes=1, skip=skip)
   image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
   variables = random_variables(net)
 
@@ -62,7 +62,7 @@ def test_one_value_a_channel_is_nothing_to_normalise_by():
 
 @pytest.mark.slow
 def test_logits_of_an_image_that_the_backbone_extends_are_cut(shallow_backbones):
-  net = models.make("backbone_unet", backbone="shallow_vgg", widths=(4,) * 5, num_outputs=2)
+  net = models.make("backbone_unet", backbone="shallow_vgg", widths=(4,) * 5, num_classes=2)
   image = np.random.default_rng(1).random((1, 20, 45, 3), np.float32)
   variables = random_variables(net)
   apply = jax.jit(lambda v, x: net.apply(v, x, train=False))
@@ -75,7 +75,7 @@ def test_unknown_names_list_what_there_is():
     models.make("unett")
   with pytest.raises(ValueError, match=r"unknown dtype 'bfloat'; did you mean 'bfloat16'"):
     models.make("unet", dtype="bfloat")
-  with pytest.raises(ValueError, match=r"did you mean 'widths'.*fields: num_outputs, widths"):
+  with pytest.raises(ValueError, match=r"did you mean 'widths'.*fields: num_classes, widths"):
     models.make("unet", width=(3,))
   with pytest.raises(ValueError, match="transposed2, transposed3, bilinear"):
     shapes(models.make("unet", up="nearest"))

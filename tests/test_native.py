@@ -192,7 +192,7 @@ def test_convolutions_of_nets_use_the_kernels_where_they_can():
 
 
 def test_a_net_gives_the_same_with_and_without_kernels(monkeypatch):
-  net = models.UNet(num_outputs=4, widths=(8, 16, 32))
+  net = models.UNet(num_classes=4, widths=(8, 16, 32))
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.normal(size=(2, 64, 48, 3)), jnp.float32)
   label = jnp.asarray(rng.integers(0, 4, (2, 64, 48)))

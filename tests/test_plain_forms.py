@@ -4,56 +4,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from light import NETS, build, shapes
 
-from segjax import losses, metrics, models, ops
+from segjax import losses, metrics, ops
 
-# Of each net fields that make it light.
-FIELDS = {
-  "attention_segmenter": dict(backbone="mobilenet_v3_small", width=16),
-  "backbone_unet": dict(backbone="mobilenet_v3_small", widths=(16, 8, 8, 8, 8)),
-  "classifier": dict(backbone="small_cnn"),
-  "deeplabv3": dict(backbone="mobilenet_v3_small", output_stride=16, head_features=16),
-  "deeplabv3_plus": dict(backbone="mobilenet_v3_small"),
-  "encoder_decoder": dict(widths=(8, 8)),
-  "fcn": dict(backbone="resnet18"),
-  "fcn16s": dict(backbone="mobilenet_v3_small"),
-  "fcn32s": dict(backbone="vgg11_bn"),
-  "fcn8s": dict(backbone="efficientnet_lite0"),
-  "lraspp": dict(backbone="mobilenet_v3_small"),
-  "projection": dict(backbone="small_cnn"),
-  "prototypes": dict(backbone="small_cnn"),
-  "segformer": dict(
-    backbone=models.mit_b0(depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), num_heads=(1, 1, 2, 2))
-  ),
-  "unet": dict(widths=(4, 8, 16), norm="batch", up="transposed3"),
-}
-QUICK = ("backbone_unet", "classifier", "encoder_decoder", "segformer", "unet")
+pytestmark = pytest.mark.usefixtures("light_backbones")
+
+QUICK = ("backbone_unet", "classifier/cnn", "encoder_decoder", "segformer", "unet")
 SIZE = (32, 48)
-
-
-def build(name):
-  """(function of variables and images, shapes of the variables)."""
-  known = models.MODELS[name].__dataclass_fields__
-  net = models.make(name, **{k: v for k, v in FIELDS[name].items() if k in known})
-  image = jnp.zeros((2, *SIZE, 3))
-  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, train=False))
-  return lambda variables, image: net.apply(variables, image, train=False), shapes
 
 
 def lowered(name):
   """The jitted function and its arguments."""
-  function, shapes = build(name)
+  net = build(name)
   rng = np.random.default_rng(0)
 
   def draw(path, x):  # variances near 1, kernels small
     value = rng.normal(size=x.shape) / np.sqrt(max(np.prod(x.shape[:-1]), 1))
     return jnp.asarray(1 + 0.1 * value if path[-1].key in ("var", "scale") else value, x.dtype)
 
-  variables = jax.tree_util.tree_map_with_path(draw, shapes)
-  return jax.jit(function), (variables, jnp.asarray(rng.normal(size=(2, *SIZE, 3)), jnp.float32))
+  variables = jax.tree_util.tree_map_with_path(draw, shapes(net))
+  function = jax.jit(lambda variables, image: net.apply(variables, image, train=False))
+  return function, (variables, jnp.asarray(rng.normal(size=(2, *SIZE, 3)), jnp.float32))
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", NETS)
 def test_programs_are_of_standard_operations(name):
   function, args = lowered(name)
   with ops.plain_forms():
@@ -64,7 +39,7 @@ def test_programs_are_of_standard_operations(name):
 
 
 @pytest.mark.parametrize(
-  "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in models.names()]
+  "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
 )
 def test_results_are_the_same(name):
   function, args = lowered(name)

@@ -117,7 +117,7 @@ def test_pretraining_starts_other_nets(method, tmp_path):
   whole = training.train(config, tmp_path / "whole")
   rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
   assert "val/accuracy" in rows[-1] and any("train/accuracy" in r for r in rows)
-  net = models.make("classifier", backbone="small_cnn", num_outputs=7)
+  net = models.make("classifier", backbone="small_cnn", num_classes=7)
   fresh = random_variables(net)
   loaded, report = initial.load_initial(str(tmp_path / "whole"), "backbone", fresh)
   for kind in ("params", "batch_stats"):

@@ -39,13 +39,13 @@ from segjax.training.writers import JsonLines, read_metrics
 class OneConv(nn.Module):
   """A net that compiles fast."""
 
-  num_outputs: int = 1
+  num_classes: int = 1
   norm: bool = True
   dtype: type = np.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    x = nn.Conv(self.num_outputs, (3, 3), name="conv")(image)
+    x = nn.Conv(self.num_classes, (3, 3), name="conv")(image)
     return nn.BatchNorm(use_running_average=not train, name="norm")(x) if self.norm else x
 
 

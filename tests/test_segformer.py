@@ -37,7 +37,7 @@ quick_jit = functools.partial(jax.jit, compiler_options=dict(xla_backend_optimiz
 def tiny(dtype=jnp.float32, **fields):
   backbone = segformer.MiT(**TINY, dtype=dtype, drop_path=0)
   return segformer.SegFormer(
-    num_outputs=3, backbone=backbone, decoder_width=8, dtype=dtype, **fields
+    num_classes=3, backbone=backbone, decoder_width=8, dtype=dtype, **fields
   )
 
 

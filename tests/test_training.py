@@ -54,7 +54,7 @@ def data(tmp_path):
 def parts(num_classes=2, sigmoid=True, learning_rate=1e-2, **model):
   table = default_table(tuple("abcd"[:num_classes]))
   task = Segmentation(table.names, table.palette, sigmoid=sigmoid, dice=0.5)
-  net = models.make("unet", num_outputs=task.num_outputs, **{"widths": (4, 6)} | model)
+  net = models.make("unet", num_classes=task.num_outputs, **{"widths": (4, 6)} | model)
   schedule = optim.make_schedule("constant", learning_rate=learning_rate, total_steps=10)
   return net, task, optim.make_optimizer("adam", schedule)
 

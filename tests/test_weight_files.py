@@ -17,7 +17,7 @@ from segjax.torch_files import read_tensors
 @functools.cache
 def variables(backbone="resnet18", name="classifier", **fields):
   """Zeros in place of the variables of a net."""
-  net = models.make(name, num_outputs=10, **(dict(backbone=backbone) if backbone else {}), **fields)
+  net = models.make(name, num_classes=10, **(dict(backbone=backbone) if backbone else {}), **fields)
   shapes = jax.eval_shape(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
   )

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import launch, launch_all, write_pairs
-from light import random_variables
+from light import SHALLOW, random_variables
 
 from segjax import models, weights
 from segjax.data.labels import default_table
@@ -55,14 +55,14 @@ def write_safetensors(path, tensors):
 
 
 def classifier_file(tmp_path, backbone, classes=1000):
-  variables = random_variables(models.make("classifier", backbone=backbone, num_outputs=classes))
+  variables = random_variables(models.make("classifier", backbone=backbone, num_classes=classes))
   state = as_state_dict(variables, "backbone") | as_state_dict(variables, "head")
   return write_safetensors(tmp_path / f"{backbone}.safetensors", state), variables
 
 
 def test_round_trip_is_exact(tmp_path):
   path, variables = classifier_file(tmp_path, "resnet18", classes=5)
-  net = models.make("classifier", backbone="resnet18", num_outputs=5)
+  net = models.make("classifier", backbone="resnet18", num_classes=5)
   empty = jax.tree.map(jnp.zeros_like, random_variables(net))
   loaded, report = weights.load_torch(path, empty)
   jax.tree.map(np.testing.assert_array_equal, loaded, variables)
@@ -73,7 +73,7 @@ def test_round_trip_is_exact(tmp_path):
 
 def test_head_of_another_class_count_stays_and_is_named(tmp_path):
   path, _ = classifier_file(tmp_path, "resnet18", classes=7)
-  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
   loaded, report = weights.load_torch(path, mine)
   np.testing.assert_array_equal(
     loaded["params"]["head"]["fc"]["kernel"], mine["params"]["head"]["fc"]["kernel"]
@@ -87,7 +87,7 @@ def test_head_of_another_class_count_stays_and_is_named(tmp_path):
 
 
 def test_reshaped_and_unexpected_are_reported():
-  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
   state = as_state_dict(mine, "backbone") | as_state_dict(mine, "head")
   state["fc.weight"] = state["fc.weight"][:, :, None, None]
   state["extra.weight"] = np.zeros(3, np.float32)
@@ -99,7 +99,7 @@ def test_reshaped_and_unexpected_are_reported():
 
 
 def test_impossible_shapes_and_foreign_files_are_errors(tmp_path):
-  mine = random_variables(models.make("classifier", backbone="resnet18", num_outputs=5))
+  mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
   state = as_state_dict(mine, "backbone")
   state["conv1.weight"] = state["conv1.weight"][:, :1]
   path = write_safetensors(tmp_path / "grey.safetensors", state)
@@ -121,21 +121,14 @@ def test_only_a_submodule_is_loaded(tmp_path):
   assert set(report.unexpected) == {"fc.weight", "fc.bias"}
 
 
-LIGHT = ("resnet18", "efficientnet_lite0")
-# Files of up to 550 MB, and nets that take seconds to trace.
-HEAVY = (
-  "mobilenet_v3_small", "mobilenet_v3_large", "resnet34", "resnet50", "resnet101",
-  "resnext50_32x4d", "resnext101_64x4d", "vgg11_bn", "vgg16", "vgg16_bn",
-)  # fmt: skip
+CONVOLUTIONAL = [name for name in SHALLOW if name != "shallow_vit"]
 
 
-@pytest.mark.parametrize(
-  "backbone", [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
-)
-def test_a_classifier_file_starts_deeplab(tmp_path, backbone):
+@pytest.mark.parametrize("backbone", ["resnet18", *CONVOLUTIONAL])
+def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones):
   """Everything of the backbone is loaded, and the report names what was not."""
   path, variables = classifier_file(tmp_path, backbone)
-  net = models.make("deeplabv3", backbone=backbone, num_outputs=3)
+  net = models.make("deeplabv3", backbone=backbone, num_classes=3)
   mine = random_variables(net)
   loaded, report = weights.load_torch(path, mine)
   for kind in ("params", "batch_stats"):
@@ -182,7 +175,7 @@ def test_training_starts_from_a_file_and_from_a_run(tmp_path):
 
   from segjax.training.initial import load_initial
 
-  net = models.make("backbone_unet", backbone="resnet18", num_outputs=1)
+  net = models.make("backbone_unet", backbone="resnet18", num_classes=1)
   loaded, report = load_initial(str(first), "backbone", random_variables(net))
   # Frozen weights and statistics came through a training step as they were.
   for kind in ("params", "batch_stats"):
@@ -218,7 +211,7 @@ def test_freezing_finds_names_by_regular_expression():
 
 def test_no_gradient_reaches_frozen_parameters():
   """The gradient itself, not what the optimiser makes of it: its state is the last gradient."""
-  net = models.make("backbone_unet", backbone="small_cnn", num_outputs=1)
+  net = models.make("backbone_unet", backbone="small_cnn", num_classes=1)
   keep = optax.GradientTransformation(
     lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (jax.tree.map(jnp.zeros_like, g), g)
   )

@@ -10,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import SHALLOW, random_variables, shapes
+from light import NETS, SHALLOW, build, random_variables, shapes
 
 from segjax import models
 from segjax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("shallow_backbones")
+pytestmark = pytest.mark.usefixtures("light_backbones")
 
 BACKBONES = tuple(models.BACKBONES)
 GOLDEN = Path(__file__).with_name("golden_names.json")
-SMALL = dict(num_outputs=3, widths=(4, 6, 8))
 AERIAL = dict(
-  num_outputs=8,
+  num_classes=8,
   widths=(32, 64, 128, 256, 512),
   norm="batch",
   up="transposed3",
@@ -30,7 +29,7 @@ AERIAL = dict(
   dropout=0.5,
   fit="resize",
 )
-FLOOD = dict(num_outputs=8, output_stride=32, head_features=0)
+FLOOD = dict(num_classes=8, output_stride=32, head_features=0)
 COUNTS = [
   ("encoder_decoder", {}, 53_761),
   ("unet", dict(skip=False), 529_457),
@@ -61,44 +60,15 @@ MORE_COUNTS = [  # of nets that take a second and more to trace
   ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small", aspp=False), 3_918_760),
   ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small"), 8_935_976),
 ]
-# Every net on a light backbone, and every family of backbones as a classifier.
-LIGHT = dict(num_outputs=3, backbone="shallow_resnet")
-NETS = {
-  "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
-  "backbone_unet": LIGHT | dict(widths=(16, 16, 8, 8, 4)),
-  "classifier": dict(num_outputs=3, backbone="small_cnn"),
-  "deeplabv3": LIGHT | dict(aux=True),
-  "deeplabv3_plus": LIGHT,
-  "encoder_decoder": dict(num_outputs=3),
-  "fcn": LIGHT,
-  "fcn16s": LIGHT,
-  "fcn32s": LIGHT | dict(backbone="shallow_vgg"),
-  "fcn8s": LIGHT,
-  "lraspp": LIGHT,
-  "projection": LIGHT | dict(backbone="small_cnn", width=8),
-  "prototypes": LIGHT | dict(backbone="small_cnn", width=8, bottleneck=4),
-  "segformer": dict(num_outputs=3, backbone=models.segformer.MiT(depths=(1, 1, 1, 1))),
-  "unet": SMALL,
-  "unet/no_skip": SMALL | dict(skip=False),
-  "unet/batch": SMALL | dict(norm="batch", dropout=0.3),
-  "unet/group": SMALL | dict(norm="group", up="bilinear", up_keeps=False),
-  "unet/aerial": AERIAL | SMALL,
-  "classifier/efficientnet": LIGHT | dict(backbone="shallow_efficientnet"),
-  "classifier/mobilenet": LIGHT | dict(backbone="shallow_mobilenet"),
-  "classifier/resnext": LIGHT | dict(backbone="shallow_resnext"),
-  "classifier/vit": LIGHT | dict(backbone="shallow_vit"),
-}
-
-
 # Gradients that are 0 whatever the loss: a softmax does not see a shift of all scores, and batch
 # norm none of its inputs.
 ZERO = re.compile(r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
 
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
-DETERMINISTIC = ("encoder_decoder", "unet", "unet/no_skip", "unet/group", "classifier/vit")
-# In the quick tests; the others take 10 to 30 seconds to compile, or seconds to trace.
-LIGHT_NETS = ("classifier", "encoder_decoder", "prototypes", "unet", "unet/aerial")
+DETERMINISTIC = ("encoder_decoder", "unet/no_skip", "unet/group", "classifier/vit")
+# In the quick tests; the others take seconds to trace or to compile.
+LIGHT_NETS = ("classifier/cnn", "encoder_decoder", "prototypes", "unet", "unet/group")
 LIGHT_BACKBONES = (*SHALLOW, "mit_b0", "small_cnn", "vit_tiny")
 
 
@@ -121,8 +91,7 @@ def test_every_name_is_tested():
 @pytest.mark.parametrize("name", marked(NETS, LIGHT_NETS))
 def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
-  fields = NETS[name]
-  net = models.make(name.split("/")[0], **fields)
+  net = build(name)
   dense = not name.startswith(("classifier", "projection", "prototypes"))
   variables = random_variables(net)
   for size in ((33, 47), (5, 7), (1, 1)):
@@ -167,7 +136,7 @@ def test_net(name):
   logits = np.asarray(evaluate(variables, image))
   assert np.isfinite(logits).all()
   assert np.allclose(train_logits, logits) == (name in DETERMINISTIC)
-  narrow = models.make(name.split("/")[0], **fields, dtype="bfloat16")
+  narrow = build(name, dtype="bfloat16")
   close = np.asarray(jax.jit(lambda v, x: narrow.apply(v, x, train=False))(variables, image))
   assert close.dtype == np.float32
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(shapes(narrow)))
@@ -204,7 +173,7 @@ def test_backbone_strides(name):
   ("name", "fields"), [("backbone_unet", {}), ("deeplabv3_plus", dict(output_stride=32))]
 )
 def test_decoders_see_earlier_blocks_of_a_vit(name, fields):
-  net = models.make(name, backbone="shallow_vit", num_outputs=2, **fields)
+  net = models.make(name, backbone="shallow_vit", num_classes=2, **fields)
   backbone = models.make_backbone("shallow_vit")
   image = np.random.default_rng(0).random((1, 32, 24, 3), np.float32)
   variables = random_variables(net)
@@ -234,7 +203,7 @@ def test_dilation_keeps_the_receptive_field_of_a_stride():
 
 @pytest.mark.slow
 def test_attention_asks_one_class_or_all_of_them():
-  net = models.make("attention_segmenter", **NETS["attention_segmenter"])
+  net = build("attention_segmenter")
   image = jax.random.normal(jax.random.key(1), (2, 33, 47, 3))
   variables = random_variables(net)
 

@@ -69,7 +69,7 @@ def penultimate(model, variables, image):
   features for all classes, one after the other.
 
   Args:
-    model: module of `segjax.models`, with `num_outputs`.
+    model: module of `segjax.models`, with `num_classes`.
     variables: of the module.
     image: f32[B,H,W,3], normalised.
 
@@ -81,7 +81,7 @@ def penultimate(model, variables, image):
   def note(call, args, kwargs, context):
     out = call(*args, **kwargs)
     if context.method_name == "__call__" and isinstance(context.module, LAYERS):
-      if out.shape[-1] == model.num_outputs:
+      if out.shape[-1] == model.num_classes:
         found.append(args[0])
       elif out.shape[-1] == 1:
         single.append(args[0])
@@ -94,11 +94,11 @@ def penultimate(model, variables, image):
       return value
   if found:
     return found[-1].astype(jnp.float32)
-  if single and len(single[-1]) == len(image) * model.num_outputs:
-    x = single[-1].reshape(len(image), model.num_outputs, *single[-1].shape[1:])
+  if single and len(single[-1]) == len(image) * model.num_classes:
+    x = single[-1].reshape(len(image), model.num_classes, *single[-1].shape[1:])
     x = x.transpose(0, 2, 3, 1, 4)
     return x.reshape(*x.shape[:3], -1).astype(jnp.float32)
-  raise UserError(f"no layer of {type(model).__name__} has {model.num_outputs} channels")
+  raise UserError(f"no layer of {type(model).__name__} has {model.num_classes} channels")
 
 
 def of_stage(model, variables, image, stage):

@@ -42,7 +42,7 @@ def write(study, results, output):
 
   Args:
     study: study.Study.
-    results: from `study.run`.
+    results: from `study.run`, without damaged runs, see `intact.checked`.
     output: folder, made if need be.
 
   Returns:
@@ -50,7 +50,6 @@ def write(study, results, output):
   """
   figures = output / "figures"
   figures.mkdir(parents=True, exist_ok=True)
-  results = intact.checked(results)
   for file in figures.iterdir():  # of a report before, of more variants perhaps
     if FIGURES.fullmatch(file.name):
       file.unlink()

@@ -1,7 +1,7 @@
 """Pure Flax modules: images f32[B,H,W,3] -> logits f32[B,H,W,K].
 
 >>> import jax
->>> net = make("unet", widths=(4, 8), num_outputs=2)
+>>> net = make("unet", widths=(4, 8), num_classes=2)
 >>> image = jax.numpy.zeros((1, 30, 45, 3))
 >>> variables = net.init(jax.random.key(0), image, train=False)
 >>> net.apply(variables, image, train=False).shape

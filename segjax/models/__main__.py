@@ -40,7 +40,7 @@ def main():
   size = tuple(map(int, args.size.split("x")))
   print(f"{'net':44}{'parameters':>13}{'MB':>9}{'GFLOPs':>9}{'stride':>8}   at {args.size}")
   for name, fields in NETS:
-    more = dict(num_outputs=args.outputs) if args.outputs else {}
+    more = dict(num_classes=args.outputs) if args.outputs else {}
     count, flops, output_stride = static_cost(models.make(name, **fields, **more), size)
     label = f"{name} {fields.get('backbone', '')}"
     print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{output_stride:8}")

@@ -67,7 +67,7 @@ class AttentionSegmenter(nn.Module):
   uniform attention changes nothing.
 
   Attributes:
-    num_outputs: classes that can be asked for.
+    num_classes: classes that can be asked for.
     backbone: a key of `BACKBONES`.
     attention: "additive", "dot" or "scaled_dot".
     width: channels of query and keys.
@@ -75,7 +75,7 @@ class AttentionSegmenter(nn.Module):
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 6
+  num_classes: int = 6
   backbone: str = "resnet18"
   attention: str = "scaled_dot"
   width: int = 256
@@ -92,14 +92,14 @@ class AttentionSegmenter(nn.Module):
       train: batch statistics from the batch and dropout on (needs a "dropout" rng).
 
     Returns:
-      f32[B,H,W,num_outputs], a logit for each class's mask against all else, or with a query
+      f32[B,H,W,num_classes], a logit for each class's mask against all else, or with a query
       f32[B,H,W,1], that of the asked class. Sows `attention`, f32[B,Q,h,w].
     """
     backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
     features = backbone(image, train=train)
     x, fine = features[-1], feature_at(features, 2, "AttentionSegmenter")
-    classes = jnp.broadcast_to(jnp.arange(self.num_outputs), (len(image), self.num_outputs))
-    asked = jax.nn.one_hot(classes if query is None else query[:, None], self.num_outputs)
+    classes = jnp.broadcast_to(jnp.arange(self.num_classes), (len(image), self.num_classes))
+    asked = jax.nn.one_hot(classes if query is None else query[:, None], self.num_classes)
     weights = ClassAttention(self.attention, self.width, self.dtype, name="class_attention")(
       asked, x
     )

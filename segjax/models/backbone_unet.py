@@ -20,7 +20,7 @@ class BackboneUNet(nn.Module):
   no stride 2) has no skip connection; neither has the image itself.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
     widths: channels of the decoder's levels from the deepest on, one for each halving of stride
       that the backbone has; the rest is unused.
@@ -28,7 +28,7 @@ class BackboneUNet(nn.Module):
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 21
+  num_classes: int = 21
   backbone: str = "resnet18"
   widths: tuple[int, ...] = (256, 128, 64, 32, 16)
   skip: bool = True
@@ -36,7 +36,7 @@ class BackboneUNet(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W."""
     backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
     features = backbone(image, train=train)
     x, height, width, i = features[-1], *image.shape[1:3], len(features) - 1
@@ -48,7 +48,7 @@ class BackboneUNet(nn.Module):
         x = jnp.concatenate([x, fine], -1)
       block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
       x = block(x, train=train)
-    x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
+    x = logits_layer(self.num_classes, self.dtype, name="head")(x).astype(jnp.float32)
     if i == 0:  # the image's size, or that of a tiny one that the backbone extended
       return x[:, :height, :width]
     return ops.resize_bilinear(x, (height, width))

@@ -58,20 +58,20 @@ class Classifier(nn.Module):
   """A backbone with its classification head, the head of torchvision where it has one.
 
   Attributes:
-    num_outputs: classes.
+    num_classes: classes.
     backbone: a key of `BACKBONES`.
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 1000
+  num_classes: int = 1000
   backbone: str = "resnet18"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,num_outputs]; the head sows `penultimate`."""
+    """f32[B,H,W,3] -> logits f32[B,num_classes]; the head sows `penultimate`."""
     features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
-    head = BACKBONES[self.backbone][1](num_outputs=self.num_outputs, dtype=self.dtype, name="head")
+    head = BACKBONES[self.backbone][1](num_classes=self.num_classes, dtype=self.dtype, name="head")
     return head(features, train=train)
 
 

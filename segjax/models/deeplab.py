@@ -50,14 +50,14 @@ class DeepLabHead(nn.Module):
   """ASPP or nothing, 3x3 convolution, batch norm, ReLU, 1x1 convolution.
 
   Attributes:
-    num_outputs: logits a pixel.
+    num_classes: logits a pixel.
     features: channels of the head; 0 for those of its input.
     aspp: with ASPP.
     rates: of ASPP.
     dtype: compute dtype.
   """
 
-  num_outputs: int
+  num_classes: int
   features: int = 256
   aspp: bool = True
   rates: tuple[int, ...] = (12, 24, 36)
@@ -65,12 +65,12 @@ class DeepLabHead(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool):
-    """[B,H,W,C] -> f32[B,H,W,num_outputs]."""
+    """[B,H,W,C] -> f32[B,H,W,num_classes]."""
     width = self.features or x.shape[-1]
     if self.aspp:
       x = ASPP(256, width, self.rates, dtype=self.dtype, name="aspp")(x, train=train)
     x = ConvNorm(width, dtype=self.dtype, name="conv")(x, train=train)
-    return logits_layer(self.num_outputs, self.dtype)(x).astype(jnp.float32)
+    return logits_layer(self.num_classes, self.dtype)(x).astype(jnp.float32)
 
 
 class DeepLabV3(nn.Module):
@@ -82,18 +82,18 @@ class DeepLabV3(nn.Module):
   backbone's width.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
     output_stride: of the backbone.
     aspp: with ASPP.
     rates: dilations of ASPP.
     head_features: channels of the head; 0 for the backbone's.
-    aux: a second head; sows `aux_logits`, f32[B,H,W,num_outputs].
+    aux: a second head; sows `aux_logits`, f32[B,H,W,num_classes].
     aux_index: of the features that the second head takes.
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 21
+  num_classes: int = 21
   backbone: str = "resnet50"
   output_stride: int = 8
   aspp: bool = True
@@ -105,13 +105,13 @@ class DeepLabV3(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W."""
     backbone = make_backbone(
       self.backbone, output_stride=self.output_stride, dtype=self.dtype, name="backbone"
     )
     features = backbone(image, train=train)
     head = DeepLabHead(
-      self.num_outputs, self.head_features, self.aspp, self.rates, self.dtype, name="head"
+      self.num_classes, self.head_features, self.aspp, self.rates, self.dtype, name="head"
     )
     if self.aux:
       x = feature_at(features, self.aux_index, "the auxiliary head")
@@ -123,14 +123,14 @@ class DeepLabV3PlusHead(nn.Module):
   """ASPP, joined at stride 4 with fine features, and two 3x3 convolutions.
 
   Attributes:
-    num_outputs: logits a pixel.
+    num_classes: logits a pixel.
     rates: dilations of ASPP.
     features: channels.
     fine_features: channels that the stride-4 features are reduced to.
     dtype: compute dtype.
   """
 
-  num_outputs: int
+  num_classes: int
   rates: tuple[int, ...] = (6, 12, 18)
   features: int = 256
   fine_features: int = 48
@@ -138,7 +138,7 @@ class DeepLabV3PlusHead(nn.Module):
 
   @nn.compact
   def __call__(self, x, fine, *, train: bool):
-    """Deep [B,h,w,C] and fine [B,H,W,c] features -> f32[B,H,W,num_outputs]."""
+    """Deep [B,h,w,C] and fine [B,H,W,c] features -> f32[B,H,W,num_classes]."""
     block = partial(ConvNorm, dtype=self.dtype)
     aspp = ASPP(self.features, self.features, self.rates, dtype=self.dtype, name="aspp")
     x = ops.resize_bilinear(aspp(x, train=train), fine.shape[1:3])
@@ -146,22 +146,22 @@ class DeepLabV3PlusHead(nn.Module):
     x = jnp.concatenate([x, fine], -1)
     for i in (1, 2):
       x = block(self.features, name=f"conv{i}")(x, train=train)
-    return logits_layer(self.num_outputs, self.dtype)(x).astype(jnp.float32)
+    return logits_layer(self.num_classes, self.dtype)(x).astype(jnp.float32)
 
 
 class DeepLabV3Plus(nn.Module):
   """DeepLabv3 with a decoder over stride-4 features.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
     output_stride: of the backbone.
     rates: dilations of ASPP.
-    aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_outputs].
+    aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 21
+  num_classes: int = 21
   backbone: str = "resnet50"
   output_stride: int = 16
   rates: tuple[int, ...] = (6, 12, 18)
@@ -170,12 +170,12 @@ class DeepLabV3Plus(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W."""
     backbone = make_backbone(
       self.backbone, output_stride=self.output_stride, dtype=self.dtype, name="backbone"
     )
     features = backbone(image, train=train)
-    head = DeepLabV3PlusHead(self.num_outputs, self.rates, dtype=self.dtype, name="head")
+    head = DeepLabV3PlusHead(self.num_classes, self.rates, dtype=self.dtype, name="head")
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
     x = head(features[-1], feature_at(features, 2, "DeepLabV3Plus"), train=train)

@@ -114,22 +114,22 @@ class EfficientNetHead(nn.Module):
   """1x1 convolution to 1280 channels, average pooling, dropout 0.2, a dense layer.
 
   Attributes:
-    num_outputs: classes.
+    num_classes: classes.
     dtype: compute dtype.
   """
 
-  num_outputs: int = 1000
+  num_classes: int = 1000
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,1280]."""
+    """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,1280]."""
     conv = Conv(1280, 1, dtype=self.dtype, name="conv_head")
     x = conv_norm(features[-1], conv, _norm(self.dtype, "bn1"), train=train)
     x = nn.relu6(x).mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     x = nn.Dropout(0.2, deterministic=not train)(x)
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+    return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
 
 
 efficientnet_lite0 = EfficientNetLite0

@@ -17,20 +17,20 @@ class EncoderDecoder(nn.Module):
   With its defaults 53,761 parameters: the baseline that a U-Net has to beat.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of the strided convolutions.
     kernel_init: of all kernels, "glorot" or "he"; biases start at 0.
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 1
+  num_classes: int = 1
   widths: tuple[int, ...] = (32, 64)
   kernel_init: str = "glorot"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W; `train` changes nothing."""
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W; `train` changes nothing."""
     del train
     x = image.astype(self.dtype)
     for i, w in enumerate(self.widths):
@@ -45,7 +45,7 @@ class EncoderDecoder(nn.Module):
         )(x)
       )
     x = nn.Conv(
-      self.num_outputs,
+      self.num_classes,
       (1, 1),
       kernel_init=layers.initializer(self.kernel_init),
       dtype=self.dtype,

@@ -18,34 +18,34 @@ class FCNHead(nn.Module):
   """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout 0.1, 1x1 convolution.
 
   Attributes:
-    num_outputs: logits a pixel.
+    num_classes: logits a pixel.
     dtype: compute dtype.
   """
 
-  num_outputs: int
+  num_classes: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, train: bool):
-    """[B,H,W,C] -> f32[B,H,W,num_outputs]."""
+    """[B,H,W,C] -> f32[B,H,W,num_classes]."""
     conv = Conv(x.shape[-1] // 4, dtype=self.dtype, name="conv")
     x = nn.relu(conv_norm(x, conv, BatchNorm(dtype=self.dtype, name="norm"), train=train))
     x = nn.Dropout(0.1, deterministic=not train)(x)
-    return logits_layer(self.num_outputs, self.dtype)(x).astype(jnp.float32)
+    return logits_layer(self.num_classes, self.dtype)(x).astype(jnp.float32)
 
 
 class FCN(nn.Module):
   """torchvision's FCN: its head on dilated features, bilinear up-sampling.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
     output_stride: of the backbone.
-    aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_outputs].
+    aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 21
+  num_classes: int = 21
   backbone: str = "resnet50"
   output_stride: int = 8
   aux: bool = False
@@ -53,12 +53,12 @@ class FCN(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W."""
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W."""
     backbone = make_backbone(
       self.backbone, output_stride=self.output_stride, dtype=self.dtype, name="backbone"
     )
     features = backbone(image, train=train)
-    head = FCNHead(self.num_outputs, self.dtype, name="head")
+    head = FCNHead(self.num_classes, self.dtype, name="head")
     if self.aux:
       sow_aux(self, feature_at(features, 4, "the auxiliary head"), image.shape[1:3], train)
     return ops.resize_bilinear(head(features[-1], train=train), image.shape[1:3])
@@ -66,7 +66,7 @@ class FCN(nn.Module):
 
 def sow_aux(net, x, size, train):
   """Sows the logits of an auxiliary `FCNHead` on features x; for use inside a compact net."""
-  head = FCNHead(net.num_outputs, net.dtype, name="aux_head")
+  head = FCNHead(net.num_classes, net.dtype, name="aux_head")
   net.sow("intermediates", "aux_logits", ops.resize_bilinear(head(x, train=train), size))
 
 
@@ -78,7 +78,7 @@ class FCN32s(nn.Module):
   the pooling before gave.
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`.
     hidden: width of the two convolutions (7x7 and 1x1, with dropout 0.5) before the scores,
       4096 in the paper; 0 for none, a 1x1 convolution on the features as head.
@@ -86,7 +86,7 @@ class FCN32s(nn.Module):
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 21
+  num_classes: int = 21
   backbone: str = "vgg16"
   hidden: int = 0
   finest: int = 32
@@ -94,7 +94,7 @@ class FCN32s(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_outputs], any H and W.
+    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W.
 
     Scores are doubled in size bilinearly, the initial state of the paper's learned up-sampling.
     """
@@ -106,10 +106,10 @@ class FCN32s(nn.Module):
     for i, size in enumerate((7, 1) if self.hidden else ()):
       conv = Conv(self.hidden, size, use_bias=True, dtype=self.dtype, name=f"fc{i + 6}")
       x = nn.Dropout(0.5, deterministic=not train)(nn.relu(conv(x)))
-    x = logits_layer(self.num_outputs, self.dtype, name="head")(x).astype(jnp.float32)
+    x = logits_layer(self.num_classes, self.dtype, name="head")(x).astype(jnp.float32)
     for index in range(4, self.finest.bit_length() - 2, -1):
       skip = feature_at(features, index, type(self).__name__)
-      score = logits_layer(self.num_outputs, self.dtype, name=f"score{2**index}")(skip)
+      score = logits_layer(self.num_classes, self.dtype, name=f"score{2**index}")(skip)
       x = ops.resize_bilinear(x, skip.shape[1:3]) + score.astype(jnp.float32)
     return ops.resize_bilinear(x, image.shape[1:3])
 

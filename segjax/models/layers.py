@@ -263,10 +263,10 @@ class ConvNorm(nn.Module):
     return x if self.activation is None else self.activation(x)
 
 
-def logits_layer(num_outputs, dtype, name="logits"):
+def logits_layer(num_classes, dtype, name="logits"):
   """The last 1x1 convolution: biased, small initial weights."""
   return Conv(
-    num_outputs,
+    num_classes,
     1,
     use_bias=True,
     kernel_init=nn.initializers.lecun_normal(),
@@ -310,23 +310,23 @@ class MeanHead(nn.Module):
   """Classifier of a backbone's last features: their mean and a dense layer, torchvision's `fc`.
 
   Attributes:
-    num_outputs: classes.
+    num_classes: classes.
     layer: name of the dense layer.
     kernel_init: of its kernel.
     dtype: compute dtype.
   """
 
-  num_outputs: int = 1000
+  num_classes: int = 1000
   layer: str = "fc"
   kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,C]."""
+    """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,C]."""
     del train
     x = features[-1].mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     init = dict(kernel_init=self.kernel_init)
-    logits = nn.Dense(self.num_outputs, dtype=self.dtype, name=self.layer, **init)(x)
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, name=self.layer, **init)(x)
     return logits.astype(jnp.float32)

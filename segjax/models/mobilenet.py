@@ -193,22 +193,22 @@ class MobileNetV3Head(nn.Module):
 
   Attributes:
     hidden: width of the first dense layer: 1280, small 1024.
-    num_outputs: classes.
+    num_classes: classes.
     dtype: compute dtype.
   """
 
   hidden: int = 1280
-  num_outputs: int = 1000
+  num_classes: int = 1000
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,hidden]."""
+    """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,hidden]."""
     x = nn.Dense(self.hidden, dtype=self.dtype, name="classifier_0")(features[-1].mean((1, 2)))
     x = nn.hard_swish(x)
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     x = nn.Dropout(0.2, deterministic=not train)(x)
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="classifier_3")(x).astype(jnp.float32)
+    return nn.Dense(self.num_classes, dtype=self.dtype, name="classifier_3")(x).astype(jnp.float32)
 
 
 mobilenet_v3_large = partial(MobileNetV3, LARGE)

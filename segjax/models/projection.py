@@ -16,25 +16,25 @@ class Projection(nn.Module):
   """Backbone, mean over positions, two dense layers.
 
   Attributes:
-    num_outputs: width of the projection.
+    num_classes: width of the projection.
     backbone: a key of `BACKBONES`.
     width: of the layer between.
     dtype: compute dtype; parameters and projections are float32.
   """
 
-  num_outputs: int = 128
+  num_classes: int = 128
   backbone: str = "resnet18"
   width: int = 512
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> f32[B,num_outputs]; sows `penultimate`, the pooled features f32[B,C]."""
+    """f32[B,H,W,3] -> f32[B,num_classes]; sows `penultimate`, the pooled features f32[B,C]."""
     features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
     x = features[-1].mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-    x = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x)
+    x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
     return x.astype(jnp.float32)
 
 
@@ -44,18 +44,18 @@ class Prototypes(nn.Module):
   Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, with batch
   norm in the head, an option there: features of random convolutions are nearly the same for all
   images, and without it much of a short training goes by before prototypes tell them apart. The
-  prototypes have length 1. The batch statistics hold `center`, f32[num_outputs], which
+  prototypes have length 1. The batch statistics hold `center`, f32[num_classes], which
   `segjax.tasks.dino` moves.
 
   Attributes:
-    num_outputs: prototypes.
+    num_classes: prototypes.
     backbone: a key of `BACKBONES`.
     width: of the two hidden layers.
     bottleneck: width of the normalised projection.
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 1024
+  num_classes: int = 1024
   backbone: str = "resnet18"
   width: int = 512
   bottleneck: int = 128
@@ -63,8 +63,8 @@ class Prototypes(nn.Module):
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> cosines f32[B,num_outputs]; sows `penultimate`, the pooled features."""
-    self.variable("batch_stats", "center", jnp.zeros, (self.num_outputs,), jnp.float32)
+    """f32[B,H,W,3] -> cosines f32[B,num_classes]; sows `penultimate`, the pooled features."""
+    self.variable("batch_stats", "center", jnp.zeros, (self.num_classes,), jnp.float32)
     features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
     x = features[-1].mean((1, 2))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
@@ -74,7 +74,7 @@ class Prototypes(nn.Module):
     x = nn.Dense(self.bottleneck, dtype=self.dtype, name="bottleneck_layer")(x)
     x = _unit(x.astype(jnp.float32), -1)
     init = nn.initializers.normal(1.0)
-    return x @ _unit(self.param("head", init, (self.bottleneck, self.num_outputs)), 0)
+    return x @ _unit(self.param("head", init, (self.bottleneck, self.num_classes)), 0)
 
 
 def _unit(x, axis):

@@ -193,20 +193,20 @@ class Head(nn.Module):
   """The all-MLP head: a dense layer a stage, then all stages at the first's size, fused.
 
   Attributes:
-    num_outputs: logits a pixel.
+    num_classes: logits a pixel.
     width: channels of each dense layer and of the fusion.
     dropout: rate, before the classifier.
     dtype: compute dtype.
   """
 
-  num_outputs: int
+  num_classes: int
   width: int = 256
   dropout: float = 0.1
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """Maps [B,H_i,W_i,C_i], the largest first -> logits [B,H_0,W_0,num_outputs]."""
+    """Maps [B,H_i,W_i,C_i], the largest first -> logits [B,H_0,W_0,num_classes]."""
     size, parts = features[0].shape[1:3], []
     for i, feature in enumerate(features):
       x = Dense(self.width, dtype=self.dtype, name=f"linear_c_{i}_proj")(feature)
@@ -215,7 +215,7 @@ class Head(nn.Module):
     fuse = Conv(self.width, 1, dtype=self.dtype, name="linear_fuse")
     x = nn.relu(conv_norm(x, fuse, BatchNorm(dtype=self.dtype, name="batch_norm"), train=train))
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return logits_layer(self.num_outputs, self.dtype, name="classifier")(x)
+    return logits_layer(self.num_classes, self.dtype, name="classifier")(x)
 
 
 class SegFormer(nn.Module):
@@ -224,7 +224,7 @@ class SegFormer(nn.Module):
   With its defaults SegFormer-B0 for Cityscapes (3,719,027 parameters).
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: "mit_b0" to "mit_b5", or a `MiT`, which brings its own `drop_path` and `dtype`.
     decoder_width: channels in the head; None: 256 for "mit_b0" and "mit_b1", else 768.
     dropout: rate, before the classifier.
@@ -232,7 +232,7 @@ class SegFormer(nn.Module):
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 19
+  num_classes: int = 19
   backbone: str | nn.Module = "mit_b0"
   decoder_width: int | None = None
   dropout: float = 0.1
@@ -249,7 +249,7 @@ class SegFormer(nn.Module):
         rng).
 
     Returns:
-      f32[B,H,W,num_outputs], logits.
+      f32[B,H,W,num_classes], logits.
     """
     backbone = self.backbone
     if isinstance(backbone, str):
@@ -258,6 +258,6 @@ class SegFormer(nn.Module):
       )
     features = backbone(image, train=train)[2:]
     width = self.decoder_width or (256 if self.backbone in ("mit_b0", "mit_b1") else 768)
-    head = Head(self.num_outputs, width, self.dropout, self.dtype, name="head")
+    head = Head(self.num_classes, width, self.dropout, self.dtype, name="head")
     logits = head(features, train=train).astype(jnp.float32)
     return ops.resize_bilinear(logits, image.shape[1:3])

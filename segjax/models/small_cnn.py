@@ -43,17 +43,17 @@ class SmallCNNHead(nn.Module):
 
   Attributes:
     hidden: widths of the first dense layers.
-    num_outputs: classes.
+    num_classes: classes.
     dtype: compute dtype.
   """
 
   hidden: tuple[int, ...] = (256, 128)
-  num_outputs: int = 1000
+  num_classes: int = 1000
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,hidden[-1]]."""
+    """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,hidden[-1]]."""
     del train
     x = ops.adaptive_avg_pool(features[-1], (8, 8))
     x = x.reshape(len(x), -1)
@@ -61,7 +61,7 @@ class SmallCNNHead(nn.Module):
       x = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"fc{i + 1}")(x))
     self.sow("intermediates", "penultimate", x.astype(jnp.float32))
     name = f"fc{len(self.hidden) + 1}"
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name=name)(x).astype(jnp.float32)
+    return nn.Dense(self.num_classes, dtype=self.dtype, name=name)(x).astype(jnp.float32)
 
 
 small_cnn = SmallCNN

@@ -20,7 +20,7 @@ class UNet(nn.Module):
   dropout=0.5, fit="resize"` is the aerial net (8,633,672 parameters for 8 classes).
 
   Attributes:
-    num_outputs: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of each level; the last is the bottleneck. Depth is `len(widths) - 1`.
     norm: "none", "batch" or "group", after each 3x3 convolution.
     up: "transposed2" (2x2, stride 2), "transposed3" (3x3, stride 2) or "bilinear" (then conv 3x3).
@@ -34,7 +34,7 @@ class UNet(nn.Module):
     dtype: compute dtype; parameters and logits are float32.
   """
 
-  num_outputs: int = 1
+  num_classes: int = 1
   widths: tuple[int, ...] = (8, 16, 32, 64, 128)
   norm: str = "none"
   up: str = "transposed2"
@@ -55,7 +55,7 @@ class UNet(nn.Module):
       train: batch statistics from the batch and dropout on (needs a "dropout" rng).
 
     Returns:
-      f32[B,H,W,num_outputs], logits.
+      f32[B,H,W,num_classes], logits.
     """
     height, width = image.shape[1:3]
     *levels, bottom = self.widths
@@ -73,7 +73,7 @@ class UNet(nn.Module):
       x = layers.Dropout(self.dropout)(x, train=train)
       x = layers.DoubleConv(levels[i], *common, name=f"join{i + 1}")(x, train=train)
     x = layers.Conv(
-      self.num_outputs,
+      self.num_classes,
       1,
       use_bias=True,
       kernel_init=layers.initializer(self.kernel_init),

@@ -69,16 +69,16 @@ class VGGHead(nn.Module):
   """Adaptive pooling to 7x7 and three dense layers with dropout, torchvision's `classifier`.
 
   Attributes:
-    num_outputs: classes.
+    num_classes: classes.
     dtype: compute dtype.
   """
 
-  num_outputs: int = 1000
+  num_classes: int = 1000
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, features, *, train: bool):
-    """List of features -> logits f32[B,num_outputs]; sows `penultimate`, f32[B,4096]."""
+    """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,4096]."""
     x = ops.adaptive_avg_pool(features[-1], (7, 7))
     # PyTorch flattens channels first.
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
@@ -87,7 +87,7 @@ class VGGHead(nn.Module):
       if index == 3:
         self.sow("intermediates", "penultimate", x.astype(jnp.float32))
       x = nn.Dropout(0.5, deterministic=not train)(x)
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="classifier_6")(x).astype(jnp.float32)
+    return nn.Dense(self.num_classes, dtype=self.dtype, name="classifier_6")(x).astype(jnp.float32)
 
 
 vgg11_bn = partial(VGG, (1, 1, 2, 2, 2), True)

@@ -81,7 +81,8 @@ class Classification(Task):
     def expected(of):
       return jnp.where(mask, share * of(label) + (1 - share) * of(other), 0.0).sum()
 
-    own = jnp.take_along_axis(logits, jnp.where(mask, label, 0)[:, None], -1)
+    known = mask & (label >= 0) & (label < len(self.classes))
+    own = jnp.take_along_axis(logits, jnp.where(known, label, 0)[:, None], -1)
     return dict(
       examples=mask.sum(),
       cross_entropy=expected(
@@ -90,7 +91,7 @@ class Classification(Task):
         )
       ),
       weight=expected(lambda y: weights[jnp.where(mask, y, 0)]),
-      top_k=(mask & ((logits > own).sum(-1) < self.k)).sum(),
+      top_k=(known & ((logits > own).sum(-1) < self.k)).sum(),
       matrix=metrics.confusion_matrix(
         self.predict(logits), label, num_classes=len(self.classes), valid=mask
       ),

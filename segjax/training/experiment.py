@@ -145,7 +145,7 @@ def build(config, labels, steps_per_epoch=1):
   check_fields(task_fields, known, "the task")
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
-  model = models.make(**dict(config.model), num_outputs=task.num_outputs)
+  model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = _make_schedule(config, steps_per_epoch)
   optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
