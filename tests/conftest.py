@@ -24,7 +24,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 import jax
 import numpy as np
 import pytest
-from light import SHALLOW, TINY
+from light import SHALLOW, TINY, make_stand_in
 from PIL import Image
 
 from segjax import models
@@ -62,6 +62,12 @@ def light_backbones(monkeypatch, shallow_backbones):
   """The backbones of `light.TINY` too, which the nets of `light.NETS` have."""
   for name, known in TINY.items():
     monkeypatch.setitem(models.BACKBONES, name, known)
+
+
+@pytest.fixture
+def stand_in_nets(monkeypatch, light_backbones):
+  """Configs give nets that compile at once, see `light.make_stand_in`; nothing is downloaded."""
+  monkeypatch.setattr(models, "make", make_stand_in)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small stand-ins for the nets of the zoo: tiny backbones, drawn weights, light configs."""
+"""Small stand-ins for the nets of the zoo: tiny backbones, drawn weights, fast nets."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import models, ops
-from segjax.models import efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
+from segjax.models import attention, efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
 
 # A shallow member of each family of backbones: name -> (constructor, the backbone it is like).
 SHALLOW = {
@@ -134,24 +134,66 @@ def build(name, **fields):
   return models.make(name.split("/")[0], **NETS[name], **fields)
 
 
-def light_fields(config, same_family=False):
-  """Fields that give a config's net a shallow backbone without weights, or few features.
+class TwoConvs(nn.Module):
+  """A stand-in for any net over a backbone: it compiles at once.
 
-  Args:
-    config: ConfigDict of an experiment.
-    same_family: keeps the backbone's family; others are replaced by those that compile fastest.
-
-  Returns:
-    {"model.backbone": "shallow_vgg"} and the like; empty for a net that is light already.
+  Attributes:
+    num_classes: logits.
+    pixels: logits for each pixel, else for each image.
+    dtype: compute dtype.
   """
-  model = config.model
-  if "backbone" not in model:
-    return {"model.widths": (4, 8)} if model.name == "unet" else {}
-  dense = model.name not in ("classifier", "projection", "prototypes")
-  family = model.backbone.split("_")[0].rstrip("0123456789")
-  backbone = f"shallow_{family if same_family else 'vgg'}" if dense else "small_cnn"
-  fields = {"model.backbone": backbone, "init_from": ""}
-  return fields | ({"model.width": 8} if model.name == "attention_segmenter" else {})
+
+  num_classes: int
+  pixels: bool = True
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x = nn.Conv(4, (3, 3), dtype=self.dtype, name="backbone")(image)
+    x = nn.BatchNorm(use_running_average=not train, dtype=self.dtype, name="norm")(x)
+    x = nn.relu(x) if self.pixels else nn.relu(x).mean((1, 2))
+    self.sow("intermediates", "penultimate", x)
+    return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+
+
+class AskedConvs(nn.Module):
+  """The stand-in for a net that attends to an asked class.
+
+  Attributes:
+    num_classes: classes that can be asked for.
+    attention: its kind.
+    dtype: compute dtype.
+  """
+
+  num_classes: int
+  attention: str = "dot"
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, query=None, *, train):
+    x = nn.relu(nn.Conv(4, (8, 8), 8, dtype=self.dtype, name="backbone")(image))
+    classes = jnp.tile(jnp.arange(self.num_classes), (len(image), 1))
+    asked = jax.nn.one_hot(classes if query is None else query[:, None], self.num_classes)
+    weights = attention.ClassAttention(self.attention, 4, name="class_attention")(asked, x)
+    self.sow("intermediates", "attention", weights)
+    seen = nn.Dense(1, name="head")(x[:, None] * weights[..., None])[..., 0]
+    return ops.resize_bilinear(seen.transpose(0, 2, 3, 1), image.shape[1:3])
+
+
+def make_stand_in(name, make=models.make, **fields):
+  """As `models.make`: a net that compiles at once, whatever the config asks for."""
+  if name in ("projection", "prototypes"):
+    fields |= dict(backbone="small_cnn")
+  elif name == "attention_segmenter":
+    known = AskedConvs.__dataclass_fields__
+    dtype = models.DTYPES[fields.get("dtype", "float32")]
+    return AskedConvs(**{k: v for k, v in fields.items() if k in known} | dict(dtype=dtype))
+  elif "backbone" in models.MODELS[name].__dataclass_fields__:
+    dtype = models.DTYPES[fields.get("dtype", "float32")]
+    return TwoConvs(fields["num_classes"], pixels=name != "classifier", dtype=dtype)
+  elif name == "unet":
+    fields |= dict(widths=(4, 8))
+  return make(name, **fields)
 
 
 def shapes(net, size=(64, 64)):

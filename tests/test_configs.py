@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from conftest import DATA, ROOT
-from light import light_fields
 
 from segjax import config as config_lib
 from segjax import inference, training
@@ -17,8 +16,7 @@ from segjax.training.feeding import eval_batches, make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-# Nets that take long to trace or to compile: run by CI's second stage, `-m slow`. The nets
-# themselves are traced, lighter ones of the same kind are trained.
+# Nets that take long to trace, by CI's second stage, `-m slow`. Stand-ins are trained.
 LARGE = (
   "attention_objects", "deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover",
   "pixelwise_objects", "pretraining", "resnet18_classification", "resnext101_classification",
@@ -39,16 +37,15 @@ def smoke_config(name, arg=""):
   return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
 
 
+def light_config(name):
+  """The smoke variant of a config, from random weights; its net comes from `stand_in_nets`."""
+  config = smoke_config(name)
+  config.init_from = ""
+  return config
+
+
 def marked(names):
   return [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in names]
-
-
-def light_config(name):
-  """The smoke variant of a config with a net that compiles fast."""
-  config = smoke_config(name)
-  if name != "unet_road_pretrained":  # the weights that it loads fit no lighter net
-    config.update_from_flattened_dict(light_fields(config) if name in LARGE else {})
-  return config
 
 
 @pytest.mark.parametrize("name", marked(CONFIGS))
@@ -76,7 +73,7 @@ def test_steps_of_the_full_config_fit_its_net_task_and_data(name):
 
 
 @pytest.mark.parametrize("name", marked(TRAINED))
-def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, shallow_backbones):
+def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, stand_in_nets):
   config = light_config(name)
   config.writers, config.pictures, config.total_steps = (), 0, 3
   state = training.train(config, tmp_path)
@@ -88,7 +85,7 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, shallow_backbo
 
 
 @pytest.mark.parametrize("name", marked(RESUMED))
-def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, shallow_backbones):
+def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, stand_in_nets):
   config = light_config(name)
   config.writers, config.total_steps = ("pictures",), 3
   config.schedule.name = "constant"  # others depend on the length, which may not change then

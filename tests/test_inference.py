@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from conftest import ROOT
-from light import light_fields
 
 from segjax import config as config_lib
 from segjax import inference
@@ -19,7 +18,7 @@ NAMES = ("background", "a", "b", "c")
 def answer(config, **fields):
   """(experiment, pictures, shares) of a net that was not trained, for IMAGE."""
   config = config_lib.read(f"{ROOT}/configs/{config}")
-  config.update_from_flattened_dict(light_fields(config) | fields)
+  config.update_from_flattened_dict(fields | {"init_from": ""})
   experiment = experiment_lib.build(config, default_table(NAMES))
   state, _ = experiment.init()
   outputs = inference.predict_image(experiment.predict_step(), state, IMAGE, config.data)
@@ -27,7 +26,7 @@ def answer(config, **fields):
 
 
 @pytest.mark.slow
-def test_class_queries_are_answered_as_a_segmentation(shallow_backbones):
+def test_class_queries_are_answered_as_a_segmentation(stand_in_nets):
   experiment, pictures, shares = answer("attention_objects.py:smoke")
   assert {k: v.shape for k, v in pictures.items()} == dict(
     index=(50, 70), color=(50, 70, 3), overlay=(50, 70, 3)
@@ -37,14 +36,14 @@ def test_class_queries_are_answered_as_a_segmentation(shallow_backbones):
   assert list(shares) == list(experiment.task.classes)
 
 
-def test_a_classifier_gives_probabilities_alone():
+def test_a_classifier_gives_probabilities_alone(stand_in_nets):
   _, pictures, shares = answer("small_cnn_classification.py:smoke")
   assert not pictures
   assert list(shares) == list(NAMES)
   assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_colours_are_put_on_the_images_own_lightness():
+def test_colours_are_put_on_the_images_own_lightness(stand_in_nets):
   from skimage.color import rgb2lab
 
   _, pictures, shares = answer("unet_colorization.py:smoke")
@@ -57,7 +56,7 @@ def test_colours_are_put_on_the_images_own_lightness():
   assert np.median(error) < 0.5
 
 
-def test_a_picture_comes_back_at_the_images_size():
+def test_a_picture_comes_back_at_the_images_size(stand_in_nets):
   _, pictures, _ = answer("unet_image_to_image.py:smoke")
   assert {k: (v.shape, v.dtype) for k, v in pictures.items()} == {
     "output": (IMAGE.shape, np.dtype(np.uint8))
@@ -76,6 +75,6 @@ def test_a_picture_to_restore_is_not_spoiled_again(degrade):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "dino"])
-def test_features_alone_are_no_answer(method, shallow_backbones):
+def test_features_alone_are_no_answer(method, stand_in_nets):
   with pytest.raises(UserError, match=r"predicts nothing; see launch/analyze\.py features"):
     answer(f"pretraining.py:method={method},smoke")

@@ -11,10 +11,10 @@ import sys
 import time
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, launch, launch_all, shows, write_pairs
-from light import light_fields
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import jaccard_score
@@ -28,6 +28,7 @@ from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.training import experiment as experiment_lib
 from segjax.training.feeding import make_source
 
 STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
@@ -203,6 +204,22 @@ def test_studies_of_configs_parse(name):
   for label in whole.variants:
     config = study_lib.make_config(whole, label, 0)
     assert len(config.keep_epochs) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_nets_of_a_study_have_the_outputs_of_their_tasks(name):
+  """Of every variant, by shapes; the reports below are of stand-ins."""
+  study = study_lib.read(f"configs/studies/{name}.py")
+  configs = {v: study_lib.make_config(study, v, 0) for v in study.variants}
+  for config in {str(c.model): c for c in configs.values()}.values():
+    experiment = experiment_lib.build(config, make_source(config, "train").source.labels, 10)
+    image = jax.ShapeDtypeStruct((2, *config.data.size, 3), np.uint8)
+    state = experiment.abstract_state()
+    out = jax.eval_shape(experiment.predict_step(), state, image)
+    channels, size = experiment.task.num_outputs, tuple(config.data.size)
+    shapes = {x.shape for x in jax.tree.leaves(out)}
+    assert shapes & {(2, channels), (2, *size, channels)}
 
 
 def test_stages_of_a_study_differ():
@@ -523,18 +540,11 @@ GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "backbones")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
 
 
-def lighten(study, same_family=False):
-  """The study with nets that compile fast, see `light_fields`."""
-  configs = {label: study_lib.make_config(study, label, 0) for label in study.variants}
-  fields = {label: light_fields(config, same_family) for label, config in configs.items()}
-  changes = {label: fields[label] | study.changes.get(label, {}) for label in study.variants}
-  return dataclasses.replace(study, changes=changes)
-
-
 def read_smoke(name, more=""):
-  """A study of the project at smoke size, with light nets."""
+  """A study of the project at smoke size, from random weights."""
   study = study_lib.read(f"configs/studies/{name}.py:smoke{more}")
-  return lighten(study, same_family=name == "backbones")
+  changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in study.variants}
+  return dataclasses.replace(study, changes=changes)
 
 
 TRADES = ("trade_training_minutes.png", "trade_size.png")
@@ -592,8 +602,8 @@ def test_every_study_has_a_report_that_is_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids="-".join)
-def test_studies_write_whole_reports(names, tmp_path, shallow_backbones, capsys):
-  """At smoke size over light nets, from one pool: what two studies share is trained once."""
+def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
+  """At smoke size with stand-ins, from one pool: what two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
     study = dataclasses.replace(read_smoke(name), seeds=(0,))
