@@ -87,20 +87,21 @@ def table(file):
   return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """A study that has run, and what it printed."""
-  root = tmp_path_factory.mktemp("study")
-  write_study(root)
-  return root, run_study(root)
-
-
 # ---------------------------------------------------------------------------- running
 
 
-def test_what_a_study_writes(finished):
-  root, done = finished
-  report = root / "report"
+@pytest.mark.slow
+def test_a_study_by_its_launcher(tmp_path):
+  """Its report; then its runs are reused, others are trained; killed and resumed it is the same."""
+  root = tmp_path / "whole"
+  root.mkdir()
+  write_study(root)
+  check_report(root / "report", run_study(root))
+  check_reuse(root)
+  check_resumed(root, tmp_path / "killed")
+
+
+def check_report(report, done):
   assert "4 of 8 runs done" in done.stdout
   assert "misfit, seed 1: the config has no field 'model.widht'" in done.stdout
   assert "broken, seed 0: not finite at step" in done.stdout
@@ -133,9 +134,7 @@ def test_what_a_study_writes(finished):
   assert "src='figures" not in page
 
 
-@pytest.mark.slow
-def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
-  root, _ = finished
+def check_reuse(root):
   before = table(root / "report" / "results.csv")
   again = run_study(root)
   assert again.stdout.count("finished before") == 4
@@ -149,25 +148,24 @@ def test_finished_runs_are_reused_and_the_table_is_the_same(finished):
   assert "one seed: no interval" in (root / "one" / "report.md").read_text()
 
 
-@pytest.mark.slow
-def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path):
-  root, _ = finished
+def check_resumed(root, other):
   before = table(root / "report" / "results.csv")
-  write_study(tmp_path)
-  command = [sys.executable, ROOT / "launch" / "study.py", *arguments(tmp_path)]
+  other.mkdir()
+  write_study(other)
+  command = [sys.executable, ROOT / "launch" / "study.py", *arguments(other)]
   process = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
   )
   deadline = time.time() + 200
-  pool = tmp_path / "pool"
+  pool = other / "pool"
   while time.time() < deadline and len(list(pool.glob("*/finished"))) < 2:
     time.sleep(0.05)
   os.kill(process.pid, signal.SIGKILL)
   process.wait()
-  assert not (tmp_path / "report").exists()
-  done = run_study(tmp_path)
+  assert not (other / "report").exists()
+  done = run_study(other)
   assert done.stdout.count("finished before") >= 2
-  after = table(tmp_path / "report" / "results.csv")
+  after = table(other / "report" / "results.csv")
   for a, b in zip(after, before, strict=True):  # the folder, of no weight, is another
     assert {k: v for k, v in a.items() if k != "status"} == {
       k: v for k, v in b.items() if k != "status"

@@ -177,21 +177,34 @@ def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
   assert sums[0]["pixels"] == (whole["label"] != 255).sum() == sums[0]["matrix"].sum()
 
 
-def test_device_and_host_feeding_give_the_same_numbers(tmp_path, data, capsys):
-  """Bit for bit, the running statistics and the moving averages too: one goes on with the other."""
-  whole = training.train(tiny_config(data, **{"data.feed": "host"}), tmp_path / "host")
-  assert "sent by the host (data.feed='host')" in capsys.readouterr().out
+def feed_both_ways(folder):
+  """Trains with data from the host, and with data kept on the device until the host takes over."""
+  data = write_pairs(folder / "data", count=10)
+  whole = training.train(tiny_config(data, **{"data.feed": "host"}), folder / "host")
+  print("then")
   short = tiny_config(data, **{"data.feed": "device", "total_steps": 3})
-  training.train(short, tmp_path / "device")
-  assert "kept on the device (data.feed='device')" in capsys.readouterr().out
+  training.train(short, folder / "device")
   rows = [
     [{k: v for k, v in r.items() if not k.startswith("time/")} for r in read_metrics(f)]
-    for f in (tmp_path / "host" / "metrics.jsonl", tmp_path / "device" / "metrics.jsonl")
+    for f in (folder / "host" / "metrics.jsonl", folder / "device" / "metrics.jsonl")
   ]
   first, early = ([r for r in run if "info/total_steps" not in r] for run in rows)
   assert first[: len(early)] == early and early[-1]["step"] == 3
-  resumed = training.train(tiny_config(data, **{"data.feed": "host"}), tmp_path / "device")
+  resumed = training.train(tiny_config(data, **{"data.feed": "host"}), folder / "device")
   assert same(whole, resumed)
+
+
+@pytest.mark.slow
+def test_device_and_host_feeding_give_the_same_numbers(tmp_path):
+  """Bit for bit, the running statistics and moving averages too, as users compile the steps."""
+  code = f"""
+    import pathlib
+    from test_training import feed_both_ways
+    feed_both_ways(pathlib.Path({str(tmp_path)!r}))
+  """
+  host, _, device = run_as_users_compile(code).partition("then")
+  assert "sent by the host (data.feed='host')" in host
+  assert "kept on the device (data.feed='device')" in device
 
 
 @pytest.mark.slow
@@ -416,20 +429,28 @@ def losses_of_a_step():
   return [float(x) for x in (task.loss(sums), sums["grad_norm"], task.loss(after))]
 
 
-@pytest.mark.slow
-def test_what_users_compile_gives_the_same_numbers():
-  """The tests compile without optimisation, see `conftest.FAST_COMPILATION`."""
-  code = """
+def run_as_users_compile(code):
+  """Output of code that computes without the flags of `conftest.FAST_COMPILATION`."""
+  start = """
     import os, sys
     sys.path.insert(0, "tests")
-    from test_training import losses_of_a_step
-    assert os.environ.pop("XLA_FLAGS")  # read when jax first computes
-    print(losses_of_a_step())
+    import conftest
+    del os.environ["XLA_FLAGS"]  # read when jax first computes
   """
-  command = [sys.executable, "-c", textwrap.dedent(code)]
+  command = [sys.executable, "-c", textwrap.dedent(start) + textwrap.dedent(code)]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
-  np.testing.assert_allclose(json.loads(done.stdout), losses_of_a_step(), rtol=1e-4)
+  return done.stdout
+
+
+@pytest.mark.slow
+def test_what_users_compile_gives_the_same_numbers():
+  code = """
+    from test_training import losses_of_a_step
+    print(losses_of_a_step())
+  """
+  found = json.loads(run_as_users_compile(code))
+  np.testing.assert_allclose(found, losses_of_a_step(), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def interface():
     warnings.warn(
       f"jaxlib {jax.lib.__version__} has another version of XLA's foreign function interface than "
       f"those that segjax's CPU kernels were tested with ({tested}). XLA's own convolutions, which "
-      "are slower, take their place; SEGJAX_NATIVE=0 asks for them and ends this warning",
+      "are slower, take their place",
       RuntimeWarning,
       stacklevel=2,
     )
@@ -258,10 +258,10 @@ def interface():
 def machine():
   """The Machine of this process, or None where kernels are not used.
 
-  That is without llvmlite, with `SEGJAX_NATIVE=0` in the environment, without fused multiply-add,
-  with a jaxlib of an interface that was not tested, and on systems that were not thought of.
+  That is without llvmlite, without fused multiply-add, with a jaxlib of an interface that was not
+  tested, and on systems other than Linux and macOS.
   """
-  if os.environ.get("SEGJAX_NATIVE", "1") == "0" or sys.platform not in ("linux", "darwin"):
+  if sys.platform not in ("linux", "darwin"):
     return None
   try:
     from llvmlite import binding as llvm
