@@ -22,7 +22,8 @@ of the recipe is below and can be set on the command line (`--config.total_epoch
              launch/analyze.py data --config=... proposes loss.class_weights
   optimiser  AdamW, weight decay 1e-2; the learning rate rises to 1e-3 and falls to 0 in one cycle
   length     40 epochs, evaluated every 4; the best checkpoint is that of the best val/mean_iou
-  evaluated  the moving average of the parameters, decay 0.99
+  evaluated  the moving average of the parameters, decay 0.99; in the first hundred steps it and the
+             averages of batch norm lag, so the validation loss may be far above that of training
   augmented  left-right flip; scale 0.75 to 1.5, aspect; brightness, contrast, saturation. Images
              from above may be flipped and turned: --config.augment.flip_vertical=0.5
              --config.augment.rotate=30.0
