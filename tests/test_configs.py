@@ -94,10 +94,10 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, shallow_backbo
   assert int(state.step) == 3
 
 
-def test_own_images_of_more_than_two_classes(tmp_path, shallow_backbones):
+def test_own_images_of_more_than_two_classes(tmp_path, light_backbones):
   classes = ("ground", "thing", "sky", "rest")
   config = on_own_data(smoke_config("segmentation_folder"), tmp_path, classes=classes)
-  config.update_from_flattened_dict(light_fields(config))
+  config.model.update(backbone="light", widths=(8, 8, 4))
   config.writers, config.pictures, config.total_steps = (), 0, 2
   state = training.train(config, tmp_path / "run")
   row = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
