@@ -12,8 +12,8 @@ cross-entropy, Adam, no augmentation, 12 epochs at a learning rate of 1e-4.
 The drawn scenes, the default, are learned within minutes only with other settings: He in place of
 Glorot initialisation, centred images, Dice beside the cross-entropy, one cycle up to 6e-3, 550
 steps, which stand in `recipes.course_road`.
-Drawn scenes, two Zen 4 cores, 2026-11-24, seed 0: road F1 0.955 in 2.0 minutes of training.
-KITTI road, the same, seeds 0 to 4: F1 0.788 (0.747 to 0.808) with skips, 0.765
+Drawn scenes, two Zen 4 cores, 2026-11-28, seed 0: road F1 0.953 in 1.9 minutes of training.
+KITTI road, 2026-11-24, the same cores, seeds 0 to 4: F1 0.788 (0.747 to 0.808) with skips, 0.765
 (0.733 to 0.798) without, 1.8 to 2.1 minutes; after 40 epochs (two Xeon cores, 2026-11-25) 0.881
 (0.866 to 0.890) and 0.882 (0.861 to 0.910).
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA, ROOT, write_pairs
 
 from segjax import config as config_lib
 from segjax import inference, training
@@ -20,8 +20,8 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 LARGE = (
   "attention_objects", "deeplab_flood", "deeplabv3_landcover", "fcn32s_camvid", "fcn32s_landcover",
   "pixelwise_objects", "pretraining", "resnet18_classification", "resnext101_classification",
-  "small_cnn_classification", "unet_camvid", "unet_colorization", "unet_flood",
-  "unet_image_to_image", "unet_road_four", "unet_road_pretrained", "unet_road_strong",
+  "segmentation_folder", "small_cnn_classification", "unet_camvid", "unet_colorization",
+  "unet_flood", "unet_image_to_image", "unet_road_four", "unet_road_pretrained", "unet_road_strong",
 )  # fmt: skip
 RESUMED = ("unet_flood", "unet_road_four")
 # Trained, evaluated and saved by `test_study`, which reads all studies.
@@ -37,21 +37,28 @@ def smoke_config(name, arg=""):
   return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
 
 
-def light_config(name):
-  """The smoke variant of a config, from random weights; its net comes from `stand_in_nets`."""
-  config = smoke_config(name)
-  config.init_from = ""
-  return config
-
-
 def marked(names):
   return [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in names]
 
 
+def on_own_data(config, tmp_path, **how):
+  """The config; one that reads the user's own images gets a small set of them."""
+  if config.data.source.name == "folder":
+    config.data.source.folder = str(write_pairs(tmp_path / "own", count=20, **how))
+  return config
+
+
+def light_config(name, tmp_path):
+  """The smoke variant of a config, from random weights; its net comes from `stand_in_nets`."""
+  config = on_own_data(smoke_config(name), tmp_path)
+  config.init_from = ""
+  return config
+
+
 @pytest.mark.parametrize("name", marked(CONFIGS))
-def test_steps_of_the_full_config_fit_its_net_task_and_data(name):
+def test_steps_of_the_full_config_fit_its_net_task_and_data(name, tmp_path):
   """Everything as in the real training, by shapes: nothing is computed or compiled."""
-  config = config_lib.read(f"{ROOT}/configs/{name}.py")
+  config = on_own_data(config_lib.read(f"{ROOT}/configs/{name}.py"), tmp_path)
   source, val = make_source(config, "train", training=True), make_source(config, "val")
   steps_per_epoch = len(source) // config.data.batch_size
   experiment = experiment_lib.build(config, source.source.labels, steps_per_epoch)
@@ -74,19 +81,31 @@ def test_steps_of_the_full_config_fit_its_net_task_and_data(name):
 
 @pytest.mark.parametrize("name", marked(TRAINED))
 def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, stand_in_nets):
-  config = light_config(name)
+  config, workdir = light_config(name, tmp_path), tmp_path / "run"
   config.writers, config.pictures, config.total_steps = (), 0, 3
-  state = training.train(config, tmp_path)
-  rows = read_metrics(tmp_path / "metrics.jsonl")
+  state = training.train(config, workdir)
+  rows = read_metrics(workdir / "metrics.jsonl")
   assert [r["step"] for r in rows if "val/loss" in r] == [3]
   assert [r["step"] for r in rows if "train/loss" in r][-1] == 3
-  assert inference.checkpoint_steps(tmp_path) == [3]
+  assert inference.checkpoint_steps(workdir) == [3]
   assert int(state.step) == 3
+
+
+def test_own_images_of_more_than_two_classes(tmp_path, light_backbones):
+  classes = ("ground", "thing", "sky", "rest")
+  config = on_own_data(smoke_config("segmentation_folder"), tmp_path, classes=classes)
+  config.model.update(backbone="light", widths=(8, 8, 4))
+  config.writers, config.pictures, config.total_steps = (), 0, 2
+  state = training.train(config, tmp_path / "run")
+  row = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+  assert {k for k in row if k.startswith("val/iou/")} == {f"val/iou/{name}" for name in classes}
+  assert 0 <= row["val/mean_iou"] <= 1
+  assert state.params["head"]["kernel"].shape[-1] == len(classes)
 
 
 @pytest.mark.parametrize("name", marked(RESUMED))
 def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, stand_in_nets):
-  config = light_config(name)
+  config = light_config(name, tmp_path)
   config.writers, config.total_steps = ("pictures",), 3
   config.schedule.name = "constant"  # others depend on the length, which may not change then
   training.train(config, tmp_path)
@@ -117,6 +136,7 @@ def test_header_tells_the_command(name):
     ("deeplab_flood", "backbone=vgg11_bn,aspp=0"),
     ("deeplab_flood", "backbone=mobilenet_v3_small"),
     ("deeplab_flood", "backbone=efficientnet_lite0,weights=imagenet"),
+    ("segmentation_folder", "pretrained"),
     ("unet_road", "skip=0"),
     ("unet_road_pretrained", "net=deeplab"),
   ],

@@ -1,0 +1,42 @@
+"""pyproject.toml: imported packages are declared, the licence is there."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib import metadata
+
+from conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def normal(name):
+  return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(file):
+  """Names of the top-level packages that a file imports."""
+  for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module.split(".")[0]
+
+
+def test_imported_packages_are_declared():
+  files = [f for folder in ("segjax", "launch") for f in (ROOT / folder).rglob("*.py")]
+  names = {name for file in files for name in imported(file)}
+  names -= {"segjax", *sys.stdlib_module_names}
+  assert {"jax", "scipy", "PIL"} <= names
+  declared = {normal(re.match(r"[\w.-]+", d)[0]) for d in PROJECT["dependencies"]}
+  known = metadata.packages_distributions()
+  missing = {n for n in names if not {normal(d) for d in known.get(n, [n])} & declared}
+  assert not missing
+
+
+def test_the_licence_is_there():
+  assert PROJECT["license"] == "Apache-2.0"
+  (file,) = PROJECT["license-files"]
+  text = (ROOT / file).read_text()
+  assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
