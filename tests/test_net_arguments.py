@@ -33,11 +33,18 @@ OWN_MIT = dict(backbone=partial(segformer.MiT, **FIELDS))
 
 
 # In the quick tests; the others take up to a second each to trace.
-QUICK = ("classifier/cnn", "encoder_decoder", "lraspp", "prototypes", "unet", "unet/group")
-MARKED = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NETS]
+QUICK = ("classifier/small_cnn", "encoder_decoder", "lraspp", "prototypes", "unet", "unet/group")
+# Backbones with a head of their own.
+HEADS = ("small_cnn", "shallow_vgg16", "shallow_mobilenet", "shallow_efficientnet")
+MARKED = [
+  pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow])
+  for n in (*NETS, *(f"classifier/{b}" for b in HEADS))
+]
 
 
 def net_of(name, **fields):
+  if name.split("/")[-1] in HEADS:
+    return models.make("classifier", backbone=name.split("/")[1], num_classes=3, **fields)
   return build(name, **(OWN_MIT if name == "segformer" else {}) | fields)
 
 
@@ -110,7 +117,12 @@ def test_a_norm_stands_where_the_nets_own_do(name):
   own, layer = shapes(net_of(name)), shapes(net_of(name, norm=nn.LayerNorm))
   kept = {"center"} if name == "prototypes" else set()
   assert layer.get("batch_stats", {}).keys() == kept
-  if name not in ("encoder_decoder", "unet/none", "unet/no_skip"):  # they have none
+  if name not in (
+    "encoder_decoder",
+    "unet/none",
+    "unet/no_skip",
+    "classifier/shallow_vgg16",
+  ):  # they have none
     assert flat(layer["params"]).keys() == flat(own["params"]).keys()
   assert any(k.endswith("/scale") for k in flat(layer["params"])) or "/" not in name
   none = flat(shapes(net_of(name, norm="none"))["params"])
@@ -221,11 +233,9 @@ class Plain(nn.Module):
 
 
 WITH_BACKBONE = [
-  pytest.param(
-    n, marks=[] if n in ("classifier/cnn", "lraspp", "segformer") else [pytest.mark.slow]
-  )
+  pytest.param(n, marks=[] if n in (*QUICK, "classifier/cnn", "segformer") else [pytest.mark.slow])
   for n in NETS
-  if "backbone" in NETS[n] and n != "deeplabv3"  # whose second head takes features by index
+  if "backbone" in NETS[n]
 ]
 STAGES = (1, 1, 1, 1)
 GROUPED = partial(resnet.ResNet, STAGES, norm="group")
@@ -250,6 +260,8 @@ def test_a_backbone_gets_the_nets_fields_but_those_that_it_sets():
     net = models.make("deeplabv3", num_classes=2, **fields)
     return shapes(net).get("batch_stats", {}).keys()
 
+  dilated = partial(resnet.ResNet, output_stride=16)
+  assert models.make_backbone(dilated, output_stride=8).output_stride == 16
   assert statistics(backbone=GROUPED) == {"head"}
   assert statistics(backbone="shallow_resnet") == {"head", "backbone"}
   assert statistics(backbone=GROUPED, norm="batch") == {"head"}
@@ -268,9 +280,8 @@ def test_parameters_have_their_dtype_and_logits_are_wide(name):
   net = net_of(name, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16)
   variables = shapes(net)
   assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("bfloat16")}
-  assert {x.dtype for x in jax.tree.leaves(variables.get("batch_stats", {}))} <= {
-    jnp.dtype("float32")
-  }
+  statistics = jax.tree.leaves(variables.get("batch_stats", {}))
+  assert {x.dtype for x in statistics} <= {jnp.dtype("float32")}
   for train in (False, True):
     rngs = dict(dropout=jax.random.key(0))
     _, logits = program(net, variables, train=train, rngs=rngs)
@@ -415,17 +426,17 @@ def test_other_mismatches_stay_errors():
   assert not report.other_channels and "adapted" not in str(report)
 
 
-@pytest.mark.parametrize("name", ["unet", "encoder_decoder", *SHALLOW, "small_cnn", "mit_b0"])
+@pytest.mark.parametrize("name", ["unet", "encoder_decoder", *SHALLOW, "small_cnn", "mit"])
 def test_the_first_convolution_is_known_in_every_net(name):
-  net = models.make_backbone(name) if name in models.BACKBONES else models.make(name)
-  loaded, report = weights.load_variables(drawn(net), drawn(net, 4, seed=1))
+  backbone = name not in models.MODELS
+  net = MIT if name == "mit" else models.make_backbone(name) if backbone else models.make(name)
+  theirs, mine = (drawn(net, channels)["params"] for channels in (3, 4))
+  if backbone:
+    theirs, mine = dict(backbone=theirs), dict(backbone=mine)
+  _, report = weights.load_variables(dict(params=theirs), dict(params=mine))
   ((_, path, found, wanted),) = report.other_channels
-  assert (found[2], wanted[2]) == (3, 4)
-  assert not report.missing and len(report.loaded) == len(jax.tree.leaves(loaded))
-  nested = {"backbone": drawn(net)["params"]}, {"backbone": drawn(net, 4, seed=1)["params"]}
-  if name in models.BACKBONES:
-    _, report = weights.load_variables(*(dict(params=v) for v in nested))
-    assert report.other_channels[0][1] == f"backbone/{path}"
+  assert (found[2], wanted[2]) == (3, 4) and path.startswith("backbone/") == backbone
+  assert not report.missing and len(report.loaded) == len(jax.tree.leaves(mine))
 
 
 # ---------------------------------------------------------------------------- tasks, configs
