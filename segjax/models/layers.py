@@ -7,7 +7,7 @@ a slow convolution over a zero-dilated input.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -52,8 +52,8 @@ class Layered(nn.Module, kw_only=True):
   the published net has in each place.
 
   Attributes:
-    norm: None, a name of `norms.NORMS`, or what makes a module when it is called with `dtype`,
-      `param_dtype` and `name` (with those that it takes), such as `nn.LayerNorm` or
+    norm: None, a name of `norms.NORMS`, or what makes a module when it is called with `name`, and
+      with `dtype` and `param_dtype` where it takes them, such as `nn.LayerNorm` or
       `partial(nn.GroupNorm, num_groups=8)`; the module is called with x, and with `train` or
       `use_running_average` where it takes one, so `nn.BatchNorm` will do as well. A convolution
       whose norm is "none" has a bias.
@@ -168,7 +168,7 @@ class Dropout(nn.Module):
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def dilate(strides, stride, output_stride):
+def dilate(strides: Sequence[int], stride: int, output_stride: int) -> list[tuple[int, int, int]]:
   """Replaces the strides that would pass `output_stride` by dilation.
 
   Args:
