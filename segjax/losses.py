@@ -1,22 +1,18 @@
 """Losses: pure and unreduced; of segmentation from logits in nats, of images from features.
 
-Logits may have any float dtype and labels any integer dtype; sums and results are float32. A label
-that counts and is none of the classes gives nan, the same on every platform.
+Logits may have any float dtype and labels any integer dtype; sums and results are float32, of
+float64 logits float64. A label that counts and is none of the classes gives nan, the same on every
+platform.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
-from segjax.ops import by_platform
-
-
-def _wide(x):
-  """Logits or features in float32, wider ones as they are: sums of float16 overflow at 65504."""
-  x = jnp.asarray(x)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+from segjax.ops import by_platform, wide
 
 
 def _arguments(logits, label, valid):
@@ -25,7 +21,7 @@ def _arguments(logits, label, valid):
   Labels are 0 where the pixel does not count. The factor is 1, and nan where a pixel counts but its
   label is none of the classes.
   """
-  logits = _wide(logits)
+  logits = wide(logits)
   label = class_index(label, max(logits.shape[-1], 2))
   if label.shape != logits.shape[:-1]:
     raise ValueError(
@@ -36,7 +32,7 @@ def _arguments(logits, label, valid):
   return logits, jnp.where(valid & (label >= 0), label, 0), valid, factor
 
 
-def class_probabilities(logits):
+def class_probabilities(logits: ArrayLike) -> jax.Array:
   """Probabilities per class: sigmoid for one logit (not-class, class), softmax otherwise.
 
   Args:
@@ -48,14 +44,16 @@ def class_probabilities(logits):
   >>> class_probabilities(jnp.zeros((1, 1))).tolist()
   [[0.5, 0.5]]
   """
-  logits = _wide(logits)
+  logits = wide(logits)
   if logits.shape[-1] == 1:
     p = jax.nn.sigmoid(logits)
     return jnp.concatenate([1 - p, p], -1)
   return jax.nn.softmax(logits)
 
 
-def log_likelihood(logits, label, *, valid=None):
+def log_likelihood(
+  logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None
+) -> jax.Array:
   """Log probability of each pixel's true class, in nats; 0 where not `valid`.
 
   Args:
@@ -97,7 +95,14 @@ def _summed(values, label):
   return jnp.where(own, values, 0).sum(-1)
 
 
-def cross_entropy(logits, label, *, valid=None, class_weights=None, label_smoothing=0.0):
+def cross_entropy(
+  logits: ArrayLike,
+  label: ArrayLike,
+  *,
+  valid: ArrayLike | None = None,
+  class_weights: ArrayLike | None = None,
+  label_smoothing: float = 0.0,
+) -> jax.Array:
   """Cross-entropy of each pixel or image, in nats: -w[y] log p(y).
 
   Args:
@@ -135,7 +140,9 @@ def cross_entropy(logits, label, *, valid=None, class_weights=None, label_smooth
   return loss
 
 
-def focal(logits, label, *, valid=None, gamma=2.0):
+def focal(
+  logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None, gamma: float = 2.0
+) -> jax.Array:
   """Focal loss of each pixel, in nats: -(1 - p(y))^gamma log p(y).
 
   Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, without the class weight alpha.
@@ -157,7 +164,9 @@ def focal(logits, label, *, valid=None, gamma=2.0):
   return -(missed**gamma) * log_p
 
 
-def dice(logits, label, *, valid=None, smooth=1.0):
+def dice(
+  logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None, smooth: float = 1.0
+) -> jax.Array:
   """Soft Dice loss of each example, in [0,1]: 1 - mean over classes of 2|P.Y| / (|P| + |Y|).
 
   Milletari, Navab, Ahmadi, "V-Net", 3DV 2016 (there with squares in the denominator). With one
@@ -185,7 +194,7 @@ def dice(logits, label, *, valid=None, smooth=1.0):
   return 1 - ((2 * overlap + smooth) / (total + smooth)).mean(-1)
 
 
-def gram(features):
+def gram(features: ArrayLike) -> jax.Array:
   """Products of channels, the mean over positions: what is left of a texture without its place.
 
   Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016;
@@ -200,16 +209,16 @@ def gram(features):
   >>> gram(jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])).tolist()
   [[[2.5, 0.5], [0.5, 1.0]]]
   """
-  features = _wide(features)
+  features = wide(features)
   _, h, w, c = features.shape
   return jnp.einsum("bhwc,bhwd->bcd", features, features) / (h * w * c)
 
 
-def content(features, wanted):
+def content(features: ArrayLike, wanted: ArrayLike) -> jax.Array:
   """Mean squared difference of features f32[B,H,W,C], f32[B]."""
-  return jnp.square(_wide(features) - _wide(wanted)).mean((1, 2, 3))
+  return jnp.square(wide(features) - wide(wanted)).mean((1, 2, 3))
 
 
-def style(features, wanted):
+def style(features: ArrayLike, wanted: ArrayLike) -> jax.Array:
   """Squared Frobenius distance of the Gram matrices of features f32[B,H,W,C], f32[B]."""
   return jnp.square(gram(features) - gram(wanted)).sum((1, 2))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
-from segjax.ops import by_platform
+from segjax.ops import by_platform, wide
 
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
 
 
-def confusion_matrix(pred, label, *, num_classes, valid=None):
+def confusion_matrix(
+  pred: ArrayLike, label: ArrayLike, *, num_classes: int, valid: ArrayLike | None = None
+) -> jax.Array:
   """Counts pixels by (true class, predicted class).
 
   Pixels where `valid` is False land in no cell, so ignored regions and the padded tail of an
@@ -52,7 +55,9 @@ def confusion_matrix(pred, label, *, num_classes, valid=None):
   return _counts(cell.ravel(), cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
-def score_histogram(probability, label, *, valid=None):
+def score_histogram(
+  probability: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None
+) -> jax.Array:
   """Counts pixels by (true class, bin of the probability of class 1), for two classes.
 
   Args:
@@ -74,7 +79,7 @@ def score_histogram(probability, label, *, valid=None):
     raise ValueError(
       f"probability has shape {probability.shape}, label {label.shape}; expected the same"
     )
-  probability = probability.astype(jnp.promote_types(probability.dtype, jnp.float32))
+  probability = wide(probability)
   inside = counted(valid, label.shape) & (label >= 0) & ~jnp.isnan(probability)
   bins = (jnp.clip(probability, 0, 1) * THRESHOLDS).astype(jnp.int32)
   cell = jnp.where(inside, label * THRESHOLDS + jnp.minimum(bins, THRESHOLDS - 1), 2 * THRESHOLDS)
@@ -128,7 +133,7 @@ def _mean_of_present(values):
   return float(values.mean()) if values.size else float("nan")
 
 
-def summarize(matrix):
+def summarize(matrix: ArrayLike) -> dict[str, float | np.ndarray]:
   """The IoU family from a confusion matrix.
 
   A class absent from truth and prediction is nan and left out of the means; a ratio whose
@@ -165,7 +170,7 @@ def summarize(matrix):
   )
 
 
-def max_f1(histogram):
+def max_f1(histogram: ArrayLike) -> tuple[float, float]:
   """Largest F1 of class 1 over the thresholds k/256, as the KITTI road benchmark's MaxF.
 
   Fritsch, Kuehnl, Geiger, "A New Performance Measure and Evaluation Benchmark for Road
@@ -193,7 +198,7 @@ def max_f1(histogram):
   return float(f1[best]), best / THRESHOLDS
 
 
-def unit_moments(vectors, mask):
+def unit_moments(vectors: jax.Array, mask: jax.Array) -> jax.Array:
   """What `unit_deviation` needs of a batch of vectors, to be summed over batches.
 
   Args:
@@ -203,12 +208,12 @@ def unit_moments(vectors, mask):
   Returns:
     f32[2,D]: sums of the unit vectors and of their squares.
   """
-  vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+  vectors = wide(vectors)
   unit = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
   return jnp.stack([unit, unit**2], 0).sum(1, where=mask[:, None])
 
 
-def unit_deviation(moments, count):
+def unit_deviation(moments: ArrayLike, count: float) -> float:
   """How far unit vectors spread: 1 where they fill the sphere, 0 where all are alike.
 
   The root of the summed variances of their components; Chen and He ("Exploring Simple Siamese
@@ -223,7 +228,7 @@ def unit_deviation(moments, count):
 
 
 def _picture(image):
-  """A picture as float32.
+  """A picture as float32, or as it is where that is wider.
 
   Raises:
     TypeError: integers, whose range is not known and whose differences wrap round.
@@ -231,10 +236,10 @@ def _picture(image):
   image = jnp.asarray(image)
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise TypeError(f"image has dtype {image.dtype}; expected floats in [0,1], e.g. image / 255")
-  return image.astype(jnp.promote_types(image.dtype, jnp.float32))
+  return wide(image)
 
 
-def psnr(image, truth):
+def psnr(image: ArrayLike, truth: ArrayLike) -> jax.Array:
   """Peak signal-to-noise ratio of each image, dB.
 
   Args:
@@ -249,7 +254,7 @@ def psnr(image, truth):
   return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
 
-def ssim(image, truth):
+def ssim(image: ArrayLike, truth: ArrayLike) -> jax.Array:
   """Structural similarity of each image (Wang et al., IEEE TIP 2004), the mean over channels.
 
   Gaussian window of 11x11 pixels with a standard deviation of 1.5, population covariances, and
@@ -266,7 +271,7 @@ def ssim(image, truth):
   if min(image.shape[1:3]) < 11:
     raise ValueError(f"ssim needs images of at least 11x11 pixels, found {image.shape[1:3]}")
   weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-  weights = jnp.array(weights / weights.sum(), jnp.float32)
+  weights = jnp.array(weights / weights.sum(), image.dtype)
 
   def blur(x):
     for axis in (1, 2):
@@ -282,7 +287,7 @@ def ssim(image, truth):
   return score.mean((1, 2, 3))
 
 
-def colorfulness(image):
+def colorfulness(image: ArrayLike) -> jax.Array:
   """How colourful each image is (Hasler and Suesstrunk, SPIE 2003): 0 grey, 109 extremely so.
 
   Args:

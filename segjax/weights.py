@@ -10,7 +10,9 @@ import collections
 import dataclasses
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -22,6 +24,10 @@ _KINDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 _HEAD = re.compile(r"^(head|aux_head)/")
 # Names that torch.compile and FSDP put between those of modules.
 _WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# The first convolution on the image, of every net and backbone of the library.
+_FIRST = re.compile(
+  r"^(backbone/)?(conv1|conv_stem|features_0(/0)?|patch_embed(dings_0_proj)?|down1/conv1)/kernel$"
+)
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
 _LEAST_SHARE = 4  # a prefix that is taken off begins at least a fourth of the names
 
@@ -68,6 +74,8 @@ class Report:
     other_classes: (entry, our name, found shape, our shape) of heads for another number of
       classes, which stay at their initial values; they are among `missing` too.
     prefix: taken off the names of the file before they were compared, such as "module.".
+    other_channels: (entry, our name, found shape, our shape) of a first convolution for images of
+      three channels, adapted to another number; it is among `loaded` too.
   """
 
   loaded: tuple
@@ -76,8 +84,9 @@ class Report:
   reshaped: tuple
   other_classes: tuple
   prefix: str = ""
+  other_channels: tuple = ()
 
-  def __str__(self):
+  def __str__(self) -> str:
     lines = [
       f"{len(self.loaded)} entries loaded, {len(self.missing)} of ours not in the file, "
       f"{len(self.unexpected)} of the file not in ours, {len(self.reshaped)} reshaped"
@@ -87,6 +96,10 @@ class Report:
     for entry, ours, found, shape in self.other_classes:
       lines.append(
         f"other number of classes, left as initialised: {entry} {found} -> {ours} {shape}"
+      )
+    for entry, ours, found, shape in self.other_channels:
+      lines.append(
+        f"adapted from images of 3 channels to {shape[2]}: {entry} {found} -> {ours} {shape}"
       )
     for what, names in (("not in the file", self.missing), ("not in ours", self.unexpected)):
       if names:
@@ -100,7 +113,9 @@ def _modules(names, most=12):
   return short if len(short) <= most else [*short[:most], f"and {len(short) - most} more"]
 
 
-def load_torch(source, variables, *, only=""):
+def load_torch(
+  source: str | Path | Mapping[str, Any], variables: Mapping[str, Any], *, only: str = ""
+) -> tuple[dict[str, Any], Report]:
   """Copies a PyTorch state dict into the variables of one of our nets.
 
   Takes torchvision's names for backbones, classifiers, DeepLabv3, FCN and LR-ASPP, Hugging Face's
@@ -108,6 +123,9 @@ def load_torch(source, variables, *, only=""):
   segmentation net. Kernels are transposed to Flax's layout; batch counters are left out. A prefix
   of the names, such as "module." or "model.", is taken off where the names fit without it, and so
   are the names that torch.compile and FSDP put in between; the report says so.
+
+  The first convolution of a file for images of three channels becomes that of a net for another
+  number C as in timm: its sum over the channels for C = 1, else its channels in turn, times 3 / C.
 
   Args:
     source: a .pth, .pt, .bin or .safetensors file (torch is not needed), or a mapping of names to
@@ -138,7 +156,13 @@ def load_torch(source, variables, *, only=""):
   return variables, dataclasses.replace(report, prefix=prefix)
 
 
-def load_variables(source, variables, *, only="", where="the variables"):
+def load_variables(
+  source: Mapping[str, Any],
+  variables: Mapping[str, Any],
+  *,
+  only: str = "",
+  where: str | Path = "the variables",
+) -> tuple[dict[str, Any], Report]:
   """Copies the variables of another of our nets; see `load_torch`, whose report this gives too."""
   collections = ("params", "batch_stats")
   theirs, ours = (
@@ -221,7 +245,7 @@ def _candidates(name, names):
 
 def _copy(entries, variables, ours, where, only):
   """Fits entries {key: (our path or None, array)} into the variables."""
-  new, taken, loaded, unexpected, reshaped, other = {}, {}, [], [], [], []
+  new, taken, loaded, unexpected, reshaped, other, adapted = {}, {}, [], [], [], [], []
   for key, (path, value) in entries.items():
     name = path and path.split("/", 1)[1]
     if path is None or (only and not name.startswith(only + "/")):
@@ -248,6 +272,9 @@ def _copy(entries, variables, ours, where, only):
     if array.shape != shape and _HEAD.match(name) and array.shape[:-1] == shape[:-1]:
       other.append((key, name, value.shape, shape))
       continue
+    if array.shape != shape and _FIRST.match(name) and _differ_in_channels(array.shape, shape):
+      adapted.append((key, name, value.shape, shape))
+      array = _for_channels(array, shape[2])
     if array.shape != shape:
       if [n for n in array.shape if n > 1] != [n for n in shape if n > 1]:
         raise UserError(
@@ -268,10 +295,24 @@ def _copy(entries, variables, ours, where, only):
   tree = flax.traverse_util.unflatten_dict(ours | new, sep="/")
   # Collections without a leaf, such as an empty batch_stats, do not survive the flattening.
   out = {k: tree.get(k, v) for k, v in variables.items()}
-  return out, Report(*map(tuple, (loaded, missing, unexpected, reshaped, other)))
+  parts = loaded, missing, unexpected, reshaped, other
+  return out, Report(*map(tuple, parts), other_channels=tuple(adapted))
 
 
-def find_pretrained(name):
+def _differ_in_channels(found, wanted):
+  """Whether the shape of a kernel for three channels is `wanted` but for the channels."""
+  return len(found) == 4 and found[2] == 3 and found == (*wanted[:2], 3, *wanted[3:])
+
+
+def _for_channels(kernel, channels):
+  """A kernel [K,K,3,features] for images of another number of channels, as timm has it."""
+  kernel = kernel.astype(np.float64)
+  if channels == 1:
+    return kernel.sum(2, keepdims=True)
+  return kernel[:, :, np.arange(channels) % 3] * (3 / channels)
+
+
+def find_pretrained(name: str) -> Path:
   """The weights file of a pip package, by the name of its backbone.
 
   Args:
@@ -295,7 +336,7 @@ def find_pretrained(name):
   return path
 
 
-def normalization(backbone):
+def normalization(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """(mean, std) of images in [0,1] that the backbone's ImageNet weights were trained with."""
   if backbone == "efficientnet_lite0":
     return (127 / 255,) * 3, (128 / 255,) * 3

@@ -31,63 +31,59 @@ SHALLOW = {
 SHALLOW["shallow_vit"] = (partial(models.vit_tiny, depth=1, width=12, grid=3), "vit_tiny")
 
 
-class TinyResNet(nn.Module):
+class TinyResNet(layers.Layered):
   """Stem, 3x3 pool, basic block, bottleneck, grouped and dilated bottleneck."""
 
   output_stride: int = 32
-  dtype: object = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train):
-    common = dict(dtype=self.dtype)
-    x = layers.Conv(8, 7, 2, name="stem", **common)(image)
-    x = nn.relu(layers.BatchNorm(name="norm", **common)(x, train=train))
-    features = [image, x, resnet.BasicBlock(8, **common)(ops.max_pool_3x3(x), train=train)]
-    features.append(resnet.BasicBlock(12, stride=2, **common)(features[-1], train=train))
-    features.append(resnet.Bottleneck(4, stride=2, **common)(features[-1], train=train))
+    basic = partial(self.build, resnet.BasicBlock)
+    bottleneck = partial(self.build, resnet.Bottleneck)
+    stem = self.build(layers.Conv, 8, 7, 2, use_bias=self.norm == "none", name="stem")
+    x = self.activated(self.normed(image, stem, "norm", train=train))
+    features = [image, x, basic(8)(ops.max_pool_3x3(x), train=train)]
+    features.append(basic(12, stride=2)(features[-1], train=train))
+    features.append(bottleneck(4, stride=2)(features[-1], train=train))
     grouped = dict(groups=4, base_width=32, stride=2 if self.output_stride == 32 else 1)
-    x = resnet.Bottleneck(4, dilation=3 - grouped["stride"], **grouped, **common)(
-      features[-1], train=train
-    )
+    x = bottleneck(4, dilation=3 - grouped["stride"], **grouped)(features[-1], train=train)
     return [*features, x]
 
 
-class TinyMobile(nn.Module):
+class TinyMobile(layers.Layered):
   """ReLU, hard swish, ReLU6, squeeze-and-excitation; 3x3 and 5x5, strided, dilated depthwise."""
 
   output_stride: int = 32
-  dtype: object = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train):
-    common = dict(dtype=self.dtype)
-    x = mobilenet.ConvBlock(8, 3, 2, activation=nn.hard_swish, **common)(image, train=train)
+    act = self.activation or nn.hard_swish
+    x = self.build(mobilenet.ConvBlock, 8, 3, 2, activation=act)(image, train=train)
     features = [image, x]
     for row, stride, dilation in (
       ((3, 12, 8, True, False), 2, 1),
       ((5, 12, 8, True, True), 2, 1),
       ((3, 8, 8, False, True), 1, 2),
     ):
-      x = mobilenet.InvertedResidual(*row, stride, dilation, **common)(x, train=train)
+      x = self.build(mobilenet.InvertedResidual, *row, stride, dilation)(x, train=train)
       features += [x] if stride == 2 else []
     for size, width in ((3, 12), (5, 16)):
-      x = efficientnet.MBConv(size, 2, 1, 2, width, **common)(x, train=train)
+      x = self.build(efficientnet.MBConv, size, 2, 1, 2, width)(x, train=train)
       features.append(x)
     return features
 
 
-class Light(nn.Module):
+class Light(layers.Layered):
   """A strided convolution per stride, for nets whose head is what is tested."""
 
   output_stride: int = 32
-  dtype: object = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train):
     features = [image]
     for width in (4, 6, 8, 8, 12):
-      x = nn.Conv(width, (3, 3), 2, dtype=self.dtype)(features[-1])
-      features.append(nn.silu(x))
+      x = self.build(nn.Conv, width, (3, 3), 2)(features[-1])
+      features.append(self.activated(x, nn.silu))
     return features
 
 
@@ -131,7 +127,7 @@ NETS = {
 
 def build(name, **fields):
   """The net of a name of NETS; its backbone is known within the fixture `light_backbones`."""
-  return models.make(name.split("/")[0], **NETS[name], **fields)
+  return models.make(name.split("/")[0], **NETS[name] | fields)
 
 
 class TwoConvs(nn.Module):
@@ -196,9 +192,9 @@ def make_stand_in(name, make=models.make, **fields):
   return make(name, **fields)
 
 
-def shapes(net, size=(64, 64)):
+def shapes(net, size=(64, 64), channels=3):
   """Shapes of a net's variables; nothing is computed."""
-  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
   return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
 
 

@@ -149,7 +149,8 @@ def test_a_label_that_is_no_class_gives_nan_on_every_platform(name, classes, pla
     (value, _), grad = run(label, label == 1)
     (same, _), want = run(good, label == 1)
     assert value == same and np.isfinite(value)
-    np.testing.assert_allclose(grad, want, rtol=1e-6, atol=1e-7)  # two programs
+    # Labels of another dtype are another program, which may round in another way.
+    np.testing.assert_allclose(grad, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

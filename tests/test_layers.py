@@ -128,5 +128,5 @@ def test_dropout_of_nothing_needs_no_key():
 
 
 def test_unknown_norm_lists_the_known_ones():
-  with pytest.raises(ValueError, match="none, batch, group"):
-    layers.DoubleConv(4, norm="layer").init(KEY, jnp.zeros((1, 8, 8, 3)), train=False)
+  with pytest.raises(ValueError, match="none, batch, group, instance, layer"):
+    layers.DoubleConv(4, norm="weight").init(KEY, jnp.zeros((1, 8, 8, 3)), train=False)

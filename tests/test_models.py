@@ -131,7 +131,7 @@ def test_models_and_a_train_step_need_only_the_core_packages():
     before = set(sys.modules)
     c = config_lib.default()
     net = models.make("unet", widths=(4, 8))
-    task = Segmentation(("a", "b"), np.zeros((256, 3), np.uint8), sigmoid=True)
+    task = Segmentation(("a", "b"), sigmoid=True)
     schedule = optim.make_schedule("constant", learning_rate=1e-3, total_steps=3)
     optimizer, mesh = optim.make_optimizer("adam", schedule), steps.make_mesh()
     s = state.init_state(net, optimizer, jax.random.key(0), size=(16, 16))

@@ -128,10 +128,10 @@ def test_one_size_compiles_once_and_tiny_images_give_numbers():
 
 def test_attention_extends_maps_smaller_than_its_reduction():
   net, x = segformer.Attention(2, reduction=4), np.random.default_rng(0).normal(size=(1, 2, 6, 8))
-  variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x))
+  variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
   rng = np.random.default_rng(1)
   variables = jax.tree.map(lambda v: rng.normal(size=v.shape).astype(v.dtype), variables)
-  apply = quick_jit(net.apply)
+  apply = quick_jit(functools.partial(net.apply, train=False))
   want = apply(variables, np.pad(x, ((0, 0), (0, 2), (0, 0), (0, 0)), mode="edge"))
   np.testing.assert_allclose(apply(variables, x), want[:, :2], atol=1e-5)
 

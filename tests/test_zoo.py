@@ -66,7 +66,10 @@ ZERO = re.compile(r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
 
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
-DETERMINISTIC = ("encoder_decoder", "unet/no_skip", "unet/group", "classifier/vit")
+DETERMINISTIC = (
+  "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s", "projection", "unet/group",
+  "unet/no_skip",
+)  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("classifier/cnn", "encoder_decoder", "prototypes", "unet", "unet/group")
 LIGHT_BACKBONES = (*SHALLOW, "mit_b0", "small_cnn", "vit_tiny")
@@ -135,7 +138,8 @@ def test_net(name):
   evaluate = jax.jit(lambda v, x: net.apply(v, x, train=False))
   logits = np.asarray(evaluate(variables, image))
   assert np.isfinite(logits).all()
-  assert np.allclose(train_logits, logits) == (name in DETERMINISTIC)
+  same = np.allclose(train_logits, logits, rtol=1e-4, atol=1e-5)  # two programs, which may round
+  assert same == (name in DETERMINISTIC)
   narrow = build(name, dtype="bfloat16")
   close = np.asarray(jax.jit(lambda v, x: narrow.apply(v, x, train=False))(variables, image))
   assert close.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Pure Flax modules: images f32[B,H,W,3] -> logits f32[B,H,W,K].
+"""Pure Flax modules: images f32[B,H,W,C] -> logits f32[B,H,W,K].
 
 >>> import jax
 >>> net = make("unet", widths=(4, 8), num_classes=2)
@@ -11,10 +11,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from segjax.errors import check_fields, choose
+from segjax.errors import UserError, check_fields, choose
 from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
 from segjax.models.backbones import BACKBONES, Classifier, make_backbone
@@ -58,7 +61,7 @@ MODELS = {
   "unet": UNet,
 }
 
-DTYPES = {"bfloat16": jnp.bfloat16, "float16": jnp.float16, "float32": jnp.float32}
+DTYPES = {d: getattr(jnp, d) for d in ("bfloat16", "float16", "float32", "float64")}
 
 __all__ = [
   "BACKBONES",
@@ -104,24 +107,30 @@ __all__ = [
 ]
 
 
-def names():
+def names() -> list[str]:
   """The names that `make` knows, sorted."""
   return sorted(MODELS)
 
 
-def make(name, **fields):
+def make(name: str, **fields: Any) -> nn.Module:
   """Builds a net by name.
 
   Args:
     name: one of `names()`.
-    **fields: attributes of the class; `dtype` may be a string: float32, bfloat16 or float16.
+    **fields: attributes of the class, those of `layers.Layered` among them; `dtype` and
+      `param_dtype` may be strings: bfloat16, float16, float32 or float64.
 
   Raises:
-    UserError: (a ValueError) for an unknown name, field or dtype; lists what there is.
+    UserError: (a ValueError) for an unknown name, field or dtype; lists what there is. Also for
+      float64 where JAX has it not enabled.
   """
   cls = choose(MODELS, name, "model")
-  known = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
+  known = [f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
+  known = [f.name for f in sorted(known, key=lambda f: f.kw_only)]
   check_fields(fields, known, f"model {name!r}")
-  if isinstance(fields.get("dtype"), str):
-    fields["dtype"] = choose(DTYPES, fields["dtype"], "dtype")
+  for field in ("dtype", "param_dtype"):
+    if isinstance(fields.get(field), str):
+      fields[field] = choose(DTYPES, fields[field], "dtype")
+    if fields.get(field) == jnp.float64 and not jax.config.jax_enable_x64:
+      raise UserError(f"{field} is float64: jax.config.update('jax_enable_x64', True) comes first")
   return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax import ops
 from segjax.models.backbones import make_backbone
-from segjax.models.layers import DoubleConv, logits_layer
+from segjax.models.layers import DoubleConv, Layered, logits_layer
 
 
-class BackboneUNet(nn.Module):
+class BackboneUNet(Layered):
   """U-Net (Ronneberger, Fischer, Brox, MICCAI 2015) with a backbone as its encoder.
 
   Features are up-sampled bilinearly to the actual size of the next finer ones, concatenated with
@@ -21,23 +22,21 @@ class BackboneUNet(nn.Module):
 
   Attributes:
     num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`.
+    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     widths: channels of the decoder's levels from the deepest on, one for each halving of stride
       that the backbone has; the rest is unused.
     skip: concatenates the backbone's features.
-    dtype: compute dtype; parameters and logits are float32.
   """
 
   num_classes: int = 21
-  backbone: str = "resnet18"
+  backbone: str | Callable = "resnet18"
   widths: tuple[int, ...] = (256, 128, 64, 32, 16)
   skip: bool = True
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,H,W,num_classes], any H and W."""
-    backbone = make_backbone(self.backbone, dtype=self.dtype, name="backbone")
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """f32[B,H,W,C] -> logits f32[B,H,W,num_classes], any H and W."""
+    backbone = make_backbone(self.backbone, like=self)
     features = backbone(image, train=train)
     x, height, width, i = features[-1], *image.shape[1:3], len(features) - 1
     for i, channels in zip(reversed(range(len(features) - 1)), self.widths, strict=False):
@@ -46,9 +45,10 @@ class BackboneUNet(nn.Module):
       x = ops.resize_bilinear(x, size)
       if self.skip and fine is not None and fine is not image:
         x = jnp.concatenate([x, fine], -1)
-      block = DoubleConv(channels, "batch", "he", self.dtype, name=f"join{i}")
+      init = self.kernel_init or "he"
+      block = self.build(DoubleConv, channels, kernel_init=init, name=f"join{i}")
       x = block(x, train=train)
-    x = logits_layer(self.num_classes, self.dtype, name="head")(x).astype(jnp.float32)
+    x = ops.wide(logits_layer(self, name="head")(x))
     if i == 0:  # the image's size, or that of a tiny one that the backbone extended
       return x[:, :height, :width]
     return ops.resize_bilinear(x, (height, width))

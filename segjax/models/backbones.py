@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
 from segjax.errors import UserError, choose
 from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg, vit
-from segjax.models.layers import MeanHead
+from segjax.models.layers import Layered, MeanHead
 
 # Name: (backbone, its classifier's head).
 BACKBONES = {
@@ -33,49 +34,54 @@ BACKBONES = {
 }
 
 
-def make_backbone(backbone, *, output_stride=32, **fields):
-  """Builds a backbone, image f32[B,H,W,3] -> list of features, index i at stride 2^i.
+def make_backbone(
+  backbone: str | Callable, *, output_stride: int = 32, like: Layered | None = None, **fields: Any
+) -> nn.Module:
+  """Builds a backbone, (image f32[B,H,W,C], train=…) -> list of features, index i at stride 2^i.
 
   Args:
-    backbone: a key of `BACKBONES`.
+    backbone: a key of `BACKBONES`; what makes a module, its class or a `functools.partial`; or a
+      module, which is returned as it is. A stride that it does not have is None in its list.
     output_stride: 32; or 16 or 8 for backbones that can be dilated: indices whose stride would
       be larger stay at this one.
+    like: the net whose part "backbone" it becomes: what `Layered` has fields for is as there, where
+      the backbone takes it and a partial does not set it.
     **fields: attributes of the class, `name` for the submodule's name among them.
 
   Raises:
     UserError: unknown name, or a backbone that cannot be dilated.
   """
-  maker = choose(BACKBONES, backbone, "backbone")[0]
-  if output_stride != 32:
-    known = [f.name for f in dataclasses.fields(getattr(maker, "func", maker))]
-    if "output_stride" not in known:
+  if isinstance(backbone, nn.Module):
+    return backbone
+  maker = backbone if callable(backbone) else choose(BACKBONES, backbone, "backbone")[0]
+  if output_stride != 32 and "output_stride" not in getattr(maker, "keywords", {}):
+    if "output_stride" not in inspect.signature(maker).parameters:
       raise UserError(f"backbone {backbone!r} has no output_stride {output_stride}, only its own")
     fields["output_stride"] = output_stride
-  return maker(**fields)
+  return maker(**fields) if like is None else like.build(maker, name="backbone", **fields)
 
 
-class Classifier(nn.Module):
+class Classifier(Layered):
   """A backbone with its classification head, the head of torchvision where it has one.
 
   Attributes:
     num_classes: classes.
-    backbone: a key of `BACKBONES`.
-    dtype: compute dtype; parameters and logits are float32.
+    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`. The head of
+      one without a name is `MeanHead`.
   """
 
   num_classes: int = 1000
-  backbone: str = "resnet18"
-  dtype: Any = jnp.float32
+  backbone: str | Callable = "resnet18"
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> logits f32[B,num_classes]; the head sows `penultimate`."""
-    features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
-    head = BACKBONES[self.backbone][1](num_classes=self.num_classes, dtype=self.dtype, name="head")
-    return head(features, train=train)
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """f32[B,H,W,C] -> logits f32[B,num_classes]; the head sows `penultimate`."""
+    features = make_backbone(self.backbone, like=self)(image, train=train)
+    maker = BACKBONES[self.backbone][1] if isinstance(self.backbone, str) else MeanHead
+    return self.build(maker, num_classes=self.num_classes, name="head")(features, train=train)
 
 
-def feature_at(features, index, net):
+def feature_at(features: list[jax.Array], index: int, net: str) -> jax.Array:
   """`features[index]`, or a UserError where the backbone has none at that stride."""
   if index < len(features) and features[index] is not None:
     return features[index]

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax import ops
-from segjax.errors import UserError
+from segjax.errors import UserError, choose
+
+# Glorot and Bengio (AISTATS 2010), He et al. (ICCV 2015), LeCun et al. (1998).
+INITS = {
+  "glorot": nn.initializers.glorot_uniform(),
+  "glorot_normal": nn.initializers.glorot_normal(),
+  "he": nn.initializers.he_uniform(),
+  "he_normal": nn.initializers.he_normal(),
+  "lecun": nn.initializers.lecun_uniform(),
+  "lecun_normal": nn.initializers.lecun_normal(),
+}
+
+
+def initializer(init: str | Callable) -> Callable:
+  """The initializer of kernels that a name of `INITS` stands for; one of Flax's is itself.
+
+  Raises:
+    UserError: neither.
+  """
+  if callable(init):
+    return init
+  if isinstance(init, str):
+    return choose(INITS, init, "kernel_init")
+  raise UserError(f"kernel_init is {init!r}, expected a name or an initializer of Flax")
 
 
 class Conv(nn.Module):
@@ -26,8 +51,9 @@ class Conv(nn.Module):
     groups: of channels; `groups=C` is a depthwise convolution.
     use_bias: adds a bias.
     padding: None for PyTorch's, or "SAME".
-    kernel_init: of the kernel; He et al. (2015) by default.
-    dtype: compute dtype; parameters are float32.
+    kernel_init: of the kernel, see `initializer`; He et al. (2015) by default.
+    dtype: compute dtype.
+    param_dtype: of the parameters.
   """
 
   features: int
@@ -37,11 +63,12 @@ class Conv(nn.Module):
   groups: int = 1
   use_bias: bool = False
   padding: str | None = None
-  kernel_init: Any = nn.initializers.he_normal()
+  kernel_init: str | Callable = "he_normal"
   dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Convolves.
 
     Args:
@@ -60,13 +87,14 @@ class Conv(nn.Module):
         "channels"
       )
     shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
-    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    kernel = self.param("kernel", initializer(self.kernel_init), shape, self.param_dtype)
     x = self._convolved(x, kernel)
     if self.use_bias:
-      x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+      bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+      x = x + bias.astype(self.dtype)
     return x
 
-  def scaled(self, x, y, factor, shift):
+  def scaled(self, x: jax.Array, y: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
     """`y * factor + shift`, where y is the convolution of x; for a norm with known statistics.
 
     Args:

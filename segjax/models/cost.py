@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax import ops
 
 
-def count_params(params):
+def count_params(params: Any) -> int:
   """Number of values in a tree of parameters, of arrays or of shapes."""
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-def plain_flops(function, *args):
+def plain_flops(function: Callable, *args: Any) -> float:
   """FLOPs of a jitted function by XLA's count before it optimises, nan if it has none.
 
   In plain forms, because others take other products. The function must be one for the CPU: the
@@ -26,7 +29,7 @@ def plain_flops(function, *args):
   return (lowered.cost_analysis() or {}).get("flops", math.nan)
 
 
-def static_cost(net, size):
+def static_cost(net: nn.Module, size: tuple[int, int]) -> tuple[int, float, int]:
   """Costs of one image.
 
   Args:

@@ -8,13 +8,13 @@ values up to 255, which is `data.mean` 127/255 and `data.std` 128/255 of images 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
+from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, conv_norm, dilate
+from segjax.models.layers import BatchNorm, Layered, dilate
 
 # Repeats, kernel size, stride, expansion, output channels.
 STAGES = (
@@ -28,11 +28,10 @@ STAGES = (
 )
 
 
-def _norm(dtype, name):
-  return BatchNorm(1e-3, 0.01, dtype=dtype, name=name)
+NORM = partial(BatchNorm, 1e-3, 0.01)
 
 
-class MBConv(nn.Module):
+class MBConv(Layered):
   """Expansion, depthwise convolution, projection, and a shortcut where shapes agree.
 
   Attributes:
@@ -41,7 +40,6 @@ class MBConv(nn.Module):
     dilation: of the depthwise convolution.
     expansion: expanded channels by input channels.
     features: output channels.
-    dtype: compute dtype.
   """
 
   kernel_size: int
@@ -49,46 +47,45 @@ class MBConv(nn.Module):
   dilation: int
   expansion: int
   features: int
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
-    conv, inputs = partial(Conv, padding="SAME", dtype=self.dtype), x
-    expanded = self.expansion * x.shape[-1]
+    conv = partial(self.build, Conv, padding="SAME", use_bias=self.norm == "none")
+    normed = partial(self.normed, own=NORM, train=train)
+    expanded, inputs = self.expansion * x.shape[-1], x
     if self.expansion > 1:
       expand = conv(expanded, 1, name="expand_conv")
-      x = nn.relu6(conv_norm(x, expand, _norm(self.dtype, "bn0"), train=train))
+      x = self.activated(normed(x, expand, "bn0"), nn.relu6)
     depthwise = conv(
       expanded, self.kernel_size, self.stride, self.dilation, expanded, name="depthwise_conv"
     )
-    x = nn.relu6(conv_norm(x, depthwise, _norm(self.dtype, "bn1"), train=train))
+    x = self.activated(normed(x, depthwise, "bn1"), nn.relu6)
     project = conv(self.features, 1, name="project_conv")
-    x = conv_norm(x, project, _norm(self.dtype, "bn2"), train=train)
+    x = normed(x, project, "bn2")
     return x + inputs if self.stride == 1 and inputs.shape == x.shape else x
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Layered):
   """The convolutional part of EfficientNet-Lite0.
 
   Attributes:
     stages: rows of `STAGES`.
     output_stride: 32, or 16 or 8: the last strided blocks are dilated instead.
-    dtype: compute dtype.
   """
 
   stages: tuple[tuple[int, ...], ...] = STAGES
   output_stride: int = 32
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> features, index i at stride min(2^i, output_stride).
+  def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """f32[B,H,W,C] -> features, index i at stride min(2^i, output_stride).
 
-    Channels: 3 (the image itself), 16, 24, 40, 112 and 320, each the last of its stride.
+    Channels: the image's own, 16, 24, 40, 112 and 320, each the last of its stride.
     """
-    stem = Conv(32, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")
-    x = nn.relu6(conv_norm(image, stem, _norm(self.dtype, "bn0"), train=train))
+    biased = self.norm == "none"
+    stem = self.build(Conv, 32, 3, 2, padding="SAME", use_bias=biased, name="conv_stem")
+    x = self.activated(self.normed(image, stem, "bn0", train=train, own=NORM), nn.relu6)
     features, index = [image], 0
     strides = dilate([s[2] for s in self.stages], 2, self.output_stride)
     for (repeats, size, nominal, expansion, width), (stride, first, rest) in zip(
@@ -97,39 +94,37 @@ class EfficientNetLite0(nn.Module):
       if nominal == 2:
         features.append(x)
       for j in range(repeats):
-        x = MBConv(
+        x = self.build(
+          MBConv,
           size,
           stride if j == 0 else 1,
           first if j == 0 else rest,
           expansion,
           width,
-          dtype=self.dtype,
           name=f"blocks_{index}",
         )(x, train=train)
         index += 1
     return [*features, x]
 
 
-class EfficientNetHead(nn.Module):
+class EfficientNetHead(Layered):
   """1x1 convolution to 1280 channels, average pooling, dropout 0.2, a dense layer.
 
   Attributes:
     num_classes: classes.
-    dtype: compute dtype.
   """
 
   num_classes: int = 1000
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features, *, train: bool):
+  def __call__(self, features: list[jax.Array], *, train: bool) -> jax.Array:
     """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,1280]."""
-    conv = Conv(1280, 1, dtype=self.dtype, name="conv_head")
-    x = conv_norm(features[-1], conv, _norm(self.dtype, "bn1"), train=train)
-    x = nn.relu6(x).mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+    conv = self.build(Conv, 1280, 1, use_bias=self.norm == "none", name="conv_head")
+    x = self.normed(features[-1], conv, "bn1", train=train, own=NORM)
+    x = self.activated(x, nn.relu6).mean((1, 2))
+    self.sow("intermediates", "penultimate", ops.wide(x))
     x = nn.Dropout(0.2, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+    return ops.wide(self.build(nn.Dense, self.num_classes, name="fc")(x))
 
 
 efficientnet_lite0 = EfficientNetLite0

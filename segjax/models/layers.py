@@ -1,4 +1,4 @@
-"""Layers that the nets share: up-sampling, normalisation, convolutions with a norm.
+"""Layers that the nets share, and `Layered`, by which a net chooses what they are made of.
 
 The transposed convolutions are exact rewrites of `nn.ConvTranspose`, which XLA lowers on a CPU to
 a slow convolution over a zero-dilated input.
@@ -6,7 +6,8 @@ a slow convolution over a zero-dilated input.
 
 from __future__ import annotations
 
-from functools import partial
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,16 +16,97 @@ import jax.numpy as jnp
 
 from segjax import ops
 from segjax.errors import UserError, choose
-from segjax.models.conv import Conv
+from segjax.models.conv import Conv, initializer
+from segjax.models.norms import BatchNorm, conv_norm, norm_maker, norms_over  # noqa: F401
 
-NORMS = ("none", "batch", "group")
 UPSAMPLINGS = ("transposed2", "transposed3", "bilinear")
-INITS = {"glorot": nn.initializers.glorot_uniform(), "he": nn.initializers.he_uniform()}
+ACTIVATIONS = {
+  name: getattr(nn, name)
+  for name in (
+    "celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh", "leaky_relu", "relu", "relu6",
+    "selu", "sigmoid", "silu", "soft_sign", "softplus", "swish", "tanh",
+  )
+}  # fmt: skip
 
 
-def initializer(name):
-  """Kernels: "glorot" (Glorot, Bengio, 2010) or "he" (He et al., 2015), both uniform."""
-  return choose(INITS, name, "kernel_init")
+def activation(function: str | Callable) -> Callable:
+  """The activation that a name of `ACTIVATIONS` stands for; a function of arrays is itself.
+
+  Raises:
+    UserError: neither.
+  """
+  if isinstance(function, str):
+    return choose(ACTIVATIONS, function, "activation")
+  if callable(function) and not isinstance(function, type):
+    return function
+  raise UserError(
+    f"activation is {function!r}, expected a name or a function of arrays; of a module, "
+    "lambda x: Module()(x)"
+  )
+
+
+class Layered(nn.Module, kw_only=True):
+  """A net or a part of one, with fields for what its layers are made of.
+
+  A net hands these fields on to its parts, and to a backbone that it makes. None stands for what
+  the published net has in each place.
+
+  Attributes:
+    norm: None, a name of `norms.NORMS`, or what makes a module when it is called with `name`, and
+      with `dtype` and `param_dtype` where it takes them, such as `nn.LayerNorm` or
+      `partial(nn.GroupNorm, num_groups=8)`; the module is called with x, and with `train` or
+      `use_running_average` where it takes one, so `nn.BatchNorm` will do as well. A convolution
+      whose norm is "none" has a bias.
+    activation: None, a name of `ACTIVATIONS` or a function of arrays; gates and attention keep
+      their own.
+    kernel_init: of all kernels: None, a name of `conv.INITS` or a Flax initializer.
+    dtype: compute dtype. Logits are float32, or wider where this is.
+    param_dtype: of the parameters; running statistics are float32 at least.
+  """
+
+  norm: str | Callable | None = None
+  activation: str | Callable | None = None
+  kernel_init: str | Callable | None = None
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.nowrap
+  def build(self, maker: Callable, *args: Any, **fields: Any) -> Any:
+    """`maker(*args, **fields)`, and those of the fields above that it takes and that are not None.
+
+    What `fields` or a `functools.partial` set goes before these.
+    """
+    takes = inspect.signature(maker).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    own = {"norm", "activation", "kernel_init", "dtype", "param_dtype"} - fields.keys()
+    own -= getattr(maker, "keywords", {}).keys()
+    for field in own:
+      if getattr(self, field) is not None and (takes_all or field in takes):
+        fields[field] = getattr(self, field)
+    if fields.get("kernel_init") is not None:
+      fields["kernel_init"] = initializer(fields["kernel_init"])
+    return maker(*args, **fields)
+
+  @nn.nowrap
+  def make_norm(self, features: int, name: str, own: str | Callable = BatchNorm) -> Any:
+    """The norm of `features` channels, where the published net has `own`; None for no norm."""
+    norm = self.norm
+    if norm is None or (norm == "batch" and getattr(own, "func", own) is BatchNorm):
+      norm = own
+    maker = norm_maker(norm, features)
+    return maker and self.build(maker, name=name)
+
+  @nn.nowrap
+  def normed(
+    self, x: jax.Array, conv: Conv, name: str, *, train: bool, own: str | Callable = BatchNorm
+  ) -> jax.Array:
+    """x after a convolution and the norm `name`, see `make_norm`."""
+    return conv_norm(x, conv, self.make_norm(conv.features, name, own), train=train)
+
+  @nn.nowrap
+  def activated(self, x: jax.Array, own: Callable = nn.relu) -> jax.Array:
+    """x after the activation, where the published net has `own`."""
+    return activation(own if self.activation is None else self.activation)(x)
 
 
 class ConvTranspose(nn.Module):
@@ -39,20 +121,22 @@ class ConvTranspose(nn.Module):
     features: output channels.
     kernel_size: 2 or 3.
     kernel_init: of the kernel, see `initializer`.
-    dtype: compute dtype; parameters stay float32.
+    dtype: compute dtype.
+    param_dtype: of the parameters.
   """
 
   features: int
   kernel_size: int
-  kernel_init: str = "glorot"
+  kernel_init: str | Callable = "glorot"
   dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """[B,H,W,C] -> [B,2H,2W,features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param("kernel", initializer(self.kernel_init), shape, jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    kernel = self.param("kernel", initializer(self.kernel_init), shape, self.param_dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     return ops.conv_transpose(x, kernel) + bias.astype(self.dtype)
 
@@ -70,7 +154,7 @@ class Dropout(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[...,C] -> [...,C]; in training it needs a "dropout" rng."""
     if not train or self.rate == 0:
       return x
@@ -84,7 +168,7 @@ class Dropout(nn.Module):
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def dilate(strides, stride, output_stride):
+def dilate(strides: Sequence[int], stride: int, output_stride: int) -> list[tuple[int, int, int]]:
   """Replaces the strides that would pass `output_stride` by dilation.
 
   Args:
@@ -111,222 +195,69 @@ def dilate(strides, stride, output_stride):
   return out
 
 
-def make_norm(norm, features, *, dtype, name):
-  """The norm of `features` channels that a name stands for: "none" (None), "batch" or "group".
-
-  Raises:
-    UserError: another name.
-  """
-  if norm == "none":
-    return None
-  if norm == "batch":
-    return BatchNorm(dtype=dtype, name=name)
-  if norm == "group":
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if features % g == 0 and features > g)
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
-  raise UserError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}")
-
-
-def conv_norm(x, conv, norm, *, train):
-  """Applies a convolution, then a norm; for use inside compact modules.
-
-  Where a batch norm uses its running averages, it is part of the convolution on accelerators: the
-  kernel is multiplied, so that the library adds the shift while it convolves.
-
-  Args:
-    x: [B,H,W,C].
-    conv: a Conv.
-    norm: a BatchNorm, another module, or None for no norm.
-    train: whether a batch norm normalises by the batch.
-
-  Returns:
-    [B,H',W',features].
-  """
-  y = conv(x)
-  if norm is None:
-    return y
-  if isinstance(norm, BatchNorm):
-    return norm(y, train=train, scaled=partial(conv.scaled, x, y))
-  return norm(y)
-
-
-def norms_over(axis_name):
-  """Context in which batch norms of all nets take the statistics of all devices along an axis.
-
-  Args:
-    axis_name: of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are applied.
-  """
-
-  def intercept(call, args, kwargs, context):
-    if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-      kwargs = kwargs | dict(axis_name=axis_name)
-    return call(*args, **kwargs)
-
-  return nn.intercept_methods(intercept)
-
-
-class BatchNorm(nn.Module):
-  """Batch norm (Ioffe and Szegedy, ICML 2015) with PyTorch's conventions.
-
-  `momentum` is what the running averages move by in a step (`nn.BatchNorm` calls that 0.9), and
-  the running variance is the unbiased one (Flax keeps the biased one), so that training from
-  PyTorch's weights goes on as it would there. Under `jit` the statistics are those of the global
-  batch, whatever the number of devices.
-
-  Attributes:
-    epsilon: added to the variance.
-    momentum: of the running averages.
-    scale_init: of the scale.
-    dtype: of the output; statistics are computed in float32.
-  """
-
-  epsilon: float = 1e-5
-  momentum: float = 0.1
-  scale_init: Any = nn.initializers.ones
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x, *, train: bool, scaled=None, axis_name=None):
-    """Normalises by the batch in training, else by the running averages.
-
-    Args:
-      x: [...,C].
-      train: see above; needs `mutable=["batch_stats"]`.
-      scaled: (factor, shift), both f32[C], -> x * factor + shift, where there is a faster way to
-        compute that with running averages, see `conv_norm`.
-      axis_name: of a pmap or shard_map whose devices' batches are normalised together, or None, see
-        `norms_over`.
-
-    Returns:
-      [...,C].
-
-    Raises:
-      UserError: in training, where a channel has one value.
-      flax.errors.ModifyScopeVariableError: in training, where "batch_stats" is not mutable.
-    """
-    shape = x.shape[-1:]
-    scale = self.param("scale", self.scale_init, shape)
-    bias = self.param("bias", nn.initializers.zeros, shape)
-    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-    running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-    if train:
-      count = x.size // x.shape[-1]
-      wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-      mean, square = wide.mean(axes), (wide**2).mean(axes)
-      if axis_name is not None and not self.is_initializing():
-        mean, square = jax.lax.pmean((mean, square), axis_name)
-        count *= jax.lax.axis_size(axis_name)
-      if count == 1 and not self.is_initializing():
-        raise UserError(
-          f"batch norm {'/'.join(self.path) or 'alone'} sees a single value per channel in "
-          f"training (shape {x.shape}); use batches of 2 or more, e.g. data.batch_size=2"
-        )
-      var = square - mean**2
-      # The gradient of `jnp.maximum` would ask whether two roundings of one value are equal.
-      var = jnp.where(var < 0, 0, var)
-      if not self.is_initializing():
-        unbiased = var * (count / (count - 1))
-        for running, new in ((running_mean, mean), (running_var, unbiased)):
-          running.value += self.momentum * (jax.lax.stop_gradient(new) - running.value)
-    else:
-      mean, var = running_mean.value, running_var.value
-    factor = scale * jax.lax.rsqrt(var + self.epsilon)
-    shift = bias - mean * factor
-    y = x * factor + shift if train or scaled is None else scaled(factor, shift)
-    return y.astype(self.dtype)
-
-
-class ConvNorm(nn.Module):
+class ConvNorm(Layered):
   """A bias-free convolution, batch norm and a nonlinearity, as submodules `conv` and `norm`.
 
   Attributes:
     features: output channels.
     kernel_size: of both axes.
     dilation: of both axes.
-    activation: applied last, or None.
-    dtype: compute dtype.
   """
 
   features: int
   kernel_size: int = 3
   dilation: int = 1
-  activation: Any = nn.relu
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,H,W,features]."""
-    conv = Conv(
-      self.features, self.kernel_size, dilation=self.dilation, dtype=self.dtype, name="conv"
-    )
-    x = conv_norm(x, conv, BatchNorm(dtype=self.dtype, name="norm"), train=train)
-    return x if self.activation is None else self.activation(x)
+    size, biased = (self.features, self.kernel_size), self.norm == "none"
+    conv = self.build(Conv, *size, dilation=self.dilation, use_bias=biased, name="conv")
+    return self.activated(self.normed(x, conv, "norm", train=train))
 
 
-def logits_layer(num_classes, dtype, name="logits"):
-  """The last 1x1 convolution: biased, small initial weights."""
-  return Conv(
-    num_classes,
-    1,
-    use_bias=True,
-    kernel_init=nn.initializers.lecun_normal(),
-    dtype=dtype,
-    name=name,
-  )
+def logits_layer(net: Layered, name: str = "logits") -> Conv:
+  """The last 1x1 convolution of a part with `num_classes`: biased, small initial weights."""
+  init = net.kernel_init or "lecun_normal"
+  return net.build(Conv, net.num_classes, 1, use_bias=True, kernel_init=init, name=name)
 
 
-class DoubleConv(nn.Module):
-  """Two 3x3 convolutions, each with an optional norm and ReLU; biased only without a norm.
+class DoubleConv(Layered):
+  """Two 3x3 convolutions, each with a norm and a nonlinearity; biased only without a norm.
 
   Attributes:
     features: output channels of both convolutions.
-    norm: "none", "batch" or "group".
-    kernel_init: of the kernels, see `initializer`.
-    dtype: compute dtype.
   """
 
   features: int
-  norm: str = "none"
-  kernel_init: str = "glorot"
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,H,W,features]."""
     for i in ("1", "2"):
-      conv = Conv(
-        self.features,
-        use_bias=self.norm == "none",
-        kernel_init=initializer(self.kernel_init),
-        dtype=self.dtype,
-        name="conv" + i,
-      )
-      norm = make_norm(self.norm, self.features, dtype=self.dtype, name="norm" + i)
-      x = nn.relu(conv_norm(x, conv, norm, train=train))
+      conv = self.build(Conv, self.features, use_bias=self.norm == "none", name="conv" + i)
+      x = self.activated(self.normed(x, conv, "norm" + i, train=train))
     return x
 
 
-class MeanHead(nn.Module):
+class MeanHead(Layered):
   """Classifier of a backbone's last features: their mean and a dense layer, torchvision's `fc`.
 
   Attributes:
     num_classes: classes.
     layer: name of the dense layer.
-    kernel_init: of its kernel.
-    dtype: compute dtype.
+    own_init: of its kernel, where `kernel_init` is None.
   """
 
   num_classes: int = 1000
   layer: str = "fc"
-  kernel_init: Any = nn.initializers.lecun_normal()
-  dtype: Any = jnp.float32
+  own_init: Callable = nn.initializers.lecun_normal()
 
   @nn.compact
-  def __call__(self, features, *, train: bool):
+  def __call__(self, features: list, *, train: bool) -> jax.Array:
     """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,C]."""
     del train
     x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    init = dict(kernel_init=self.kernel_init)
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name=self.layer, **init)(x)
-    return logits.astype(jnp.float32)
+    self.sow("intermediates", "penultimate", ops.wide(x))
+    init = self.kernel_init or self.own_init
+    return ops.wide(self.build(nn.Dense, self.num_classes, kernel_init=init, name=self.layer)(x))

@@ -6,13 +6,13 @@ Submodules have torchvision's names with underscores for dots: `features_4/block
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
+from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, conv_norm, dilate
+from segjax.models.layers import BatchNorm, Layered, dilate
 
 # Kernel size, expanded channels, output channels, squeeze-and-excitation, hard swish, stride.
 LARGE = (
@@ -47,26 +47,24 @@ SMALL = (
 )
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(Layered):
   """Channels scaled by a gate on their means (Hu et al., CVPR 2018).
 
   Attributes:
     squeezed: channels between the two dense layers.
-    dtype: compute dtype.
   """
 
   squeezed: int
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """[B,H,W,C] -> [B,H,W,C]."""
-    conv = partial(Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
+    conv = partial(self.build, Conv, kernel_size=1, use_bias=True)
     gate = conv(self.squeezed, name="fc1")(x.mean((1, 2), keepdims=True))
     return x * nn.hard_sigmoid(conv(x.shape[-1], name="fc2")(nn.relu(gate)))
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(Layered):
   """Convolution (`0`), batch norm (`1`) and a nonlinearity; epsilon 1e-3, momentum 0.01.
 
   Attributes:
@@ -75,8 +73,7 @@ class ConvBlock(nn.Module):
     stride: of both axes.
     dilation: of both axes.
     groups: of channels.
-    activation: applied last, or None.
-    dtype: compute dtype.
+    activation: applied last, or None for none.
   """
 
   features: int
@@ -84,22 +81,17 @@ class ConvBlock(nn.Module):
   stride: int = 1
   dilation: int = 1
   groups: int = 1
-  activation: Any = None
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
-    conv = Conv(
-      self.features, self.kernel_size, self.stride, self.dilation, self.groups, dtype=self.dtype,
-      name="0",
-    )  # fmt: skip
-    norm = BatchNorm(1e-3, 0.01, dtype=self.dtype, name="1")
-    x = conv_norm(x, conv, norm, train=train)
-    return x if self.activation is None else self.activation(x)
+    shape = self.features, self.kernel_size, self.stride, self.dilation, self.groups
+    conv = self.build(Conv, *shape, use_bias=self.norm == "none", name="0")
+    x = self.normed(x, conv, "1", train=train, own=partial(BatchNorm, 1e-3, 0.01))
+    return x if self.activation is None else self.activated(x)
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(Layered):
   """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
   Attributes:
@@ -107,10 +99,9 @@ class InvertedResidual(nn.Module):
     expanded: channels of the depthwise convolution.
     features: output channels.
     squeeze: with squeeze-and-excitation.
-    hard_swish: in place of ReLU.
+    hard_swish: in place of ReLU, where `activation` is None.
     stride: of the depthwise convolution.
     dilation: of the depthwise convolution.
-    dtype: compute dtype.
   """
 
   kernel_size: int
@@ -120,13 +111,12 @@ class InvertedResidual(nn.Module):
   hard_swish: bool
   stride: int
   dilation: int
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
-    act = nn.hard_swish if self.hard_swish else nn.relu
-    block, index, inputs = partial(ConvBlock, dtype=self.dtype), 0, x
+    act = self.activation or (nn.hard_swish if self.hard_swish else nn.relu)
+    block, index, inputs = partial(self.build, ConvBlock), 0, x
     if self.expanded != x.shape[-1]:
       x = block(self.expanded, activation=act, name="block_0")(x, train=train)
       index = 1
@@ -142,8 +132,8 @@ class InvertedResidual(nn.Module):
     if self.squeeze:
       index += 1
       squeezed = _divisible(self.expanded / 4)
-      x = SqueezeExcite(squeezed, dtype=self.dtype, name=f"block_{index}")(x)
-    x = block(self.features, name=f"block_{index + 1}")(x, train=train)
+      x = self.build(SqueezeExcite, squeezed, name=f"block_{index}")(x)
+    x = block(self.features, activation=None, name=f"block_{index + 1}")(x, train=train)
     return x + inputs if self.stride == 1 and inputs.shape == x.shape else x
 
 
@@ -153,62 +143,57 @@ def _divisible(value, divisor=8):
   return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Layered):
   """The convolutional part of a MobileNetV3.
 
   Attributes:
     blocks: rows of `LARGE` or `SMALL`.
     output_stride: 32, or 16 or 8: the last strided blocks are dilated instead.
-    dtype: compute dtype.
   """
 
   blocks: tuple[tuple, ...] = LARGE
   output_stride: int = 32
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> features, index i at stride min(2^i, output_stride).
+  def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """f32[B,H,W,C] -> features, index i at stride min(2^i, output_stride).
 
     Index 1 to 4 are the first blocks that reach their stride, as torchvision's LR-ASPP takes
     them; index 5 is the last 1x1 convolution (960 channels, small: 576).
     """
-    block = partial(ConvBlock, activation=nn.hard_swish, dtype=self.dtype)
+    block = partial(self.build, ConvBlock, activation=self.activation or nn.hard_swish)
     x = block(16, 3, 2, name="features_0")(image, train=train)
     features, dilation = [image, x], 1
     strides = dilate([row[-1] for row in self.blocks], 2, self.output_stride)
     for i, (row, (stride, _, dilation)) in enumerate(zip(self.blocks, strides, strict=True)):
       # torchvision dilates the first block of a dilated stage already, unlike its ResNet.
-      x = InvertedResidual(
-        *row[:5], stride=stride, dilation=dilation, dtype=self.dtype, name=f"features_{i + 1}"
-      )(x, train=train)
+      fields = dict(stride=stride, dilation=dilation, name=f"features_{i + 1}")
+      x = self.build(InvertedResidual, *row[:5], **fields)(x, train=train)
       if row[-1] == 2 and len(features) < 5:
         features.append(x)
     last = 6 * self.blocks[-1][2]
     return [*features, block(last, name=f"features_{len(self.blocks) + 1}")(x, train=train)]
 
 
-class MobileNetV3Head(nn.Module):
+class MobileNetV3Head(Layered):
   """Average pooling, a dense layer, hard swish, dropout 0.2, a dense layer.
 
   Attributes:
     hidden: width of the first dense layer: 1280, small 1024.
     num_classes: classes.
-    dtype: compute dtype.
   """
 
   hidden: int = 1280
   num_classes: int = 1000
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features, *, train: bool):
+  def __call__(self, features: list[jax.Array], *, train: bool) -> jax.Array:
     """List of features -> logits f32[B,num_classes]; sows `penultimate`, f32[B,hidden]."""
-    x = nn.Dense(self.hidden, dtype=self.dtype, name="classifier_0")(features[-1].mean((1, 2)))
-    x = nn.hard_swish(x)
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+    x = self.build(nn.Dense, self.hidden, name="classifier_0")(features[-1].mean((1, 2)))
+    x = self.activated(x, nn.hard_swish)
+    self.sow("intermediates", "penultimate", ops.wide(x))
     x = nn.Dropout(0.2, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name="classifier_3")(x).astype(jnp.float32)
+    return ops.wide(self.build(nn.Dense, self.num_classes, name="classifier_3")(x))
 
 
 mobilenet_v3_large = partial(MobileNetV3, LARGE)

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.models.backbones import make_backbone
-from segjax.models.layers import BatchNorm
+from segjax.models.layers import Layered
+from segjax.models.norms import apply_norm
 
 
-class Projection(nn.Module):
+class Projection(Layered):
   """Backbone, mean over positions, two dense layers.
 
   Attributes:
     num_classes: width of the projection.
-    backbone: a key of `BACKBONES`.
+    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     width: of the layer between.
-    dtype: compute dtype; parameters and projections are float32.
   """
 
   num_classes: int = 128
-  backbone: str = "resnet18"
+  backbone: str | Callable = "resnet18"
   width: int = 512
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> f32[B,num_classes]; sows `penultimate`, the pooled features f32[B,C]."""
-    features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """f32[B,H,W,C] -> f32[B,num_classes]; sows `penultimate`, the pooled features f32[B,C]."""
+    features = make_backbone(self.backbone, like=self)(image, train=train)
     x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
-    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-    x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
-    return x.astype(jnp.float32)
+    self.sow("intermediates", "penultimate", ops.wide(x))
+    x = self.activated(self.build(nn.Dense, self.width, name="hidden")(x))
+    return ops.wide(self.build(nn.Dense, self.num_classes, name="head")(x))
 
 
-class Prototypes(nn.Module):
+class Prototypes(Layered):
   """A backbone whose normalised projection is compared with prototypes, DINO's head.
 
   Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, with batch
@@ -49,32 +48,32 @@ class Prototypes(nn.Module):
 
   Attributes:
     num_classes: prototypes.
-    backbone: a key of `BACKBONES`.
+    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     width: of the two hidden layers.
     bottleneck: width of the normalised projection.
-    dtype: compute dtype; parameters and logits are float32.
   """
 
   num_classes: int = 1024
-  backbone: str = "resnet18"
+  backbone: str | Callable = "resnet18"
   width: int = 512
   bottleneck: int = 128
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> cosines f32[B,num_classes]; sows `penultimate`, the pooled features."""
-    self.variable("batch_stats", "center", jnp.zeros, (self.num_classes,), jnp.float32)
-    features = make_backbone(self.backbone, dtype=self.dtype, name="backbone")(image, train=train)
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """f32[B,H,W,C] -> cosines f32[B,num_classes]; sows `penultimate`, the pooled features."""
+    stored = jnp.promote_types(self.param_dtype, jnp.float32)
+    self.variable("batch_stats", "center", jnp.zeros, (self.num_classes,), stored)
+    features = make_backbone(self.backbone, like=self)(image, train=train)
     x = features[-1].mean((1, 2))
-    self.sow("intermediates", "penultimate", x.astype(jnp.float32))
+    self.sow("intermediates", "penultimate", ops.wide(x))
     for i in (1, 2):
-      x = nn.Dense(self.width, dtype=self.dtype, name=f"hidden{i}")(x)
-      x = nn.gelu(BatchNorm(dtype=self.dtype, name=f"norm{i}")(x, train=train))
-    x = nn.Dense(self.bottleneck, dtype=self.dtype, name="bottleneck_layer")(x)
-    x = _unit(x.astype(jnp.float32), -1)
-    init = nn.initializers.normal(1.0)
-    return x @ _unit(self.param("head", init, (self.bottleneck, self.num_classes)), 0)
+      x = self.build(nn.Dense, self.width, name=f"hidden{i}")(x)
+      x = apply_norm(self.make_norm(self.width, f"norm{i}"), x, train=train)
+      x = self.activated(x, nn.gelu)
+    x = self.build(nn.Dense, self.bottleneck, name="bottleneck_layer")(x)
+    x = _unit(ops.wide(x), -1)
+    init, shape = nn.initializers.normal(1.0), (self.bottleneck, self.num_classes)
+    return x @ _unit(ops.wide(self.param("head", init, shape, self.param_dtype)), 0)
 
 
 def _unit(x, axis):

@@ -6,17 +6,16 @@ Submodules have torchvision's names with underscores for dots: `layer1_0/downsam
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
+import jax
 
 from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, conv_norm, dilate
+from segjax.models.layers import Layered, dilate
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Layered):
   """Two 3x3 convolutions and a shortcut.
 
   Attributes:
@@ -24,27 +23,25 @@ class BasicBlock(nn.Module):
     stride: of the first convolution.
     dilation: of the first convolution.
     next_dilation: of the second one.
-    dtype: compute dtype.
   """
 
   features: int
   stride: int = 1
   dilation: int = 1
   next_dilation: int = 1
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),features]."""
-    conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
+    conv = partial(self.build, Conv, use_bias=self.norm == "none")
     first = conv(self.features, 3, self.stride, self.dilation, name="conv1")
-    y = nn.relu(conv_norm(x, first, norm(name="bn1"), train=train))
+    y = self.activated(self.normed(x, first, "bn1", train=train))
     second = conv(self.features, 3, dilation=self.next_dilation, name="conv2")
-    y = conv_norm(y, second, norm(name="bn2"), train=train)
-    return nn.relu(y + _shortcut(x, self.features, self.stride, conv, norm, train))
+    y = self.normed(y, second, "bn2", train=train)
+    return self.activated(y + _shortcut(self, x, self.features, conv, train))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Layered):
   """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is in the 3x3 one (ResNet "v1.5").
 
   Attributes:
@@ -53,7 +50,6 @@ class Bottleneck(nn.Module):
     dilation: of the 3x3 convolution.
     groups: of the 3x3 convolution.
     base_width: channels of a group at width 64.
-    dtype: compute dtype.
   """
 
   features: int
@@ -61,29 +57,28 @@ class Bottleneck(nn.Module):
   dilation: int = 1
   groups: int = 1
   base_width: int = 64
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,ceil(H/stride),ceil(W/stride),4*features]."""
-    conv, norm = partial(Conv, dtype=self.dtype), partial(BatchNorm, dtype=self.dtype)
+    conv = partial(self.build, Conv, use_bias=self.norm == "none")
     width = self.features * self.base_width // 64 * self.groups
-    y = nn.relu(conv_norm(x, conv(width, 1, name="conv1"), norm(name="bn1"), train=train))
+    y = self.activated(self.normed(x, conv(width, 1, name="conv1"), "bn1", train=train))
     wide = conv(width, 3, self.stride, self.dilation, self.groups, name="conv2")
-    y = nn.relu(conv_norm(y, wide, norm(name="bn2"), train=train))
-    y = conv_norm(y, conv(4 * self.features, 1, name="conv3"), norm(name="bn3"), train=train)
-    return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, conv, norm, train))
+    y = self.activated(self.normed(y, wide, "bn2", train=train))
+    y = self.normed(y, conv(4 * self.features, 1, name="conv3"), "bn3", train=train)
+    return self.activated(y + _shortcut(self, x, 4 * self.features, conv, train))
 
 
-def _shortcut(x, features, stride, conv, norm, train):
-  """The input, projected where stride or channels differ; for use inside a compact module."""
-  if stride == 1 and x.shape[-1] == features:
+def _shortcut(block, x, features, conv, train):
+  """The input, projected where stride or channels differ; for use inside a compact block."""
+  if block.stride == 1 and x.shape[-1] == features:
     return x
-  projection = conv(features, 1, stride, name="downsample_0")
-  return conv_norm(x, projection, norm(name="downsample_1"), train=train)
+  projection = conv(features, 1, block.stride, name="downsample_0")
+  return block.normed(x, projection, "downsample_1", train=train)
 
 
-class ResNet(nn.Module):
+class ResNet(Layered):
   """The convolutional part of a ResNet or ResNeXt.
 
   Attributes:
@@ -93,7 +88,6 @@ class ResNet(nn.Module):
     base_width: channels of a group at width 64.
     output_stride: 32, or 16 or 8: the last stages are dilated in place of strided. The first
       block of a dilated stage keeps the dilation of the stage before, as torchvision does.
-    dtype: compute dtype.
   """
 
   stages: tuple[int, ...] = (2, 2, 2, 2)
@@ -101,16 +95,15 @@ class ResNet(nn.Module):
   groups: int = 1
   base_width: int = 64
   output_stride: int = 32
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> features, index i at stride min(2^i, output_stride).
+  def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """f32[B,H,W,C] -> features, index i at stride min(2^i, output_stride).
 
-    Channels: 3 (the image itself), 64, then 64, 128, 256 and 512, times 4 with bottlenecks.
+    Channels: the image's own, 64, then 64, 128, 256 and 512, times 4 with bottlenecks.
     """
-    stem = Conv(64, 7, 2, dtype=self.dtype, name="conv1")
-    x = nn.relu(conv_norm(image, stem, BatchNorm(dtype=self.dtype, name="bn1"), train=train))
+    stem = self.build(Conv, 64, 7, 2, use_bias=self.norm == "none", name="conv1")
+    x = self.activated(self.normed(image, stem, "bn1", train=train))
     features = [image, x]
     x = ops.max_pool_3x3(x)
     for i, (count, (stride, first, rest)) in enumerate(
@@ -121,13 +114,13 @@ class ResNet(nn.Module):
           features=64 * 2**i,
           stride=stride if j == 0 else 1,
           dilation=first if j == 0 else rest,
-          dtype=self.dtype,
           name=f"layer{i + 1}_{j}",
         )
         if self.bottleneck:
-          block = Bottleneck(groups=self.groups, base_width=self.base_width, **common)
+          groups = dict(groups=self.groups, base_width=self.base_width)
+          block = self.build(Bottleneck, **groups, **common)
         else:
-          block = BasicBlock(next_dilation=first if j == 0 else rest, **common)
+          block = self.build(BasicBlock, next_dilation=first if j == 0 else rest, **common)
         x = block(x, train=train)
       features.append(x)
     return features

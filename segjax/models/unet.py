@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax import ops
@@ -12,7 +15,7 @@ from segjax.errors import UserError
 from segjax.models import layers
 
 
-class UNet(nn.Module):
+class UNet(layers.Layered):
   """Encoder of double convolutions and pooling, decoder of up-sampling and skip connections.
 
   With its defaults the small road net (578,417 parameters; 529,457 with `skip=False`).
@@ -22,36 +25,34 @@ class UNet(nn.Module):
   Attributes:
     num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of each level; the last is the bottleneck. Depth is `len(widths) - 1`.
-    norm: "none", "batch" or "group", after each 3x3 convolution.
     up: "transposed2" (2x2, stride 2), "transposed3" (3x3, stride 2) or "bilinear" (then conv 3x3).
     up_keeps: the up-sampling keeps its input's channel count; else it gives the level's width.
-    up_relu: a ReLU after the up-sampling.
+    up_relu: a ReLU, or the `activation`, after the up-sampling.
     skip: concatenates the encoder's features of the same resolution.
     dropout: rate, before each decoder block.
     fit: an input that 2**depth does not divide is extended at its edges and the logits are cut
       ("pad"), or is resized to the next multiple and the logits are resized back ("resize").
-    kernel_init: of all kernels, "glorot" or "he"; biases start at 0.
-    dtype: compute dtype; parameters and logits are float32.
+    norm: after each 3x3 convolution, see `Layered`; None is "none".
+    kernel_init: see `Layered`; biases start at 0.
   """
 
   num_classes: int = 1
   widths: tuple[int, ...] = (8, 16, 32, 64, 128)
-  norm: str = "none"
   up: str = "transposed2"
   up_keeps: bool = True
   up_relu: bool = True
   skip: bool = True
   dropout: float = 0.0
   fit: str = "pad"
-  kernel_init: str = "glorot"
-  dtype: Any = jnp.float32
+  norm: str | Callable | None = dataclasses.field(default="none", kw_only=True)
+  kernel_init: str | Callable | None = dataclasses.field(default="glorot", kw_only=True)
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
+  def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Segments images.
 
     Args:
-      image: f32[B,H,W,3], any H and W.
+      image: f32[B,H,W,C], any H and W.
       train: batch statistics from the batch and dropout on (needs a "dropout" rng).
 
     Returns:
@@ -60,27 +61,19 @@ class UNet(nn.Module):
     height, width = image.shape[1:3]
     *levels, bottom = self.widths
     x = self._fitted(image, 2 ** len(levels)).astype(self.dtype)
-    features, common = [], (self.norm, self.kernel_init, self.dtype)
+    features, block = [], partial(self.build, layers.DoubleConv, norm=self.norm or "none")
     for i, w in enumerate(levels):
-      x = layers.DoubleConv(w, *common, name=f"down{i + 1}")(x, train=train)
+      x = block(w, name=f"down{i + 1}")(x, train=train)
       features.append(x)
       x = ops.max_pool_2x2(x)
-    x = layers.DoubleConv(bottom, *common, name="bottom")(x, train=train)
+    x = block(bottom, name="bottom")(x, train=train)
     for i in reversed(range(len(levels))):
       x = self._upsampled(x, x.shape[-1] if self.up_keeps else levels[i], name=f"up{i + 1}")
-      x = nn.relu(x) if self.up_relu else x
+      x = self.activated(x) if self.up_relu else x
       x = jnp.concatenate([x, features[i]], -1) if self.skip else x
       x = layers.Dropout(self.dropout)(x, train=train)
-      x = layers.DoubleConv(levels[i], *common, name=f"join{i + 1}")(x, train=train)
-    x = layers.Conv(
-      self.num_classes,
-      1,
-      use_bias=True,
-      kernel_init=layers.initializer(self.kernel_init),
-      dtype=self.dtype,
-      name="head",
-    )(x)
-    x = x.astype(jnp.float32)
+      x = block(levels[i], name=f"join{i + 1}")(x, train=train)
+    x = ops.wide(self.build(layers.Conv, self.num_classes, 1, use_bias=True, name="head")(x))
     return (
       ops.resize_bilinear(x, (height, width)) if self.fit == "resize" else x[:, :height, :width]
     )
@@ -95,14 +88,8 @@ class UNet(nn.Module):
   def _upsampled(self, x, features, name):
     if self.up in ("transposed2", "transposed3"):
       size = int(self.up[-1])
-      return layers.ConvTranspose(features, size, self.kernel_init, self.dtype, name=name)(x)
+      return self.build(layers.ConvTranspose, features, size, name=name)(x)
     if self.up == "bilinear":
       x = ops.resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
-      return layers.Conv(
-        features,
-        use_bias=True,
-        kernel_init=layers.initializer(self.kernel_init),
-        dtype=self.dtype,
-        name=name,
-      )(x)
+      return self.build(layers.Conv, features, use_bias=True, name=name)(x)
     raise UserError(f"UNet: up is {self.up!r}, expected one of {', '.join(layers.UPSAMPLINGS)}")

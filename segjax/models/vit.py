@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from segjax import ops
 from segjax.errors import UserError
+from segjax.models.layers import Layered
+from segjax.models.norms import apply_norm
+
+NORM = partial(nn.LayerNorm, epsilon=1e-6)
 
 
-class Block(nn.Module):
+class Block(Layered):
   """Self-attention and two dense layers, each after a layer norm and added to its input.
 
   Attributes:
     num_heads: heads.
     ratio: hidden channels over channels.
-    dtype: compute dtype.
   """
 
   num_heads: int
   ratio: int = 4
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,N,C] -> [B,N,C]."""
-    norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
-    y = norm(name="norm1")(x)
-    x = x + nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, name="attn")(y, y)
-    y = nn.Dense(self.ratio * x.shape[-1], dtype=self.dtype, name="fc1")(norm(name="norm2")(x))
-    return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(nn.gelu(y))
+    c = x.shape[-1]
+    y = apply_norm(self.make_norm(c, "norm1", NORM), x, train=train)
+    x = x + self.build(nn.MultiHeadDotProductAttention, self.num_heads, name="attn")(y, y)
+    y = apply_norm(self.make_norm(c, "norm2", NORM), x, train=train)
+    y = self.activated(self.build(nn.Dense, self.ratio * c, name="fc1")(y), nn.gelu)
+    return x + self.build(nn.Dense, c, name="fc2")(y)
 
 
-class ViT(nn.Module):
+class ViT(Layered):
   """Patches, learned positions, blocks, a layer norm; without a class token.
 
   For decoders that want finer features than the patches', those of earlier blocks are enlarged
@@ -51,7 +52,6 @@ class ViT(nn.Module):
     depth: blocks.
     num_heads: heads.
     grid: of the positions.
-    dtype: compute dtype.
   """
 
   patch: int = 8
@@ -59,26 +59,24 @@ class ViT(nn.Module):
   depth: int = 6
   num_heads: int = 3
   grid: int = 12
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
-    """f32[B,H,W,3] -> features, index i at stride 2^i: the image, earlier blocks, the last."""
-    del train
+  def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """f32[B,H,W,C] -> features, index i at stride 2^i: the image, earlier blocks, the last."""
     p = self.patch
     if p < 2 or p & (p - 1):
       raise UserError(f"ViT: patch is {p}, expected a power of 2")
     x = ops.pad_to_multiple(image, p).astype(self.dtype)
-    x = nn.Conv(self.width, (p, p), p, padding="VALID", dtype=self.dtype, name="patch_embed")(x)
-    _, h, w, c = x.shape
-    place = self.param("pos_embed", nn.initializers.normal(0.02), (self.grid, self.grid, c))
+    x = self.build(nn.Conv, self.width, (p, p), p, padding="VALID", name="patch_embed")(x)
+    (_, h, w, c), init = x.shape, nn.initializers.normal(0.02)
+    place = self.param("pos_embed", init, (self.grid, self.grid, c), self.param_dtype)
     x = x + jax.image.resize(place, (h, w, c), "linear").astype(self.dtype)
     x = x.reshape(-1, h * w, c)
     blocks = []
     for i in range(self.depth):
-      x = Block(self.num_heads, dtype=self.dtype, name=f"blocks_{i}")(x)
+      x = self.build(Block, self.num_heads, name=f"blocks_{i}")(x, train=train)
       blocks.append(x.reshape(-1, h, w, c))
-    x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(blocks[-1])
+    x = apply_norm(self.make_norm(c, "norm", NORM), blocks[-1], train=train)
     strides = p.bit_length() - 1
     fine = [
       ops.resize_bilinear(

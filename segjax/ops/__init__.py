@@ -6,6 +6,7 @@
 """
 
 from segjax.ops.conv import conv, conv_transpose
+from segjax.ops.dtypes import wide
 from segjax.ops.platforms import by_platform, plain_forms
 from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
@@ -21,4 +22,5 @@ __all__ = [
   "pad_to_multiple",
   "plain_forms",
   "resize_bilinear",
+  "wide",
 ]

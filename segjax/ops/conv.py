@@ -9,6 +9,7 @@ devices JAX's convolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,7 +56,15 @@ class Spec(NamedTuple):
 conv_p = Primitive("segjax_conv")
 
 
-def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
+def conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int = 1,
+  padding: int | str | Sequence[tuple[int, int]] = 0,
+  dilation: int = 1,
+  groups: int = 1,
+) -> jax.Array:
   """Two-dimensional convolution, NHWC and HWIO.
 
   Args:
@@ -81,7 +90,7 @@ def conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
   return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
 
 
-def conv_transpose(x, kernel):
+def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """2x2 or 3x3 transposed convolution, stride 2, whose output is exactly twice the input.
 
   Equals `jax.lax.conv_transpose(x, kernel, (2, 2), "VALID")` and `jax.lax.conv_transpose(x, kernel,

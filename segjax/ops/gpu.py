@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.ops.dtypes import wide
 from segjax.ops.forms import Form, is_transpose, library, product_of_pixels
 
 # Channels that the kernels work on together.
@@ -110,7 +111,7 @@ def _sum_of_shifted_products(x, kernel, c):
   total = 0
   for part, (_, _, down, right) in zip(jnp.split(products, len(taps), -1), taps, strict=True):
     shift = (0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)
-    total += jax.lax.pad(part, jnp.zeros((), x.dtype), shift).astype(jnp.float32)
+    total += wide(jax.lax.pad(part, jnp.zeros((), x.dtype), shift))
   return total.astype(x.dtype)
 
 

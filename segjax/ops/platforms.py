@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -11,7 +13,7 @@ _plain = jax.make_user_context(False)
 
 
 @contextlib.contextmanager
-def plain_forms():
+def plain_forms() -> Iterator[None]:
   """Context in which operations are traced as standard operations of JAX, the same ones everywhere.
 
   Programs then contain no foreign function and no branch by platform: for `jax.export`, other
@@ -29,12 +31,12 @@ def plain_forms():
     yield
 
 
-def is_plain():
+def is_plain() -> bool:
   """Whether `plain_forms` is entered."""
   return _plain.value
 
 
-def by_platform(*args, default, **forms):
+def by_platform(*args: Any, default: Callable, **forms: Callable) -> Any:
   """`jax.lax.platform_dependent`, and `default(*args)` within `plain_forms`."""
   if is_plain():
     return default(*args)

@@ -62,7 +62,7 @@ def _members_2x2(x):
 
 
 @jax.custom_jvp
-def max_pool_2x2(x):
+def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Largest value of each 2x2 window, stride 2; equals `nn.max_pool(x, (2, 2), (2, 2))`.
 
   The gradient of a window goes to one member, the first maximum in row-major order, as XLA's
@@ -102,7 +102,7 @@ def _members_3x3(x):
 
 
 @jax.custom_jvp
-def max_pool_3x3(x):
+def max_pool_3x3(x: jax.Array) -> jax.Array:
   """Largest value of each 3x3 window, stride 2, one row of padding on each side.
 
   Equals `nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))` in value and gradient, and PyTorch's
@@ -156,7 +156,7 @@ _define_derivatives(max_pool_2x2, _members_2x2, _tangent_2x2)
 _define_derivatives(max_pool_3x3, _members_3x3, _tangent_3x3)
 
 
-def adaptive_avg_pool(x, size):
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Means over a grid of `size` = (rows, columns) cells, [B,H,W,C] -> [B,rows,columns,C].
 
   Cells of PyTorch's `AdaptiveAvgPool2d`: cell i covers floor(i*H/rows) to ceil((i+1)*H/rows), so
@@ -164,7 +164,7 @@ def adaptive_avg_pool(x, size):
   """
 
   def cells(n, m):
-    weights = np.zeros((m, n), np.float32)
+    weights = np.zeros((m, n))
     for i in range(m):
       first, last = i * n // m, -(-(i + 1) * n // m)
       weights[i, first:last] = 1 / (last - first)

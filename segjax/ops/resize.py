@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 
-def resize_bilinear(x, size):
+def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
   """Bilinear resize of [B,H,W,C] to `size` = (height, width), half-pixel centres.
 
   Equals PyTorch's `interpolate(mode="bilinear", align_corners=False)` when enlarging; when
@@ -21,12 +23,12 @@ def resize_bilinear(x, size):
   return jax.image.resize(x, shape, "bilinear", antialias=not larger)
 
 
-def pad_to_multiple(image, multiple):
+def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
   """Extends [B,H,W,C] at the bottom and right, repeating the edge, to multiples of `multiple`."""
   return _extended(image, [-n % multiple for n in image.shape[1:3]])
 
 
-def pad_to_least(image, least):
+def pad_to_least(image: jax.Array, least: int) -> jax.Array:
   """Extends [B,H,W,C] at the bottom and right, repeating the edge, to `least` pixels or more."""
   return _extended(image, [jax.core.max_dim(least - n, 0) for n in image.shape[1:3]])
 

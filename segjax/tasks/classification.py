@@ -35,6 +35,7 @@ class Classification(Task):
   headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
   def __post_init__(self):
+    super().__post_init__()
     n = len(self.classes)
     if n < 2:
       raise UserError(f"classification needs at least 2 classes, the data has {n}")

@@ -52,6 +52,7 @@ class Colorization(Task):
   loss_text: ClassVar[str] = "loss"
 
   def __post_init__(self):
+    super().__post_init__()
     if self.output not in OUTPUTS:
       raise UserError(f"task.output is {self.output!r}, expected one of {', '.join(OUTPUTS)}")
     if self.norm not in NORMS:

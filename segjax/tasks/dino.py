@@ -59,6 +59,7 @@ class Dino(Task):
   teaches: ClassVar[bool] = True
 
   def __post_init__(self):
+    super().__post_init__()
     for name in ("temperature", "teacher_start", "teacher_end"):
       if not 0 < getattr(self, name) <= 1:
         raise UserError(f"task.{name} is {getattr(self, name)}, expected one in (0, 1]")

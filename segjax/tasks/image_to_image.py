@@ -51,6 +51,7 @@ class ImageToImage(Task):
   num_outputs: ClassVar[int] = 3
 
   def __post_init__(self):
+    super().__post_init__()
     if self.degrade not in DEGRADE:
       raise UserError(
         f"task.degrade is {self.degrade!r}, expected one of {', '.join(map(repr, DEGRADE))}"

@@ -43,6 +43,7 @@ class Segmentation(Task):
   headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
   def __post_init__(self):
+    super().__post_init__()
     n = len(self.classes)
     if self.sigmoid and n != 2:
       raise UserError(f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}")

@@ -35,6 +35,7 @@ class SimCLR(Task):
   headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "feature_deviation")
 
   def __post_init__(self):
+    super().__post_init__()
     if not 0 < self.temperature <= 10:
       raise UserError(f"task.temperature is {self.temperature}, expected one in (0, 10]")
 

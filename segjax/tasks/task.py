@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data.labels import default_table
 from segjax.errors import UserError
 
 
@@ -26,7 +27,7 @@ class Task:
 
   Attributes:
     classes: class names in label order; empty where there are none.
-    palette: u8[256,3], display colour of each label value.
+    palette: u8[256,3], display colour of each label value; None for `labels.default_table`'s.
     needs: what a source must give with each image: "mask", "class", "target" or "nothing".
     headline: scalars of a summary that stand in the rows of training, where it has them.
     every_pixel: whether all pixels of an image are scored, so that none may be padding.
@@ -36,7 +37,9 @@ class Task:
   """
 
   classes: tuple[str, ...]
-  palette: np.ndarray = dataclasses.field(repr=False, hash=False, compare=False)
+  palette: np.ndarray | None = dataclasses.field(
+    default=None, repr=False, hash=False, compare=False
+  )
 
   needs: ClassVar[str] = "mask"
   headline: ClassVar[tuple[str, ...]] = ("loss",)
@@ -44,6 +47,10 @@ class Task:
   teaches: ClassVar[bool] = False
   pretext: ClassVar[bool] = False
   loss_text: ClassVar[str] = "loss (nats)"
+
+  def __post_init__(self):
+    if self.palette is None:
+      object.__setattr__(self, "palette", default_table(self.classes[:256]).palette)
 
   @classmethod
   def needs_of(cls, fields):

@@ -55,8 +55,11 @@ def frozen_norms(frozen):
 
   def intercept(call, args, kwargs, context):
     module = context.module
-    if isinstance(module, BatchNorm) and "/".join((*module.path, "scale")) in frozen:
-      kwargs = kwargs | dict(train=False)
+    if "/".join((*module.path, "scale")) in frozen:
+      if isinstance(module, BatchNorm):
+        kwargs = kwargs | dict(train=False)
+      elif isinstance(module, nn.BatchNorm):
+        kwargs = kwargs | dict(use_running_average=True)
     return call(*args, **kwargs)
 
   return nn.intercept_methods(intercept)

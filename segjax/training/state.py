@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
     return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)
 
 
-def init_state(model, optimizer, key, *, size, ema=False):
+def init_state(model, optimizer, key, *, size, channels=3, ema=False):
   """A fresh state, pure in `key`.
 
   Args:
@@ -43,9 +43,10 @@ def init_state(model, optimizer, key, *, size, ema=False):
     optimizer: optax GradientTransformation.
     key: of jax.random, for the initial parameters.
     size: (height, width) of the images; parameters do not depend on it.
+    channels: of the images.
     ema: keeps a moving average of the parameters.
   """
-  variables = model.init(key, jnp.zeros((1, *size, 3)), train=False)
+  variables = model.init(key, jnp.zeros((1, *size, channels)), train=False)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -107,7 +107,8 @@ def defaults(config):
   """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
   source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
   task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
-  net = _fields(models.MODELS.get(config.model.name)) | dict(dtype="float32")
+  net = _fields(models.MODELS.get(config.model.name))
+  net |= dict(dtype="float32", param_dtype="float32")
   return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
 
 
