@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
@@ -52,7 +53,7 @@ def confusion_matrix(
   cells = num_classes * num_classes
   inside = counted(valid, label.shape) & (pred >= 0) & (label >= 0)
   cell = jnp.where(inside, label * num_classes + pred, cells)
-  return _counts(cell.ravel(), cells + 1)[:cells].reshape(num_classes, num_classes)
+  return _counts(cell, cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
 def score_histogram(
@@ -83,11 +84,11 @@ def score_histogram(
   inside = counted(valid, label.shape) & (label >= 0) & ~jnp.isnan(probability)
   bins = (jnp.clip(probability, 0, 1) * THRESHOLDS).astype(jnp.int32)
   cell = jnp.where(inside, label * THRESHOLDS + jnp.minimum(bins, THRESHOLDS - 1), 2 * THRESHOLDS)
-  return _counts(cell.ravel(), 2 * THRESHOLDS + 1)[:-1].reshape(2, THRESHOLDS)
+  return _counts(cell, 2 * THRESHOLDS + 1)[:-1].reshape(2, THRESHOLDS)
 
 
 def _counts(cell, length):
-  """How often each of 0 ... length - 1 occurs in i32[N], i32[length].
+  """How often each of 0 ... length - 1 occurs in i32[...], i32[length].
 
   Accelerators add to a cell one at a time, so there neighbours are counted in copies of their own.
   """
@@ -100,7 +101,10 @@ def _counts(cell, length):
     copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
     return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
 
-  return by_platform(cell, cpu=shared, default=spread)
+  mesh = jax.typeof(cell).sharding.mesh
+  if AxisType.Explicit in mesh.axis_types:  # every device counts all, as it may not ask the others
+    cell = jax.sharding.reshard(cell, NamedSharding(mesh, PartitionSpec()))
+  return by_platform(cell.ravel(), cpu=shared, default=spread)
 
 
 def _whole(counts, name, shape):

@@ -91,7 +91,7 @@ class Conv(nn.Module):
     x = self._convolved(x, kernel)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-      x = x + bias.astype(self.dtype)
+      x = x + ops.per_channel(bias.astype(self.dtype), x)
     return x
 
   def scaled(self, x: jax.Array, y: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
@@ -112,10 +112,11 @@ class Conv(nn.Module):
       y, shift = self._convolved(x, kernel), shift + params["bias"] * factor
 
     def after(x, y, kernel, factor, shift):
-      return (y * factor + shift).astype(self.dtype)
+      return (y * ops.per_channel(factor, y) + ops.per_channel(shift, y)).astype(self.dtype)
 
     def folded(x, y, kernel, factor, shift):
-      return self._convolved(x, kernel * factor) + shift.astype(self.dtype)
+      y = self._convolved(x, kernel * ops.per_channel(factor, kernel))
+      return y + ops.per_channel(shift.astype(self.dtype), y)
 
     # On a CPU both are one pass over the result, and the kernel would be one more.
     return ops.by_platform(x, y, kernel, factor, shift, cpu=after, default=folded)

@@ -138,7 +138,8 @@ class ConvTranspose(nn.Module):
     kernel = self.param("kernel", initializer(self.kernel_init), shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    return ops.conv_transpose(x, kernel) + bias.astype(self.dtype)
+    y = ops.conv_transpose(x, kernel)
+    return y + ops.per_channel(bias.astype(self.dtype), y)
 
 
 class Dropout(nn.Module):
@@ -162,7 +163,8 @@ class Dropout(nn.Module):
     *shape, channels = x.shape
     values = 32 // bits
     words = jax.random.bits(self.make_rng("dropout"), (*shape, -(-channels // values)), "uint32")
-    words = words[..., None] >> jnp.arange(0, 32, bits, dtype="uint32")
+    words = words[..., None]
+    words = words >> ops.per_channel(jnp.arange(0, 32, bits, dtype="uint32"), words)
     words = words.reshape(*shape, -1)[..., :channels] & jnp.uint32(2**bits - 1)
     kept = words >= jnp.uint32(round(self.rate * 2**bits))
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)

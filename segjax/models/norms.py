@@ -94,7 +94,10 @@ class BatchNorm(nn.Module):
       mean, var = running_mean.value, running_var.value
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     shift = bias - mean * factor
-    y = x * factor + shift if train or scaled is None else scaled(factor, shift)
+    if train or scaled is None:
+      y = x * ops.per_channel(factor, x) + ops.per_channel(shift, x)
+    else:
+      y = scaled(factor, shift)
     return y.astype(self.dtype)
 
 

@@ -70,7 +70,7 @@ class ViT(Layered):
     x = self.build(nn.Conv, self.width, (p, p), p, padding="VALID", name="patch_embed")(x)
     (_, h, w, c), init = x.shape, nn.initializers.normal(0.02)
     place = self.param("pos_embed", init, (self.grid, self.grid, c), self.param_dtype)
-    x = x + jax.image.resize(place, (h, w, c), "linear").astype(self.dtype)
+    x = x + jax.image.resize(place, (h, w, c), "linear").astype(self.dtype)[None]
     x = x.reshape(-1, h * w, c)
     blocks = []
     for i in range(self.depth):

@@ -6,10 +6,10 @@
 """
 
 from segjax.ops.conv import conv, conv_transpose
-from segjax.ops.dtypes import wide
 from segjax.ops.platforms import by_platform, plain_forms
 from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
+from segjax.ops.shapes import per_channel, wide
 
 __all__ = [
   "adaptive_avg_pool",
@@ -20,6 +20,7 @@ __all__ = [
   "max_pool_3x3",
   "pad_to_least",
   "pad_to_multiple",
+  "per_channel",
   "plain_forms",
   "resize_bilinear",
   "wide",

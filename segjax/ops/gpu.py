@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.dtypes import wide
 from segjax.ops.forms import Form, is_transpose, library, product_of_pixels
+from segjax.ops.shapes import wide
 
 # Channels that the kernels work on together.
 TILE = 64

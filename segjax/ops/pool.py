@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.ops.shapes import in_blocks
+
 
 def _later(one, other):
   """The larger of two (value, index): nan above all, of equal values the first, of nans the last.
@@ -50,7 +52,7 @@ def _maximum(members):
 
 def _selected(index, blocks, codes):
   """Sum over 2x2 blocks [B,h,2,w,2,C] of the values whose code, [[4],[4]], is the index's."""
-  codes = np.array(codes, np.uint8).reshape(2, 1, 2, 1)
+  codes = np.array(codes, np.uint8).reshape(1, 1, 2, 1, 2, 1)
   hit = index[:, :, None, :, None] == codes
   return jax.lax.reduce_sum(jnp.where(hit, blocks, 0), (2, 4))
 
@@ -80,8 +82,8 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 
 def _tangent_2x2(index, t):
   """The tangent of each window's maximum: that of the member which the index names."""
-  n, h, w, c = index.shape
-  blocks = t[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
+  h, w = index.shape[1:3]
+  blocks = in_blocks(t[:, : 2 * h, : 2 * w])
   return _selected(index, blocks, ((0, 1), (2, 3)))
 
 
@@ -119,13 +121,13 @@ def max_pool_3x3(x: jax.Array) -> jax.Array:
 
 def _tangent_3x3(index, t):
   """See `_tangent_2x2`."""
-  n, h, w, c = index.shape
+  h, w = index.shape[1:3]
   # In a window of -inf alone the padding before the image is the first maximum: step back into it.
-  row = jnp.maximum(index // 4, (jnp.arange(h) == 0)[:, None, None])
-  column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[:, None])
+  row = jnp.maximum(index // 4, (jnp.arange(h) == 0)[None, :, None, None])
+  column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[None, None, :, None])
   index = 4 * row + column
   # Windows overlap: window i has both rows of block i and the first of block i + 1.
-  blocks = _padded(t, 0).reshape(n, h + 1, 2, w + 1, 2, c)
+  blocks = in_blocks(_padded(t, 0))
   parts = []
   for i in (0, 1):
     for j in (0, 1):
