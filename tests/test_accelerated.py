@@ -176,6 +176,7 @@ def test_transposed_convolution_is_flaxs(accelerated):
 
 
 @pytest.mark.parametrize("classes", [2, 8, 300])
+@pytest.mark.slow
 def test_counts_are_the_same_numbers(classes, accelerated):
   rng = np.random.default_rng(0)
   pred, label = (jnp.asarray(rng.integers(0, classes, (2, 40, 50))) for _ in range(2))
@@ -212,6 +213,7 @@ def test_likelihoods_and_their_gradients_are_the_same_numbers(accelerated):
     ("fcn", dict(backbone="shallow_resnet", output_stride=8)),
   ],
 )
+@pytest.mark.slow
 def test_norms_are_part_of_the_convolutions_in_evaluation(
   name, fields, accelerated, shallow_backbones
 ):

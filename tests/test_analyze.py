@@ -200,6 +200,7 @@ def test_augmented_sheet_of_crops():
 # ---------------------------------------------------------------------------- launcher
 
 
+@pytest.mark.slow
 def test_data_prints_a_table_and_pasteable_weights(tmp_path):
   config = write_config(tmp_path, write_pairs(tmp_path / "data", count=10))
   output = tmp_path / "out"
@@ -224,6 +225,7 @@ def test_data_prints_a_table_and_pasteable_weights(tmp_path):
   assert (output / "samples_val.png").is_file()
 
 
+@pytest.mark.slow
 def test_data_lists_broken_files_once_and_fails(tmp_path):
   data = write_pairs(tmp_path / "data", count=30)
   lost = [0, 7, 8, 13]
@@ -244,6 +246,7 @@ def test_data_lists_broken_files_once_and_fails(tmp_path):
   assert (output / "classes_train.png").is_file()
 
 
+@pytest.mark.slow
 def test_augment_draws_a_sheet(tmp_path):
   data, output = write_pairs(tmp_path / "data", count=10), tmp_path / "out"
   config = write_config(tmp_path, data, "c.augment.update(flip=0.5, brightness=0.4)")

@@ -85,6 +85,7 @@ def test_color_and_cutout_move_no_pixel(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.slow
 def test_ranges_dtypes_keys_and_one_compilation(name):
   fn = jitted(tuple(EVERY[name].items()))
   images, labels = batch(EVERY[name], seed=1)

@@ -33,6 +33,7 @@ def tiny_config():
 
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.slow
 def test_figures_fit_together(mode):
   config = tiny_config()
   program = benchmark.prepare(config, mode)
@@ -62,6 +63,7 @@ def test_a_train_program_trains():
   assert int(states[-1].step) == 3
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_are_told_a_step():
   config = tiny_config()
   single = benchmark.prepare(config, "train")

@@ -80,6 +80,7 @@ def test_scores_and_attention_by_hand():
   assert not np.any(none["inside"]) and not np.any(none["matrix"])
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_attention_by_hand():
   plain, task = make_task(), make_task(attention=0.5)
   label = np.zeros((3, 4, 6), int)

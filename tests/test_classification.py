@@ -155,6 +155,7 @@ def test_digits_train_and_are_drawn(tmp_path):
   assert shows(np.asarray(Image.open(file)), make_source(config, "val")[0]["image"])
 
 
+@pytest.mark.slow
 def test_a_few_digits_are_learned_by_heart(tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.writers, config.pictures, config.total_steps, config.eval_steps = (), 0, 30, 30
@@ -207,6 +208,7 @@ def test_training_with_mixed_examples(name, tmp_path):
     ({"batch_augment.cutmix": 2.0}, "batch_augment.cutmix is 2"),
   ],
 )
+@pytest.mark.slow
 def test_what_does_not_fit_is_told(changes, part, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.update_from_flattened_dict(changes)

@@ -111,6 +111,7 @@ def test_a_net_that_says_lightness_too_can_lose_it():
 
 
 @pytest.mark.parametrize("output", ["regression", "bins", "lab"])
+@pytest.mark.slow
 def test_examples_that_do_not_count_do_not(output):
   task, image = make_task(output=output), jnp.array(images(4))
   outputs = jnp.array(images(4, seed=2)[..., :1]) + jnp.arange(task.num_outputs) / 50

@@ -31,7 +31,7 @@ from segjax.models import layers
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 # Nets in which every block occurs: all that is computed, and the quick part of what is traced.
-BLOCKS = ("classifier/mobile", "classifier/resnet", "unet")
+BLOCKS = ("classifier/resnet", "unet")
 SIZE = (32, 32)
 
 
@@ -342,6 +342,7 @@ def test_a_second_call_without_jit_compiles_nothing():
   assert compilations(both) == 0
 
 
+@pytest.mark.slow
 def test_threads_compile_at_once():
   found, errors = [None] * 4, []
 
@@ -370,7 +371,10 @@ def test_export_for_all_platforms_with_any_batch(name):
   image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), *SIZE, 3), jnp.float32)
   with ops.plain_forms():
     program = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(p.variables, image)
+    jaxpr = str(jax.make_jaxpr(function)(p.variables, p.images))
   assert program.platforms == ("cpu", "cuda", "tpu")
+  assert "@segjax" not in program.mlir_module()
+  assert "platform_index" not in jaxpr and "segjax_conv" not in jaxpr
   if name == "unet":
     again = jax.export.deserialize(program.serialize())
     for count in (1, 3):
@@ -383,6 +387,7 @@ def test_export_for_all_platforms_with_any_batch(name):
 
 
 @pytest.mark.parametrize("name", marked(NETS, ("unet",)))
+@pytest.mark.slow
 def test_nnx_trains_it(name):
   """`ToNNX` with batch statistics; three steps lower the loss and move the averages."""
   p = Problem(name)

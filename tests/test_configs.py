@@ -91,6 +91,7 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, stand_in_nets)
   assert int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_own_images_of_more_than_two_classes(tmp_path, light_backbones):
   classes = ("ground", "thing", "sky", "rest")
   config = on_own_data(smoke_config("segmentation_folder"), tmp_path, classes=classes)

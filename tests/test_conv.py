@@ -50,6 +50,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_fast_convolutions_equal_the_standard_one(case, dtype):
   height, width, channels, features, size, groups, stride, dilation, padding = CASES[case]
   rng = np.random.default_rng(0)
@@ -92,6 +93,7 @@ def test_max_pool_3x3_passes_nan_on():
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 1), (2, 5)])
+@pytest.mark.slow
 def test_max_pool_3x3_is_bit_for_bit(size):
   """Few different values, so that windows have ties; the first maximum gets the gradient."""
   rng = np.random.default_rng(0)

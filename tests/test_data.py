@@ -485,6 +485,7 @@ def test_random_crops_follow_from_seed_and_step():
   np.testing.assert_array_equal(next(fresh)["image"], batches[4]["image"])
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches_and_resume(tmp_path):
   source = sources.make("folder", "train", folder=str(write_pairs(tmp_path)))
 

@@ -45,6 +45,7 @@ def softmax(x):
   return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_views_have_their_sizes_and_are_different():
   task = make_task(crops=3)
   image = jnp.array(np.random.default_rng(0).random((5, 16, 16, 3), np.float32))

@@ -42,6 +42,7 @@ def pixels(classes, seed=0):
 
 @pytest.mark.parametrize("jitted", [False, True])
 @pytest.mark.parametrize("classes", [2, 17, 21, 150])
+@pytest.mark.slow
 def test_confusion_matrix_of_any_dtype_is_scikit_learns(classes, jitted, platform):
   label, pred, valid = pixels(classes)
   want = sk.confusion_matrix(label[valid], pred[valid], labels=range(classes))
@@ -155,6 +156,7 @@ def test_a_label_that_is_no_class_gives_nan_on_every_platform(name, classes, pla
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.slow
 def test_losses_of_narrow_logits_are_computed_in_float32(name, dtype):
   logits = jax.random.normal(jax.random.key(0), (1, 512, 512, 2)).astype(dtype)
   label = np.arange(512 * 512).reshape(1, 512, 512) % 2
@@ -239,6 +241,7 @@ def picture(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
+@pytest.mark.slow
 def test_augmentation_keeps_every_channel(channels):
   """Each channel moves as the same channel of an image of three does."""
   augment = jax.jit(make_augment(**AUGMENT))

@@ -45,6 +45,7 @@ def test_the_features_are_what_the_last_layer_gets():
 
 
 @pytest.mark.parametrize("name, fields", [("projection", {}), ("fcn", dict(output_stride=16))])
+@pytest.mark.slow
 def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
   fields = fields | dict(backbone="shallow_resnet")
   net, variables, image = applied(name, num_classes=5, size=(32, 48), **fields)

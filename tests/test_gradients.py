@@ -135,7 +135,7 @@ def compare(got, want, tolerance):
 
 def marked(names):
   """The nets whose gradients go through our own forms are in the quick tests."""
-  quick = ("classifier/cnn", "classifier/mobile", "classifier/resnet", "encoder_decoder", "unet")
+  quick = ("classifier/cnn", "encoder_decoder", "unet")
   return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
@@ -223,6 +223,7 @@ def test_every_window_gives_its_gradient_to_one_member(pool, dtype):
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (6, 8)])
+@pytest.mark.slow
 def test_windows_of_ties_infinities_and_nans(pool, size):
   """A tie goes to the first member, -inf is a value as others are, nan is above all."""
   function, side = POOLS[pool]

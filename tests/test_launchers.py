@@ -57,6 +57,7 @@ def test_evaluation_gives_trainings_last_numbers_exactly(smoked):
 
 
 @pytest.mark.parametrize("smoked", ["unet_road"], indirect=True)
+@pytest.mark.slow
 def test_a_finished_run_says_so(smoked):
   workdir, _ = smoked
   config = f"configs/{workdir.parent.name.rstrip('0123456789')}.py:smoke"
@@ -92,6 +93,7 @@ def trained(smoked):
   return smoked[0]
 
 
+@pytest.mark.slow
 def test_prediction_of_any_size(trained, tmp_path):
   sizes = {"a": (123, 77), "b": (64, 64), "c": (31, 200)}
   (tmp_path / "in").mkdir()
@@ -124,6 +126,7 @@ def test_prediction_of_any_size(trained, tmp_path):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_color_baseline_is_reported(trained):
   done = launch("evaluate", f"--workdir={trained}", "--split=train", "--color_baseline")
   assert done.returncode == 0, done.stderr
@@ -265,6 +268,7 @@ def failures(tmp_path_factory):
   return {name: (done, cases[name][1]) for name, done in found}
 
 
+@pytest.mark.slow
 def test_every_error_is_one_clear_message_with_exit_code_1(failures):
   for name, (done, parts) in failures.items():
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -320,6 +324,7 @@ def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_a_workdir_makes_a_new_one(tmp_path):
   done = subprocess.run(
     [sys.executable, str(ROOT / "launch" / "train.py"),
@@ -331,6 +336,7 @@ def test_a_run_without_a_workdir_makes_a_new_one(tmp_path):
   assert workdir.name.startswith("encoder_decoder_road-")
 
 
+@pytest.mark.slow
 def test_kitti_folder_from_the_environment(tmp_path):
   write_kitti(tmp_path / "kitti_road", count=10)
   done = launch(

@@ -58,6 +58,7 @@ def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, d
   assert same(whole, done)
 
 
+@pytest.mark.slow
 def test_a_run_whose_rows_were_lost_says_so_and_goes_on(whole, data, tmp_path, capsys):
   run = tmp_path / "run"
   training.train(tiny_config(data, total_steps=3), run)
@@ -102,6 +103,7 @@ def test_what_a_workdir_holds(data, tmp_path):
   assert kept in ([6], [3, 6])
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
   after, seen = threading.Event(), []
 
@@ -206,12 +208,14 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next(tmp_path, monke
       getattr(checkpoints, then)(*args)
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_written_are_told(data, tmp_path):
   (tmp_path / "images").write_text("")
   with pytest.raises(UserError, match=r"cannot write to .*images"):
     training.train(tiny_config(data, writers=("pictures",)), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
   config = tiny_config(data, total_steps=8, eval_steps=1, best_metric="val/loss", best_mode="min")
   config.schedule.learning_rate = 0.3  # so large that the best is not the last
@@ -226,6 +230,7 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
     inference.restore(tmp_path / "run", "77")
 
 
+@pytest.mark.slow
 def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
   config = tiny_config(data, total_steps=9, eval_steps=9, keep_epochs=(0.34, 4 / 3))
   training.train(config, tmp_path / "run")  # of 3 steps an epoch
@@ -309,6 +314,7 @@ def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path
   assert val(rows) == val(rows2)
 
 
+@pytest.mark.slow
 def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypatch):
   """The signal comes while step 2 writes its row, after it was decided not to save there."""
   original = loop._Run._log
@@ -326,6 +332,7 @@ def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypa
   assert int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_lets_nothing_else_begin(data, tmp_path, monkeypatch):
   original = loop._Run._evaluate
 
@@ -341,6 +348,7 @@ def test_a_signal_in_the_last_step_lets_nothing_else_begin(data, tmp_path, monke
   assert int(training.train(tiny_config(data), tmp_path).step) == 6
 
 
+@pytest.mark.slow
 def test_other_data_and_other_lengths_of_a_schedule_are_refused(data, tmp_path):
   config = tiny_config(data, **{"schedule.name": "one_cycle"})
   training.train(config, tmp_path / "run")
@@ -375,6 +383,7 @@ def test_a_run_is_restored_on_as_many_devices_as_divide_its_batch(data, tmp_path
   assert done.stdout.split() == ["2", "6"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_best_checkpoint_of_another(data, tmp_path):
   """Not from an early one that was kept, and whatever devices it was trained on."""
   config = dict(keep_steps=(1, 2), best_metric="val/loss", best_mode="max")

@@ -113,6 +113,7 @@ def test_kernels_equal_the_library(case, form):
 
 @pytest.mark.parametrize("machine", [None, (4, 32), (8, 16), (16, 32)])
 @pytest.mark.parametrize("case", FAR)
+@pytest.mark.slow
 def test_products_of_far_taps_equal_the_library(case, machine, monkeypatch):
   spec, x, kernel, _ = draw(case, FAR)
   with jax.enable_x64():
@@ -130,6 +131,7 @@ def test_products_of_far_taps_equal_the_library(case, machine, monkeypatch):
 
 @pytest.mark.parametrize("machine", [(4, 32), (8, 16), (16, 32)])
 @in_forms("odd_channels", "several_blocks", "stem", "dilated", "several_shares")
+@pytest.mark.slow
 def test_vectors_of_any_width_give_the_same_bits(case, form, machine, monkeypatch):
   spec, x, kernel, g = draw(case)
 
@@ -189,6 +191,7 @@ def test_convolutions_of_nets_use_the_kernels_where_they_can():
   assert "@segjax" not in target(platform="cuda")
 
 
+@pytest.mark.slow
 def test_a_net_gives_the_same_with_and_without_kernels(monkeypatch):
   net = models.UNet(num_classes=4, widths=(8, 16, 32))
   rng = np.random.default_rng(0)

@@ -33,7 +33,7 @@ OWN_MIT = dict(backbone=partial(segformer.MiT, **FIELDS))
 
 
 # In the quick tests; the others take up to a second each to trace.
-QUICK = ("classifier/small_cnn", "encoder_decoder", "lraspp", "prototypes", "unet", "unet/group")
+QUICK = ("encoder_decoder", "unet")
 # Backbones with a head of their own.
 HEADS = ("small_cnn", "shallow_vgg16", "shallow_mobilenet", "shallow_efficientnet")
 MARKED = [
@@ -233,7 +233,7 @@ class Plain(nn.Module):
 
 
 WITH_BACKBONE = [
-  pytest.param(n, marks=[] if n in (*QUICK, "classifier/cnn", "segformer") else [pytest.mark.slow])
+  pytest.param(n, marks=[] if n in (*QUICK, "classifier/cnn") else [pytest.mark.slow])
   for n in NETS
   if "backbone" in NETS[n]
 ]
@@ -427,6 +427,7 @@ def test_other_mismatches_stay_errors():
 
 
 @pytest.mark.parametrize("name", ["unet", "encoder_decoder", *SHALLOW, "small_cnn", "mit"])
+@pytest.mark.slow
 def test_the_first_convolution_is_known_in_every_net(name):
   backbone = name not in models.MODELS
   net = MIT if name == "mit" else models.make_backbone(name) if backbone else models.make(name)

@@ -365,6 +365,7 @@ def test_an_evaluation_that_fails_costs_nothing(made, tmp_path, monkeypatch, cap
   assert inference.restore(run, "best")[1].step == inference.restore(made / "run", "best")[1].step
 
 
+@pytest.mark.slow
 def test_data_that_vanish_cost_nothing(made, tmp_path):
   shutil.copytree(made / "data", tmp_path / "data")
   changes = dict(total_steps=40, eval_steps=10, pictures=0, **{"data.cache_mb": 0})

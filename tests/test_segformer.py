@@ -66,7 +66,9 @@ def flatten(tree):
   return {"_".join(k): v for k, v in flax.traverse_util.flatten_dict(tree).items()}
 
 
-@pytest.mark.parametrize("backbone", COUNTS)
+@pytest.mark.parametrize(
+  "backbone", [b if b < "mit_b2" else pytest.param(b, marks=pytest.mark.slow) for b in COUNTS]
+)
 def test_parameter_count_is_exact(backbone):
   net = segformer.SegFormer(backbone=backbone)
   assert models.count_params(shapes(net)["params"]) == COUNTS[backbone]

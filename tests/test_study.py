@@ -172,6 +172,7 @@ def check_resumed(root, other):
     }
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path):
   write_study(tmp_path)
   cases = [
@@ -262,6 +263,7 @@ def test_variants_that_an_override_makes_alike_are_an_error(tmp_path):
     study_lib.run(dataclasses.replace(study, overrides=alike), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_data_or_defaults_is_not_reused(tmp_path, monkeypatch, capsys):
   study = study_lib.read(str(write_study(tmp_path)))
   variants = dict(list(study.variants.items())[:1])
@@ -285,6 +287,7 @@ def test_a_finished_run_of_other_data_or_defaults_is_not_reused(tmp_path, monkey
   assert "schedule.power: 0.9 -> 0.8" in result.error
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_started_from_other_weights_is_not_reused(tmp_path):
   study = study_lib.read(str(write_study(tmp_path)))
   variants = dict(list(study.variants.items())[:1])

@@ -105,6 +105,7 @@ def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_seeds_share_a_program_and_draw_otherwise():
   """What a study compiles for its first seed serves the others."""
   config = config_lib.read(f"{ROOT}/configs/unet_road.py:smoke")
@@ -151,6 +152,7 @@ def test_the_state_is_donated_and_the_average_is_exact():
 
 
 @pytest.mark.parametrize(("num_classes", "sigmoid"), [(2, True), (3, False)])
+@pytest.mark.slow
 def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
   net, task, optimizer = parts(num_classes, sigmoid, norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
@@ -279,6 +281,7 @@ def test_recomputing_keeps_fewer_bytes_and_the_same_numbers(data):
   assert kept(True) < kept(False) / 2
 
 
+@pytest.mark.slow
 def test_a_trace_of_some_steps(tmp_path, data, capsys):
   training.train(tiny_config(data), tmp_path / "run", profile_steps=("2", "3"))
   assert "trace of steps 2 to 3" in capsys.readouterr().out
@@ -340,6 +343,7 @@ def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
   assert sums["pixels"] == sum((e["label"] != 255).sum() for e in examples)
 
 
+@pytest.mark.slow
 def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
   config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "native"})
   config.writers = ("pictures",)
@@ -373,6 +377,7 @@ def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(tmp_path,
   assert rows[0]["info/train_examples"] + rows[0]["info/val_examples"] == 8
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree(tmp_path):
   """The same three steps with batch norm, dropout and augmentation on 1 and on 8 devices."""
   code = """

@@ -124,7 +124,9 @@ def test_only_a_submodule_is_loaded(tmp_path):
 CONVOLUTIONAL = [name for name in SHALLOW if name != "shallow_vit"]
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", *CONVOLUTIONAL])
+@pytest.mark.parametrize(
+  "backbone", ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in CONVOLUTIONAL)]
+)
 def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones):
   """Everything of the backbone is loaded, and the report names what was not."""
   path, variables = classifier_file(tmp_path, backbone)
@@ -209,6 +211,7 @@ def test_freezing_finds_names_by_regular_expression():
       freezing.frozen_names(pattern, params)
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_frozen_parameters():
   """The gradient itself, not what the optimiser makes of it: its state is the last gradient."""
   net = models.make("backbone_unet", backbone="small_cnn", num_classes=1)

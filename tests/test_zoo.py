@@ -71,7 +71,7 @@ DETERMINISTIC = (
   "unet/no_skip",
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
-LIGHT_NETS = ("classifier/cnn", "encoder_decoder", "prototypes", "unet", "unet/group")
+LIGHT_NETS = ("encoder_decoder", "unet")
 LIGHT_BACKBONES = (*SHALLOW, "mit_b0", "small_cnn", "vit_tiny")
 
 
