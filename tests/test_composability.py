@@ -424,6 +424,43 @@ def test_nnx_trains_it(name):
   assert all(jax.tree.leaves(moved))
 
 
+class Scanned(nn.Module):
+  """A net over a sequence of batches, whose batch statistics are carried on."""
+
+  net: nn.Module
+
+  @nn.compact
+  def __call__(self, batches):
+    scan = nn.scan(
+      lambda net, carry, image: (carry, net(image, train=True)),
+      variable_broadcast="params",
+      variable_carry="batch_stats",
+      split_rngs=dict(params=False, dropout=True),
+    )
+    return scan(self.net, None, batches)[1]
+
+
+def test_flaxs_vmap_and_scan_take_a_net():
+  p = Problem("unet")
+  batches = jnp.stack([p.images, p.images])
+  rngs = dict(params=p.key, dropout=p.key)
+  axes = dict(params=0, batch_stats=0)
+  many = nn.vmap(
+    Positional, in_axes=(0, None), variable_axes=axes, split_rngs=dict(params=True, dropout=True)
+  )(p.net)
+  init = jax.eval_shape(lambda: many.init(rngs, batches, False))
+  for x, one in zip(jax.tree.leaves(init), jax.tree.leaves(p.variables), strict=True):
+    assert x.shape == (2, *one.shape)
+  once = {k: dict(net=v) for k, v in p.variables.items()}
+  out, updates = jax.eval_shape(
+    lambda: Scanned(p.net).apply(once, batches, mutable=["batch_stats"], rngs=rngs)
+  )
+  assert out.shape == (2, 4, *SIZE, 3)
+  assert jax.tree.map(jnp.shape, updates["batch_stats"]) == jax.tree.map(
+    jnp.shape, once["batch_stats"]
+  )
+
+
 def test_flax_says_where_batch_statistics_are_not_mutable():
   p = Problem("unet")
   with pytest.raises(flax.errors.ModifyScopeVariableError, match="batch_stats"):
