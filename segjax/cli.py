@@ -103,7 +103,8 @@ def _keep_compilations():
     # Without a home, or one that can be written to: compile each time.
     with contextlib.suppress(OSError, RuntimeError):
       folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
-      folder.mkdir(parents=True, exist_ok=True)
+      folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+      folder.chmod(folder.stat().st_mode & ~0o022)  # what runs from it is the user's alone
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 

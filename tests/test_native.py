@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import os
 import sys
 
 import jax
@@ -13,7 +14,7 @@ from conftest import run_with_core_packages
 
 from segjax import models, ops
 from segjax.ops import llvm as native
-from segjax.ops.llvm import convolution, forward, xla_call
+from segjax.ops.llvm import convolution, forward, kept_code, xla_call
 
 pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
 
@@ -226,27 +227,70 @@ def test_without_llvmlite_the_library_is_used():
   assert done.returncode == 0, done.stderr
 
 
-def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
-  args = forward.forward, draw("thin")[0], xla_call.machine()
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+  """(function that registers a kernel as a new process would, its file, list of compilations)."""
+  args, compiled = (forward.forward, draw("thin")[0], xla_call.machine()), []
   folder = jax.config.jax_compilation_cache_dir
-  compiled = []
   monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *a, **k: None)  # a name but once
   monkeypatch.setattr(
     xla_call, "_compile", lambda *a, make=xla_call._compile: compiled.append(a) or make(*a)
   )
-  try:
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    for _ in range(2):
-      monkeypatch.setattr(xla_call, "_engines", {})
-      name = xla_call.register.__wrapped__(*args)
-    assert len(compiled) == 1
-    assert [f.name for f in tmp_path.iterdir()] == [name + ".o"]
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "missing" / "folder"))
+
+  def register():
     monkeypatch.setattr(xla_call, "_engines", {})
-    assert xla_call.register.__wrapped__(*args) == name
-    assert len(compiled) == 2
-  finally:
-    jax.config.update("jax_compilation_cache_dir", folder)
+    return xla_call.register.__wrapped__(*args)
+
+  place = tmp_path / "kept"
+  place.mkdir(mode=0o755)
+  jax.config.update("jax_compilation_cache_dir", str(place))
+  yield register, place / (register() + ".o"), compiled
+  jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_compiled_kernels_are_kept(kept):
+  register, file, compiled = kept
+  assert register() == file.stem
+  assert len(compiled) == 1
+  assert list(file.parent.iterdir()) == [file]
+  jax.config.update("jax_compilation_cache_dir", str(file.parent / "missing" / "folder"))
+  assert register() == file.stem
+  assert len(compiled) == 2
+
+
+DAMAGE = {
+  "empty": lambda f: f.write_bytes(b""),
+  "cut": lambda f: f.write_bytes(f.read_bytes()[:-9]),
+  "garbage": lambda f: f.write_bytes(b"x" * 5000),
+  "flipped bit": lambda f: f.write_bytes(f.read_bytes()[:999] + b"\xff" + f.read_bytes()[1000:]),
+  "another kernel's": lambda f: f.write_bytes(kept_code._digest(f.parent / "y.o", b"z") + b"z"),
+  "writable by others": lambda f: f.chmod(0o666),
+  "link": lambda f: f.symlink_to(f.rename(f.parent.parent / "moved.o")),
+  "FIFO": lambda f: (f.unlink(), os.mkfifo(f)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_bad_file_of_a_kernel_is_compiled_anew_and_replaced(kept, damage):
+  register, file, compiled = kept
+  good = file.read_bytes()
+  DAMAGE[damage](file)
+  assert register() == file.stem
+  assert len(compiled) == 2
+  assert file.is_file() and not file.is_symlink() and file.read_bytes() == good
+  assert register() == file.stem
+  assert len(compiled) == 2
+
+
+def test_kernels_are_not_read_from_a_folder_that_others_write_to(kept):
+  register, file, compiled = kept
+  file.parent.chmod(0o777)
+  with pytest.warns(RuntimeWarning, match=rf"others can write .*chmod go-w {file.parent}"):
+    register()
+  assert len(compiled) == 2
+  file.parent.chmod(0o755)
+  register()
+  assert len(compiled) == 2
 
 
 HEADER = """

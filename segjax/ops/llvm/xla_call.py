@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import re
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+
+from segjax.ops.llvm.kept_code import kept_code
 
 # The job lives until its last user left it: a thread may come when all is done. The thread that
 # XLA called takes parts as the others do, so it never waits for one that has not started.
@@ -305,7 +306,8 @@ def register(make, spec, machine):
   name = f"segjax_{make.__name__}_{digest.hexdigest()[:16]}"
   with _lock:  # LLVM's contexts are no more than one thread's, either
     if name not in _engines:
-      code = _kept_code(name, lambda: _compile(make(spec, machine), target))
+      folder = jax.config.jax_compilation_cache_dir
+      code = kept_code(folder, name, lambda: _compile(make(spec, machine), target))
       engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
       engine.add_object_file(llvm.ObjectFileRef.from_data(code))
       engine.finalize_object()
@@ -319,25 +321,6 @@ def register(make, spec, machine):
 @functools.cache
 def _sources():
   return [f.read_text() for f in sorted(Path(__file__).parent.glob("*.py"))]
-
-
-def _kept_code(name, compile_):
-  """Object code from JAX's folder of compilations, or made and put there."""
-  folder = jax.config.jax_compilation_cache_dir
-  if not folder or "://" in str(folder):
-    return compile_()
-  file = Path(folder) / f"{name}.o"
-  try:
-    return file.read_bytes()
-  except OSError:
-    code = compile_()
-  try:  # a reader never sees half a file
-    part = file.with_name(f"{name}.{os.getpid()}")
-    part.write_bytes(code)
-    part.replace(file)
-  except OSError:
-    pass  # a folder that cannot be written to: compile each time
-  return code
 
 
 def _compile(kernel, target):
