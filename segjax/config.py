@@ -279,6 +279,22 @@ def image_source(name):
   return data_source(name, **(dict(kind="images") if name == "folder" else {}))
 
 
+def initial_weights(backbone, weights):
+  """The `init_from` of a backbone whose weights are "imagenet", of a pip package, or a file.
+
+  Raises:
+    UserError: "imagenet" for a backbone that no package carries.
+  """
+  if weights != "imagenet":
+    return weights
+  if backbone != "efficientnet_lite0":
+    raise UserError(
+      f"no package carries ImageNet weights of {backbone!r}, only of 'efficientnet_lite0'; "
+      "give a file of torchvision's weights"
+    )
+  return backbone
+
+
 def set_task(c, name, **changes):
   """Sets the fields of a task and of its loss in a config, `c.task` and `c.loss`.
 
