@@ -10,14 +10,47 @@ cores, 2026-11-25: validation mean IoU 0.296 ± 0.016, 2.3 minutes. A course rep
 """
 
 from segjax import config as config_lib
-from segjax import recipes
+from segjax import weights
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", smoke=False)
   c = config_lib.default()
   c.name = "fcn32s_camvid"
-  recipes.camvid(c, a.data)
-  recipes.backbone_weights(c, "resnet18", "")
+
+  c.data.source = config_lib.data_source(a.data)
+  c.data.size = (240, 320)
+  c.data.batch_size = 8
+  c.data.fit = "crop"
+  c.data.eval_fit = "native"
+
+  c.data.mean, c.data.std = weights.normalization("resnet18")
   c.model = dict(name="fcn32s", backbone="resnet18", hidden=0, dtype="float32")
+
+  c.task.sigmoid = False
+  c.loss.cross_entropy = 1.0
+  c.loss.dice = 1.0
+
+  c.optimizer.name = "adamw"
+  c.optimizer.weight_decay = 1e-2
+  c.schedule.name = "one_cycle"
+  c.schedule.learning_rate = 2e-3
+  c.total_epochs = 20.0
+  c.eval_epochs = 5.0
+  c.ema_decay = 0.99
+
+  c.augment.flip = 0.5
+  c.augment.scale_min = 0.8
+  c.augment.scale_max = 1.6
+  c.augment.aspect = 0.1
+  c.augment.brightness = 0.3
+  c.augment.contrast = 0.3
+  c.augment.saturation = 0.3
+
+  if a.data == "road_scenes":
+    c.data.source.classes = "all"
+    c.data.source.num_train = 400
+    c.data.size = (192, 256)
+    c.total_epochs = 6.0  # of 50 steps
+    c.eval_epochs = 2.0
   return config_lib.smoke(c) if a.smoke else c

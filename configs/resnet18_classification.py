@@ -16,7 +16,7 @@ left of them, not one. `weights=FILE` starts from torchvision's.
 """
 
 from segjax import config as config_lib
-from segjax import recipes
+from segjax import weights
 
 LEARNING_RATES = {"adam": 1e-4, "sgd": 1e-2}
 
@@ -27,17 +27,36 @@ def get_config(arg=""):
   )
   c = config_lib.default()
   c.name = "resnet18_classification"
-  recipes.classification(c, a.data)
+
+  classes = dict(kind="classification") if a.data == "folder" else {}
+  c.data.source = config_lib.data_source(a.data, **classes)
+  if a.data == "digits":
+    c.data.source.size = 32
   c.data.size = (a.size, a.size)
+  c.data.batch_size = 64
+
+  c.data.mean, c.data.std = weights.normalization("resnet18")
   c.model = dict(name="classifier", backbone="resnet18", dtype="float32")
-  recipes.backbone_weights(c, "resnet18", a.weights)
+  if a.weights:
+    c.init_from = config_lib.initial_weights("resnet18", a.weights)
+    c.init_part = "backbone"
+
+  config_lib.set_task(c, "classification")
+  c.best_metric = "val/accuracy"
+  c.pictures = 8
+
   c.optimizer.name = a.optimizer
-  c.schedule.learning_rate = LEARNING_RATES.get(a.optimizer, 1e-4)
+  c.optimizer.momentum = 0.9  # of SGD
   c.schedule.name = a.schedule
+  c.schedule.learning_rate = LEARNING_RATES.get(a.optimizer, 1e-4)
   c.total_epochs = 10.0
+  c.eval_epochs = 1.0
+
   if a.data != "digits":
-    c.total_epochs, c.eval_epochs = 20.0, 2.0
-    c.augment.update(flip=0.5, crop_area_min=0.5)
+    c.total_epochs = 20.0
+    c.eval_epochs = 2.0
+    c.augment.flip = 0.5
+    c.augment.crop_area_min = 0.5
   if a.schedule == "step":
     c.schedule.every_epochs = c.total_epochs / 2
   if a.schedule == "multi_step":

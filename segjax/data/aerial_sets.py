@@ -99,7 +99,7 @@ def landcover(split, *, folder="", split_by="auto", train_fraction=0.9, split_se
 
   Args:
     split: "train" or "val".
-    folder: see above; empty for `$SEGJAX_DATA/landcover`.
+    folder: of the set; empty for `$SEGJAX_DATA/landcover`.
     split_by: "files", "seed" or "auto"; without split folders. See `driving.kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
     split_seed: of the seeded split.

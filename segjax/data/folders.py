@@ -50,11 +50,12 @@ def folder(
 
   Args:
     split: "train" or "val".
-    folder: see above; empty for `$SEGJAX_DATA/folder`.
-    kind: "segmentation": as above; "classification": the folder or the name of a file is its class,
-      see `classification.class_files`; "pairs": `targets/` in place of `masks/`, the example is
-      {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images": the images
-      of `images/`, or of the folder itself, for tasks without labels; they have one class.
+    folder: of the set; empty for `$SEGJAX_DATA/folder`.
+    kind: "segmentation": images and masks; "classification": the folder or the name of a file is
+      its class, see `classification.class_files`; "pairs": `targets/` in place of `masks/`, the
+      example is {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images":
+      the images of `images/`, or of the folder itself, for tasks without labels; they have one
+      class.
     images: name of the folder of images.
     masks: name of the folder of masks.
     targets: name of the folder of target images.

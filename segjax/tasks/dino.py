@@ -37,7 +37,7 @@ class Dino(Task):
     temperature: of the student's softmax.
     teacher_start: temperature of the teacher's softmax at first.
     teacher_end: the same from `teacher_steps` on; linear between.
-    teacher_steps: see there; in a config `teacher_epochs` as well.
+    teacher_steps: from the one to the other; in a config `teacher_epochs` as well.
     center_momentum: of the centre, the moving mean of the teacher's outputs.
     centering: "mean" subtracts the centre from the teacher's outputs, "sinkhorn" takes `balance`.
   """

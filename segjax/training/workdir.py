@@ -106,7 +106,7 @@ def _depends_on_total(flat):
 def defaults(config):
   """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
   source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
-  task, loss = config_lib.TASKS.get(config.task.name, ({}, {}))
+  task, loss = _task_fields(config)
   net = _fields(models.MODELS.get(config.model.name))
   net |= dict(dtype="float32", param_dtype="float32")
   return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
@@ -115,8 +115,13 @@ def defaults(config):
 def _of_task(config):
   """Values that absent fields of the task and its loss have, which configs set otherwise, flat."""
   made = _fields(TASKS.get(config.task.name))
-  parts = zip(("task", "loss"), config_lib.TASKS.get(config.task.name, ()), strict=False)
+  parts = zip(("task", "loss"), _task_fields(config), strict=True)
   return {f"{part}.{k}": made[k] for part, fields in parts for k in fields if k in made}
+
+
+def _task_fields(config):
+  known = config.task.name in config_lib.TASK_FIELDS
+  return config_lib.task_fields(config.task.name) if known else ({}, {})
 
 
 def _fields(cls):

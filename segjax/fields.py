@@ -1,0 +1,242 @@
+"""The fields of a config: what there is, its default, what it means.
+
+Each default stands in one place. Those of the task, its loss, the optimiser, the schedule and the
+augmentation are the defaults of the class or function that takes them, and so is what they mean:
+`segjax.reference` makes the tables in configs/README.md of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import ml_collections
+
+from segjax.errors import UserError, check_fields, choose
+
+FIELDS = {
+  "name": ("unnamed", "begins the name of the run's folder"),
+  "seed": (0, "of initial parameters, data order, augmentation and dropout"),
+  "total_steps": (0, "length of the training; one of the two"),
+  "total_epochs": (10.0, "the same in epochs"),
+  "eval_steps": (0, "between evaluations, each with pictures and a checkpoint; one of the two"),
+  "eval_epochs": (1.0, "the same in epochs"),
+  "checkpoint_steps": (0, "between checkpoints besides those at evaluations; at most one"),
+  "checkpoint_epochs": (0.0, "the same in epochs"),
+  "keep_steps": ((), "of which checkpoints stay, besides the best and the latest; at most one"),
+  "keep_epochs": ((), "the same in epochs"),
+  "log_steps": (10, "between lines of training loss"),
+  "steps_per_dispatch": (
+    0,
+    "that one call makes when the train split lies on the device; 0: as many as there are between "
+    "two lines on an accelerator, one on a CPU",
+  ),
+  "remat": (False, "recomputes all but convolutions in the backward pass: less memory, more time"),
+  "data.size": ((256, 256), "height, width in pixels that images are resized to"),
+  "data.batch_size": (4, "images, over all devices"),
+  "data.mean": ((0.0, 0.0, 0.0), "images in [0,1] become (image - mean) / std"),
+  "data.std": ((1.0, 1.0, 1.0), "see `data.mean`"),
+  "data.skip_broken": (
+    False,
+    "leaves out examples with a broken file and names them; else an error",
+  ),
+  "data.fit": (
+    "resize",
+    "train images are resized to the size; `crop`: a random part of this size",
+  ),
+  "data.eval_fit": (
+    "resize",
+    "of evaluations; `crop`: the middle; `native`: the images' own sizes, extended to multiples of "
+    "`data.eval_multiple`",
+  ),
+  "data.eval_multiple": (32, "pixels; each size that results is compiled once"),
+  "data.threads": (2, "that decode"),
+  "data.workers": (0, "processes with so many threads each that decode train images; 0: this one"),
+  "data.cache_mb": (2048, "of each split, decoded, that stay in memory, shared among the workers"),
+  "data.feed": ("auto", "`host` sends batches to the device, `device` keeps the train split there"),
+  "data.device_mb": (1024, "largest split that `auto` keeps on an accelerator"),
+  "model.name": (
+    "unet",
+    "`python -m segjax.models` lists them; further fields: those of its class",
+  ),
+  "model.dtype": ("float32", "of the computation; `bfloat16` and `float16` for a GPU, `float64`"),
+  "aux_weight": (0.4, "of the loss of an auxiliary head, if the net has one"),
+  "init_from": (
+    "",
+    "weights to start from: a torch or safetensors file, the workdir of a run, or "
+    "`efficientnet_lite0` (ImageNet weights of a pip package)",
+  ),
+  "init_part": ("all", "or the submodule to load alone, such as `backbone`"),
+  "freeze": (
+    "",
+    "regular expression; parameters whose names it finds are not trained: `^backbone/`",
+  ),
+  "ema_decay": (0.0, "of a moving average of the parameters, which is then evaluated; 0: none"),
+  "ema_decay_end": (0.0, "`ema_decay` goes there along a half cosine; 0: it stays"),
+  "best_metric": ("val/mean_iou", "the best checkpoint by it is kept beside the latest"),
+  "best_mode": ("max", "or `min`"),
+  "pictures": (4, "validation examples drawn at each evaluation"),
+  "writers": (("clu", "pictures"), "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow"),
+}
+
+# Which fields of a task's class stand in `task` and which in `loss`.
+TASK_FIELDS = dict(
+  segmentation=(("sigmoid",), ("cross_entropy", "dice", "focal", "focal_gamma", "class_weights")),
+  classification=(("top_k",), ("label_smoothing", "class_weights")),
+  colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
+  class_query=(("present",), ("cross_entropy", "attention")),
+  image_to_image=(("degrade",), ("l1", "l2", "content", "style", "features", "backbone")),
+  rotation=((), ("label_smoothing",)),
+  dino=(
+    (
+      "prototypes", "crops", "temperature", "teacher_start", "teacher_end", "teacher_steps",
+      "center_momentum", "centering",
+    ),
+    (),
+  ),
+  simclr=(("temperature", "width"), ()),
+)  # fmt: skip
+
+# Defaults of a config that differ from those of the class.
+CHANGED = dict(segmentation=dict(sigmoid=True))
+
+# Arguments of the functions of `segjax.data.sources`. They are repeated, and a test compares them,
+# because those functions need packages that a config does without.
+DATA_SOURCES = dict(
+  road_scenes=dict(seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"),
+  kitti_road=dict(
+    folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
+  ),
+  aerial_scenes=dict(seed=0, num_train=1000, num_val=100, height=256, width=256),
+  camvid=dict(folder="", classes="all"),
+  floodnet=dict(folder="", merge_public=True),
+  landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
+  dubai_aerial=dict(folder="", unlabeled="ignore"),
+  ade20k=dict(folder="", all_below=10, split_by="auto", train_fraction=0.9, split_seed=0),
+  cifar10_subset=dict(folder=""),
+  digits=dict(size=8, train_fraction=0.8, split_seed=0),
+  folder=dict(
+    folder="",
+    kind="segmentation",
+    images="images",
+    masks="masks",
+    targets="targets",
+    mask_suffix="",
+    classes=(),
+    ignore_value=255,
+    ignore_colors=(),
+    shift=0,
+    split_by="auto",
+    train_fraction=0.9,
+    split_seed=0,
+  ),
+  tfds=dict(
+    dataset="",
+    data_dir="",
+    image_key="image",
+    label_key="label",
+    train_split="train",
+    val_split="val",
+    classes=(),
+    shift=0,
+    ignore_value=255,
+  ),
+)
+
+
+def default():
+  """All fields with their defaults, as a fresh ConfigDict."""
+  from segjax import augment, mixing
+  from segjax.training import optim
+
+  c = ml_collections.ConfigDict(dict(data={}, model={}))
+  for name, (value, _) in FIELDS.items():
+    part, _, field = name.rpartition(".")
+    (c[part] if part else c)[field] = value
+  c.data.source = data_source("road_scenes")
+  set_task(c, "segmentation")
+  c.optimizer = dict(name="adam") | defaults_of(optim.make_optimizer)
+  c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
+  c.augment = defaults_of(augment.make_augment)
+  c.batch_augment = defaults_of(mixing.make_batch_augment)
+  return c
+
+
+def defaults_of(function):
+  """The defaults of a function's or a dataclass's arguments, with `x_epochs` beside `x_steps`."""
+  arguments = inspect.signature(function).parameters.items()
+  found = {k: p.default for k, p in arguments if p.default is not inspect.Parameter.empty}
+  epochs = {k: v for k, v in found.items() if k.endswith("_steps")}
+  return found | {
+    f"{k.removesuffix('_steps')}_epochs": v if isinstance(v, tuple) else float(v)
+    for k, v in epochs.items()
+  }
+
+
+def task_fields(name):
+  """Two dicts: the fields of a task and of its loss, with their defaults.
+
+  Raises:
+    UserError: no such task.
+  """
+  of_task, of_loss = choose(TASK_FIELDS, name, "task")
+  from segjax.tasks import TASKS
+
+  known = defaults_of(TASKS[name]) | CHANGED.get(name, {})
+  epochs = [f"{k.removesuffix('_steps')}_epochs" for k in of_task if k.endswith("_steps")]
+  return {k: known[k] for k in (*of_task, *epochs)}, {k: known[k] for k in of_loss}
+
+
+def data_source(name, **changes):
+  """The fields of a data source as they stand in `config.data.source`."""
+  choose(DATA_SOURCES, name, "data source")
+  check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
+  return dict(name=name) | DATA_SOURCES[name] | changes
+
+
+def image_source(name):
+  """`data_source` for a task that looks at no labels; a "folder" then needs none."""
+  return data_source(name, **(dict(kind="images") if name == "folder" else {}))
+
+
+def set_task(c, name, **changes):
+  """Sets the fields of a task and of its loss in a config, `c.task` and `c.loss`.
+
+  Args:
+    c: ConfigDict to change.
+    name: of the task.
+    **changes: fields of either.
+  """
+  task, loss = task_fields(name)
+  check_fields(changes, [*task, *loss], f"task {name!r}")
+  c.task = dict(name=name) | {k: changes.get(k, v) for k, v in task.items()}
+  c.loss = {k: changes.get(k, v) for k, v in loss.items()}
+
+
+def initial_weights(backbone, weights):
+  """The `init_from` of a backbone whose weights are "imagenet", of a pip package, or a file.
+
+  Raises:
+    UserError: "imagenet" for a backbone that no package carries.
+  """
+  if weights != "imagenet":
+    return weights
+  if backbone != "efficientnet_lite0":
+    raise UserError(
+      f"no package carries ImageNet weights of {backbone!r}, only of 'efficientnet_lite0'; "
+      "give a file of torchvision's weights"
+    )
+  return backbone
+
+
+def smoke(config):
+  """Shrinks an experiment until it trains, evaluates and saves within a minute on a CPU."""
+  config.total_steps, config.total_epochs = 6, 0.0
+  config.eval_steps, config.eval_epochs = 3, 0.0
+  config.log_steps = 2
+  config.data.size = (64, 64)
+  config.data.batch_size = 4
+  config.pictures = 2
+  config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 1.0)
+  if config.data.source.name in ("road_scenes", "aerial_scenes"):
+    config.data.source.update(num_train=12, num_val=6, height=64, width=128)
+  return config
