@@ -108,19 +108,6 @@ def _sees_little(c, dtype=None):
   return small or (far and c.size == 3 and c.stride == 1)
 
 
-def _sees_little_of_much(c, dtype):
-  """Larger maps without stride have a kernel, which copies nothing."""
-  reach = c.dilation * (c.size - 1)
-  same = c.stride == 1 and c.pads == ((reach // 2, reach // 2),) * 2
-  return _sees_little(c) and same and max(c.out_size) > 2 * SMALL and llvm.usable(c, dtype)
-
-
-def _wide_image(kernel, g, c):
-  return llvm.convolve_wide(
-    g, kernel, c._replace(channels=c.features, features=c.channels, turned=True)
-  )
-
-
 def _sum_of_seen(x, kernel, c):
   """A product for each tap, over the part of the image that it sees."""
   return _sum_of_products(x, list(kernel.reshape(-1, c.channels, c.features)), c)
@@ -230,7 +217,6 @@ FORMS = (
     kernel=transposed("kernel", _product_of_patches),
   ),
   Form(_has_groups, _block_diagonal),
-  Form(_sees_little_of_much, llvm.convolve_wide, _wide_image, _seen_gradients),
   Form(_sees_little, _sum_of_seen, kernel=_seen_gradients),
   Form(_is_product, _product, kernel=_kernel_of_products),
   Form(llvm.usable, llvm.convolve, _llvm_image, llvm.weight_gradient),

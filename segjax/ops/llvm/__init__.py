@@ -8,9 +8,8 @@ layers of segmentation nets. These kernels reach most of it. `segjax.ops.cpu` us
 from segjax.ops.llvm.convolution import (
   Convolution,
   convolve,
-  convolve_wide,
   usable,
   weight_gradient,
 )
 
-__all__ = ["Convolution", "convolve", "convolve_wide", "usable", "weight_gradient"]
+__all__ = ["Convolution", "convolve", "usable", "weight_gradient"]

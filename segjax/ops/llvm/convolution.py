@@ -3,10 +3,9 @@
 Directly (`forward`, `gradient`): through an image a strip of rows at a time, from a copy with its
 padding that stays in the cache of a core. The innermost loops keep a tile of sums in registers: a
 few pixels by up to two vectors of output channels forward, a few taps and input channels by as many
-for the gradient. By Winograd's tiles (`winograd`, `winograd_gradient`), and where taps reach far
-(`wide`), they are matrix products. Each sum is taken in one fixed order with products rounded once,
-so that neither the number of threads nor the width of the vectors changes a bit, nor, forward, the
-other images of the batch.
+for the gradient. By Winograd's tiles (`winograd`, `winograd_gradient`) they are matrix products.
+Each sum is taken in one fixed order with products rounded once, so that neither the number of
+threads nor the width of the vectors changes a bit, nor, forward, the other images of the batch.
 """
 
 from __future__ import annotations
@@ -175,11 +174,6 @@ def convolve(x, kernel, spec, tiles=None):
   flat = (_module("winograd").PLACES * spec.channels * spec.features,)
   kernel = _call("winograd_kernel", flat, spec, kernel, module="winograd")
   return _call("winograd", shape, spec, x, kernel)
-
-
-def convolve_wide(x, kernel, spec):
-  """`convolve` for taps that reach far, with stride 1 and a padding that keeps the size."""
-  return _call("wide", spec.shape("output"), spec, x, kernel)
 
 
 def weight_gradient(x, g, spec, tiles=None):
