@@ -56,9 +56,9 @@ def in_forms(*cases):
   return pytest.mark.parametrize(("case", "form"), forms, indirect=["form"])
 
 
-def draw(case, cases=CASES, seed=0):
+def draw(case, seed=0):
   """(spec, x, kernel, gradient of the output)."""
-  *shape, pads = cases[case]
+  *shape, pads = CASES[case]
   spec = native.Convolution(*shape, pads)
   rng = np.random.default_rng(seed)
   sizes = (
