@@ -30,12 +30,12 @@ from segjax.models import layers
 
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
-# Nets in which every block occurs: all that is computed, and the quick part of what is traced.
-BLOCKS = ("classifier/resnet", "unet")
+# In the quick tests; the others take many seconds to trace and to lower.
+QUICK = ("unet/none",)
 SIZE = (32, 32)
 
 
-def marked(names, quick=BLOCKS):
+def marked(names, quick=QUICK):
   return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
@@ -177,7 +177,7 @@ def test_transformations_are_traced_and_lowered(name):
   traced.lower()
 
 
-@pytest.mark.parametrize("name", marked(BLOCKS, ("unet",)))
+@pytest.mark.parametrize("name", marked(["classifier/resnet", "unet/none"]))
 def test_no_tracer_leaks(name):
   p = Problem(name)
   with jax.checking_leaks():
@@ -242,6 +242,7 @@ def test_narrow_dtypes_are_lowered(name, dtype):
   traced.lower()
 
 
+@pytest.mark.slow
 def test_a_vmapped_gradient_in_bfloat16_is_computed():
   p = Problem("unet", dtype="bfloat16")
   keys = jax.random.split(p.key, 3)
@@ -386,7 +387,7 @@ def test_export_for_all_platforms_with_any_batch(name):
       )
 
 
-@pytest.mark.parametrize("name", marked(NETS, ("unet",)))
+@pytest.mark.parametrize("name", NETS)
 @pytest.mark.slow
 def test_nnx_trains_it(name):
   """`ToNNX` with batch statistics; three steps lower the loss and move the averages."""
@@ -562,9 +563,8 @@ def losses_on_an_explicit_mesh():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "names", [COMPARED, pytest.param([n for n in NETS if n not in COMPARED], marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [COMPARED, [n for n in NETS if n not in COMPARED]])
+@pytest.mark.slow
 def test_eight_devices(names):
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))
   command = [sys.executable, __file__, *names]

@@ -255,6 +255,7 @@ def test_own_backbones(name):
       shapes(build(name, backbone=Plain, output_stride=8))
 
 
+@pytest.mark.slow
 def test_a_backbone_gets_the_nets_fields_but_those_that_it_sets():
   def statistics(**fields):
     net = models.make("deeplabv3", num_classes=2, **fields)
@@ -302,6 +303,7 @@ def test_nothing_in_a_float64_net_is_narrower(name):
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.slow
 def test_a_float64_gradient_is_the_difference_quotient(norm):
   with jax.enable_x64(True):
     fields = dict(dtype="float64", param_dtype="float64", activation="tanh", norm=norm)
@@ -324,6 +326,7 @@ def test_a_float64_gradient_is_the_difference_quotient(norm):
     assert (up - down) / 2e-5 == pytest.approx(float(slope), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_of_float64_are_computed_in_it():
   rng = np.random.default_rng(0)
   logits, label = rng.normal(size=(2, 5, 6, 4)), rng.integers(0, 4, (2, 5, 6))

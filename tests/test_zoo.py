@@ -14,10 +14,12 @@ from light import NETS, SHALLOW, build, random_variables, shapes
 
 from segjax import models
 from segjax.errors import UserError
+from segjax.models import __main__ as printed_costs
 
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 BACKBONES = tuple(models.BACKBONES)
+COSTED = (None, "resnet18", "vgg11_bn", "mit_b0", "mobilenet_v3_small", "efficientnet_lite0")
 GOLDEN = Path(__file__).with_name("golden_names.json")
 AERIAL = dict(
   num_classes=8,
@@ -278,6 +280,25 @@ def test_errors_say_what_there_is(make, words):
   with pytest.raises(UserError) as error:
     shapes(make())
   assert all(w in str(error.value) for w in words), str(error.value)
+
+
+def test_the_printed_costs_name_every_net(capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["models"])
+  printed_costs.main()
+  head, *rows = capsys.readouterr().out.splitlines()
+  assert "parameters" in head and len(rows) == len(printed_costs.NETS)
+  assert {n for n, _ in printed_costs.NETS} | {"projection", "prototypes"} == set(models.names())
+  assert {b for b in BACKBONES if any(f"classifier {b} " in row for row in rows)} == set(BACKBONES)
+  assert "unet                                           578,417      2.3" in "\n".join(rows)
+
+
+@pytest.mark.slow
+def test_the_printed_costs_are_those_of_the_nets(monkeypatch):
+  some = [row for row in printed_costs.NETS if row[1].get("backbone") in COSTED]
+  assert len(some) > 5
+  kept = {tuple(row) for row in json.loads(printed_costs.COSTS.read_text())}
+  monkeypatch.setattr(printed_costs, "NETS", some)
+  assert set(printed_costs.costs(printed_costs.SIZE)) <= kept
 
 
 def outline(tree):

@@ -1,9 +1,15 @@
-"""Prints the zoo: `python -m segjax.models [--size=HEIGHTxWIDTH] [--outputs=K]`."""
+"""Prints the zoo: `python -m segjax.models [--size=HEIGHTxWIDTH] [--outputs=K]`.
+
+To trace all nets takes minutes, so the costs at the default size stand in `costs.json`, which
+`python -m segjax.models --write` makes anew and a test compares.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+from pathlib import Path
 
 from segjax import models
 from segjax.models.cost import static_cost
@@ -29,21 +35,45 @@ NETS = (
 )
 
 
+COSTS = Path(__file__).with_name("costs.json")
+SIZE = (256, 256)
+
+
+def costs(size, num_classes=0):
+  """Costs of all nets.
+
+  Args:
+    size: (height, width) of the image, pixels.
+    num_classes: of every net; 0 for each net's default.
+
+  Yields:
+    (name of the net and its backbone, parameters, FLOPs of an image, stride of the deepest map).
+  """
+  more = dict(num_classes=num_classes) if num_classes else {}
+  for name, fields in NETS:
+    found = static_cost(models.make(name, **fields, **more), size)
+    yield f"{name} {fields.get('backbone', '')}".strip(), *found
+
+
 def main():
-  """Prints a row a net."""
+  """Prints a row for each net."""
   parser = argparse.ArgumentParser(prog="python -m segjax.models", description=__doc__)
   parser.add_argument("--size", default="256x256", help="height x width of the image, in pixels")
   parser.add_argument("--outputs", type=int, default=0, help="classes; 0 for each net's default")
+  parser.add_argument("--write", action="store_true", help=f"writes {COSTS.name}")
   args = parser.parse_args()
   if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.size):
     parser.error(f"--size is {args.size!r}, expected HEIGHTxWIDTH such as 256x256")
   size = tuple(map(int, args.size.split("x")))
+  if args.write:
+    rows = ",\n".join(map(json.dumps, costs(SIZE)))
+    COSTS.write_text(f"[\n{rows}\n]\n")
+  known = size == SIZE and not args.outputs
   print(f"{'net':44}{'parameters':>13}{'MB':>9}{'GFLOPs':>9}{'stride':>8}   at {args.size}")
-  for name, fields in NETS:
-    more = dict(num_classes=args.outputs) if args.outputs else {}
-    count, flops, output_stride = static_cost(models.make(name, **fields, **more), size)
-    label = f"{name} {fields.get('backbone', '')}"
-    print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{output_stride:8}")
+  for label, count, flops, stride in (
+    json.loads(COSTS.read_text()) if known else costs(size, args.outputs)
+  ):
+    print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{stride:8}", flush=True)
 
 
 if __name__ == "__main__":

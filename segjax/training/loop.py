@@ -169,6 +169,7 @@ class _Run:
       self._finish_writing()
       print(f"{self.workdir}: the run is already at step {self.first}; nothing left to train")
       return self.state
+    self.progress.say("  compiling   the first step; at the first start that takes half a minute")
     with STOP.patiently() as stop, self.profile as profile:
       try:
         self._train(stop, profile)
