@@ -96,7 +96,7 @@ class AttentionSegmenter(Layered):
     backbone = make_backbone(self.backbone, like=self)
     features = backbone(image, train=train)
     x, fine = features[-1], feature_at(features, 2, "AttentionSegmenter")
-    classes = jnp.broadcast_to(jnp.arange(self.num_classes), (len(image), self.num_classes))
+    classes = jnp.broadcast_to(jnp.arange(self.num_classes), (image.shape[0], self.num_classes))
     asked = jax.nn.one_hot(classes if query is None else query[:, None], self.num_classes)
     attention = self.build(ClassAttention, self.attention, self.width, name="class_attention")
     weights = attention(asked, x)

@@ -49,22 +49,22 @@ class Attention(Layered):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,H,W,C]; a map smaller than `reduction` is first extended at its edges."""
-    (b, h, w, c), r, small = x.shape, self.reduction, x
+    (b, _, w, c), r, small = x.shape, self.reduction, x
     if r > 1:
       small = ops.pad_to_least(x, r)
       reduce = self.build(nn.Conv, c, (r, r), r, padding="VALID", name="self_sr")
       small = _normed(self, reduce(small), "self_layer_norm", train)
 
     def heads(x, name):
-      return _dense(self, c, name)(x).reshape(b, -1, self.num_heads, size)
+      return ops.split(_dense(self, c, name)(x).reshape(b, -1, c), 2, size)
 
     size = c // self.num_heads
     query, key, value = heads(x, "self_query"), heads(small, "self_key"), heads(small, "self_value")
     width = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=width)
     weights = nn.softmax(scores * size**-0.5).astype(self.dtype)
-    x = jnp.einsum("bhqk,bkhc->bqhc", weights, value).reshape(b, h, w, c)
-    return _dense(self, c, "output_dense")(x)
+    x = jnp.einsum("bhqk,bkhc->bqhc", weights, value).reshape(b, -1, c)
+    return _dense(self, c, "output_dense")(ops.split(x, 1, w))
 
 
 class MixFFN(Layered):

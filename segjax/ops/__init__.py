@@ -9,7 +9,7 @@ from segjax.ops.conv import conv, conv_transpose
 from segjax.ops.platforms import by_platform, plain_forms
 from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
-from segjax.ops.shapes import per_channel, wide
+from segjax.ops.shapes import per_channel, split, wide
 
 __all__ = [
   "adaptive_avg_pool",
@@ -23,5 +23,6 @@ __all__ = [
   "per_channel",
   "plain_forms",
   "resize_bilinear",
+  "split",
   "wide",
 ]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.shapes import in_blocks
+from segjax.ops.shapes import split
 
 
 def _later(one, other):
@@ -57,6 +57,11 @@ def _selected(index, blocks, codes):
   return jax.lax.reduce_sum(jnp.where(hit, blocks, 0), (2, 4))
 
 
+def _in_blocks(x):
+  """[B,2h,2w,C] -> [B,h,2,w,2,C]."""
+  return split(split(x, 2, 2), 1, 2)
+
+
 def _members_2x2(x):
   """The members of each 2x2 window by their index, in the row-major order of the window."""
   h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
@@ -83,7 +88,7 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 def _tangent_2x2(index, t):
   """The tangent of each window's maximum: that of the member which the index names."""
   h, w = index.shape[1:3]
-  blocks = in_blocks(t[:, : 2 * h, : 2 * w])
+  blocks = _in_blocks(t[:, : 2 * h, : 2 * w])
   return _selected(index, blocks, ((0, 1), (2, 3)))
 
 
@@ -127,7 +132,7 @@ def _tangent_3x3(index, t):
   column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[None, None, :, None])
   index = 4 * row + column
   # Windows overlap: window i has both rows of block i and the first of block i + 1.
-  blocks = in_blocks(_padded(t, 0))
+  blocks = _in_blocks(_padded(t, 0))
   parts = []
   for i in (0, 1):
     for j in (0, 1):

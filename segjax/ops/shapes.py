@@ -18,12 +18,17 @@ def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
   return jnp.expand_dims(values, range(x.ndim - 1))
 
 
-def in_blocks(x: jax.Array) -> jax.Array:
-  """[B,2h,2w,C] -> [B,h,2,w,2,C], divided over an explicit mesh as x is."""
-  n, h, w, c = x.shape
-  shape, given = (n, h // 2, 2, w // 2, 2, c), jax.typeof(x).sharding
+def split(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """[...,N,...] -> [...,N//size,size,...], divided over an explicit mesh as x is.
+
+  Args:
+    x: of any rank.
+    axis: whose elements are grouped, from 0 on.
+    size: elements of a group.
+  """
+  shape = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+  given = jax.typeof(x).sharding
   if AxisType.Explicit not in given.mesh.axis_types:
     return x.reshape(shape)
-  images, rows, columns, channels = given.spec
-  spec = PartitionSpec(images, rows, None, columns, None, channels)
+  spec = PartitionSpec(*given.spec[: axis + 1], None, *given.spec[axis + 1 :])
   return jax.lax.reshape(x, shape, out_sharding=NamedSharding(given.mesh, spec))
