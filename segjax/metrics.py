@@ -9,11 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
-from segjax.ops import by_platform, wide
+from segjax.ops import by_platform, undivided, wide
 
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
@@ -101,10 +100,7 @@ def _counts(cell, length):
     copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
     return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
 
-  mesh = jax.typeof(cell).sharding.mesh
-  if AxisType.Explicit in mesh.axis_types:  # every device counts all, as it may not ask the others
-    cell = jax.sharding.reshard(cell, NamedSharding(mesh, PartitionSpec()))
-  return by_platform(cell.ravel(), cpu=shared, default=spread)
+  return by_platform(undivided(cell).ravel(), cpu=shared, default=spread)
 
 
 def _whole(counts, name, shape):

@@ -1,4 +1,4 @@
-"""Small text files of a run: UTF-8, written whole or not at all, read with one line of error."""
+"""Small files, written whole or not at all; text in UTF-8, read with one line of error."""
 
 from __future__ import annotations
 

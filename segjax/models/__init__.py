@@ -7,16 +7,16 @@
 >>> net.apply(variables, image, train=False).shape
 (1, 30, 45, 2)
 
-Every net composes with the transformations of JAX and Flax; `tests/test_composability.py` has each
-of these lines for each net:
+Every net composes with the transformations of JAX and Flax; `tests/test_composability.py` has
+these lines:
 
 - `jit`, `grad`, `jvp`, `linearize`, products with the Hessian in any order, `lax.scan`,
   `jax.checkpoint`, `disable_jit`, `numpy_rank_promotion="raise"`, several threads.
 - `vmap` over images, parameters or both. Gradients per example: `train=False`, or a norm that does
   not look at the batch.
-- A mesh with the batch and rows of images divided over it, Auto or Explicit. Every map of the net
-  needs as many rows as there are devices along them: with fewer, XLA's gradients of strided kernels
-  are wrong (those of `jax.lax.conv_general_dilated` too).
+- A mesh with the batch divided over it, Auto or Explicit, and over Auto axes rows of images too.
+  Every map of the net needs as many rows as there are devices along them: with fewer, XLA's
+  gradients of strided kernels are wrong (those of `jax.lax.conv_general_dilated` too).
 - `shard_map` with its checks and `pmap`: within `layers.norms_over(axis)` batch norm is over all
   devices.
 - bfloat16 and float16 by `dtype`, float64 by `dtype`, `param_dtype` and `jax_enable_x64`; logits

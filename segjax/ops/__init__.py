@@ -9,7 +9,7 @@ from segjax.ops.conv import conv, conv_transpose
 from segjax.ops.platforms import by_platform, plain_forms
 from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
-from segjax.ops.shapes import per_channel, split, wide
+from segjax.ops.shapes import per_channel, split, undivided, wide
 
 __all__ = [
   "adaptive_avg_pool",
@@ -24,5 +24,6 @@ __all__ = [
   "plain_forms",
   "resize_bilinear",
   "split",
+  "undivided",
   "wide",
 ]

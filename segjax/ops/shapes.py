@@ -27,8 +27,20 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
     size: elements of a group.
   """
   shape = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
-  given = jax.typeof(x).sharding
-  if AxisType.Explicit not in given.mesh.axis_types:
+  mesh, spec = _explicit_mesh(x), jax.typeof(x).sharding.spec
+  if mesh is None:
     return x.reshape(shape)
-  spec = PartitionSpec(*given.spec[: axis + 1], None, *given.spec[axis + 1 :])
-  return jax.lax.reshape(x, shape, out_sharding=NamedSharding(given.mesh, spec))
+  spec = PartitionSpec(*spec[: axis + 1], None, *spec[axis + 1 :])
+  return jax.lax.reshape(x, shape, out_sharding=NamedSharding(mesh, spec))
+
+
+def undivided(x: jax.Array) -> jax.Array:
+  """x, whole on every device of an explicit mesh: for operations that JAX does not divide there."""
+  mesh = _explicit_mesh(x)
+  return x if mesh is None else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+
+
+def _explicit_mesh(x):
+  """The mesh of x where it has axes of type Explicit, else None."""
+  mesh = jax.typeof(x).sharding.mesh
+  return mesh if AxisType.Explicit in mesh.axis_types else None

@@ -19,7 +19,7 @@ from segjax.training.freezing import frozen_norms, stop_gradients
 def make_mesh(devices=None):
   """A one-dimensional mesh called "data" over all devices.
 
-  Axes are Auto: under Explicit ones Dropout and sharded `bincount` do not trace.
+  Axes are Auto: convolutions divide the batch alone over Explicit ones.
   """
   devices = jax.devices() if devices is None else devices
   return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)

@@ -7,10 +7,11 @@ import functools
 import hashlib
 import os
 import stat
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+from segjax import textfiles
 
 
 def kept_code(folder: str | None, name: str, compile_: Callable[[], bytes]) -> bytes:
@@ -82,16 +83,13 @@ def _read(file):
 
 
 def _write(file, code):
-  """Writes a file whole or not at all; after a power cut too."""
-  handle, part = tempfile.mkstemp(dir=file.parent, prefix=file.stem)
-  try:
-    with open(handle, "wb") as f:
-      f.write(_digest(file, code) + code)
-      f.flush()
-      os.fsync(handle)
-    os.replace(part, file)
-  finally:
-    Path(part).unlink(missing_ok=True)
+  """Writes a file that nobody else can write to, whole or not at all."""
+
+  def write(part):
+    part.touch(0o600)
+    part.write_bytes(_digest(file, code) + code)
+
+  textfiles.replace(file, write)
 
 
 def _digest(file, code):
