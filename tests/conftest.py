@@ -1,5 +1,6 @@
 """Fixtures: small data sets on disk, tiny configs, launchers as subprocesses."""
 
+import gc
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ if metadata.version("jaxlib").startswith("0.10."):
   FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 # scikit-learn's threads wait for each other where two processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each operation of a program would keep the stack that traced it.
+os.environ["JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS"] = "0"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
 
 import jax
@@ -28,6 +32,10 @@ from light import SHALLOW, TINY, make_stand_in
 from PIL import Image
 
 from segjax import models
+
+# Tracing makes many objects and hardly a cycle; looking for cycles took a quarter of its time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SEGJAX_DATA", "/nonexistent"))

@@ -178,27 +178,12 @@ def test_a_step_of_a_training_beside_the_bare_one(monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_needs_the_core_packages_alone():
-  code = """
-    from segjax import config as config_lib
-    from segjax.analysis import benchmark
-    c = config_lib.read("configs/unet_road.py:smoke")
-    c.unlock()
-    c.data.size = (16, 16)
-    found = benchmark.measure(benchmark.prepare(c, "infer"), c, "infer", repeats=1)
-    print("images", found["batch_size"])
-  """
-  done = run_with_core_packages(code)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith("images 4")
-
-
-@pytest.mark.slow
-def test_the_launcher_needs_no_more(monkeypatch):
+def test_it_needs_the_core_packages_alone(monkeypatch):
   monkeypatch.setenv("GLIBC_TUNABLES", "")  # or it would start anew, without the block
   code = """
     import runpy
-    sys.argv = ["benchmark.py", "--config=configs/unet_road.py:smoke", "--repeats=1"]
+    sys.argv = ["benchmark.py", "--config=configs/unet_road.py:smoke", "--repeats=1",
+                "--config.data.size=(32,64)", "--config.model.widths=(4,8)"]
     runpy.run_path("launch/benchmark.py", run_name="__main__")
   """
   done = run_with_core_packages(code)
@@ -236,7 +221,9 @@ def test_compile_times_are_not_those_of_a_cache(tmp_path):
 def test_the_launcher_prints_and_writes(tmp_path):
   file = tmp_path / "figures.json"
   code = "print('{\\\"train_step_s\\\": 0.5}')"
-  args = ("--config=configs/unet_road.py:smoke", f"--json={file}", "--repeats=2", "--rounds=2")
+  small = ("--config.data.size=(32,64)", "--config.model.widths=(4,8)", "--config.model.dropout=0")
+  args = ("--config=configs/unet_road.py:smoke", *small, f"--json={file}", "--repeats=2")
+  args += ("--rounds=2",)
   done = launch("benchmark", *args, f"--peer={peer(code)}")
   assert done.returncode == 0, done.stderr
   assert "ratio" in done.stdout

@@ -75,20 +75,6 @@ def test_every_net_and_backbone_takes_the_shared_fields():
 # ---------------------------------------------------------------------------- initialisation
 
 
-@pytest.mark.parametrize("name", MARKED)
-def test_kernel_init_is_that_of_every_kernel(name):
-  drawn = []
-
-  def init(key, shape, dtype):
-    drawn.append(shape)
-    return jnp.zeros(shape, dtype)
-
-  params = flat(shapes(net_of(name, kernel_init=init))["params"])
-  kernels = [k for k in params if k.endswith("/kernel")]
-  # Flax reshapes the kernels of its attention and asks for each of them once.
-  assert len(drawn) == len(kernels), name
-
-
 def test_an_initializer_is_a_name_or_one_of_flaxs():
   image = jnp.zeros((1, 8, 8, 3))
 
@@ -184,24 +170,6 @@ def test_frozen_norms_are_flaxs_too():
   assert (apply()[1]["batch_stats"]["norm"]["var"] != 1).all()
 
 
-@pytest.mark.parametrize("name", MARKED)
-def test_an_activation_stands_where_the_nets_own_do(name):
-  called = []
-
-  def activation(x):
-    called.append(x.shape)
-    return jnp.tanh(x)
-
-  net = net_of(name, activation=activation)
-  variables = shapes(net)
-  called.clear()
-  text, _ = program(net, variables, train=False)
-  assert called
-  own = ("hard_swish", "gelu", "silu", *([] if "mobile" in name else ["relu", "relu6"]))
-  assert not [a for a in own if f"name={a}\n" in text or f"name={a} " in text]
-  assert program(net_of(name, activation="tanh"), variables, train=False)[0] == text
-
-
 def test_wrong_norms_and_activations_are_one_clear_error():
   for fields, words in (
     (dict(norm="bach"), "none, batch, group"),
@@ -277,16 +245,35 @@ def test_a_backbone_gets_the_nets_fields_but_those_that_it_sets():
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_parameters_have_their_dtype_and_logits_are_wide(name):
-  net = net_of(name, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16)
-  variables = shapes(net)
-  assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("bfloat16")}
+def test_initialisation_activation_and_dtypes_reach_every_layer(name):
+  """Each kernel is drawn once; no activation of the net's own is left; logits are wide."""
+  drawn, called = [], []
+
+  def init(key, shape, dtype):
+    drawn.append(shape)
+    return jnp.zeros(shape, dtype)
+
+  def activation(x):
+    called.append(x.dtype)
+    return jnp.tanh(x)
+
+  narrow = dict(dtype="bfloat16", param_dtype="bfloat16")
+  net = net_of(name, kernel_init=init, activation=activation, **narrow)
+  variables = shapes(net, channels=5)
+  params = flat(variables["params"])
+  # Flax reshapes the kernels of its attention and asks for each of them once.
+  assert len(drawn) == len([k for k in params if k.endswith("/kernel")])
+  assert {x.dtype for x in params.values()} == {jnp.dtype("bfloat16")}
   statistics = jax.tree.leaves(variables.get("batch_stats", {}))
   assert {x.dtype for x in statistics} <= {jnp.dtype("float32")}
-  for train in (False, True):
-    rngs = dict(dropout=jax.random.key(0))
-    _, logits = program(net, variables, train=train, rngs=rngs)
-    assert logits.dtype == jnp.float32
+  called.clear()
+  text, logits = program(net, variables, 5, train=False)
+  assert logits.dtype == jnp.float32 and logits.shape[-1] == 3
+  assert called
+  own = ("hard_swish", "gelu", "silu", *([] if "mobile" in name else ["relu", "relu6"]))
+  assert not [a for a in own if f"name={a}\n" in text or f"name={a} " in text]
+  named = program(net_of(name, activation="tanh", **narrow), variables, 5, train=False)
+  assert named[0] == text
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -364,13 +351,6 @@ def test_float64_needs_its_switch():
 
 
 # ---------------------------------------------------------------------------- channels
-
-
-@pytest.mark.parametrize("name", MARKED)
-def test_images_of_any_number_of_channels(name, channels=5):
-  net = net_of(name)
-  variables = shapes(net, channels=channels)
-  assert program(net, variables, channels, train=False)[1].shape[-1] == 3
 
 
 def drawn(net, channels=3, seed=0):
