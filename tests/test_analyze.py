@@ -8,7 +8,8 @@ from conftest import launch, launch_all, write_pairs
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
-from segjax import pictures
+from segjax import config as config_lib
+from segjax import pictures, training
 from segjax.analysis import class_statistics, sheets
 from segjax.augment import make_augment
 from segjax.data.labels import IGNORE, LabelTable, default_table
@@ -250,12 +251,12 @@ def test_data_lists_broken_files_once_and_fails(tmp_path):
 def test_augment_draws_a_sheet(tmp_path):
   data, output = write_pairs(tmp_path / "data", count=10), tmp_path / "out"
   config = write_config(tmp_path, data, "c.augment.update(flip=0.5, brightness=0.4)")
-  done = launch("analyze", "augment", f"--config={config}", f"--output={output}")
+  command = ["augment", f"--config={config}", f"--output={output}"]
+  nothing = [*command, "--config.augment.flip=0.0", "--config.augment.brightness=0.0"]
+  done, off = launch_all([("analyze", args, {}) for args in (command, nothing)], tmp_path / "jobs")
   assert done.returncode == 0, done.stderr
   with Image.open(output / "augment.png") as image:
     assert image.width > 7 * 200
-  off = launch("analyze", "augment", f"--config={config}", "--config.augment.flip=0.0",
-               "--config.augment.brightness=0.0")  # fmt: skip
   assert off.returncode == 1
   assert "switches nothing on" in off.stderr
 
@@ -279,32 +280,28 @@ def test_wrong_commands_are_told_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("command", "written"),
-  [
-    ("curves", "curves.png"),
-    ("crops", "crops.png"),
-    ("confusion", "confusion.png"),
-    ("stages", "stages.png"),
-    ("cost", "cost.json"),
-  ],
-)
-def test_pictures_of_a_run(small_run, command, written, tmp_path):
-  done = launch("analyze", command, f"--workdir={small_run}", f"--output={tmp_path}")
-  assert done.returncode == 0, done.stderr
-  assert (tmp_path / written).stat().st_size > 100
-  if written.endswith(".png"):
-    assert (tmp_path / written).with_suffix(".pdf").stat().st_size > 100
-  assert str(tmp_path / written) in done.stdout
+def test_pictures_of_a_run(small_run, tmp_path):
+  pictures = ("curves", "crops", "confusion", "stages")
+  written = {c: tmp_path / c / f"{c}.png" for c in pictures} | {"cost": tmp_path / "cost/cost.json"}
+  jobs = [
+    ("analyze", [command, f"--workdir={small_run}", f"--output={file.parent}"], {})
+    for command, file in written.items()
+  ]
+  for done, file in zip(launch_all(jobs, tmp_path / "jobs"), written.values(), strict=True):
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_size > 100
+    if file.suffix == ".png":
+      assert file.with_suffix(".pdf").stat().st_size > 100
+    assert str(file) in done.stdout
 
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
   """A finished run whose first checkpoint was kept."""
   root = tmp_path_factory.mktemp("run")
-  config = write_config(root, write_pairs(root / "data", count=10))
-  steps = [f"--config.{k}={v}" for k, v in dict(total_steps=4, total_epochs=0.0, eval_steps=2,
-           eval_epochs=0.0, keep_steps="(1,)", writers="()").items()]  # fmt: skip
-  done = launch("train", f"--config={config}", f"--workdir={root / 'run'}", *steps)
-  assert done.returncode == 0, done.stderr
+  data = write_pairs(root / "data", count=10)
+  config = config_lib.read(str(write_config(root, data, "c.model.widths = (4, 8)")))
+  config.update(total_steps=4, total_epochs=0.0, eval_steps=2, eval_epochs=0.0)
+  config.update(keep_steps=(1,), writers=())
+  training.train(config, root / "run")
   return root / "run"
