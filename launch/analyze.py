@@ -150,7 +150,7 @@ def stages():
 
 def cost():
   from segjax import inference
-  from segjax.analysis import cost as cost_lib
+  from segjax.benchmark import cost as cost_lib
 
   workdir = required_workdir()
   experiment, state = inference.restore(workdir, CHECKPOINT.value)

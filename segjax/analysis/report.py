@@ -12,11 +12,12 @@ import numpy as np
 
 from segjax import inference, textfiles
 from segjax import study as study_lib
-from segjax.analysis import charts, cost, features, intact, predictions, regions
+from segjax.analysis import charts, features, intact, predictions, regions
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.figures import write_picture
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.benchmark import cost
 from segjax.tasks import TASKS
 from segjax.weights import PRETRAINED
 
