@@ -22,7 +22,7 @@ from sklearn.metrics import jaccard_score
 from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax import training
-from segjax.analysis import charts, document, figures, probes, regions, report
+from segjax.analysis import charts, document, figures, probes, regions, report, variants
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
@@ -594,7 +594,7 @@ def places(results):
 def test_a_report_says_what_a_run_starts_from(start, text):
   config = config_lib.default()
   config.init_from = start
-  assert report._start([study_lib.Result("a", 0, config, None)]) == text
+  assert variants.start_of([study_lib.Result("a", 0, config, None)]) == text
 
 
 def test_every_study_has_a_report_that_is_tested():
@@ -653,6 +653,6 @@ def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
   study = dataclasses.replace(study, seeds=(0,), overrides=overrides)
   _, text, there = run_and_check(study, tmp_path / "pool", tmp_path / "report", trades=())
   assert there.isdisjoint(TRADES)
-  assert "The data tell no classes" in text and "ranking (1 is best)" in text
+  assert "The data have no classes" in text and "ranking (1 is best)" in text
   csv_text = (tmp_path / "report" / "results.csv").read_text()
   assert "knn" not in csv_text and "best accuracy" not in text
