@@ -441,3 +441,10 @@ def test_damaged_files_of_every_kind_end_in_one_kind_of_error(tmp_path):
         failed += 1
         assert str(file) in str(error)
   assert failed == 240
+
+
+def test_each_set_has_a_file_of_its_name():
+  for name, function in sources.SOURCES.items():
+    room, _, file = function.__module__.removeprefix("segjax.data.").partition(".")
+    assert room == ("synthetic" if name.endswith("_scenes") else "datasets")
+    assert file == "sources" if room == "synthetic" else name.startswith(file)
