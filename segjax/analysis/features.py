@@ -1,4 +1,4 @@
-"""Features: what a layer of a net, or a stage of its backbone, makes of images."""
+"""Features of images: outputs of the layer before the last, or of a stage of the backbone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def penultimate(model, variables, image):
 
 
 def of_stage(model, variables, image, stage):
-  """What a stage of the net's backbone makes of images.
+  """The outputs of a stage of the net's backbone.
 
   After rotation prediction a middle one knows more of the classes than the last, which has become
   one for turns (Gidaris et al., ICLR 2018, tables 1 and 2).
