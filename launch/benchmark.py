@@ -13,14 +13,11 @@ JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax, ml_co
 numpy alone for train and infer.
 """
 
-import json
-import statistics
 from pathlib import Path
 
 from absl import flags
 
 from segjax import cli
-from segjax.errors import UserError, choose
 
 CONFIG = cli.define_config()
 MODE = flags.DEFINE_string("mode", "train", "train, infer, input or end_to_end.")
@@ -35,31 +32,17 @@ flags.declare_key_flag("config")
 
 
 def main():
-  from segjax.analysis import benchmark
+  from segjax.benchmark import command
 
-  config, mode = CONFIG.value, MODE.value
-  choose(dict.fromkeys(benchmark.MODES), mode, "mode")
-  if PEER.value and mode not in benchmark.PEER_KEYS:
-    raise UserError(f"--peer compares train and infer, the mode is {mode!r}")
-  if mode == "input":
-    result = benchmark.measure_input(config)
-  elif mode == "end_to_end":
-    result = benchmark.measure_training(config, classes=CLASSES.value, repeats=REPEATS.value)
-  else:
-    program = benchmark.prepare(config, mode, CLASSES.value)
-    result = benchmark.measure(program, config, mode, repeats=REPEATS.value)
-    if PEER.value:
-      pairs = benchmark.alternate(
-        program, PEER.value, mode, rounds=ROUNDS.value, repeats=REPEATS.value
-      )
-      ratios = [ours / theirs for ours, theirs in pairs]
-      result |= dict(pairs=pairs, ratio=statistics.median(ratios))
-      for (ours, theirs), ratio in zip(pairs, ratios, strict=True):
-        print(f"  ours {ours:.4f} s, theirs {theirs:.4f} s, ratio {ratio:.2f}")
-  for key, value in result.items():
-    print(f"  {key:<22}{value:.4g}" if isinstance(value, float) else f"  {key:<22}{value}")
-  if JSON.value:
-    cli.write_text(Path(JSON.value), json.dumps(result, indent=2) + "\n")
+  command.run(
+    CONFIG.value,
+    MODE.value,
+    peer=PEER.value,
+    rounds=ROUNDS.value,
+    repeats=REPEATS.value,
+    classes=CLASSES.value,
+    file=Path(JSON.value) if JSON.value else None,
+  )
 
 
 if __name__ == "__main__":

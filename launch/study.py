@@ -34,49 +34,16 @@ def take_overrides():
   return found
 
 
-def parse_seeds(text):
-  """ "5" -> (0, 1, 2, 3, 4); "0,3" -> (0, 3)."""
-  from segjax.errors import UserError
-
-  if not re.fullmatch(r"\d+(,\d+)*,?", text) or text == "0":
-    raise UserError(f"--seeds is {text!r}, expected a count such as 5 or a list such as 0,3,7")
-  numbers = tuple(int(n) for n in text.strip(",").split(","))
-  return numbers if "," in text else tuple(range(numbers[0]))
-
-
-def folder_name():
-  """The study's file, its argument and the overrides: reports of others stay."""
-  from segjax.config import split_spec
-
-  file, arg = split_spec(STUDY.value)
-  parts = [Path(file).stem, arg, *(f"{k}={v}" for k, v in sorted(OVERRIDES.items()))]
-  return re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))[:120]
-
-
 def main():
-  import dataclasses
+  from segjax.analysis import studies
 
-  from segjax import study as study_lib
-  from segjax.analysis import intact, report
-  from segjax.errors import UserError
-
-  if "seed" in OVERRIDES:
-    raise UserError("--config.seed: a study trains with several seeds; say which by --seeds=0,7")
-  study = study_lib.read(STUDY.value)
-  changes = dict(overrides=dict(study.overrides) | OVERRIDES)
-  if SEEDS.value:
-    changes["seeds"] = parse_seeds(SEEDS.value)
-  study = dataclasses.replace(study, **changes)
-  results = intact.checked(study_lib.run(study, Path(RUNS.value)))
-  output = Path(OUTPUT.value or Path("runs/studies") / folder_name())
-  cli.make_folder(output)
-  page = cli.writing(lambda folder: report.write(study, results, folder), output)
-  failed = [f"{r.label}, seed {r.seed}: {r.error}" for r in results if r.error]
-  print(f"{len(results) - len(failed)} of {len(results)} runs done; report in {page}")
-  if failed:
-    print("failed: " + "; ".join(failed))
-  if len(failed) == len(results):
-    raise UserError("every run failed; see above")
+  studies.run(
+    STUDY.value,
+    overrides=OVERRIDES,
+    seeds=SEEDS.value,
+    runs=Path(RUNS.value),
+    output=OUTPUT.value,
+  )
 
 
 if __name__ == "__main__":

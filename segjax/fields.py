@@ -145,7 +145,7 @@ DATA_SOURCES = dict(
 
 def default():
   """All fields with their defaults, as a fresh ConfigDict."""
-  from segjax import augment, mixing
+  from segjax import augment
   from segjax.training import optim
 
   c = ml_collections.ConfigDict(dict(data={}, model={}))
@@ -157,7 +157,7 @@ def default():
   c.optimizer = dict(name="adam") | defaults_of(optim.make_optimizer)
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
-  c.batch_augment = defaults_of(mixing.make_batch_augment)
+  c.batch_augment = defaults_of(augment.make_batch_augment)
   return c
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from segjax import augment, fields, mixing
+from segjax import augment, fields
 from segjax.data.sources import SOURCES
 from segjax.tasks import TASKS
 from segjax.training import optim
@@ -20,7 +20,7 @@ PARTS = dict(
   optimizer=optim.make_optimizer,
   schedule=optim.make_schedule,
   augment=augment.make_augment,
-  batch_augment=mixing.make_batch_augment,
+  batch_augment=augment.make_batch_augment,
 )
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from segjax.data import aerial
-from segjax.data.aerial_objects import AERIAL_CLASSES
+from segjax.data.synthetic import aerial, sources
+from segjax.data.synthetic.aerial_objects import AERIAL_CLASSES
 
 COUNT = 50
 
@@ -97,7 +97,7 @@ def test_colour_alone_does_not_find_the_classes(drawn):
 
 def test_splits_share_nothing():
   fields = dict(num_train=30, num_val=8, height=32, width=48)
-  train, val = (aerial.aerial_scenes(split, **fields) for split in ("train", "val"))
+  train, val = (sources.aerial_scenes(split, **fields) for split in ("train", "val"))
   assert (len(train), len(val)) == (30, 8)
   assert not set(train.names) & set(val.names)
   images = {s[i]["image"].tobytes() for s in (train, val) for i in range(len(s))}
@@ -106,7 +106,7 @@ def test_splits_share_nothing():
 
 
 def test_source_draws_its_own_scene():
-  source = aerial.aerial_scenes("val", seed=5, num_val=2, height=32, width=48)
+  source = sources.aerial_scenes("val", seed=5, num_val=2, height=32, width=48)
   image, classes = aerial.draw_aerial(5, 1_000_001, height=32, width=48)
   np.testing.assert_array_equal(source[1]["image"], image)
   np.testing.assert_array_equal(source[1]["label"], classes)

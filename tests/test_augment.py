@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segjax import augment, mixing
+from segjax import augment
 from segjax.errors import UserError
 
 EVERY = {
@@ -333,7 +333,7 @@ def test_fields_out_of_their_limits(fields, message):
 
 
 def test_every_field_has_limits():
-  fields = augment.make_augment.__kwdefaults__ | mixing.make_batch_augment.__kwdefaults__
+  fields = augment.make_augment.__kwdefaults__ | augment.make_batch_augment.__kwdefaults__
   assert list(fields) == list(augment.LIMITS)
 
 

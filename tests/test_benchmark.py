@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import config as config_lib
 from segjax import models
-from segjax.analysis import benchmark, cost
+from segjax.benchmark import machine, peer, step, timing, training
 from segjax.errors import UserError
 from segjax.models.cost import static_cost
 
@@ -22,7 +22,7 @@ from segjax.models.cost import static_cost
 def small_rates(monkeypatch):
   """The machine's rates by small arrays, which take no seconds."""
   for name, size in (("matrix_rate", dict(size=256)), ("memory_rate", dict(megabytes=8))):
-    monkeypatch.setattr(benchmark, name, partial(getattr(benchmark, name), **size))
+    monkeypatch.setattr(step, name, partial(getattr(step, name), **size))
 
 
 def tiny_config():
@@ -36,8 +36,8 @@ def tiny_config():
 @pytest.mark.slow
 def test_figures_fit_together(mode):
   config = tiny_config()
-  program = benchmark.prepare(config, mode)
-  found = benchmark.measure(program, config, mode, repeats=3)
+  program = step.prepare(config, mode)
+  found = step.measure(program, config, mode, repeats=3)
   json.dumps(found)
   assert found["images_per_s"] == pytest.approx(2 / found["seconds"])
   assert found["gflops_per_s"] == pytest.approx(found["gflops"] / found["seconds"])
@@ -58,7 +58,7 @@ def test_figures_fit_together(mode):
 def test_a_train_program_trains():
   """The state goes from call to call, or the donated one would be used again."""
   config = tiny_config()
-  program = benchmark.prepare(config, "train")
+  program = step.prepare(config, "train")
   states = [program.call()[0] for _ in range(3)]
   assert int(states[-1].step) == 3
 
@@ -66,13 +66,13 @@ def test_a_train_program_trains():
 @pytest.mark.slow
 def test_several_steps_a_call_are_told_a_step():
   config = tiny_config()
-  single = benchmark.prepare(config, "train")
+  single = step.prepare(config, "train")
   config.steps_per_dispatch = 3
-  program = benchmark.prepare(config, "train")
+  program = step.prepare(config, "train")
   states = [program.call()[0] for _ in range(2)]
   assert int(states[-1].step) == 6
   assert (program.steps, program.images, program.gflops) == (3, 2, single.gflops)
-  found = benchmark.measure(program, config, "train", repeats=2)
+  found = step.measure(program, config, "train", repeats=2)
   assert found["steps_per_dispatch"] == 3
   assert found["images_per_s"] == pytest.approx(2 / found["seconds"])
   assert found["floor_s"] == pytest.approx(found["gflops"] / found["matrix_gflops_per_s"])
@@ -87,12 +87,12 @@ def timed(monkeypatch):
     results.extend(np.array(call()) for _ in range(repeats))
     return [0.5, 0.25]
 
-  monkeypatch.setattr(benchmark, "time_samples", time_samples)
+  monkeypatch.setattr(machine, "time_samples", time_samples)
   return results
 
 
 def test_matrix_products_are_counted(timed):
-  assert benchmark.matrix_rate(size=50, repeats=2) == pytest.approx(2 * 50**3 / 0.25e9)
+  assert machine.matrix_rate(size=50, repeats=2) == pytest.approx(2 * 50**3 / 0.25e9)
   x = np.asarray(jax.random.normal(jax.random.key(0), (50, 50)))
   np.testing.assert_allclose(timed[0], x @ x, rtol=1e-4, atol=1e-4)
 
@@ -113,29 +113,29 @@ def test_an_accelerators_calls_are_queued(monkeypatch):
     calls.append(0)
     return len(calls)
 
-  monkeypatch.setattr(benchmark, "time_calls", time_calls)
-  assert benchmark.time_samples(call, 2) == pytest.approx([0.04] * 2)
+  monkeypatch.setattr(timing, "time_calls", time_calls)
+  assert timing.time_samples(call, 2) == pytest.approx([0.04] * 2)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   waits.clear()
-  found = benchmark.time_samples(call, 2)
+  found = timing.time_samples(call, 2)
   assert waits == [1, 1, 1, 2, 2]  # 0.1 s are two calls of 0.04 s and more
   assert found == pytest.approx([0.025] * 2)
 
 
 def test_bytes_of_memory_are_counted(timed):
-  assert benchmark.memory_rate(megabytes=8, repeats=2) == pytest.approx(2 * 8e6 / 0.25e9)
+  assert machine.memory_rate(megabytes=8, repeats=2) == pytest.approx(2 * 8e6 / 0.25e9)
   assert [x.nbytes for x in timed] == [8e6] * 2  # each is read and written
   assert [(x.min(), x.max()) for x in timed] == [(1, 1), (2, 2)]
 
 
-def peer(code):
+def command(code):
   return f"{sys.executable} -c {json.dumps(code)}"
 
 
 def test_a_peers_figure_is_read():
   code = "print('warming up'); print('{\\\"train_step_s\\\": 0.5, \\\"infer_s\\\": 0.25}')"
-  assert benchmark.run_peer(peer(code), "train") == 0.5
-  assert benchmark.run_peer(peer(code), "infer") == 0.25
+  assert peer.run_peer(command(code), "train") == 0.5
+  assert peer.run_peer(command(code), "infer") == 0.25
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,20 @@ def test_a_peers_figure_is_read():
 )  # fmt: skip
 def test_a_peer_that_fails_is_told(code, part):
   with pytest.raises(UserError, match=part):
-    benchmark.run_peer(peer(code), "train")
+    peer.run_peer(command(code), "train")
 
 
 def test_the_input_alone(tmp_path):
   config = tiny_config()
   data = write_pairs(tmp_path / "data", count=10)
   config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.7)
-  assert benchmark.measure_input(config, batches=3)["images_per_s"] > 0
+  assert training.measure_input(config, batches=3)["images_per_s"] > 0
 
 
 def test_a_step_of_a_training_beside_the_bare_one(monkeypatch):
   """15 steps of 2 images that are timed took 1 s; the first row, which compiles, is left out."""
   alone = iter(([0.02, 0.03], [0.03, 0.04]))
-  monkeypatch.setattr(benchmark, "time_calls", lambda call, repeats: next(alone)[:repeats])
+  monkeypatch.setattr(timing, "time_calls", lambda call, repeats: next(alone)[:repeats])
 
   def train(config, workdir, before_evaluation):
     rows = [(1, 0.1), (10, 40.0), (5, 20.0)]
@@ -171,7 +171,7 @@ def test_a_step_of_a_training_beside_the_bare_one(monkeypatch):
     before_evaluation()
 
   monkeypatch.setattr("segjax.training.train", train)
-  found = benchmark.measure_training(tiny_config(), repeats=2)
+  found = training.measure_training(tiny_config(), repeats=2)
   assert found["step_s"] == pytest.approx(1 / 15) and found["bare_step_s"] == pytest.approx(0.03)
   assert found["overhead"] == pytest.approx(1 / 15 / 0.03 - 1)
   assert 0 < found["seconds"] < 60
@@ -206,7 +206,7 @@ def test_compile_times_are_not_those_of_a_cache(tmp_path):
     for name, value in options.items():
       jax.config.update(f"jax_{name}", value)
     compilation_cache.reset_cache()
-    program, seconds = cost.compile_anew(lowered())
+    program, seconds = timing.compile_anew(lowered())
     assert seconds > 0 and program(x).shape == (8, 8)
     assert not kept()
     lowered().compile()
@@ -224,7 +224,7 @@ def test_the_launcher_prints_and_writes(tmp_path):
   small = ("--config.data.size=(32,64)", "--config.model.widths=(4,8)", "--config.model.dropout=0")
   args = ("--config=configs/unet_road.py:smoke", *small, f"--json={file}", "--repeats=2")
   args += ("--rounds=2",)
-  done = launch("benchmark", *args, f"--peer={peer(code)}")
+  done = launch("benchmark", *args, f"--peer={command(code)}")
   assert done.returncode == 0, done.stderr
   assert "ratio" in done.stdout
   figures = json.loads(file.read_text())

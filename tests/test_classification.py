@@ -11,11 +11,10 @@ from sklearn import metrics as sk
 
 from segjax import config as config_lib
 from segjax import losses, training
-from segjax.augment import make_augment
+from segjax.augment import Mixed, make_augment
 from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import UserError
-from segjax.mixing import Mixed
 from segjax.tasks import Classification
 from segjax.training.evaluation import add_sums
 from segjax.training.feeding import make_source

@@ -11,10 +11,10 @@ from skimage import metrics as sk
 
 from segjax import config as config_lib
 from segjax import metrics, training
-from segjax.color import lab_to_rgb, rgb_to_lab
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Colorization
+from segjax.tasks.lab import lab_to_rgb, rgb_to_lab
 from segjax.training.feeding import make_source
 from segjax.training.writers import read_metrics
 

@@ -7,9 +7,8 @@ import pytest
 from sklearn import metrics as sk
 
 from segjax import losses, metrics
-from segjax.augment import make_augment
+from segjax.augment import make_augment, make_batch_augment
 from segjax.errors import UserError
-from segjax.mixing import make_batch_augment
 
 NARROW = ("uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64")
 LOSSES = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import inference, models, ops, training
-from segjax.analysis import features, probes
+from segjax.analysis import feature_pictures, features, probes, separation
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.models.backbones import make_backbone
@@ -124,23 +124,23 @@ def clusters(spread, count=60, classes=3, seed=0):
   return features.Features(vectors.astype(np.float32), labels, np.arange(count))
 
 
-@pytest.mark.parametrize("metric", features.METRICS)
+@pytest.mark.parametrize("metric", separation.METRICS)
 def test_scores_of_separate_and_of_mixed_classes(metric):
-  apart = features.scores(clusters(0.1), clusters(0.1, seed=1), metric=metric)
+  apart = separation.scores(clusters(0.1), clusters(0.1, seed=1), metric=metric)
   assert apart["knn_accuracy"] == apart["linear_accuracy"] == 1 and apart["silhouette"] > 0.9
-  mixed = features.scores(clusters(1e3), clusters(1e3, seed=1), metric=metric)
+  mixed = separation.scores(clusters(1e3), clusters(1e3, seed=1), metric=metric)
   assert mixed["knn_accuracy"] < 0.6 and mixed["silhouette"] < 0.1
-  one = features.scores(clusters(0.1), clusters(0.1, classes=1), metric=metric)
+  one = separation.scores(clusters(0.1), clusters(0.1, classes=1), metric=metric)
   assert np.isnan(one["knn_accuracy"])
   with pytest.raises(UserError, match="euclidean"):
-    features.scores(clusters(0.1), clusters(0.1), metric="manhattan")
+    separation.scores(clusters(0.1), clusters(0.1), metric="manhattan")
 
 
 def test_stages_lie_as_the_one_before():
   """The same features turned and mirrored give the same pictures again."""
   vectors = clusters(1.0, count=45).vectors * np.array([3.0, 2.0, 1.0])
   turned = vectors[:, [1, 2, 0]] * np.array([-1, 1, -1])
-  linear, neighbor = features.embed([vectors, turned])
+  linear, neighbor = feature_pictures.embed([vectors, turned])
   np.testing.assert_allclose(linear[1], linear[0], atol=1e-3)
   closest = np.linalg.norm(neighbor[1][:, None] - neighbor[0], axis=-1)
   own = np.diag(closest)
@@ -183,7 +183,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
   for k, step in enumerate((0, inference.checkpoint_steps(tmp_path / "run")[-1])):
     restored = features.restore(tmp_path / "run", step)
     by_split = [features.extract(*restored, s, **how) for s in sources]
-    wanted = [features.knn_accuracy(*pair) for pair in zip(*by_split, strict=True)]
+    wanted = [separation.knn_accuracy(*pair) for pair in zip(*by_split, strict=True)]
     assert [accuracy[layer][k] for layer in ("stage 1", "last")] == wanted
 
 
@@ -206,10 +206,10 @@ def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():
 
 def test_no_two_classes_look_alike():
   many = default_table(tuple(map(str, range(80))))
-  looks = {(str(look["color"]), look["marker"]) for look in features.class_looks(many)}
+  looks = {(str(look["color"]), look["marker"]) for look in feature_pictures.class_looks(many)}
   assert len(looks) == 80
   camvid = LabelTable((("Sky", (128, 128, 128)), ("Road", (128, 64, 128))))
-  colors = [look["color"].tolist() for look in features.class_looks(camvid)]
+  colors = [look["color"].tolist() for look in feature_pictures.class_looks(camvid)]
   assert colors == [[128 / 255] * 3, [128 / 255, 64 / 255, 128 / 255]]
 
 
@@ -238,7 +238,7 @@ def test_pixels_have_pictures_too(runs):
   restored = inference.restore(runs / "pixels")
   sources = [make_source(restored[0].config, s) for s in ("train", "val")]
   (train,), (val,) = (features.extract(*restored, s, limit=20) for s in sources)
-  picture = features.neighbor_picture(train, val, *sources, queries=2, wanted=3)
+  picture = feature_pictures.neighbor_picture(train, val, *sources, queries=2, wanted=3)
   assert picture.std() > 10
   with pytest.raises(UserError, match="query 99"):
-    features.neighbor_picture(train, val, *sources, queries=[99])
+    feature_pictures.neighbor_picture(train, val, *sources, queries=[99])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import mixing
+from segjax.augment import mixing
 from segjax.errors import UserError
 
 COUNT, HEIGHT, WIDTH = 2000, 24, 32

@@ -1,9 +1,10 @@
-"""pyproject.toml: imported packages are declared, the licence is there."""
+"""Imported packages are declared, imports run one way, the licence is there."""
 
 import ast
 import re
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib import metadata
 
 from conftest import ROOT
@@ -33,6 +34,31 @@ def test_imported_packages_are_declared():
   known = metadata.packages_distributions()
   missing = {n for n in names if not {normal(d) for d in known.get(n, [n])} & declared}
   assert not missing
+
+
+def name_of(file):
+  """The dotted name of a module of segjax."""
+  parts = file.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_imports_run_one_way():
+  """At the top of files; between modules as well as between rooms, such as data and training."""
+  files = {name_of(f): f for f in (ROOT / "segjax").rglob("*.py")}
+  modules = {name: set() for name in files}
+  rooms = {name.split(".")[1]: set() for name in files if "." in name}
+  for name, file in files.items():
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+      if isinstance(node, ast.ImportFrom) and node.module.startswith("segjax"):
+        named = [f"{node.module}.{alias.name}" for alias in node.names]
+        modules[name] |= {n if n in files else node.module for n in named} - {name}
+  for name in rooms:
+    inside = [n for n in files if n.split(".")[1:2] == [name]]
+    rooms[name] = {m.split(".")[1] for n in inside for m in modules[n] if "." in m} - {name}
+  order = list(TopologicalSorter(rooms).static_order())  # a CycleError names the circle
+  list(TopologicalSorter(modules).static_order())
+  floors = ("ops", "models", "tasks", "training", "benchmark", "analysis")
+  assert sorted(floors, key=order.index) == list(floors)
 
 
 def test_the_licence_is_there():

@@ -649,7 +649,7 @@ def test_markdown_holds_no_html_of_names(tmp_path):
 
 
 def test_costs_that_are_damaged_are_measured_anew(tmp_path):
-  from segjax.analysis import cost
+  from segjax.benchmark import cost
 
   file = tmp_path / "cost.json"
   assert cost.load(file) is None

@@ -11,6 +11,7 @@ from conftest import ROOT, run_with_core_packages
 
 from segjax import config as config_lib
 from segjax import study as study_lib
+from segjax.analysis.commands import COMMANDS
 from segjax.errors import UserError
 
 DOCUMENTS = ("README.md", "configs/README.md")
@@ -55,7 +56,7 @@ def check_launcher(words):
   launcher, *arguments = words
   assert (ROOT / launcher).is_file(), launcher
   if launcher == "launch/analyze.py":
-    assert f'"{arguments[0]}": {arguments[0]},' in (ROOT / launcher).read_text(), arguments[0]
+    assert arguments[0] in COMMANDS, arguments[0]
     arguments = arguments[1:]
   flags, configs, fields = flags_of(ROOT / launcher), [], []
   for argument in arguments:

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from segjax.data import scenes
+from segjax.data.synthetic import road, road_world
 
 
 @pytest.fixture(scope="module")
 def drawn():
-  pairs = [scenes.draw_road(0, i) for i in range(16)]
+  pairs = [road.draw_road(0, i) for i in range(16)]
   return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
 
 
 def _is_road(classes):
-  return (classes == scenes.ROAD) | (classes == scenes.LANE_MARKING)
+  return (classes == road_world.ROAD) | (classes == road_world.LANE_MARKING)
 
 
 def _f1(pred, road):
@@ -21,18 +21,18 @@ def _f1(pred, road):
 
 
 def test_same_arguments_draw_the_same_bytes():
-  first = scenes.draw_road(3, 7, height=64, width=96)
+  first = road.draw_road(3, 7, height=64, width=96)
   np.random.seed(1)  # global state and earlier calls must not matter
-  scenes.draw_road(3, 8, height=64, width=96)
-  again = scenes.draw_road(3, 7, height=64, width=96)
+  road.draw_road(3, 8, height=64, width=96)
+  again = road.draw_road(3, 7, height=64, width=96)
   for a, b in zip(first, again, strict=True):
     assert a.tobytes() == b.tobytes()
 
 
 def test_every_seed_and_index_draws_another_scene():
   keys = [(s, i) for s in range(3) for i in range(3)]
-  images = {scenes.draw_road(s, i, height=48, width=64)[0].tobytes() for s, i in keys}
-  labels = {scenes.draw_road(s, i, height=48, width=64)[1].tobytes() for s, i in keys}
+  images = {road.draw_road(s, i, height=48, width=64)[0].tobytes() for s, i in keys}
+  labels = {road.draw_road(s, i, height=48, width=64)[1].tobytes() for s, i in keys}
   assert len(images) == len(labels) == len(keys)
 
 
@@ -41,21 +41,21 @@ def test_every_seed_and_index_draws_another_scene():
 )
 def test_shape_and_dtype(size):
   for index in range(4):
-    image, classes = scenes.draw_road(1, index, height=size[0], width=size[1])
+    image, classes = road.draw_road(1, index, height=size[0], width=size[1])
     assert image.shape == (*size, 3) and classes.shape == size
     assert image.dtype == classes.dtype == np.uint8
-    assert classes.max() < len(scenes.ROAD_CLASSES)
+    assert classes.max() < len(road_world.ROAD_CLASSES)
 
 
 def test_table_names_the_class_constants():
-  for i, (name, colour) in enumerate(scenes.ROAD_CLASSES):
-    assert getattr(scenes, name.upper()) == i
+  for i, (name, colour) in enumerate(road_world.ROAD_CLASSES):
+    assert getattr(road_world, name.upper()) == i
     assert len(colour) == 3 and all(0 <= c <= 255 for c in colour)
-  assert len({colour for _, colour in scenes.ROAD_CLASSES}) == len(scenes.ROAD_CLASSES)
+  assert len({colour for _, colour in road_world.ROAD_CLASSES}) == len(road_world.ROAD_CLASSES)
 
 
 def test_every_class_occurs(drawn):
-  assert np.unique(drawn[1]).tolist() == list(range(len(scenes.ROAD_CLASSES)))
+  assert np.unique(drawn[1]).tolist() == list(range(len(road_world.ROAD_CLASSES)))
 
 
 def test_road_share(drawn):
@@ -68,8 +68,8 @@ def test_geometry_does_not_change_with_the_size():
   """The label of a small picture is the large one's, seen coarsely."""
   agree = []
   for index in range(6):
-    small = scenes.draw_road(2, index, height=64, width=128)[1]
-    large = scenes.draw_road(2, index, height=256, width=512)[1]
+    small = road.draw_road(2, index, height=64, width=128)[1]
+    large = road.draw_road(2, index, height=256, width=512)[1]
     agree.append((_is_road(small) == _is_road(large[2::4, 2::4])).mean())
   assert np.mean(agree) > 0.97
 

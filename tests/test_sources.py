@@ -7,7 +7,10 @@ import pytest
 from conftest import DATA, write_kitti, write_pairs
 from PIL import Image
 
-from segjax.data import aerial_sets, checks, masks, sources
+from segjax.data import checks, masks, sources
+from segjax.data.datasets.dubai_aerial import DUBAI
+from segjax.data.datasets.floodnet import FLOODNET
+from segjax.data.datasets.landcover import LANDCOVER
 from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
 
@@ -143,7 +146,7 @@ def test_floodnet_own_layout(tmp_path, val):
     write(tmp_path / phase / "image" / "x.jpg", picture())
     write(tmp_path / phase / "mask" / "x.png", label)
     write(tmp_path / phase / "image" / "y.jpg", picture())
-    write(tmp_path / phase / "mask" / "y.png", aerial_sets.FLOODNET.colorize(label))
+    write(tmp_path / phase / "mask" / "y.png", FLOODNET.colorize(label))
   for split in ("train", "val"):
     source = sources.make("floodnet", split, folder=str(tmp_path))
     assert source.names == ("x", "y")
@@ -170,7 +173,7 @@ def test_floodnet_public_layout_merged_and_whole(tmp_path):
 
 @pytest.mark.parametrize("layout", ["one", "split", "published"])
 def test_landcover_layouts_and_colors_a_few_units_off(tmp_path, layout):
-  colors = np.array([c for _, c in aerial_sets.LANDCOVER.classes] + [(0, 0, 0)])
+  colors = np.array([c for _, c in LANDCOVER.classes] + [(0, 0, 0)])
   mask = colors.repeat(4, 0).reshape(7, 4, 3)
   off = np.where(mask > 0, mask - 9, 7)
   for i in range(10):
@@ -198,7 +201,7 @@ def test_landcover_refuses_red_and_masks_of_numbers(tmp_path):
 
 
 def test_dubai_without_lists_holds_two_parts_of_each_tile_for_val(tmp_path):
-  mask = np.array([c for _, c in aerial_sets.DUBAI.classes] + [(155, 155, 155), (0, 0, 0)])
+  mask = np.array([c for _, c in DUBAI.classes] + [(155, 155, 155), (0, 0, 0)])
   for tile in (1, 2):
     for part in range(1, 10):
       name = f"image_part_{part:03d}"
@@ -438,3 +441,10 @@ def test_damaged_files_of_every_kind_end_in_one_kind_of_error(tmp_path):
         failed += 1
         assert str(file) in str(error)
   assert failed == 240
+
+
+def test_each_set_has_a_file_of_its_name():
+  for name, function in sources.SOURCES.items():
+    room, _, file = function.__module__.removeprefix("segjax.data.").partition(".")
+    assert room == ("synthetic" if name.endswith("_scenes") else "datasets")
+    assert file == "sources" if room == "synthetic" else name.startswith(file)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -22,7 +21,7 @@ from sklearn.metrics import jaccard_score
 from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax import training
-from segjax.analysis import charts, document, figures, probes, regions, report
+from segjax.analysis import charts, document, figures, probes, regions, report, studies, variants
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
@@ -326,17 +325,12 @@ def test_a_report_of_data_that_moved(tmp_path):
   assert not (own.parent / "confusion_7.png").exists()
 
 
-def test_a_report_has_a_folder_of_its_own(monkeypatch):
-  monkeypatch.syspath_prepend(str(ROOT / "launch"))
-  import study as launcher
-
-  monkeypatch.setattr(launcher, "OVERRIDES", {"seed": "1"}, raising=False)
+def test_a_report_has_a_folder_of_its_own():
   for spec, name in (
-    ("configs/studies/aspp.py", "aspp_seed=1"),
-    ("configs/studies/aspp.py:data=x,weights=a/b.pth", "aspp_data=x_weights=a_b.pth_seed=1"),
+    ("configs/studies/aspp.py", "aspp_total_steps=1"),
+    ("configs/studies/aspp.py:data=x,weights=a/b.pth", "aspp_data=x_weights=a_b.pth_total_steps=1"),
   ):
-    monkeypatch.setattr(launcher, "STUDY", SimpleNamespace(value=spec))
-    assert launcher.folder_name() == name
+    assert studies.folder_name(spec, {"total_steps": "1"}) == name
 
 
 def test_identity_ignores_what_changes_no_number():
@@ -594,7 +588,7 @@ def places(results):
 def test_a_report_says_what_a_run_starts_from(start, text):
   config = config_lib.default()
   config.init_from = start
-  assert report._start([study_lib.Result("a", 0, config, None)]) == text
+  assert variants.start_of([study_lib.Result("a", 0, config, None)]) == text
 
 
 def test_every_study_has_a_report_that_is_tested():
@@ -653,6 +647,6 @@ def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
   study = dataclasses.replace(study, seeds=(0,), overrides=overrides)
   _, text, there = run_and_check(study, tmp_path / "pool", tmp_path / "report", trades=())
   assert there.isdisjoint(TRADES)
-  assert "The data tell no classes" in text and "ranking (1 is best)" in text
+  assert "The data have no classes" in text and "ranking (1 is best)" in text
   csv_text = (tmp_path / "report" / "results.csv").read_text()
   assert "knn" not in csv_text and "best accuracy" not in text

@@ -11,8 +11,8 @@ from conftest import DATA, launch, write_kitti
 from PIL import Image
 
 from segjax.data import pipeline, sources, tfds_builders
+from segjax.data.datasets.tfds import TfdsSource, tfds_source
 from segjax.data.labels import default_table
-from segjax.data.tfds_source import TfdsSource, tfds_source
 from segjax.errors import UserError
 
 
@@ -249,7 +249,7 @@ def test_set_without_random_access(tmp_path):
 def test_reading_does_not_load_tensorflow(prepared):
   """Seconds of start and hundreds of MB in every reading process."""
   code = (
-    "import sys; from segjax.data.tfds_source import tfds_source\n"
+    "import sys; from segjax.data.datasets.tfds import tfds_source\n"
     f"s = tfds_source('train', dataset='kitti_road', data_dir={str(prepared[1])!r}); s[0]\n"
     "assert 'tensorflow' not in sys.modules"
   )

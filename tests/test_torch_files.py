@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from segjax.errors import UserError
-from segjax.torch_files import read_tensors
+from segjax.weights.torch_files import read_tensors
 
 # ------------------------------------------------------------------- files without PyTorch
 

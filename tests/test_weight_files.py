@@ -11,7 +11,7 @@ from test_torch_files import EYE, ORDERED, Call, Global, Stored, both, refused, 
 
 from segjax import models, weights
 from segjax.errors import UserError
-from segjax.torch_files import read_tensors
+from segjax.weights.torch_files import read_tensors
 
 
 @functools.cache

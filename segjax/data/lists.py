@@ -73,7 +73,7 @@ def seeded_split(items, split, train_fraction, seed):
 
 
 def split_names(root, split, names, *, split_by, train_fraction, split_seed):
-  """Names of a split, from `<root>/<split>.txt` or by seed; see `driving.kitti_road`.
+  """Names of a split, from `<root>/<split>.txt` or by seed; see `kitti_road`.
 
   Args:
     root: folder of the set.

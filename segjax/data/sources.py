@@ -18,12 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data import aerial_sets, classification, driving, files, folders, scene_parsing
-from segjax.data.aerial import aerial_scenes
+from segjax.data import files
 from segjax.data.checks import check, without_broken
+from segjax.data.datasets.ade20k import ade20k
+from segjax.data.datasets.camvid import camvid
+from segjax.data.datasets.cifar10 import cifar10_subset
+from segjax.data.datasets.digits import digits
+from segjax.data.datasets.dubai_aerial import dubai_aerial
+from segjax.data.datasets.floodnet import floodnet
+from segjax.data.datasets.folder import folder
+from segjax.data.datasets.kitti_road import kitti_road
+from segjax.data.datasets.landcover import landcover
+from segjax.data.datasets.tfds import tfds_source
 from segjax.data.files import SPLITS, list_images, read_image, skipped
 from segjax.data.labels import IGNORE
-from segjax.data.tfds_source import tfds_source
+from segjax.data.synthetic.sources import aerial_scenes, road_scenes
 from segjax.errors import UserError, check_fields, choose
 
 __all__ = [
@@ -32,17 +41,17 @@ __all__ = [
 ]  # fmt: skip
 
 SOURCES = {
-  "road_scenes": driving.road_scenes,
+  "road_scenes": road_scenes,
   "aerial_scenes": aerial_scenes,
-  "kitti_road": driving.kitti_road,
-  "camvid": driving.camvid,
-  "floodnet": aerial_sets.floodnet,
-  "landcover": aerial_sets.landcover,
-  "dubai_aerial": aerial_sets.dubai_aerial,
-  "ade20k": scene_parsing.ade20k,
-  "cifar10_subset": classification.cifar10_subset,
-  "digits": classification.digits,
-  "folder": folders.folder,
+  "kitti_road": kitti_road,
+  "camvid": camvid,
+  "floodnet": floodnet,
+  "landcover": landcover,
+  "dubai_aerial": dubai_aerial,
+  "ade20k": ade20k,
+  "cifar10_subset": cifar10_subset,
+  "digits": digits,
+  "folder": folder,
   "tfds": tfds_source,
 }
 

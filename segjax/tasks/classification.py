@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import losses, metrics
+from segjax.augment import Mixed
 from segjax.errors import UserError
-from segjax.mixing import Mixed
 from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task, mean
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import losses, metrics
-from segjax.color import lab_to_rgb, rgb_to_lab
 from segjax.errors import UserError
 from segjax.pictures import to_u8
+from segjax.tasks.lab import lab_to_rgb, rgb_to_lab
 from segjax.tasks.task import Task, mean
 
 OUTPUTS = ("regression", "bins", "lab")

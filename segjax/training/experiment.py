@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import augment, mixing, models, textfiles
+from segjax import augment, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
@@ -93,7 +93,7 @@ class Experiment:
       mesh=self.mesh,
       seed=c.seed,
       augment=augment.make_augment(**c.augment),
-      batch_augment=mixing.make_batch_augment(**c.batch_augment),
+      batch_augment=augment.make_batch_augment(**c.batch_augment),
       mean=c.data.mean,
       std=c.data.std,
       ema_decay=self.ema_decay,
@@ -149,7 +149,7 @@ def build(config, labels, steps_per_epoch=1):
   schedule = _make_schedule(config, steps_per_epoch)
   optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
   check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
-  known = list(mixing.make_batch_augment.__kwdefaults__)
+  known = list(augment.make_batch_augment.__kwdefaults__)
   check_fields(config.batch_augment, known, "batch_augment")
   for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
     if config.batch_augment[name] and task.needs not in fit:

@@ -135,7 +135,7 @@ def make_train_step(
     mesh: from `make_mesh`.
     seed: of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
     augment: function of one example from `segjax.augment`, or None.
-    batch_augment: function of a batch from `segjax.mixing`, or None; after `augment`.
+    batch_augment: function of a batch from `segjax.augment`, or None; after `augment`.
     mean: subtracted from images in [0,1].
     std: divides them then.
     ema_decay: step -> decay of the moving averages of parameters and batch statistics, if the

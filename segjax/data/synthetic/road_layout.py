@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data.road_world import ASPHALT, WALLS, Road
+from segjax.data.synthetic.road_world import ASPHALT, WALLS, Road
 
 _PAINT = np.array(
   [

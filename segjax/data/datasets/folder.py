@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from segjax.data import classification, decoding, files, layouts, lists, meaning
+from segjax.data import class_files, decoding, files, layouts, lists, meaning
 from segjax.data.labels import IGNORE, LabelTable, default_table, read_table
 from segjax.errors import UserError
 
@@ -52,7 +52,7 @@ def folder(
     split: "train" or "val".
     folder: of the set; empty for `$SEGJAX_DATA/folder`.
     kind: "segmentation": images and masks; "classification": the folder or the name of a file is
-      its class, see `classification.class_files`; "pairs": `targets/` in place of `masks/`, the
+      its class, see `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the
       example is {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images":
       the images of `images/`, or of the folder itself, for tasks without labels; they have one
       class.
@@ -65,7 +65,7 @@ def folder(
     ignore_value: number in a mask that is not scored.
     ignore_colors: colours of RGB masks that are not scored, ((red, green, blue), ...).
     shift: added to the numbers in a mask to count from 0; -1 for masks that count from 1.
-    split_by: "files", "seed" or "auto"; without split folders. See `driving.kitti_road`.
+    split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
     split_seed: of the seeded split.
   """
@@ -77,9 +77,9 @@ def folder(
   if kind == "classification":
     if not names and (root / "classes.txt").is_file():
       names = read_table(root / "classes.txt").names
-    return classification.class_files(root, split, names, **how)
+    return class_files.class_files(root, split, names, **how)
   if kind == "images":
-    return classification.unlabelled_files(root, split, images, **how)
+    return class_files.unlabelled_files(root, split, images, **how)
   if kind == "pairs":
     found = layouts.find(root, split, images, targets, "")
     labels, key, read_label, notes = LabelTable(()), "target", decoding.read_image, ()

@@ -1,204 +1,31 @@
 """Reads the tensors of PyTorch checkpoints and of .safetensors files, without PyTorch.
 
-A checkpoint is a pickle, and a pickle names functions to call. Here it may name only what a state
-dict of plain tensors needs, and each name stands for an inert object of this module: nothing that
-comes with a file is run, and no tensor is copied out of a storage before its bounds are checked.
+The pickle in a checkpoint is loaded by `segjax.weights.unpickling`, which runs nothing of it. No
+tensor is copied out of a storage before its bounds are checked.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import pickle
-import pickletools
-import re
 import zipfile
-from collections import namedtuple
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from segjax.errors import UserError
+from segjax.weights.unpickling import DTYPES, Storage, Tensor, are_sizes, check_keys, unpickle
 
 # Where checkpoints keep their state dict; averaged weights are taken where there are no others.
 NESTED = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module")
 AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 MOST_MAPPINGS = 100  # that are looked at for a state dict
 
-# As stored; `_array` then turns BF16 into float32 and BOOL into bool.
-_DTYPES = dict(F64="f8", F32="f4", F16="f2", BF16="u2", I64="i8", I32="i4", I16="i2", I8="i1")
-_DTYPES |= dict(U8="u1", BOOL="u1")
-
-_STORAGES = dict(Double="F64", Float="F32", Half="F16", BFloat16="BF16", Long="I64", Int="I32")
-_STORAGES |= dict(Short="I16", Char="I8", Byte="U8", Bool="BOOL")
-_STORAGES = {f"torch.{word}Storage": kind for word, kind in _STORAGES.items()}
-_STORAGES["torch.storage.UntypedStorage"] = "U8"
-
-# Without the text of protocol 0 and, above all, EXT*, whose objects find_class does not see.
-_OPCODES = re.compile(
-  "PROTO|FRAME|STOP|MARK|(STACK_)?GLOBAL|REDUCE|NEWOBJ|BUILD|BINPERSID|NONE|NEW(TRUE|FALSE)|"
-  "BININT[12]?|LONG[14]|BINFLOAT|(SHORT_)?BIN(STRING|BYTES|UNICODE)|(EMPTY_)?(TUPLE|LIST|DICT)|"
-  "TUPLE[123]|APPENDS?|SETITEMS?|MEMOIZE|(LONG_)?BIN(PUT|GET)"
-)
-
-# Globals of tensors that hold no plain real numbers.
-_NOT_REAL = re.compile(
-  r"torch\.(_utils\._rebuild_qtensor|(Q|Complex)\w+Storage|(q|complex|per_)\w+)"
-)
-
-_PLAIN = (str, bytes, float, bool, type(None))
-_LONGEST_KEY = 16  # elements of a tuple
-
-_Storage = namedtuple("_Storage", "key kind start length")  # a part of what the file has under key
-_Tensor = namedtuple("_Tensor", "storage offset size stride")  # unchecked, as the pickle says it
-
-
-class _Mapping(dict):
-  """Stands for an OrderedDict; the opcode BUILD, which brings its attributes, does nothing."""
-
-  __slots__ = ()
-
-  def __setstate__(self, state):
-    pass
-
-
-class _Admitted:
-  """A function that a pickle may call but not alter: BUILD finds only `__setstate__`."""
-
-  __slots__ = ("function",)
-
-  def __init__(self, function):
-    self.function = function
-
-  def __call__(self, *args):
-    return self.function(*args)
-
-  def __setstate__(self, state):
-    raise UserError("its pickle alters a function, which is refused; do not trust the file")
-
-
-def _rebuild_tensor(storage, offset, size, stride, *rest):
-  if rest[2:] and rest[2]:
-    raise UserError("has a tensor with a pending sign or conjugate; resolve_neg() it and save anew")
-  return _Tensor(storage, offset, size, stride)
-
-
-def _first(value, *_):
-  return value
-
-
-def _check_keys(keys):
-  """Refuses keys of a dict that may take forever to hash, as tuples of tuples of tuples do."""
-  for key in keys:
-    parts = key if type(key) is tuple and len(key) <= _LONGEST_KEY else (key,)
-    for part in parts:
-      if type(part) not in _PLAIN and not (type(part) is int and abs(part) < 2**63):
-        raise UserError(
-          f"its pickle has a {type(part).__name__} as the key of a dict, which is refused; "
-          "save model.state_dict() alone"
-        )
-
-
-class _Unpickler(pickle._Unpickler):
-  """Admits the globals of a plain state dict; `storages` gathers key -> (kind, elements).
-
-  The unpickler in Python, not the one in C, so that keys are seen before they are hashed.
-  """
-
-  dispatch = dict(pickle._Unpickler.dispatch)
-
-  def __init__(self, data, spend):
-    super().__init__(io.BytesIO(data), encoding="utf-8")
-    self.spend = spend
-    self.storages = {}
-
-  def _ordered_dict(self, items=()):
-    self.spend(100 * len(items))
-    _check_keys(items if isinstance(items, Mapping) else [key for key, _ in items])
-    return _Mapping(items)
-
-  def load_setitem(self):
-    """See pickle."""
-    _check_keys(self.stack[-2:-1])
-    super().load_setitem()
-
-  def load_setitems(self):
-    """See pickle."""
-    _check_keys(self.stack[::2])
-    super().load_setitems()
-
-  def load_dict(self):
-    """See pickle."""
-    _check_keys(self.stack[::2])
-    super().load_dict()
-
-  dispatch[pickle.SETITEM[0]] = load_setitem
-  dispatch[pickle.SETITEMS[0]] = load_setitems
-  dispatch[pickle.DICT[0]] = load_dict
-
-  def find_class(self, module, name):
-    full = f"{module}.{name}"
-    if full in _STORAGES:
-      return _STORAGES[full]
-    if re.fullmatch(r"torch\.(bool|u?int(8|16|32|64)|b?float(16|32|64))", full):
-      return full
-    admitted = {
-      "collections.OrderedDict": self._ordered_dict,
-      "torch._utils._rebuild_tensor": _rebuild_tensor,
-      "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-      "torch._utils._rebuild_parameter": _first,
-      "torch.Size": _first,
-      "builtins.set": _first,
-      "__builtin__.set": _first,
-    }
-    if full in admitted:
-      return _Admitted(admitted[full])
-    if _NOT_REAL.fullmatch(full):
-      raise UserError(
-        f"has quantised or complex tensors (its pickle asks for {full!r}), expected plain real "
-        "numbers; save the state dict of the net before it was quantised"
-      )
-    raise UserError(
-      f"its pickle asks for {full[:100]!r}, which is refused, for it could run code: only plain "
-      "tensors are read; in PyTorch, save anew by torch.save(model.state_dict(), path)"
-    )
-
-  def persistent_load(self, saved):
-    what, kind, key, _, total, *view = saved
-    start, length = view[0][1:] if view and view[0] else (0, total)  # views: old format only
-    fits = _are_sizes((total, start, length)) and start + length <= total
-    fits = fits and isinstance(kind, str) and kind in _DTYPES
-    if not (fits and what == "storage" and isinstance(key, str)):
-      raise UserError("describes a storage in an impossible way; get the file again")
-    self.storages[key] = kind, total
-    return _Storage(key, kind, start, length)
-
-
-def _are_sizes(values):
-  plain = isinstance(values, tuple | list) and len(values) <= 64
-  return plain and all(type(v) is int and 0 <= v < 2**63 for v in values)
-
-
-def _unpickle(data, start, spend):
-  """Loads the pickle that begins at data[start]; returns (object, its storages, its end)."""
-  file, tuples = io.BytesIO(data), 0
-  file.seek(start)
-  for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
-    if not _OPCODES.fullmatch(opcode.name):
-      raise UserError(f"its pickle has the opcode {opcode.name}, which is refused; save it anew")
-    tuples += "TUPLE" in opcode.name
-    # A tensor takes about five tuples, and no index of the memo is beyond what was read.
-    if tuples > 50_000 or (opcode.name == "LONG_BINPUT" and arg > count):
-      raise UserError("its pickle is larger than a state dict's; save model.state_dict() alone")
-  unpickler = _Unpickler(data[start : file.tell()], spend)
-  return unpickler.load(), unpickler.storages, file.tell()
-
 
 def _array(raw, kind, offset, size, *, strides=None, order="<"):
   """Copies an array out of the bytes `raw`; `offset` and `strides` count bytes."""
-  view = np.ndarray(size, order + _DTYPES[kind], raw, offset, strides)
+  view = np.ndarray(size, order + DTYPES[kind], raw, offset, strides)
   array = np.array(view, view.dtype.newbyteorder("="), order="C")
   if kind == "BOOL":
     return array.astype(bool)
@@ -210,10 +37,10 @@ def _array(raw, kind, offset, size, *, strides=None, order="<"):
 
 
 def _arrays(top, read, order, spend):
-  """Copies the `_Tensor`s of a state dict; `read(key)` gives the bytes of a storage."""
+  """Copies the `Tensor`s of a state dict; `read(key)` gives the bytes of a storage."""
   raw, arrays = {}, {}
-  for name, (storage, offset, size, stride) in _pick(top, lambda v: isinstance(v, _Tensor)).items():
-    fits = isinstance(storage, _Storage) and all(map(_are_sizes, ((offset,), size, stride)))
+  for name, (storage, offset, size, stride) in _pick(top, lambda v: isinstance(v, Tensor)).items():
+    fits = isinstance(storage, Storage) and all(map(are_sizes, ((offset,), size, stride)))
     fits = fits and len(size) == len(stride)
     if fits and 0 in size:  # may belong to a storage that is not in the file
       arrays[name] = _array(b"", storage.kind, 0, size)
@@ -222,7 +49,7 @@ def _arrays(top, read, order, spend):
       key, kind, start, length = storage
       if key not in raw:
         raw[key] = read(key)
-      itemsize = np.dtype(_DTYPES[kind]).itemsize
+      itemsize = np.dtype(DTYPES[kind]).itemsize
       last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
       fits = last < length and (start + last + 1) * itemsize <= len(raw[key])
     if not fits:
@@ -287,7 +114,7 @@ def _read_zip(path, spend):
     order = "<"  # the first versions do not say
     if roots[0] + "byteorder" in archive.namelist():
       order = {b"little": "<", b"big": ">"}[entry("byteorder")]
-    top, _, _ = _unpickle(entry("data.pkl"), 0, spend)
+    top, _, _ = unpickle(entry("data.pkl"), 0, spend)
     return _arrays(top, lambda key: entry("data/" + key), order, spend)
 
 
@@ -295,21 +122,21 @@ def _read_old(data, spend):
   """The format before 1.6: magic, protocol, system, object, keys, then the storages themselves."""
   end = 0
   for expected in (0x1950A86A20F9469CFC6C, 1001):
-    found, _, end = _unpickle(data, end, spend)
+    found, _, end = unpickle(data, end, spend)
     if found != expected:
       raise UserError("is a pickle but not torch.save's; save model.state_dict() by torch.save")
-  _, _, end = _unpickle(data, end, spend)
-  top, storages, end = _unpickle(data, end, spend)
-  keys, _, end = _unpickle(data, end, spend)
+  _, _, end = unpickle(data, end, spend)
+  top, storages, end = unpickle(data, end, spend)
+  keys, _, end = unpickle(data, end, spend)
   raw = {}
-  _check_keys(keys)
+  check_keys(keys)
   for key in keys:
     kind, total = storages[key]
     # Little-endian from any machine, whatever the file says of its system.
     count = int.from_bytes(data[end : end + 8], "little")
     if count != total:
       raise UserError(f"storage {key!r} has {count} elements, not {total}; get the file again")
-    start, end = end + 8, end + 8 + total * np.dtype(_DTYPES[kind]).itemsize
+    start, end = end + 8, end + 8 + total * np.dtype(DTYPES[kind]).itemsize
     raw[key] = memoryview(data)[start:end]
   return _arrays(top, raw.__getitem__, "<", spend)
 
@@ -321,10 +148,10 @@ def _read_safetensors(data, spend):
   header.pop("__metadata__", None)
   for name, entry in header.items():
     kind, size, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in _DTYPES:
-      raise UserError(f"tensor {name!r} is {kind!r}, expected one of {', '.join(_DTYPES)}")
-    fits = _are_sizes(size) and _are_sizes([begin, end]) and end <= len(raw)
-    if not fits or end - begin != math.prod(size) * np.dtype(_DTYPES[kind]).itemsize:
+    if kind not in DTYPES:
+      raise UserError(f"tensor {name!r} is {kind!r}, expected one of {', '.join(DTYPES)}")
+    fits = are_sizes(size) and are_sizes([begin, end]) and end <= len(raw)
+    if not fits or end - begin != math.prod(size) * np.dtype(DTYPES[kind]).itemsize:
       raise UserError(f"tensor {name!r} does not fit its place: cut short? get the file again")
     spend(end - begin)
     arrays[name] = _array(raw, kind, begin, size)

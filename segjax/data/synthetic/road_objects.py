@@ -5,9 +5,9 @@ from math import cos, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segjax.data.road_layout import Tree, Vehicle, Wall
-from segjax.data.road_paint import phase, sample, stamp
-from segjax.data.road_world import BUILDING, VEGETATION, VEHICLE
+from segjax.data.synthetic.road_layout import Tree, Vehicle, Wall
+from segjax.data.synthetic.road_paint import phase, sample, stamp
+from segjax.data.synthetic.road_world import BUILDING, VEGETATION, VEHICLE
 
 _GLASS, _DARK = np.array((0.13, 0.15, 0.18)), np.array((0.07, 0.07, 0.07))
 _PLATE = np.array((0.75, 0.75, 0.7))

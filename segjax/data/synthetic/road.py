@@ -12,31 +12,7 @@ road away.
 import numpy as np
 from PIL import Image, ImageFilter
 
-from segjax.data import road_layout, road_objects, road_paint, road_world
-from segjax.data.road_world import (
-  BUILDING,
-  GROUND,
-  LANE_MARKING,
-  ROAD,
-  ROAD_CLASSES,
-  SIDEWALK,
-  SKY,
-  VEGETATION,
-  VEHICLE,
-)
-
-__all__ = [
-  "BUILDING",
-  "GROUND",
-  "LANE_MARKING",
-  "ROAD",
-  "ROAD_CLASSES",
-  "SIDEWALK",
-  "SKY",
-  "VEGETATION",
-  "VEHICLE",
-  "draw_road",
-]
+from segjax.data.synthetic import road_layout, road_objects, road_paint, road_world
 
 _BAND = 64  # rows of ground painted at once; small blocks stay in the cache
 

@@ -39,7 +39,7 @@ def ade20k(
     folder: that contains `images/`; empty for `$SEGJAX_DATA/ade20k`.
     all_below: with fewer pairs than this and no lists or folders of splits, both splits hold
       every pair, which suits samples.
-    split_by: "files", "seed" or "auto"; without split folders. See `driving.kitti_road`.
+    split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
     split_seed: of the seeded split.
   """

@@ -1,4 +1,4 @@
-"""Images with one class each: handwritten digits, folders of classes.
+"""Image files with one class each, by the names of folders or files.
 
 An example is {"image": u8[H,W,3], "label": u8[]}, a scalar.
 """
@@ -9,36 +9,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segjax.data import contents, files, layouts, lists
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
-
-DIGIT_SIZES = (8, 32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Arrays:
-  """Images in memory, each with a class.
-
-  Attributes:
-    labels: label table.
-    names: one an image.
-    images: u8[N,H,W,3].
-    classes: u8[N], labels.
-  """
-
-  labels: LabelTable
-  names: tuple[str, ...]
-  images: np.ndarray
-  classes: np.ndarray
-
-  def __len__(self):
-    return len(self.names)
-
-  def __getitem__(self, i):
-    return dict(image=self.images[i], label=self.classes[i])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,45 +44,6 @@ class ClassFiles(contents.OfFiles):
     return dict(image=files.read_image(file), label=np.uint8(number))
 
 
-def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
-  """1797 handwritten digits, 8x8 grey, that come with scikit-learn: Alpaydin, Kaynak, UCI 1998.
-
-  Args:
-    split: "train" or "val".
-    size: pixels of a side, 8 or 32 (enlarged, bilinear).
-    train_fraction: share of the examples in "train".
-    split_seed: of the split.
-  """
-  from sklearn.datasets import load_digits
-
-  if size not in DIGIT_SIZES:
-    raise UserError(f"digits: size is {size!r}, expected 8 or 32")
-  data = load_digits()
-  chosen = lists.seeded_split(list(range(len(data.target))), split, train_fraction, split_seed)
-  grey = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
-  if size != grey.shape[1]:
-    large = [Image.fromarray(g).resize((size, size), Image.Resampling.BILINEAR) for g in grey]
-    grey = np.array([np.asarray(g) for g in large], np.uint8).reshape(-1, size, size)
-  images = np.repeat(grey[..., None], 3, -1)
-  names = tuple(f"digit_{i:04d}" for i in chosen)
-  labels = default_table(tuple(map(str, range(10))))
-  return Arrays(labels, names, images, data.target[chosen].astype(np.uint8))
-
-
-def cifar10_subset(split, *, folder=""):
-  """Photographs of 32x32 pixels in ten classes: `train/<class>/x.jpg` and `test/<class>/x.jpg`.
-
-  CIFAR-10 (Krizhevsky, technical report, Toronto 2009) or a part of it, as image files.
-
-  Args:
-    split: "train" or "val", which is the test part.
-    folder: that contains `train/` and `test/`; empty for `$SEGJAX_DATA/cifar10_subset`.
-  """
-  root = files.data_folder(folder, "cifar10_subset")
-  source = class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
-  return dataclasses.replace(source, remarks=(), elsewhere=())  # its own val part is called test
-
-
 def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   """Image files whose class is the name of their folder or the start of their own name.
 
@@ -121,7 +56,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
     split: "train" or "val".
     classes: class names in the order of their values; empty for those of all files (with folders
       of splits: of train), sorted.
-    split_by: "files", "seed" or "auto"; see `driving.kitti_road`.
+    split_by: "files", "seed" or "auto"; see `kitti_road`.
     train_fraction: share of the examples in "train".
     split_seed: of the split.
 

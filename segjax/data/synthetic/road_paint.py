@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segjax.data import road_world as world
+from segjax.data.synthetic import road_world as world
 
 
 class Canvas(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.augment import box, check_limits
+from segjax.augment.geometry import box
+from segjax.augment.limits import check_limits
 from segjax.errors import UserError
 
 

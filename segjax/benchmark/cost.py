@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import textfiles
+from segjax.benchmark.timing import compile_anew, peak_bytes, time_calls
 from segjax.errors import UserError, writing
 from segjax.models.cost import static_cost
 from segjax.training import steps
-
-WARMUP = 3  # calls before those that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,37 +103,6 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     latency_spread_ms=float(1e3 * (quartiles[1] - quartiles[0])),
     images_per_s=batch / statistics.median(seconds[batch]),
   )
-
-
-def compile_anew(lowered):
-  """(program, seconds) of a compilation that nothing kept from an earlier one shortens."""
-  folder = jax.config.jax_compilation_cache_dir
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()  # it looks at its folder once
-  try:
-    start = time.perf_counter()
-    return lowered.compile(), time.perf_counter() - start
-  finally:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
-
-
-def peak_bytes(compiled):
-  """Arguments, results and temporaries of a compiled program; what it donates counts once."""
-  memory = compiled.memory_analysis()
-  parts = ("argument_size", "output_size", "temp_size")
-  total = sum(getattr(memory, f"{part}_in_bytes", 0) for part in parts)
-  return total - getattr(memory, "alias_size_in_bytes", 0)
-
-
-def time_calls(call, repeats):
-  """Seconds of each of `repeats` calls, every result waited for, after three that do not count."""
-  out = []
-  for _ in range(WARMUP + repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    out.append(time.perf_counter() - start)
-  return out[WARMUP:]
 
 
 def table(costs):

@@ -1,0 +1,225 @@
+"""What launch/analyze.py does, a function for each command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+from segjax import config as config_lib
+from segjax import errors, inference
+from segjax.analysis import (
+  charts,
+  class_statistics,
+  features,
+  figures,
+  predictions,
+  regions,
+  sheets,
+)
+from segjax.augment import make_augment
+from segjax.benchmark import cost as cost_lib
+from segjax.data import checks, sources
+from segjax.errors import UserError, choose
+from segjax.training import evaluation, feeding, header
+from segjax.training.writers import finite
+
+
+def run(command, given):
+  """Runs a command, and prints what it writes.
+
+  Args:
+    command: one of `COMMANDS`.
+    given: {flag of launch/analyze.py: its value}; a command takes those that its function has as
+      arguments.
+
+  Raises:
+    UserError: no such command, it needs a flag that is None, or what the command finds.
+  """
+  function = choose(COMMANDS, command, "command")
+  taken = {name: given[name] for name in inspect.signature(function).parameters}
+  for name in {"config", "workdir"} & taken.keys():
+    if taken[name] is None:
+      raise UserError(f"--{name} is required; --help says more")
+  if "workdir" in taken:
+    taken["workdir"] = Path(taken["workdir"])
+  function(**taken)
+
+
+# ---------------------------------------------------------------------------- of a config
+
+
+def data(config, split, output, samples):
+  """Reads every example; prints the shares of the classes and all broken files; draws samples."""
+  threads = max(config.data.threads, 1)
+  whole = sources.make(split=split, complete=False, **config.data.source)
+  source, faults = checks.without_broken(whole, threads)
+  title = f"{config.data.source.name}, {split}: {len(source)} examples"
+  print(title)
+  for note in header.notes_of(whole):
+    print(f"  note: {note}")
+  folder = _folder(output or f"runs/analysis-{config.name}")
+  _write(sheets.samples(source, samples or 8), folder / f"samples_{split}.png")
+  if len(source.labels):
+    statistics = class_statistics.count(source, threads)
+    print(class_statistics.table(statistics))
+    chart = folder / f"classes_{split}.png"
+    class_statistics.bar_chart(statistics, source.labels, title, chart)
+    print(f"  written to {chart}")
+    print(class_statistics.proposal(statistics))
+  faults += checks.orphans(whole)
+  if faults:
+    raise UserError(checks.report(faults, len(whole)))
+
+
+def augment(config, output, samples):
+  """Draws training examples beside augmented versions of them."""
+  change = make_augment(**config.augment)
+  if change is None:
+    raise UserError(
+      "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
+    )
+  source = feeding.make_source(config, "train", training=True).source
+  how = dict(seed=config.seed, crop=config.data.fit == "crop", wanted=samples or 4)
+  sheet = sheets.augmented(source, change, config.data.size, **how)
+  _write(sheet, _folder(output or f"runs/analysis-{config.name}") / "augment.png")
+
+
+# ---------------------------------------------------------------------------- of a run
+
+
+def curves(workdir, output):
+  """Draws the curves of training and validation."""
+  name = config_lib.load(workdir / "config.json").name
+  file = figures.curves(workdir, name, _run_folder(workdir, output) / "curves.png")
+  if file is None:
+    raise UserError(f"{workdir}: nothing was evaluated yet; train longer")
+  print(f"  written to {file}")
+
+
+def crops(workdir, output, checkpoint, folder):
+  """Draws for each class the best and the worst region of the validation set."""
+  predictor = predictions.Predictor(workdir, checkpoint, _moved(workdir, folder))
+  found = regions.best_and_worst(predictor, len(predictor.labels))
+  for name, pair in zip(predictor.labels.names, found, strict=True):
+    texts = (f"{r.iou:.3f} in {r.name}" if r else "none" for r in pair)
+    print("  {:<16} best {:<36} worst {}".format(name, *texts))
+  _write(regions.picture(found, predictor.labels), _run_folder(workdir, output) / "crops.png")
+
+
+def confusion(workdir, output):
+  """Draws the confusion matrix of the last evaluation."""
+  sums, names = evaluation.read_sums(workdir), inference.restore(workdir)[0].task.classes
+  if "matrix" not in sums:
+    raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
+  if sums["matrix"].shape != (len(names),) * 2:
+    raise UserError(f"{workdir}: val_sums.npz is not of the {len(names)} classes of labels.json")
+  title = f"{workdir.name}, step {int(sums['step'])}"
+  file = _run_folder(workdir, output) / "confusion.png"
+  charts.confusion(sums["matrix"], names, title, file)
+  print(f"  written to {file}")
+
+
+def stages(workdir, output, folder, samples):
+  """Draws fixed examples as an early, a middle and the last checkpoint see them."""
+  moved = _moved(workdir, folder)
+  picture, steps = predictions.stages(workdir, moved=moved, wanted=samples or 3)
+  print(f"  checkpoints of steps {', '.join(map(str, steps))}")
+  _write(picture, _run_folder(workdir, output) / "stages.png")
+
+
+def cost(workdir, output, checkpoint):
+  """Measures what the net costs."""
+  experiment, state = inference.restore(workdir, checkpoint)
+  measured = cost_lib.measure(experiment, state, experiment.config.data.size)
+  print(cost_lib.table([measured]))
+  file = _run_folder(workdir, output) / "cost.json"
+  measured.save(file)
+  print(f"  written to {file}")
+
+
+def feature_stages(workdir, output, folder, samples, epochs, metric, stage, queries):
+  """Scores and draws the features of a layer at several epochs."""
+  from segjax.analysis import feature_pictures, separation  # scikit-learn takes seconds to import
+
+  config = config_lib.load(workdir / "config.json")
+  pair = features.sources_of(workdir, _moved(workdir, folder))
+  per_epoch = max(len(pair[0]) // config.data.batch_size, 1)
+  how = dict(stages=[stage])
+  if samples:  # of small sets more of each image
+    how |= dict(limit=samples, per_image=None)
+  rows, vectors = {}, []
+  for step in _steps(inference.checkpoint_steps(workdir), epochs, per_epoch):
+    restored = features.restore(workdir, step)
+    (train,), (val,) = (features.extract(*restored, s, **how) for s in pair)
+    vectors.append(val.vectors)
+    found = rows[f"epoch {step / per_epoch:g}"] = separation.scores(train, val, metric=metric)
+    text = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
+    print(f"  epoch {step / per_epoch:g} (step {step})  {text}", flush=True)
+  captions = [
+    f"kNN {r['knn_accuracy']:.3f}, linear {r['linear_accuracy']:.3f}, "
+    f"silhouette {r['silhouette']:.3f}" for r in rows.values()
+  ]  # fmt: skip
+  target, of_stage = _run_folder(workdir, output), "" if stage is None else f"_stage{stage}"
+  file = target / f"features{of_stage}.png"
+  embedded = feature_pictures.embed(vectors, seed=config.seed)
+  table = pair[1].source.labels
+  feature_pictures.scatter(embedded, val.labels, table, list(rows), captions, file)
+  if len(set(val.labels.tolist())) < 2:
+    print("  the examples have one class, so there is nothing to score; only pictures are drawn")
+  numbers = {epoch: finite(row) for epoch, row in rows.items()}
+  scores = target / f"features{of_stage}.json"
+  with errors.writing(scores):
+    scores.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+  print(f"  written to {file}")
+  queries = [int(q) for q in queries] or 6
+  picture = feature_pictures.neighbor_picture(train, val, *pair, queries=queries, metric=metric)
+  _write(picture, target / f"neighbors{of_stage}.png")
+
+
+def _steps(kept, epochs, per_epoch):
+  """The steps of the epochs that were asked for, or the first, a middle and the last kept."""
+  if not epochs:
+    return predictions.early_middle_last(kept)
+  steps = [round(float(e) * per_epoch) for e in epochs]
+  lost = [e for e, s in zip(epochs, steps, strict=True) if s and s not in kept]
+  if lost:
+    have = ", ".join(f"{s / per_epoch:g}" for s in kept)
+    raise UserError(
+      f"epoch {lost[0]}: its checkpoint was not kept, those of {have} were; train with "
+      "--config.keep_epochs=1,5,20 or so"
+    )
+  return steps
+
+
+COMMANDS = {
+  "data": data,
+  "augment": augment,
+  "curves": curves,
+  "crops": crops,
+  "confusion": confusion,
+  "stages": stages,
+  "cost": cost,
+  "features": feature_stages,
+}
+
+
+def _moved(workdir, folder):
+  """Where the data of a run lie now, see `inference.moved_to`."""
+  return inference.moved_to(config_lib.load(workdir / "config.json"), folder)
+
+
+def _run_folder(workdir, output):
+  return _folder(output or workdir / "figures")
+
+
+def _folder(path):
+  folder = Path(path)
+  with errors.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  return folder
+
+
+def _write(picture, file):
+  figures.write_picture(picture, file)
+  print(f"  written to {file}")

@@ -1,0 +1,111 @@
+"""What a study's results say, for its report: names, starts, scores and costs of the variants.
+
+`done` is {variant: its finished runs}, a `study.Result` each.
+"""
+
+from __future__ import annotations
+
+import re
+
+import jax
+
+from segjax import inference
+from segjax.analysis import probes as probes_lib
+from segjax.benchmark import cost
+from segjax.weights import PRETRAINED
+
+TEXTS = {  # of scalars, with units
+  "val/pixel_accuracy": "pixel accuracy",
+  "val/mean_iou": "mean IoU",
+  "val/mean_class_recall": "mean class recall",
+  "val/max_f1": "MaxF",
+  "val/psnr": "PSNR (dB)",
+  "val/ssim": "SSIM",
+  "val/color_error": "colour error (units of a, b)",
+  "val/edge_error": "edge error (units of L, a, b)",
+}
+CLASS_METRICS = {"f1": "F1", "iou": "IoU"}
+
+
+def text_of(name):
+  """Readable name of a scalar, with its unit where it has one.
+
+  >>> text_of("val/f1/road")
+  'F1 of road'
+  """
+  metric, *of = name.removeprefix("val/").split("/")
+  text = " of ".join((CLASS_METRICS.get(metric, metric), *of)).replace("_", " ")
+  return TEXTS.get(name, text)
+
+
+def scalars_of(study, done):
+  """Names of the scalars of an evaluation that are not of one class, the study's metric first."""
+  names = [k for runs in done.values() for k in runs[0].final()]
+  names = [k for k in names if k.startswith("val/") and k.count("/") == 1]
+  return list(dict.fromkeys([study.metric, *(n for n in names if "threshold" not in n)]))
+
+
+def start_of(runs):
+  """What the runs of a variant start from, in words."""
+  if runs[0].config is None:
+    return "-"
+  start = runs[0].config.init_from
+  if start in PRETRAINED:
+    return "ImageNet weights"
+  return f"weights of {start}" if start else "random weights"
+
+
+def task_of(runs):
+  """The name of a variant's task."""
+  return runs[0].config.task.name
+
+
+def data_now(run):
+  """Where a run's data lie now."""
+  source = run.config.data.source
+  return {k: source[k] for k in ("folder", "data_dir") if k in source}
+
+
+def sign_of(config):
+  """1 where high values of the best metric are good, else -1."""
+  return 1 if config.best_mode == "max" else -1
+
+
+def knn_of(done, probes):
+  """(variant, seed) -> kNN accuracy of the last layer, before and after."""
+  return {
+    (v, run.seed): probe.accuracy[probes_lib.LAST]
+    for v in probes for run, probe in zip(done[v], probes[v], strict=True) if probe.accuracy
+  }  # fmt: skip
+
+
+def common_score(done, knn):
+  """What all variants are ranked by: (text, 1 where high values are good or -1, variant -> values).
+
+  None where they have nothing in common.
+  """
+  if all((v, r.seed) in knn for v, runs in done.items() for r in runs):
+    return "kNN accuracy", 1, {v: [knn[v, r.seed][1] for r in runs] for v, runs in done.items()}
+  config = next(iter(done.values()))[0].config
+  if len({(runs[0].config.best_metric, runs[0].config.best_mode) for runs in done.values()}) > 1:
+    return None
+  values = {v: [r.best() for r in runs] for v, runs in done.items()}
+  return f"best {text_of(config.best_metric)}", sign_of(config), values
+
+
+def costs_of(run):
+  """Costs of a run's model on the default device, and on the CPU if that is another; kept."""
+  devices = [jax.devices()[0]]
+  if devices[0].platform != "cpu":
+    devices.append(jax.devices("cpu")[0])
+  out, loaded = [], None
+  for device in devices:
+    key = re.sub(r"\W+", "_", f"{device.device_kind}_jax_{jax.__version__}")
+    file = run.workdir / f"cost_{key}.json"
+    measured = cost.load(file)
+    if measured is None:
+      loaded = loaded or inference.restore(run.workdir)
+      measured = cost.measure(*loaded, run.config.data.size, device=device)
+      measured.save(file)
+    out.append(measured)
+  return out

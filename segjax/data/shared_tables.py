@@ -1,0 +1,27 @@
+"""Label tables that several data sets share."""
+
+from __future__ import annotations
+
+from segjax.data.labels import LabelTable
+
+ROAD = LabelTable((("not_road", (0, 0, 0)), ("road", (255, 0, 255))))
+# Four classes of a road, which drawn scenes and CamVid share.
+FOUR = LabelTable(
+  (
+    ("other", (0, 0, 0)),
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("vehicle", (0, 0, 142)),
+  )
+)
+# Five kinds of objects and the rest.
+OBJECTS = LabelTable(
+  (
+    ("Background", (0, 0, 0)),
+    ("Building", (128, 0, 0)),
+    ("Tree", (128, 128, 0)),
+    ("Car", (64, 0, 128)),
+    ("Pedestrian", (192, 128, 64)),
+    ("Road", (128, 64, 128)),
+  )
+)

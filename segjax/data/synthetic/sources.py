@@ -1,0 +1,127 @@
+"""The sources that are drawn, not read: `road_scenes` and `aerial_scenes`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from segjax.data.labels import IGNORE, LabelTable
+from segjax.data.shared_tables import FOUR, OBJECTS, ROAD
+from segjax.data.synthetic.aerial import draw_aerial
+from segjax.data.synthetic.aerial_objects import AERIAL_CLASSES
+from segjax.data.synthetic.road import draw_road
+from segjax.data.synthetic.road_world import ROAD_CLASSES
+from segjax.errors import UserError
+
+FIRST_VAL = 1_000_000  # index of the first scene of "val"
+# Merged classes of a road: their table and what becomes of the drawn ones, the rest being 0.
+MERGED = {
+  "four": (FOUR, dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)),
+  "objects": (OBJECTS, dict(building=1, vegetation=2, vehicle=3, road=5, lane_marking=5)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+  """Drawn scenes, each a pure function of (seed, index); nothing is read or stored.
+
+  Attributes:
+    labels: label table.
+    names: one a scene.
+    seed: of the drawings.
+    first: index of the first scene.
+    height: pixels.
+    width: pixels.
+    draw: (seed, index, height=, width=) -> image u8[H,W,3] and label u8[H,W].
+  """
+
+  labels: LabelTable
+  names: tuple[str, ...]
+  seed: int
+  first: int
+  height: int
+  width: int
+  draw: Callable
+
+  def __len__(self):
+    return len(self.names)
+
+  def __getitem__(self, i):
+    index = range(self.first, self.first + len(self))[i]  # IndexError beyond the last one
+    image, label = self.draw(self.seed, index, height=self.height, width=self.width)
+    return dict(image=image, label=label)
+
+  def faults(self, i):
+    """None: a drawing is never broken, and `checks.check` need not draw it."""
+    return []
+
+
+def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
+  """Embedded driver's views, each a pure function of (seed, index).
+
+  Args:
+    split: "train" or "val"; the two never share an index.
+    seed: of the drawings, apart from the seed of training.
+    num_train: examples in "train".
+    num_val: examples in "val".
+    height: pixels.
+    width: pixels.
+    classes: "road" (not road / road, lane markings are road), "four" (other, road, sidewalk,
+      vehicle), "objects" (background, building, tree, car, pedestrian, of whom there are none, and
+      road) or "all" (every drawn class).
+  """
+  names = [name for name, _ in ROAD_CLASSES]
+  lookup = np.full(256, IGNORE, np.uint8)
+  if classes == "road":
+    labels = ROAD
+    lookup[: len(names)] = [name in ("road", "lane_marking") for name in names]
+  elif classes in MERGED:
+    labels, values = MERGED[classes]
+    lookup[: len(names)] = [values.get(name, 0) for name in names]
+  elif classes == "all":
+    labels = LabelTable(tuple(ROAD_CLASSES))
+    lookup[: len(names)] = range(len(names))
+  else:
+    raise UserError(
+      f"road_scenes: classes is {classes!r}, expected 'road', 'four', 'objects' or 'all'"
+    )
+
+  def draw(*scene, **size):
+    image, drawn_classes = draw_road(*scene, **size)
+    return image, lookup[drawn_classes]
+
+  counts = dict(num_train=num_train, num_val=num_val)
+  return _scenes(labels, "scene", split, draw, seed=seed, height=height, width=width, **counts)
+
+
+def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
+  """Embedded aerial views of a flooded suburb, each a pure function of (seed, index).
+
+  Args:
+    split: "train" or "val"; the two never share an index.
+    seed: of the drawings, apart from the seed of training.
+    num_train: examples in "train".
+    num_val: examples in "val".
+    height: pixels.
+    width: pixels.
+  """
+  counts = dict(num_train=num_train, num_val=num_val)
+  size = dict(height=height, width=width)
+  return _scenes(
+    LabelTable(AERIAL_CLASSES), "aerial", split, draw_aerial, seed=seed, **size, **counts
+  )
+
+
+def _scenes(labels, prefix, split, draw, *, seed, num_train, num_val, height, width):
+  """The scenes of a split; "train" and "val" never share an index."""
+  if seed < 0:
+    raise UserError(f"data.source.seed is {seed}, expected 0 or more")
+  if num_train > FIRST_VAL:
+    raise UserError(
+      f"data.source.num_train is {num_train}, expected at most {FIRST_VAL}, where val begins"
+    )
+  count, first = (num_train, 0) if split == "train" else (num_val, FIRST_VAL)
+  names = tuple(f"{prefix}_{first + i:07d}" for i in range(count))
+  return Synthetic(labels, names, seed, first, height, width, draw)
