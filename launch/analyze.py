@@ -84,7 +84,7 @@ def data():
 def augment():
   from segjax.analysis import sheets
   from segjax.augment import make_augment
-  from segjax.training import feeding
+  from segjax.training import input_pipeline
 
   config = required_config()
   change = make_augment(**config.augment)
@@ -92,7 +92,7 @@ def augment():
     raise UserError(
       "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
     )
-  source = feeding.make_source(config, "train", training=True).source
+  source = input_pipeline.make_source(config, "train", training=True).source
   how = dict(seed=config.seed, crop=config.data.fit == "crop", wanted=SAMPLES.value or 4)
   sheet = sheets.augmented(source, change, config.data.size, **how)
   write_sheet(sheet, make_output(config) / "augment.png")
@@ -123,12 +123,11 @@ def crops():
 
 
 def confusion():
-  from segjax import inference
   from segjax.analysis import charts
-  from segjax.training import evaluation
+  from segjax.training import evaluation, restore
 
   workdir = required_workdir()
-  sums, names = evaluation.read_sums(workdir), inference.restore(workdir)[0].task.classes
+  sums, names = evaluation.read_sums(workdir), restore.run(workdir)[0].task.classes
   if "matrix" not in sums:
     raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
   if sums["matrix"].shape != (len(names),) * 2:
@@ -149,11 +148,11 @@ def stages():
 
 
 def cost():
-  from segjax import inference
   from segjax.analysis import cost as cost_lib
+  from segjax.training import restore
 
   workdir = required_workdir()
-  experiment, state = inference.restore(workdir, CHECKPOINT.value)
+  experiment, state = restore.run(workdir, CHECKPOINT.value)
   measured = cost_lib.measure(experiment, state, experiment.config.data.size)
   print(cost_lib.table([measured]))
   file = run_output(workdir) / "cost.json"
@@ -165,15 +164,15 @@ def features():
   import json
 
   from segjax import config as config_lib
-  from segjax import inference
   from segjax.analysis import features as lib
+  from segjax.training import restore
   from segjax.training.writers import finite
 
   workdir = required_workdir()
   config = config_lib.load(workdir / "config.json")
   sources = lib.sources_of(workdir, moved(workdir))
   per_epoch = max(len(sources[0]) // config.data.batch_size, 1)
-  steps, rows, stages = _stages(inference.checkpoint_steps(workdir), per_epoch), {}, []
+  steps, rows, stages = _stages(restore.checkpoint_steps(workdir), per_epoch), {}, []
   for step in steps:
     restored, how = lib.restore(workdir, step), dict(stages=[STAGE.value])
     if SAMPLES.value:  # of small sets more of each image
@@ -241,9 +240,9 @@ def required_workdir():
 
 def moved(workdir):
   from segjax import config as config_lib
-  from segjax import inference
+  from segjax.training import restore
 
-  return inference.moved_to(config_lib.load(workdir / "config.json"), FOLDER.value)
+  return restore.moved_to(config_lib.load(workdir / "config.json"), FOLDER.value)
 
 
 def run_output(workdir):

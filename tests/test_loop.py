@@ -21,13 +21,14 @@ from conftest import ROOT, eight_devices, launch, write_pairs
 from test_training import same, tiny_config
 
 from segjax import config as config_lib
-from segjax import inference, training
+from segjax import training
 from segjax.analysis import figures
 from segjax.errors import Stopped, UserError
+from segjax.training import evaluator, initial, input_pipeline, restore
 from segjax.training import experiment as experiment_lib
-from segjax.training import initial, loop
 from segjax.training.background import Background
 from segjax.training.checkpoints import Checkpoints
+from segjax.training.log import Log
 from segjax.training.writers import read_metrics
 
 
@@ -105,20 +106,20 @@ def test_what_a_workdir_holds(data, tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
-  after, seen = threading.Event(), []
+  after, seen, run = threading.Event(), [], tmp_path / "run"
 
   def panel(rows):
     seen.append(after.wait(20))
     return rows[0][0][1]
 
-  def next_batch(self, count, original=loop._Run._next_batch):
-    if len(read_metrics(self.workdir / "metrics.jsonl")) > 1:  # the first evaluation's row is there
+  def next_batch(*args, original=input_pipeline.next_batch):
+    if len(read_metrics(run / "metrics.jsonl")) > 1:  # the first evaluation's row is there
       after.set()
-    return original(self, count)
+    return original(*args)
 
-  monkeypatch.setattr(loop, "panel", panel)
-  monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
-  training.train(tiny_config(data, writers=("pictures",), log_steps=100), tmp_path / "run")
+  monkeypatch.setattr(evaluator, "panel", panel)
+  monkeypatch.setattr(input_pipeline, "next_batch", next_batch)
+  training.train(tiny_config(data, writers=("pictures",), log_steps=100), run)
   assert seen == [True, True]
 
 
@@ -224,10 +225,10 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
   best = min(rows, key=lambda r: r["val/loss"])["step"]
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {best, 8}
-  _, state = inference.restore(tmp_path / "run", "best")
+  _, state = restore.run(tmp_path / "run", "best")
   assert int(state.step) == best
   with pytest.raises(UserError, match=f"there is 'best', 'latest', .*{best}"):
-    inference.restore(tmp_path / "run", "77")
+    restore.run(tmp_path / "run", "77")
 
 
 @pytest.mark.slow
@@ -236,7 +237,7 @@ def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
   training.train(config, tmp_path / "run")  # of 3 steps an epoch
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {1, 4, 9}
-  assert int(inference.restore(tmp_path / "run", "4")[1].step) == 4
+  assert int(restore.run(tmp_path / "run", "4")[1].step) == 4
   sums = np.load(tmp_path / "run" / "val_sums.npz")
   assert sums["step"] == 9
   assert sums["matrix"].sum() == sums["pixels"]
@@ -258,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
   config_lib.save(config, tmp_path / "config.json")
   with pytest.raises(UserError, match=r"not finite at step \d+.*checkpoint of step \d+ is kept"):
     training.train(config, tmp_path)
-  _, state = inference.restore(tmp_path, "latest")
+  _, state = restore.run(tmp_path, "latest")
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
@@ -316,32 +317,32 @@ def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path
 
 @pytest.mark.slow
 def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypatch):
-  """The signal comes while step 2 writes its row, after it was decided not to save there."""
-  original = loop._Run._log
+  """The signal comes while the row of steps 1 and 2 is written, step 3 being under way."""
+  original = Log.add
 
-  def log(self, keep):
-    original(self, keep)
-    if keep:
+  def add(self, step, *args):
+    original(self, step, *args)
+    if step == 3:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(loop._Run, "_log", log)
+  monkeypatch.setattr(Log, "add", add)
   with pytest.raises(Stopped) as stopped:
     training.train(tiny_config(data, total_steps=40, eval_steps=40), tmp_path)
   assert stopped.value.step == 3
-  _, state = inference.restore(tmp_path, "latest")
+  _, state = restore.run(tmp_path, "latest")
   assert int(state.step) == 3
 
 
 @pytest.mark.slow
 def test_a_signal_in_the_last_step_lets_nothing_else_begin(data, tmp_path, monkeypatch):
-  original = loop._Run._evaluate
+  original = evaluator.Evaluator.run
 
-  def evaluate_slowly(self, step):
-    if step == self.total:
+  def evaluate_slowly(self, state, step):
+    if step == 6:
       os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, step)
+    return original(self, state, step)
 
-  monkeypatch.setattr(loop._Run, "_evaluate", evaluate_slowly)
+  monkeypatch.setattr(evaluator.Evaluator, "run", evaluate_slowly)
   with pytest.raises(Stopped) as stopped:
     training.train(tiny_config(data), tmp_path)
   assert stopped.value.step == 6
@@ -372,8 +373,9 @@ def test_a_run_is_restored_on_as_many_devices_as_divide_its_batch(data, tmp_path
   training.train(tiny_config(data, **{"data.batch_size": 6}), tmp_path / "run")
   code = """
     import sys
-    from segjax import inference
-    experiment, state = inference.restore(sys.argv[1])
+    from segjax.training import restore
+    from segjax.training import restore
+    experiment, state = restore.run(sys.argv[1])
     print(experiment.mesh.size, int(state.step))
   """
   done = subprocess.run(
@@ -388,8 +390,8 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(data, tmp_path):
   """Not from an early one that was kept, and whatever devices it was trained on."""
   config = dict(keep_steps=(1, 2), best_metric="val/loss", best_mode="max")
   training.train(tiny_config(data, **config), tmp_path / "run")
-  assert inference.checkpoint_steps(tmp_path / "run")[0] == 1
-  experiment, state = inference.restore(tmp_path / "run", "best")
+  assert restore.checkpoint_steps(tmp_path / "run")[0] == 1
+  experiment, state = restore.run(tmp_path / "run", "best")
   assert int(state.step) in (3, 6)
   fresh, _ = experiment.init()
   variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
@@ -418,7 +420,7 @@ def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
     env={**os.environ, "XLA_FLAGS": eight_devices()},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  experiment, state = inference.restore(tmp_path / "run", "best")
+  experiment, state = restore.run(tmp_path / "run", "best")
   fresh, _ = experiment.init()
   variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
   loaded, _ = initial.load_initial(str(tmp_path / "run"), "all", variables)

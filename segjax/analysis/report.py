@@ -10,14 +10,15 @@ import re
 import jax
 import numpy as np
 
-from segjax import inference, textfiles
 from segjax import study as study_lib
+from segjax import textfiles
 from segjax.analysis import charts, cost, features, intact, predictions, regions
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.figures import write_picture
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.tasks import TASKS
+from segjax.training import restore
 from segjax.weights import PRETRAINED
 
 FIGURES = re.compile(
@@ -61,7 +62,7 @@ def write(study, results, output):
   probes = {
     v: [probes_lib.probe(r.workdir, _moved(r)) for r in runs]
     for v, runs in done.items()
-    if TASKS[_task(runs)].pretext
+    if TASKS[_task(runs)].self_supervised
   }
   knn = _knn(done, probes)
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
@@ -217,7 +218,7 @@ def _numbers(document, study, done, costs, judged, knn):
     tasks = {_task(done[base]), _task(done[label])}
     if len(tasks) > 1:  # their losses are different things
       del values[text_of("val/loss")]
-      if any(TASKS[t].pretext for t in tasks):  # all of theirs are
+      if any(TASKS[t].self_supervised for t in tasks):  # all of theirs are
         values = {}
     if knn:
       values["kNN accuracy"] = lambda r: knn.get((r.label, r.seed), (np.nan,))[-1]
@@ -282,7 +283,7 @@ def _curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
   tasks = {_task(runs) for runs in done.values()}
-  shown = {"loss": TASKS[tasks.pop()].loss_text} if len(tasks) == 1 else {}
+  shown = {"loss": TASKS[tasks.pop()].loss_label} if len(tasks) == 1 else {}
   shown.setdefault(study.metric.removeprefix("val/"), text_of(study.metric))  # perhaps the loss
   file = charts.curves(runs, list(shown.items()), figures / "curves.png")
   document.figure(
@@ -350,7 +351,7 @@ def _ranking(values):
 def _segmentation(document, study, done, figures):
   """Per-class bars, confusion matrices, best and worst regions, stages of training."""
   first = next(iter(done.values()))[0]
-  labels = inference.restore(first.workdir)[0].labels
+  labels = restore.run(first.workdir)[0].labels
   document.heading("Classes")
   iou = {
     v: [[r.final().get(f"val/iou/{c}", np.nan) for c in labels.names] for r in runs]
@@ -421,7 +422,7 @@ def _confusions_if_any(document, done, figures):
   if done:
     first = next(iter(done.values()))[0]
     document.heading("Classes")
-    _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
+    _confusions(document, restore.run(first.workdir)[0].task.classes, done, figures)
 
 
 def _examples(document, done, figures):
@@ -447,7 +448,7 @@ def _costs(run):
     file = run.workdir / f"cost_{key}.json"
     measured = cost.load(file)
     if measured is None:
-      loaded = loaded or inference.restore(run.workdir)
+      loaded = loaded or restore.run(run.workdir)
       measured = cost.measure(*loaded, run.config.data.size, device=device)
       measured.save(file)
     out.append(measured)

@@ -51,12 +51,12 @@ class Dino(Task):
   center_momentum: float = 0.9
   centering: str = "mean"
 
-  needs: ClassVar[str] = "nothing"
-  pretext: ClassVar[bool] = True
-  headline: ClassVar[tuple[str, ...]] = (
+  label_kind: ClassVar[str] = "nothing"
+  self_supervised: ClassVar[bool] = True
+  train_metrics: ClassVar[tuple[str, ...]] = (
     "loss", "teacher_entropy", "mean_entropy", "feature_deviation",
   )  # fmt: skip
-  teaches: ClassVar[bool] = True
+  uses_ema_teacher: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -128,21 +128,21 @@ class Dino(Task):
       features=views(features),
     )
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: from `outputs`.
       label: not used.
       mask: bool[B], False for examples that do not count.
-      histogram: not used.
+      evaluating: not used.
 
     Returns:
       dict of sums over images: `examples`, `loss` (nats, the mean over pairs of views), `entropy`
       of the teacher's probabilities, `probability` f32[K], their mean over its views, and
       `moments` of its features over both, see `metrics.unit_moments`.
     """
-    del label, histogram
+    del label, evaluating
     student, teacher = outputs["student"], outputs["teacher"]
     pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
     other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]
