@@ -45,6 +45,12 @@ def whole(tmp_path_factory):
   return training.train(tiny_config(data), root / "run"), root / "run"
 
 
+def rows_of(run):
+  """The rows of a run's metrics.jsonl, without times and the row about the run itself."""
+  rows = [r for r in read_metrics(run / "metrics.jsonl") if "info/total_steps" not in r]
+  return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
+
+
 def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, data, tmp_path):
   """State and rows of another run, in two parts; `test_training` has those of other seeds."""
   whole, workdir = whole
@@ -52,9 +58,9 @@ def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, d
   training.train(half, tmp_path / "parts")
   resumed = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, resumed)
-  rows, rows2 = (read_metrics(run / "metrics.jsonl") for run in (workdir, tmp_path / "parts"))
-  strip = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "info/"))}  # noqa: E731
-  assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
+  assert rows_of(workdir) == rows_of(tmp_path / "parts")
+  steps = [(r["step"], r["train/steps"]) for r in rows_of(workdir) if "train/steps" in r]
+  assert steps == [(2, 2), (3, 1), (4, 1), (6, 2)]
   done = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, done)
 
@@ -86,9 +92,12 @@ def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
   assert [getattr(f, "func", f)._cache_size() for f in made] == [1, 1]
 
 
-def test_what_a_workdir_holds(data, tmp_path):
+def test_what_a_workdir_holds(data, tmp_path, capsys):
+  """And that the metric of the best checkpoint is the first that is printed."""
   run = tmp_path / "run"
-  training.train(tiny_config(data, writers=("pictures",)), run)
+  training.train(tiny_config(data, writers=("pictures",), best_metric="val/recall/thing"), run)
+  lines = [x.split() for x in capsys.readouterr().out.splitlines() if x.startswith("  val ")]
+  assert [x[:4] for x in lines] == [["val", "step", n, "recall/thing"] for n in "36"]
   assert json.loads((run / "config.json").read_text())["data"]["batch_size"] == 2
   rows = read_metrics(run / "metrics.jsonl")
   assert rows[0]["info/steps_per_epoch"] == 3
@@ -310,9 +319,7 @@ def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path
   resumed = training.train(config, tmp_path / "killed")
   assert int(resumed.step) == 200
   assert same(whole, resumed)
-  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "killed"))
-  val = lambda rows: [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]  # noqa: E731
-  assert val(rows) == val(rows2)
+  assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "killed")
 
 
 @pytest.mark.slow

@@ -223,13 +223,20 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
   rows = read_metrics(tmp_path / "several" / "metrics.jsonl")
   assert [r["step"] for r in rows if "val/loss" in r] == [4, 8, 9]
   rows = [r for r in rows if "train/loss" in r]
-  assert sum(r["train/steps"] for r in rows) == 9
+  windows = [(3, 3), (4, 1), (6, 2), (8, 2), (9, 1)]
+  assert [(r["step"], r["train/steps"]) for r in rows] == windows
   others = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if "train/loss" in r]
   mean = [sum(r["train/loss"] * r["train/steps"] for r in x) for x in (rows, others)]
   assert mean[0] == pytest.approx(mean[1], rel=1e-4)
   training.train(tiny_config(data, **changes | {"total_steps": 4}), tmp_path / "resumed")
   resumed = training.train(tiny_config(data, **changes), tmp_path / "resumed")
   assert same(several, resumed)
+  again = read_metrics(tmp_path / "resumed" / "metrics.jsonl")
+  again = [r for r in again if "train/loss" in r]
+  time = ("time/images_per_s", "time/minutes")
+  assert [{k: v for k, v in r.items() if k not in time} for r in again] == [
+    {k: v for k, v in r.items() if k not in time} for r in rows
+  ]
 
 
 def test_how_many_steps_a_dispatch_makes(data, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from segjax import augment, mixing, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
+from segjax.fields import defaults_of
 from segjax.tasks import TASKS
 from segjax.training import freezing, optim, steps
 from segjax.training.state import init_state
@@ -132,13 +132,15 @@ def build(config, labels, steps_per_epoch=1):
   """
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
+  make_task = _check_names(config)
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
-  task = _make_task(config.loss, config_lib.in_steps(config.task, steps_per_epoch, "task."), labels)
-  _check_augmentation(config, task)
+  fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | dict(config.loss)
+  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
+  task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
-  schedule = _call(optim.make_schedule, "schedule", schedule_fields, total_steps=total)
-  optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
+  schedule = optim.make_schedule(**schedule_fields, total_steps=total)
+  optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(
@@ -163,27 +165,24 @@ def build(config, labels, steps_per_epoch=1):
   )
 
 
-def _make_task(loss, fields, labels):
-  """The task of a name and its fields; those of its loss stand apart in a config."""
-  make_task = choose(TASKS, fields.pop("name"), "task")
-  known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
-  check_fields(loss, known, "the loss")
-  check_fields(fields, known, "the task")
-  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in (fields | dict(loss)).items()}
-  return make_task(classes=labels.names, palette=labels.palette, **fields)
-
-
-def _check_augmentation(config, task):
-  """Raises a UserError for an augmentation that is not known, or that mixes other labels."""
-  check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
-  known = list(mixing.make_batch_augment.__kwdefaults__)
-  check_fields(config.batch_augment, known, "batch_augment")
+def _check_names(config):
+  """Checks the names of the task and of all fields; returns the class of the task."""
+  task = choose(TASKS, config.task.name, "task")
+  known = [k for k in defaults_of(task) if k != "palette"]
+  check_fields(config.loss, known, "the loss")
+  check_fields(config.task, ["name", *known], "the task")
+  check_fields(config.optimizer, ["name", *defaults_of(optim.make_optimizer)], "optimizer")
+  known = ["name", "learning_rate", *defaults_of(optim.make_schedule)]
+  check_fields(config.schedule, known, "schedule")
+  check_fields(config.augment, list(defaults_of(augment.make_augment)), "augment")
+  check_fields(config.batch_augment, list(defaults_of(mixing.make_batch_augment)), "batch_augment")
   for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
     if config.batch_augment[name] and task.label_kind not in fit:
       raise UserError(
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
         f"has others ({task.label_kind}); set it to 0"
       )
+  return task
 
 
 def _make_ema_decay(config, task, total):
@@ -201,12 +200,6 @@ def _make_ema_decay(config, task, total):
     return value if task.uses_ema_teacher else jnp.minimum(value, (1 + step) / (10 + step))
 
   return decay
-
-
-def _call(function, what, fields, **more):
-  known = [n for n in inspect.signature(function).parameters if n not in more]
-  check_fields(fields, known, what)
-  return function(**fields, **more)
 
 
 def save_labels(labels, file):

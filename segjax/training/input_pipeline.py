@@ -43,6 +43,7 @@ def make_source(config, split, *, training=False, labelled=True):
       f"data.eval_fit is 'native', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
     )
+  kind = task.label_kind_of(config.task)
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
   if data.skip_broken:
     total = len(source)
@@ -50,7 +51,7 @@ def make_source(config, split, *, training=False, labelled=True):
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
   if labelled:
-    what, kind = f"data source {data.source.name!r}", task.label_kind_of(config.task)
+    what = f"data source {data.source.name!r}"
     source = sources.labelled(source, kind, what, f"the task {config.task.name!r}")
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):

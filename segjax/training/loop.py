@@ -55,16 +55,16 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
-  steps_per_epoch = max(len(train_source) // config.data.batch_size, 1)
+  on_device = input_pipeline.is_on_device(config, train_source)
+  per_call = input_pipeline.steps_per_dispatch(config, on_device)
+  iterator = input_pipeline.train_iterator(config, train_source, on_device)
+  steps_per_epoch = len(train_source) // config.data.batch_size
+  plan = make_plan(config, steps_per_epoch)
 
   # ---------------------------------------------------------------------- model, optimiser, state
   experiment = experiment_lib.build(config, labels, steps_per_epoch)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
-  plan = make_plan(config, steps_per_epoch)
-  on_device = input_pipeline.is_on_device(config, train_source)
-  per_call = input_pipeline.steps_per_dispatch(config, on_device)
-  iterator = input_pipeline.train_iterator(config, train_source, on_device)
   abstract = experiment.abstract_state()
   eval_step, predict_step = experiment.eval_step(), experiment.predict_step()
   preflight.check_outputs(experiment, abstract)
