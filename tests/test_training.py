@@ -530,13 +530,16 @@ def test_gradients_are_clipped():
 # ---------------------------------------------------------------------------- durations
 
 
-def test_rows_of_training_hold_the_f1_of_two_classes():
+def test_rows_and_lines_hold_the_f1_of_the_positive_class():
   summary = dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4, constant_accuracy=0.6)
   summary |= {"f1/a": 0.1, "f1/b": 0.2}
   palette = np.zeros((256, 3), np.uint8)
-  two = Segmentation(("a", "b"), palette, sigmoid=True)
-  assert two.row(summary) == dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4) | {"f1/b": 0.2}
-  assert "f1/b" not in Segmentation(("a", "b"), palette).row(summary)
+  two, more = (Segmentation(("a", "b"), palette, sigmoid=s) for s in (True, False))
+  means = dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4)
+  assert two.row(summary) == means | {"f1/b": 0.2}
+  assert two.line(summary) == means | {"f1/b": 0.2, "constant_accuracy": 0.6}
+  assert more.row(summary) == means  # the last class is one of many
+  assert more.line(summary) == means | dict(constant_accuracy=0.6)
 
 
 def test_durations_by_suffix():
