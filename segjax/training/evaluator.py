@@ -17,15 +17,12 @@ class Evaluator:
     sums: of the last evaluation, see the task's `statistics`; None before the first.
   """
 
-  def __init__(
-    self, experiment, eval_step, predict_step, source, workdir, counted, *, writers, progress
-  ):
+  def __init__(self, experiment, eval_step, source, workdir, counted, *, writers, progress):
     """Starts the thread that draws pictures.
 
     Args:
       experiment: Experiment.
       eval_step: of the experiment.
-      predict_step: of the experiment.
       source: of the validation split.
       workdir: path of the run, where the sums are kept.
       counted: whether all labels of the split have been looked at; if not, the first evaluation
@@ -34,7 +31,7 @@ class Evaluator:
       progress: Progress, which prints.
     """
     self._experiment, self._source, self._workdir = experiment, source, workdir
-    self._eval_step, self._predict_step = eval_step, predict_step
+    self._eval_step, self._predict_step = eval_step, experiment.predict_step()
     self._writers, self._progress, self._counted = writers, progress, counted
     self._image_thread = Background("pictures")
     self.sums = None

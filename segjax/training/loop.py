@@ -65,8 +65,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
   experiment = experiment_lib.build(config, labels, steps_per_epoch)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
-  abstract = experiment.abstract_state()
-  eval_step, predict_step = experiment.eval_step(), experiment.predict_step()
+  abstract, eval_step = experiment.abstract_state(), experiment.eval_step()
   preflight.check_outputs(experiment, abstract)
   preflight.check_metric(experiment, abstract, eval_step, val_source[0]["label"])
 
@@ -117,10 +116,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
     progress = Progress(plan.total, first, steps_per_epoch, config.data.batch_size, minutes)
     shown = dict(writers=writers, progress=progress)
     log = Log(task, experiment.schedule, every=plan.log_every, checkpoints=checkpoints, **shown)
-    evaluator = Evaluator(
-      experiment, eval_step, predict_step, val_source, workdir, counted, **shown
-    )
-    evaluator = opened(evaluator)
+    evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
     if first and plan.evaluates(first):
       _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
     if first >= plan.total:
