@@ -100,20 +100,15 @@ class Dino(Task):
   def outputs(self, net, inputs):
     """What student and teacher say of the views; in prediction the net's outputs.
 
-    In training the centre moves on, in the net's batch statistics.
-
     Returns:
-      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each, and
-      `features`, f32[2,B,C], the teacher's before its head.
+      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each,
+      `features`, f32[2,B,C], the teacher's before its head, and `center`, f32[K], after this batch.
     """
     if not isinstance(inputs, dict):
       return net(inputs)
     center = net.batch_stats["center"]
     teacher = jax.lax.stop_gradient(net.teacher(inputs["large"]))
     student = [net(inputs[k]) for k in ("large", "small") if inputs[k] is not None]
-    if net.train:
-      moved = self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0)
-      net.batch_stats = net.batch_stats | dict(center=moved)
     student = jnp.concatenate(student) / self.temperature
     temperature = self.teacher_temperature(net.step)
     if self.centering == "sinkhorn":
@@ -126,7 +121,12 @@ class Dino(Task):
       student=views(jax.nn.log_softmax(student)),
       teacher=views(target),
       features=views(features),
+      center=self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0),
     )
+
+  def batch_stats(self, batch_stats, outputs):
+    """See `Task.batch_stats`: the centre of the teacher's answers is among them."""
+    return batch_stats | dict(center=outputs["center"])
 
   def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.

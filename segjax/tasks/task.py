@@ -78,6 +78,16 @@ class Task:
     """What the net says of the inputs; `net(image)` normalises and applies the model."""
     return net(inputs)
 
+  def batch_stats(self, batch_stats, outputs):
+    """The batch statistics after a train step, to which a task may add its own.
+
+    Args:
+      batch_stats: as the net's last call left them.
+      outputs: of `outputs`.
+    """
+    del outputs
+    return batch_stats
+
   def row(self, summary):
     """Scalars of a row of training: name -> value."""
     return {k: summary[k] for k in self.train_metrics if k in summary}

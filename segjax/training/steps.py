@@ -178,7 +178,7 @@ def make_train_step(
       for aux in net.sown.get("aux_logits", ()):
         aux_sums = task.statistics(aux, label, batch["mask"], evaluating=False)
         loss += aux_weight * task.loss(aux_sums)
-      return loss, (sums, net.batch_stats)
+      return loss, (sums, task.batch_stats(net.batch_stats, outputs))
 
     if remat:
       loss_fn = jax.checkpoint(loss_fn, policy=is_product)
