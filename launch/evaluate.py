@@ -28,25 +28,26 @@ BASELINE = flags.DEFINE_bool(
 
 
 def main():
-  from segjax import inference, outputs
+  from segjax import outputs
   from segjax.analysis import baseline
   from segjax.errors import UserError
+  from segjax.training import restore
 
   workdir, split = WORKDIR.value, SPLIT.value
-  experiment, state = inference.restore(workdir, CHECKPOINT.value)
+  experiment, state = restore.run(workdir, CHECKPOINT.value)
   config = experiment.config
   if BASELINE.value and config.task.name != "segmentation":
     raise UserError(
       f"--color_baseline is for segmentation, this run's task is {config.task.name!r}"
     )
-  moved = inference.moved_to(config, FOLDER.value)
-  data = inference.data_of_run(workdir, config, split, moved=moved)
+  moved = restore.moved_to(config, FOLDER.value)
+  data = restore.data_of_run(workdir, config, split, moved=moved)
   sums, file = outputs.evaluate_run(workdir, experiment, state, data, split)
   print(f"{workdir}: checkpoint of step {int(state.step)}, {len(data.source)} {split} examples")
   print(experiment.task.table(sums))
   print(f"  written to {file}")
   if BASELINE.value:
-    train = inference.data_of_run(workdir, config, "train", moved=moved)
+    train = restore.data_of_run(workdir, config, "train", moved=moved)
     sums = baseline.color_and_position(train.source, data.source, experiment.task)
     print("\ncolour and position alone (logistic regression per pixel):")
     print(experiment.task.table(sums))

@@ -28,14 +28,15 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.
 
 
 def main():
-  from segjax import inference, outputs
+  from segjax import outputs
   from segjax.data import files as files_lib
   from segjax.errors import UserError
+  from segjax.training import restore
 
   given, folder = Path(INPUT.value), Path(OUTPUT.value)
   files = files_lib.list_images(given)
   outputs.check_folders(given, folder)
-  experiment, state = inference.restore(WORKDIR.value, CHECKPOINT.value)
+  experiment, state = restore.run(WORKDIR.value, CHECKPOINT.value)
   cli.make_folder(folder)
   predictions = outputs.Predictions(folder)
   earlier = set(predictions.rows)

@@ -157,6 +157,32 @@ def kept_steps(config, steps_per_epoch):
   return tuple(int(s) for s in steps)
 
 
+def in_steps(part, steps_per_epoch, where=""):
+  """The fields of a part of a config, with each duration in epochs given in steps instead.
+
+  Args:
+    part: ConfigDict or dict.
+    steps_per_epoch: int.
+    where: prefix of the fields' names, for the message.
+
+  Returns:
+    dict without `x_epochs`.
+
+  Raises:
+    UserError: a duration is given both in steps and in epochs.
+  """
+  fields = dict(part)
+  for name in [k.removesuffix("_epochs") for k in fields if k.endswith("_epochs")]:
+    steps, epochs = f"{name}_steps", fields.pop(f"{name}_epochs")
+    if not isinstance(epochs, list | tuple):
+      fields[steps] = duration(part, name, steps_per_epoch)
+      continue
+    if epochs and fields[steps]:
+      raise UserError(f"{where}{steps} and {name}_epochs are both set; empty one of them")
+    fields[steps] = tuple(fields[steps]) or tuple(round(e * steps_per_epoch) for e in epochs)
+  return fields
+
+
 def flatten(node, prefix=""):
   """ConfigDict or dict -> flat dict, `{"data.batch_size": 4, ...}`; lists become tuples."""
   out = {}

@@ -17,7 +17,7 @@ from segjax import inference, textfiles
 from segjax.data import sources
 from segjax.errors import UserError, writing
 from segjax.stopping import STOP
-from segjax.training import coverage, feeding
+from segjax.training import coverage, input_pipeline
 from segjax.training.evaluation import evaluate
 from segjax.training.writers import finite
 
@@ -50,7 +50,7 @@ def evaluate_run(workdir, experiment, state, data, split):
   Raises:
     UserError: no label of the split is scored, or the file cannot be written.
   """
-  batches = feeding.eval_batches(experiment.config, data.source)
+  batches = input_pipeline.eval_batches(experiment.config, data.source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
   for warning in coverage.of_sums(split, experiment.labels.names, sums):
     print(f"  warning: {warning}")
@@ -278,8 +278,8 @@ def predict_files(files, predictions, experiment, state):
   Args:
     files: paths.
     predictions: Predictions, to write to; closed at the end, however that comes.
-    experiment: Experiment, from `inference.restore`.
-    state: TrainState, from `inference.restore`.
+    experiment: Experiment, from `restore.run`.
+    state: TrainState, from `restore.run`.
 
   Returns:
     Sentences about images that could not be read.
@@ -299,7 +299,7 @@ def predict_files(files, predictions, experiment, state):
       if warning and not warned:
         print(f"  warning: {warning}", flush=True)
       warned = warned or bool(warning)
-      how = dict(whole=task.needs != "class")
+      how = dict(whole=task.label_kind != "class")
       outputs = inference.predict_image(step, state, image, data, **how)
       pictures, shares = task.answer(image, outputs)
       if not begun:

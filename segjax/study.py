@@ -16,7 +16,7 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax.errors import Stopped, UserError, check_fields, explain
-from segjax.training import feeding, loop
+from segjax.training import input_pipeline, loop
 from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
@@ -238,8 +238,8 @@ def _train(config, workdir):
   try:
     if finished.exists():
       sources = (
-        feeding.make_source(config, "train", training=True),
-        feeding.make_source(config, "val"),
+        input_pipeline.make_source(config, "train", training=True),
+        input_pipeline.make_source(config, "val"),
       )
       data = workdir_lib.fingerprint(*sources, config.init_from)
       workdir_lib.check(config, workdir, data, NEUTRAL)

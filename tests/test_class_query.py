@@ -7,10 +7,11 @@ import pytest
 from conftest import ROOT
 
 from segjax import config as config_lib
-from segjax import inference, training
+from segjax import training
 from segjax.data.labels import IGNORE, default_table
 from segjax.errors import UserError
 from segjax.tasks import ClassQuery
+from segjax.training import restore
 from segjax.training.writers import read_metrics
 
 NAMES = ("background", "a", "b", "c")
@@ -69,14 +70,14 @@ def test_scores_and_attention_by_hand():
   attention = np.full((1, 3, 2, 2), 0.1, np.float32)
   attention[0, 0] = [[0.7, 0.1], [0.1, 0.1]]
   outputs = dict(logits=jnp.zeros((1, 4, 4, 3)), attention=jnp.array(attention))
-  sums = task.statistics(outputs, jnp.array(label), jnp.ones(1, bool), histogram=True)
+  sums = task.statistics(outputs, jnp.array(label), jnp.ones(1, bool), evaluating=True)
   s = task.summary(jax.device_get(sums))
   assert s["loss"] == pytest.approx(np.log(2), rel=1e-6)
   # The places at the centres of 2x2 cells, rows 1 and 3: row 3 is ignored.
   assert s["attention_ratio/a"] == pytest.approx(7, rel=1e-5) == s["attention_ratio"]
   assert np.isnan(s["attention_ratio/b"])
   assert "attention on over off" in task.table(jax.device_get(sums))
-  none = task.statistics(outputs, jnp.array(label), jnp.zeros(1, bool), histogram=True)
+  none = task.statistics(outputs, jnp.array(label), jnp.zeros(1, bool), evaluating=True)
   assert not np.any(none["inside"]) and not np.any(none["matrix"])
 
 
@@ -90,21 +91,21 @@ def test_the_loss_of_the_attention_by_hand():
   attention = np.array([[[0.7, 0.1], [0.1, 0.1]], [[0.4, 0.1], [0.2, 0.3]], [[0.25] * 2] * 2])
   outputs = dict(logits=jnp.zeros((3, 4, 6, 1)), attention=jnp.array(attention)[:, None])
   asked = jnp.array(label), jnp.ones(3, bool)
-  sums = task.statistics(outputs, *asked, histogram=False)
+  sums = task.statistics(outputs, *asked, evaluating=False)
   assert float(sums["attention"]) == pytest.approx(-np.log(0.7) - np.log(0.3 / 3), rel=1e-6)
   assert sums["asked"] == 2
   own = 0.5 * float(sums["attention"]) / 2
   assert float(task.loss(sums)) == pytest.approx(np.log(2) + own, rel=1e-6)
   assert float(plain.loss(sums)) == pytest.approx(np.log(2), rel=1e-6)
   of_all = dict(logits=jnp.zeros((3, 4, 6, 3)), attention=jnp.array([attention] * 3).swapaxes(0, 1))
-  every = task.statistics(of_all, *asked, histogram=True)
+  every = task.statistics(of_all, *asked, evaluating=True)
   assert float(every["attention"]) == pytest.approx(float(sums["attention"]), rel=1e-6)
 
   @jax.grad
   def push(scores):  # hopeless at first, and still pushed
     w = jax.nn.softmax(scores).reshape(1, 1, 2, 2)
     outputs = dict(logits=jnp.zeros((1, 4, 6, 1)), attention=w)
-    return task.statistics(outputs, asked[0][:1], asked[1][:1], histogram=False)["attention"]
+    return task.statistics(outputs, asked[0][:1], asked[1][:1], evaluating=False)["attention"]
 
   np.testing.assert_allclose(push(jnp.array([-40.0, 0, 0, 20])), [-1, 0, 0, 1], atol=1e-4)
 
@@ -131,7 +132,7 @@ def test_it_trains_and_leaves_the_encoder(tmp_path, shallow_backbones):
   config.model.update(width=8, rates=(1, 2))
   config.total_steps, config.eval_steps = 3, 3
   trained = training.train(config, tmp_path)
-  experiment, _ = inference.restore(tmp_path)
+  experiment, _ = restore.run(tmp_path)
   fresh, _ = experiment.init()
   for kind in ("params", "batch_stats"):
     before, after = (getattr(state, kind)["backbone"] for state in (fresh, trained))

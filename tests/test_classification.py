@@ -17,7 +17,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Classification
 from segjax.training.evaluation import add_sums
-from segjax.training.feeding import make_source
+from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
 NAMES = tuple("abcdef")
@@ -43,7 +43,7 @@ def summed(task, logits, label, batch=8):
     mine = np.where(mask, label[part], 255)
     total = add_sums(
       total,
-      task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), histogram=True),
+      task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), evaluating=True),
     )
   return total
 
@@ -70,7 +70,7 @@ def test_a_label_outside_the_classes_is_no_hit():
   """As losses give nan and confusion matrices no cell for it."""
   logits = jnp.zeros((3, 6)).at[:, 5].set(1.0)
   sums = make_task(top_k=2).statistics(
-    logits, jnp.array([5, 6, -1]), jnp.ones(3, bool), histogram=True
+    logits, jnp.array([5, 6, -1]), jnp.ones(3, bool), evaluating=True
   )
   assert (sums["top_k"], sums["matrix"].sum()) == (1, 1)
 
@@ -171,7 +171,7 @@ def test_mixed_labels_are_soft_targets():
   mask, weights = np.arange(len(own)) < 40, np.arange(1.0, 7.0)
   task = make_task(class_weights=tuple(weights), label_smoothing=0.1)
   mixed = Mixed(jnp.array(own), jnp.array(other), jnp.array(share))
-  sums = task.statistics(jnp.array(logits), mixed, jnp.array(mask), histogram=True)
+  sums = task.statistics(jnp.array(logits), mixed, jnp.array(mask), evaluating=True)
   target = share[:, None] * np.eye(6)[own] + (1 - share)[:, None] * np.eye(6)[other]
   # Each target's class weighs its part of the loss, smoothing included.
   per_class = [

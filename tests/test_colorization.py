@@ -15,7 +15,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Colorization
 from segjax.tasks.lab import lab_to_rgb, rgb_to_lab
-from segjax.training.feeding import make_source
+from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
 
@@ -83,10 +83,10 @@ def test_the_truth_scores_perfectly_and_grey_does_not():
   lab = rgb_to_lab(image)
   np.testing.assert_allclose(inputs, jnp.repeat(lab[..., :1] / 100, 3, -1), atol=1e-6)
   mask = jnp.ones(3, bool)
-  s = task.summary(task.statistics(lab[..., 1:] / 50, label, mask, histogram=True))
+  s = task.summary(task.statistics(lab[..., 1:] / 50, label, mask, evaluating=True))
   assert s["loss"] < 1e-6 and s["psnr"] > 80 and s["ssim"] > 0.9999 and s["edge_error"] < 1e-3
   assert s["colorfulness"] == pytest.approx(s["true_colorfulness"], rel=1e-4)
-  grey = task.summary(task.statistics(jnp.zeros((3, 20, 24, 2)), label, mask, histogram=True))
+  grey = task.summary(task.statistics(jnp.zeros((3, 20, 24, 2)), label, mask, evaluating=True))
   assert grey["psnr"] < 30 and grey["ssim"] < 0.99 and grey["edge_error"] > 5
   assert grey["colorfulness"] < 0.1
   assert grey["loss"] == pytest.approx(float(jnp.abs(lab[..., 1:] / 50).mean()), rel=1e-5)
@@ -98,11 +98,11 @@ def test_a_net_that_says_lightness_too_can_lose_it():
   _, label = task.prepare(None, image, None, train=False)
   outputs = (rgb_to_lab(image) - jnp.array([50.0, 0, 0])) / 50
   mask = jnp.ones(3, bool)
-  right = task.summary(task.statistics(outputs, label, mask, histogram=True))
+  right = task.summary(task.statistics(outputs, label, mask, evaluating=True))
   assert right["loss"] < 1e-6 and right["psnr"] > 80 and right["edge_error"] < 1e-3
   np.testing.assert_allclose(task.predict(outputs, None), rgb_to_lab(image), atol=1e-4)
   flat = outputs.at[..., 0].set(outputs[..., 0].mean())
-  lost = task.summary(task.statistics(flat, label, mask, histogram=True))
+  lost = task.summary(task.statistics(flat, label, mask, evaluating=True))
   assert lost["ssim"] < 0.9 and lost["color_error"] < 1e-4
   steps = [jnp.abs(jnp.diff(rgb_to_lab(image)[..., 0], axis=i)).mean() for i in (1, 2)]
   assert lost["edge_error"] == pytest.approx(float(sum(steps)) / 2, rel=1e-4)
@@ -115,8 +115,8 @@ def test_a_net_that_says_lightness_too_can_lose_it():
 def test_examples_that_do_not_count_do_not(output):
   task, image = make_task(output=output), jnp.array(images(4))
   outputs = jnp.array(images(4, seed=2)[..., :1]) + jnp.arange(task.num_outputs) / 50
-  whole = task.statistics(outputs[:3], image[:3], jnp.ones(3, bool), histogram=True)
-  padded = task.statistics(outputs, image, jnp.arange(4) < 3, histogram=True)
+  whole = task.statistics(outputs[:3], image[:3], jnp.ones(3, bool), evaluating=True)
+  padded = task.statistics(outputs, image, jnp.arange(4) < 3, evaluating=True)
   for key in whole:
     np.testing.assert_allclose(padded[key], whole[key], rtol=1e-5)
 
@@ -139,7 +139,7 @@ def test_bins_cover_all_colours_and_the_loss_is_weighted():
   np.testing.assert_allclose(even, 1, rtol=1e-5)
   image = jnp.array(images(1))
   uniform = jnp.zeros((1, 20, 24, task.num_outputs))
-  sums = task.statistics(uniform, image, jnp.ones(1, bool), histogram=False)
+  sums = task.statistics(uniform, image, jnp.ones(1, bool), evaluating=False)
   assert float(task.loss(sums)) == pytest.approx(np.log(task.num_outputs), rel=1e-5)
 
 

@@ -8,11 +8,12 @@ import pytest
 from conftest import DATA, ROOT, write_pairs
 
 from segjax import config as config_lib
-from segjax import inference, training
+from segjax import training
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
+from segjax.training import restore
 from segjax.training.evaluation import evaluate
-from segjax.training.feeding import eval_batches, make_source
+from segjax.training.input_pipeline import eval_batches, make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -70,7 +71,7 @@ def test_steps_of_the_full_config_fit_its_net_task_and_data(name, tmp_path):
     mask=jax.ShapeDtypeStruct(shape[:1], bool),
   )
   state, step = experiment.abstract_state(), experiment.train_step()
-  new, sums = jax.eval_shape(step.func, *step.args, state, batch)
+  new, sums = jax.eval_shape(step, state, batch)
   same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, new)
   assert all(jax.tree.leaves(same))
   assert sums["grad_norm"].shape == () == jax.eval_shape(experiment.task.loss, sums).shape
@@ -87,7 +88,7 @@ def test_smoke_variant_trains_evaluates_and_saves(name, tmp_path, stand_in_nets)
   rows = read_metrics(workdir / "metrics.jsonl")
   assert [r["step"] for r in rows if "val/loss" in r] == [3]
   assert [r["step"] for r in rows if "train/loss" in r][-1] == 3
-  assert inference.checkpoint_steps(workdir) == [3]
+  assert restore.checkpoint_steps(workdir) == [3]
   assert int(state.step) == 3
 
 
@@ -114,7 +115,7 @@ def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, stand_in_nets
   state = training.train(config, tmp_path)
   rows = read_metrics(tmp_path / "metrics.jsonl")
   assert [r["step"] for r in rows if "val/loss" in r] == [3, 4]
-  experiment, restored = inference.restore(tmp_path)
+  experiment, restored = restore.run(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
   source = make_source(config, "val")
   batches = eval_batches(experiment.config, source)

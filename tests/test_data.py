@@ -12,7 +12,7 @@ from segjax import config as config_lib
 from segjax.data import pipeline, sources
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
-from segjax.training import feeding, steps
+from segjax.training import input_pipeline, steps
 
 
 class Numbered:
@@ -202,7 +202,7 @@ def test_numbers_outside_their_limits_are_told(tmp_path):
   config = config_lib.default()
   config.seed = -1
   with pytest.raises(UserError, match=r"^seed is -1, expected 0 or more"):
-    feeding.make_source(config, "train", training=True)
+    input_pipeline.make_source(config, "train", training=True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 256])
@@ -243,7 +243,7 @@ def test_padding_is_not_scored_as_a_part_of_a_picture(task):
   config_lib.set_task(config, task)
   config.data.eval_fit = "native"
   with pytest.raises(UserError, match=rf"'native'.* the task '{task}' scores every pixel"):
-    feeding.make_source(config, "val")
+    input_pipeline.make_source(config, "val")
 
 
 def test_errors_of_reading_name_the_file(tmp_path):
@@ -402,7 +402,7 @@ def test_cached_and_uncached_examples_are_equal(tmp_path):
 
 def test_a_split_on_the_device_is_not_kept_on_the_host():
   source = numbered(5)
-  arrays = feeding.put_split(source, steps.make_mesh(), 2)
+  arrays = input_pipeline.put_split(source, steps.make_mesh(), 2)
   assert numbers(arrays) == [0, 1, 2, 3, 4]
   assert source[0] is source[0]  # there was room
   assert len(source._memory) == 1

@@ -69,7 +69,7 @@ def test_loss_entropies_and_mask_against_numpy():
   outputs = dict(
     student=jnp.log(jnp.array(student)), teacher=jnp.array(teacher), features=jnp.array(features)
   )
-  sums = task.statistics(outputs, None, jnp.array([True, False, True]), histogram=True)
+  sums = task.statistics(outputs, None, jnp.array([True, False, True]), evaluating=True)
   s = task.summary(jax.device_get(sums))
   assert s["loss"] == pytest.approx(want[[0, 2]].mean(), rel=1e-5)
   entropy = -(teacher * np.log(teacher)).sum(-1)[:, [0, 2]].mean() / np.log(K)
@@ -171,7 +171,7 @@ def test_center_teacher_and_average_after_a_step():
     student.teacher = steps.Net(net, dict(params=params, batch_stats=old.ema_batch_stats), **how)
     views = dict(large=jnp.array(large), small=None)
     outputs = task.outputs(student, views)
-    return task.loss(task.statistics(outputs, None, jnp.ones(4, bool), histogram=False))
+    return task.loss(task.statistics(outputs, None, jnp.ones(4, bool), evaluating=False))
 
   gradient = jax.jit(jax.grad(loss_of_teacher))(old.ema_params)
   assert all(not np.any(g) for g in jax.tree.leaves(gradient))

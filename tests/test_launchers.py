@@ -14,7 +14,7 @@ from conftest import DATA, ROOT, eight_devices, launch, launch_all, shows, write
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax.training.feeding import make_source
+from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
 

@@ -21,13 +21,14 @@ from conftest import ROOT, eight_devices, launch, write_pairs
 from test_training import same, tiny_config
 
 from segjax import config as config_lib
-from segjax import inference, training
+from segjax import training
 from segjax.analysis import figures
 from segjax.errors import Stopped, UserError
+from segjax.training import evaluator, initial, input_pipeline, restore
 from segjax.training import experiment as experiment_lib
-from segjax.training import initial, loop
 from segjax.training.background import Background
 from segjax.training.checkpoints import Checkpoints
+from segjax.training.log import Log
 from segjax.training.writers import read_metrics
 
 
@@ -44,6 +45,12 @@ def whole(tmp_path_factory):
   return training.train(tiny_config(data), root / "run"), root / "run"
 
 
+def rows_of(run):
+  """The rows of a run's metrics.jsonl, without times and the row about the run itself."""
+  rows = [r for r in read_metrics(run / "metrics.jsonl") if "info/total_steps" not in r]
+  return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
+
+
 def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, data, tmp_path):
   """State and rows of another run, in two parts; `test_training` has those of other seeds."""
   whole, workdir = whole
@@ -51,9 +58,9 @@ def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, d
   training.train(half, tmp_path / "parts")
   resumed = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, resumed)
-  rows, rows2 = (read_metrics(run / "metrics.jsonl") for run in (workdir, tmp_path / "parts"))
-  strip = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "info/"))}  # noqa: E731
-  assert [strip(r) for r in rows if "val/loss" in r] == [strip(r) for r in rows2 if "val/loss" in r]
+  assert rows_of(workdir) == rows_of(tmp_path / "parts")
+  steps = [(r["step"], r["train/steps"]) for r in rows_of(workdir) if "train/steps" in r]
+  assert steps == [(2, 2), (3, 1), (4, 1), (6, 2)]
   done = training.train(tiny_config(data), tmp_path / "parts")
   assert same(whole, done)
 
@@ -85,9 +92,12 @@ def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
   assert [getattr(f, "func", f)._cache_size() for f in made] == [1, 1]
 
 
-def test_what_a_workdir_holds(data, tmp_path):
+def test_what_a_workdir_holds(data, tmp_path, capsys):
+  """And that the metric of the best checkpoint is the first that is printed."""
   run = tmp_path / "run"
-  training.train(tiny_config(data, writers=("pictures",)), run)
+  training.train(tiny_config(data, writers=("pictures",), best_metric="val/recall/thing"), run)
+  lines = [x.split() for x in capsys.readouterr().out.splitlines() if x.startswith("  val ")]
+  assert [x[:4] for x in lines] == [["val", "step", n, "recall/thing"] for n in "36"]
   assert json.loads((run / "config.json").read_text())["data"]["batch_size"] == 2
   rows = read_metrics(run / "metrics.jsonl")
   assert rows[0]["info/steps_per_epoch"] == 3
@@ -105,20 +115,20 @@ def test_what_a_workdir_holds(data, tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
-  after, seen = threading.Event(), []
+  after, seen, run = threading.Event(), [], tmp_path / "run"
 
   def panel(rows):
     seen.append(after.wait(20))
     return rows[0][0][1]
 
-  def next_batch(self, count, original=loop._Run._next_batch):
-    if len(read_metrics(self.workdir / "metrics.jsonl")) > 1:  # the first evaluation's row is there
+  def next_batch(*args, original=input_pipeline.next_batch):
+    if len(read_metrics(run / "metrics.jsonl")) > 1:  # the first evaluation's row is there
       after.set()
-    return original(self, count)
+    return original(*args)
 
-  monkeypatch.setattr(loop, "panel", panel)
-  monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
-  training.train(tiny_config(data, writers=("pictures",), log_steps=100), tmp_path / "run")
+  monkeypatch.setattr(evaluator, "panel", panel)
+  monkeypatch.setattr(input_pipeline, "next_batch", next_batch)
+  training.train(tiny_config(data, writers=("pictures",), log_steps=100), run)
   assert seen == [True, True]
 
 
@@ -224,10 +234,10 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
   best = min(rows, key=lambda r: r["val/loss"])["step"]
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {best, 8}
-  _, state = inference.restore(tmp_path / "run", "best")
+  _, state = restore.run(tmp_path / "run", "best")
   assert int(state.step) == best
   with pytest.raises(UserError, match=f"there is 'best', 'latest', .*{best}"):
-    inference.restore(tmp_path / "run", "77")
+    restore.run(tmp_path / "run", "77")
 
 
 @pytest.mark.slow
@@ -236,7 +246,7 @@ def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
   training.train(config, tmp_path / "run")  # of 3 steps an epoch
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {1, 4, 9}
-  assert int(inference.restore(tmp_path / "run", "4")[1].step) == 4
+  assert int(restore.run(tmp_path / "run", "4")[1].step) == 4
   sums = np.load(tmp_path / "run" / "val_sums.npz")
   assert sums["step"] == 9
   assert sums["matrix"].sum() == sums["pixels"]
@@ -258,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
   config_lib.save(config, tmp_path / "config.json")
   with pytest.raises(UserError, match=r"not finite at step \d+.*checkpoint of step \d+ is kept"):
     training.train(config, tmp_path)
-  _, state = inference.restore(tmp_path, "latest")
+  _, state = restore.run(tmp_path, "latest")
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
@@ -309,39 +319,37 @@ def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path
   resumed = training.train(config, tmp_path / "killed")
   assert int(resumed.step) == 200
   assert same(whole, resumed)
-  rows, rows2 = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("whole", "killed"))
-  val = lambda rows: [(r["step"], r["val/loss"]) for r in rows if "val/loss" in r]  # noqa: E731
-  assert val(rows) == val(rows2)
+  assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_a_signal_amid_a_steps_bookkeeping_is_saved_too(data, tmp_path, monkeypatch):
-  """The signal comes while step 2 writes its row, after it was decided not to save there."""
-  original = loop._Run._log
+  """The signal comes while the row of steps 1 and 2 is written, step 3 being under way."""
+  original = Log.add
 
-  def log(self, keep):
-    original(self, keep)
-    if keep:
+  def add(self, step, *args):
+    original(self, step, *args)
+    if step == 3:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(loop._Run, "_log", log)
+  monkeypatch.setattr(Log, "add", add)
   with pytest.raises(Stopped) as stopped:
     training.train(tiny_config(data, total_steps=40, eval_steps=40), tmp_path)
   assert stopped.value.step == 3
-  _, state = inference.restore(tmp_path, "latest")
+  _, state = restore.run(tmp_path, "latest")
   assert int(state.step) == 3
 
 
 @pytest.mark.slow
 def test_a_signal_in_the_last_step_lets_nothing_else_begin(data, tmp_path, monkeypatch):
-  original = loop._Run._evaluate
+  original = evaluator.Evaluator.run
 
-  def evaluate_slowly(self, step):
-    if step == self.total:
+  def evaluate_slowly(self, state, step):
+    if step == 6:
       os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, step)
+    return original(self, state, step)
 
-  monkeypatch.setattr(loop._Run, "_evaluate", evaluate_slowly)
+  monkeypatch.setattr(evaluator.Evaluator, "run", evaluate_slowly)
   with pytest.raises(Stopped) as stopped:
     training.train(tiny_config(data), tmp_path)
   assert stopped.value.step == 6
@@ -372,8 +380,9 @@ def test_a_run_is_restored_on_as_many_devices_as_divide_its_batch(data, tmp_path
   training.train(tiny_config(data, **{"data.batch_size": 6}), tmp_path / "run")
   code = """
     import sys
-    from segjax import inference
-    experiment, state = inference.restore(sys.argv[1])
+    from segjax.training import restore
+    from segjax.training import restore
+    experiment, state = restore.run(sys.argv[1])
     print(experiment.mesh.size, int(state.step))
   """
   done = subprocess.run(
@@ -388,8 +397,8 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(data, tmp_path):
   """Not from an early one that was kept, and whatever devices it was trained on."""
   config = dict(keep_steps=(1, 2), best_metric="val/loss", best_mode="max")
   training.train(tiny_config(data, **config), tmp_path / "run")
-  assert inference.checkpoint_steps(tmp_path / "run")[0] == 1
-  experiment, state = inference.restore(tmp_path / "run", "best")
+  assert restore.checkpoint_steps(tmp_path / "run")[0] == 1
+  experiment, state = restore.run(tmp_path / "run", "best")
   assert int(state.step) in (3, 6)
   fresh, _ = experiment.init()
   variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
@@ -418,7 +427,7 @@ def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
     env={**os.environ, "XLA_FLAGS": eight_devices()},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  experiment, state = inference.restore(tmp_path / "run", "best")
+  experiment, state = restore.run(tmp_path / "run", "best")
   fresh, _ = experiment.init()
   variables = dict(params=fresh.params, batch_stats=fresh.batch_stats)
   loaded, _ = initial.load_initial(str(tmp_path / "run"), "all", variables)

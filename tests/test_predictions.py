@@ -19,7 +19,7 @@ from segjax.analysis.document import Document
 from segjax.data import files, pipeline
 from segjax.errors import UserError
 from segjax.study import Result
-from segjax.training import evaluation, feeding, workdir
+from segjax.training import evaluation, input_pipeline, restore, workdir
 from segjax.training import experiment as experiment_lib
 from segjax.training.checkpoints import Checkpoints, Position
 
@@ -41,7 +41,7 @@ def tiny_config(data, **fields):
 def make_run(folder, data, **fields):
   """The folder of a run that ended at step 0, by the library's own functions."""
   config = tiny_config(data, **fields)
-  sources = [feeding.make_source(config, s) for s in ("train", "val")]
+  sources = [input_pipeline.make_source(config, s) for s in ("train", "val")]
   labels = sources[0].source.labels
   experiment = experiment_lib.build(config, labels)
   folder.mkdir(parents=True)
@@ -58,7 +58,7 @@ def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("world")
   data = write_pairs(root / "data", count=8)
   run = make_run(root / "run", data)
-  experiment, state = inference.restore(run)
+  experiment, state = restore.run(run)
   return SimpleNamespace(
     data=data, run=run, experiment=experiment, state=state, evaluating=compiled(experiment, "eval"),
     predicting=compiled(experiment, "predict"),
@@ -100,7 +100,7 @@ def mend_masks(data):
 
 
 def use_evaluate(world, run, moved):
-  return inference.data_of_run(run, world.experiment.config, "val", moved=moved)
+  return restore.data_of_run(run, world.experiment.config, "val", moved=moved)
 
 
 USES = {
@@ -129,7 +129,7 @@ def test_features_of_a_run_without_labels_may_be_of_other_classes(world, other):
   config_lib.set_task(config, "simclr")
   (other / "classes.txt").write_text("thing\nground\n")
   moved = dict(folder=str(other))
-  source = inference.data_of_run(world.run, config, "val", moved=moved, labelled=False).source
+  source = restore.data_of_run(world.run, config, "val", moved=moved, labelled=False).source
   assert source.source.labels.names == ("thing", "ground")
 
 
@@ -153,7 +153,7 @@ def test_other_contents_are_said(world, run, other, capsys):
   assert (
     "has other examples than at the training"
     in (
-      inference.data_of_run(run, world.experiment.config, "train", moved=dict(folder=str(other)))
+      restore.data_of_run(run, world.experiment.config, "train", moved=dict(folder=str(other)))
     ).changed
   )
 
@@ -175,17 +175,17 @@ def test_a_run_of_an_older_version(world, run, other, capsys):
 
 def test_data_that_have_no_folder(tmp_path):
   config = tiny_config("", **{"data.source": config_lib.data_source("road_scenes", num_val=2)})
-  assert inference.moved_to(config, None) == {}
-  assert inference.moved_to(config, "x") == dict(folder="x")
+  assert restore.moved_to(config, None) == {}
+  assert restore.moved_to(config, "x") == dict(folder="x")
   config.data.source = config_lib.data_source("tfds")
-  assert inference.moved_to(config, "x") == dict(data_dir="x")
+  assert restore.moved_to(config, "x") == dict(data_dir="x")
 
 
 # ------------------------------------------------------------------- evaluation
 
 
 def evaluate(world, run, moved=(), split="val"):
-  data = inference.data_of_run(run, world.experiment.config, split, moved=moved)
+  data = restore.data_of_run(run, world.experiment.config, split, moved=moved)
   return outputs.evaluate_run(run, world.evaluating, world.state, data, split)
 
 
@@ -216,7 +216,7 @@ def test_files_that_changed_in_place_do_not_replace_the_numbers_either(world, ru
   config, names = config_lib.load(run / "config.json"), []
   for change in (lambda _: None, mend_masks):
     change(other)
-    data = inference.data_of_run(run, config, "val")
+    data = restore.data_of_run(run, config, "val")
     names.append(outputs.evaluate_run(run, world.evaluating, world.state, data, "val")[1].name)
   assert names[0] == f"evaluation_val_{int(world.state.step)}.json" != names[1]
 

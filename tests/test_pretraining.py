@@ -40,7 +40,7 @@ def test_rotations_of_an_example_that_does_not_count_do_not():
   assert task.classes[1] == "90 degrees" and task.num_outputs == 4
   logits = jnp.array(np.random.default_rng(1).normal(size=(12, 4)).astype(np.float32))
   label, mask = jnp.repeat(jnp.arange(4), 3), jnp.array([True, True, False])
-  sums = task.statistics(logits, label, mask, histogram=True)
+  sums = task.statistics(logits, label, mask, evaluating=True)
   whole = np.arange(12) % 3 < 2
   assert int(sums["examples"]) == 8
   matrix = np.zeros((4, 4), int)
@@ -64,12 +64,12 @@ def nt_xent(z, temperature):
 def test_contrastive_loss_by_hand(temperature):
   z = np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32)
   task = SimCLR(("x",), PALETTE, temperature=temperature)
-  found = task.statistics(jnp.array(z), None, jnp.ones(5, bool), histogram=True)
+  found = task.statistics(jnp.array(z), None, jnp.ones(5, bool), evaluating=True)
   assert float(task.loss(found)) == pytest.approx(nt_xent(z, temperature).mean(), rel=1e-5)
   mask = jnp.array([True, True, True, True, False])
-  masked = task.statistics(jnp.array(z), None, mask, histogram=True)
+  masked = task.statistics(jnp.array(z), None, mask, evaluating=True)
   some = task.statistics(
-    jnp.array(z[[0, 1, 2, 3, 5, 6, 7, 8]]), None, jnp.ones(4, bool), histogram=True
+    jnp.array(z[[0, 1, 2, 3, 5, 6, 7, 8]]), None, jnp.ones(4, bool), evaluating=True
   )
   for key in some:
     np.testing.assert_allclose(masked[key], some[key], rtol=1e-5)
@@ -79,11 +79,11 @@ def test_equal_views_are_found_and_collapse_is_told():
   task = SimCLR(("x",), PALETTE)
   z = np.random.default_rng(0).normal(size=(50, 128)).astype(np.float32)
   sums = task.statistics(jnp.array(np.concatenate([z, z])), None, jnp.ones(50, bool),
-                         histogram=True)  # fmt: skip
+                         evaluating=True)  # fmt: skip
   good = task.summary(jax.device_get(sums))
   assert good["accuracy"] == 1 and good["feature_deviation"] > 0.9 and not task.warning(good)
   flat = 1 + 1e-3 * np.concatenate([z, z])
-  sums = task.statistics(jnp.array(flat), None, jnp.ones(50, bool), histogram=True)
+  sums = task.statistics(jnp.array(flat), None, jnp.ones(50, bool), evaluating=True)
   bad = task.summary(jax.device_get(sums))
   assert bad["feature_deviation"] < 0.01 and "collapse" in task.warning(bad)
 

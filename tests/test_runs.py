@@ -23,13 +23,13 @@ from test_training import same
 from test_training import tiny_config as unet_config
 
 from segjax import config as config_lib
-from segjax import inference, models, study, training
+from segjax import models, study, training
 from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.tasks import TASKS
-from segjax.training import coverage, header, initial, loop
+from segjax.training import coverage, evaluator, header, initial, input_pipeline, restore
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import evaluate
@@ -348,21 +348,21 @@ def test_an_evaluation_that_fails_costs_nothing(made, tmp_path, monkeypatch, cap
   run.mkdir()  # a run died here before its first checkpoint
   (run / "metrics.jsonl").write_text('{"step": 0, "info/steps_per_epoch": 77}\n{"step": 2}\n')
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "evaluate", failing(UserError("bad.png")))
+    patch.setattr(evaluator, "evaluate", failing(UserError("bad.png")))
     with pytest.raises(UserError, match=r"^bad\.png$"):
       training.train(config, run)
     assert "the state of step 3; the same command resumes from it" in capsys.readouterr().out
-    patch.setattr(loop, "evaluate", failing(RuntimeError("ours")))
+    patch.setattr(evaluator, "evaluate", failing(RuntimeError("ours")))
     with pytest.raises(RuntimeError, match=r"^ours$"):
       training.train(config, run)
-  assert inference.checkpoint_steps(run) == [3]
+  assert restore.checkpoint_steps(run) == [3]
   resumed = training.train(config, run)
-  _, state = inference.restore(made / "run")
+  _, state = restore.run(made / "run")
   assert same(resumed, state)
   assert losses(run) == losses(made / "run")
   rows = [r for r in read_metrics(run / "metrics.jsonl") if "info/steps_per_epoch" in r]
   assert [(r["step"], r["info/steps_per_epoch"]) for r in rows] == [(0, 3)]
-  assert inference.restore(run, "best")[1].step == inference.restore(made / "run", "best")[1].step
+  assert restore.run(run, "best")[1].step == restore.run(made / "run", "best")[1].step
 
 
 @pytest.mark.slow
@@ -381,7 +381,7 @@ def test_data_that_vanish_cost_nothing(made, tmp_path):
 
   with pytest.raises(UserError, match=r"x0\d\d\.png: "):
     training.train(config, tmp_path / "run", before_evaluation=vanish)
-  (*_, step) = inference.checkpoint_steps(tmp_path / "run")
+  (*_, step) = restore.checkpoint_steps(tmp_path / "run")
   assert 10 <= step < 40
   for image in images:
     image.with_suffix(".gone").rename(image)
@@ -389,10 +389,10 @@ def test_data_that_vanish_cost_nothing(made, tmp_path):
 
 
 def test_an_error_before_the_first_step_saves_nothing(made, tmp_path, monkeypatch):
-  monkeypatch.setattr(loop._Run, "_draw", failing(MemoryError()))
+  monkeypatch.setattr(input_pipeline, "_draw", failing(MemoryError()))
   with pytest.raises(MemoryError):
     training.train(tiny_config(made / "data"), tmp_path / "run")
-  assert inference.checkpoint_steps(tmp_path / "run") == []  # so that the batch may be changed
+  assert restore.checkpoint_steps(tmp_path / "run") == []  # so that the batch may be changed
 
 
 def test_a_workdir_that_vanishes_ends_the_run_by_one_line(made, tmp_path):
@@ -403,20 +403,20 @@ def test_a_workdir_that_vanishes_ends_the_run_by_one_line(made, tmp_path):
 
 def test_a_dropped_second_interrupt_ends_the_loop(own, monkeypatch):
   config, run, _ = own
-  original = loop._Run._next_batch
+  original = input_pipeline.next_batch
 
-  def next_batch(self, count):
+  def next_batch(*args):
     STOP.interrupted = True  # as if KeyboardInterrupt had been raised in a callback
-    return original(self, count)
+    return original(*args)
 
-  monkeypatch.setattr(loop._Run, "_next_batch", next_batch)
+  monkeypatch.setattr(input_pipeline, "next_batch", next_batch)
   config.total_steps = 9
   with pytest.raises(KeyboardInterrupt):
     training.train(config, run)
-  monkeypatch.setattr(loop._Run, "_next_batch", failing(Stopped(2, 6)))
+  monkeypatch.setattr(input_pipeline, "next_batch", failing(Stopped(2, 6)))
   with pytest.raises(Stopped):
     training.train(config, run)
-  assert inference.checkpoint_steps(run)[-1] == 6
+  assert restore.checkpoint_steps(run)[-1] == 6
 
 
 def test_processes_that_read_data_end_with_their_parent_and_not_by_ctrl_c(monkeypatch):
@@ -437,10 +437,10 @@ def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
   config, run, _ = own
   config.total_steps = 9
   dead = RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
-  monkeypatch.setattr(loop._Run, "_draw", failing(dead))
+  monkeypatch.setattr(input_pipeline, "_draw", failing(dead))
   with pytest.raises(UserError, match=r"exit code -9.*lower data\.workers"):
     training.train(config, run)
-  monkeypatch.setattr(loop._Run, "_draw", failing(RuntimeError("ours")))
+  monkeypatch.setattr(input_pipeline, "_draw", failing(RuntimeError("ours")))
   with pytest.raises(RuntimeError, match=r"^ours$"):
     training.train(config, run)
 
@@ -570,5 +570,5 @@ def test_sums_are_written_whole_or_not_at_all(own, monkeypatch):
   with pytest.raises(UserError, match=r"cannot write to .*No space left"):
     training.train(config, run)
   assert (run / "val_sums.npz").read_bytes() == old
-  assert inference.checkpoint_steps(run)[-1] == 7
-  assert evaluate is loop.evaluate and config_lib.load(run / "config.json").total_steps == 7
+  assert restore.checkpoint_steps(run)[-1] == 7
+  assert evaluate is evaluator.evaluate and config_lib.load(run / "config.json").total_steps == 7

@@ -28,7 +28,7 @@ from segjax.analysis.predictions import Prediction
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.training import experiment as experiment_lib
-from segjax.training.feeding import make_source
+from segjax.training.input_pipeline import make_source
 
 STUDIES = sorted(p.stem for p in (ROOT / "configs" / "studies").glob("*.py"))
 

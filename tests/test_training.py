@@ -22,7 +22,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
-from segjax.training import feeding, optim, steps
+from segjax.training import input_pipeline, optim, restore, steps
 from segjax.training.evaluation import evaluate
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -117,7 +117,8 @@ def test_seeds_share_a_program_and_draw_otherwise():
     exp = experiment_lib.build(config, default_table(("no", "yes")))
     batch = steps.put_batch(random_batch(4), exp.mesh)
     step, state = exp.train_step(), exp.init()[0]
-    texts.append(step.func.lower(*step.args, state, batch).as_text())
+    function, bound = steps.unbound(step)
+    texts.append(function.lower(*bound, state, batch).as_text())
     starts.append(np.array(jax.tree.leaves(state.params)[-1]).tolist())
     ones = jax.tree.map(lambda x: 0.1 * jnp.ones_like(x), state.params)
     losses.append(float(step(state.replace(params=ones), batch)[1]["cross_entropy"]))
@@ -146,7 +147,7 @@ def test_the_state_is_donated_and_the_average_is_exact():
     jax.tree.leaves((state.ema_params, state.ema_batch_stats)), jax.tree.leaves(want), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-6)
-  assert step.func._cache_size() == 1
+  assert steps.unbound(step)[0]._cache_size() == 1
   evaluated = dict(params=state.ema_params, batch_stats=state.ema_batch_stats)
   assert same(state.eval_variables(), evaluated)
 
@@ -222,30 +223,37 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
   rows = read_metrics(tmp_path / "several" / "metrics.jsonl")
   assert [r["step"] for r in rows if "val/loss" in r] == [4, 8, 9]
   rows = [r for r in rows if "train/loss" in r]
-  assert sum(r["train/steps"] for r in rows) == 9
+  windows = [(3, 3), (4, 1), (6, 2), (8, 2), (9, 1)]
+  assert [(r["step"], r["train/steps"]) for r in rows] == windows
   others = [r for r in read_metrics(tmp_path / "one" / "metrics.jsonl") if "train/loss" in r]
   mean = [sum(r["train/loss"] * r["train/steps"] for r in x) for x in (rows, others)]
   assert mean[0] == pytest.approx(mean[1], rel=1e-4)
   training.train(tiny_config(data, **changes | {"total_steps": 4}), tmp_path / "resumed")
   resumed = training.train(tiny_config(data, **changes), tmp_path / "resumed")
   assert same(several, resumed)
+  again = read_metrics(tmp_path / "resumed" / "metrics.jsonl")
+  again = [r for r in again if "train/loss" in r]
+  time = ("time/images_per_s", "time/minutes")
+  assert [{k: v for k, v in r.items() if k not in time} for r in again] == [
+    {k: v for k, v in r.items() if k not in time} for r in rows
+  ]
 
 
 def test_how_many_steps_a_dispatch_makes(data, monkeypatch):
   config = tiny_config(data, **{"data.feed": "device", "log_steps": 7})
-  assert feeding.steps_per_dispatch(config, resident=True) == 1
-  monkeypatch.setattr(feeding.jax, "default_backend", lambda: "gpu")
-  assert feeding.steps_per_dispatch(config, resident=True) == 7
-  assert feeding.steps_per_dispatch(config, resident=False) == 1
+  assert input_pipeline.steps_per_dispatch(config, data_on_device=True) == 1
+  monkeypatch.setattr(input_pipeline.jax, "default_backend", lambda: "gpu")
+  assert input_pipeline.steps_per_dispatch(config, data_on_device=True) == 7
+  assert input_pipeline.steps_per_dispatch(config, data_on_device=False) == 1
   config.steps_per_dispatch = 5
-  assert feeding.steps_per_dispatch(config, resident=True) == 5
+  assert input_pipeline.steps_per_dispatch(config, data_on_device=True) == 5
   with pytest.raises(
     UserError, match=r"steps_per_dispatch is 5, which needs .*data\.feed='device'"
   ):
-    feeding.steps_per_dispatch(config, resident=False)
+    input_pipeline.steps_per_dispatch(config, data_on_device=False)
   config.steps_per_dispatch = -1
   with pytest.raises(UserError, match="steps_per_dispatch is -1, expected 0"):
-    feeding.steps_per_dispatch(config, resident=True)
+    input_pipeline.steps_per_dispatch(config, data_on_device=True)
 
 
 @pytest.mark.slow
@@ -301,21 +309,21 @@ def test_a_trace_of_some_steps(tmp_path, data, capsys):
 
 def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   config = tiny_config(data)
-  source = feeding.make_source(config, "train", training=True)
-  assert not feeding.is_resident(config, source)  # on a CPU there is nothing to gain
+  source = input_pipeline.make_source(config, "train", training=True)
+  assert not input_pipeline.is_on_device(config, source)  # on a CPU there is nothing to gain
   monkeypatch.setattr(experiment_lib.jax, "default_backend", lambda: "gpu")
-  assert feeding.is_resident(config, source)
+  assert input_pipeline.is_on_device(config, source)
   config.data.device_mb = 0
-  assert not feeding.is_resident(config, source)
+  assert not input_pipeline.is_on_device(config, source)
   config.data.update(feed="device", fit="crop")
   with pytest.raises(UserError, match=r"data\.feed='device' needs data\.fit='resize'"):
-    feeding.is_resident(config, source)
+    input_pipeline.is_on_device(config, source)
   config.data.update(feed="gpu", fit="resize")
   with pytest.raises(UserError, match=r"data\.feed is 'gpu', expected"):
-    feeding.is_resident(config, source)
+    input_pipeline.is_on_device(config, source)
   config.data.eval_fit = "whole"
   with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'native'"):
-    feeding.make_source(config, "val")
+    input_pipeline.make_source(config, "val")
 
 
 def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
@@ -350,9 +358,9 @@ def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
   workdir = tmp_path / "run"
   training.train(config, workdir)
   last = [r for r in read_metrics(workdir / "metrics.jsonl") if "val/loss" in r][-1]
-  experiment, state = inference.restore(workdir)
-  source = feeding.make_source(experiment.config, "val")
-  batches = feeding.eval_batches(experiment.config, source)
+  experiment, state = restore.run(workdir)
+  source = input_pipeline.make_source(experiment.config, "val")
+  batches = input_pipeline.eval_batches(experiment.config, source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
   assert experiment.task.summary(sums)["loss"] == last["val/loss"]
   assert sums["matrix"].sum() == 3 * 40 * 60  # every pixel of the three whole images
@@ -522,13 +530,16 @@ def test_gradients_are_clipped():
 # ---------------------------------------------------------------------------- durations
 
 
-def test_rows_of_training_hold_the_f1_of_two_classes():
+def test_rows_and_lines_hold_the_f1_of_the_positive_class():
   summary = dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4, constant_accuracy=0.6)
   summary |= {"f1/a": 0.1, "f1/b": 0.2}
   palette = np.zeros((256, 3), np.uint8)
-  two = Segmentation(("a", "b"), palette, sigmoid=True)
-  assert two.row(summary) == dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4) | {"f1/b": 0.2}
-  assert "f1/b" not in Segmentation(("a", "b"), palette).row(summary)
+  two, more = (Segmentation(("a", "b"), palette, sigmoid=s) for s in (True, False))
+  means = dict(loss=0.5, pixel_accuracy=0.7, mean_iou=0.4)
+  assert two.row(summary) == means | {"f1/b": 0.2}
+  assert two.line(summary) == means | {"f1/b": 0.2, "constant_accuracy": 0.6}
+  assert more.row(summary) == means  # the last class is one of many
+  assert more.line(summary) == means | dict(constant_accuracy=0.6)
 
 
 def test_durations_by_suffix():

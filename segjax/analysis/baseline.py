@@ -69,7 +69,7 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     )
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
   model.fit(np.concatenate(features), np.concatenate(labels))
-  statistics = jax.jit(functools.partial(task.statistics, histogram=True))
+  statistics = jax.jit(functools.partial(task.statistics, evaluating=True))
   total = None
   for i in range(len(val_source)):
     example = val_source[i]

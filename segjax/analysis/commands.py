@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from segjax import config as config_lib
-from segjax import errors, inference
+from segjax import errors
 from segjax.analysis import (
   charts,
   class_statistics,
@@ -21,7 +21,7 @@ from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
 from segjax.data import checks, sources
 from segjax.errors import UserError, choose
-from segjax.training import evaluation, feeding, header
+from segjax.training import evaluation, header, input_pipeline, restore
 from segjax.training.writers import finite
 
 
@@ -79,7 +79,7 @@ def augment(config, output, samples):
     raise UserError(
       "config.augment switches nothing on; try --config.augment.flip=0.5 or another config"
     )
-  source = feeding.make_source(config, "train", training=True).source
+  source = input_pipeline.make_source(config, "train", training=True).source
   how = dict(seed=config.seed, crop=config.data.fit == "crop", wanted=samples or 4)
   sheet = sheets.augmented(source, change, config.data.size, **how)
   _write(sheet, _folder(output or f"runs/analysis-{config.name}") / "augment.png")
@@ -109,7 +109,7 @@ def crops(workdir, output, checkpoint, folder):
 
 def confusion(workdir, output):
   """Draws the confusion matrix of the last evaluation."""
-  sums, names = evaluation.read_sums(workdir), inference.restore(workdir)[0].task.classes
+  sums, names = evaluation.read_sums(workdir), restore.run(workdir)[0].task.classes
   if "matrix" not in sums:
     raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
   if sums["matrix"].shape != (len(names),) * 2:
@@ -130,7 +130,7 @@ def stages(workdir, output, folder, samples):
 
 def cost(workdir, output, checkpoint):
   """Measures what the net costs."""
-  experiment, state = inference.restore(workdir, checkpoint)
+  experiment, state = restore.run(workdir, checkpoint)
   measured = cost_lib.measure(experiment, state, experiment.config.data.size)
   print(cost_lib.table([measured]))
   file = _run_folder(workdir, output) / "cost.json"
@@ -149,7 +149,7 @@ def feature_stages(workdir, output, folder, samples, epochs, metric, stage, quer
   if samples:  # of small sets more of each image
     how |= dict(limit=samples, per_image=None)
   rows, vectors = {}, []
-  for step in _steps(inference.checkpoint_steps(workdir), epochs, per_epoch):
+  for step in _steps(restore.checkpoint_steps(workdir), epochs, per_epoch):
     restored = features.restore(workdir, step)
     (train,), (val,) = (features.extract(*restored, s, **how) for s in pair)
     vectors.append(val.vectors)
@@ -205,8 +205,8 @@ COMMANDS = {
 
 
 def _moved(workdir, folder):
-  """Where the data of a run lie now, see `inference.moved_to`."""
-  return inference.moved_to(config_lib.load(workdir / "config.json"), folder)
+  """Where the data of a run lie now, see `restore.moved_to`."""
+  return restore.moved_to(config_lib.load(workdir / "config.json"), folder)
 
 
 def _run_folder(workdir, output):

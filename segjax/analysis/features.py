@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import inference
 from segjax.data import pipeline
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.models.conv import Conv
 from segjax.tasks import TASKS
+from segjax.training import restore as restore_lib
 from segjax.training import steps
 
 LAYERS = (Conv, nn.Conv, nn.Dense)
@@ -145,18 +145,18 @@ def sources_of(workdir, moved=()):
 
   Args:
     workdir: of a run.
-    moved: where the data lie now, if they have moved, see `inference.data_of_run`.
+    moved: where the data lie now, if they have moved, see `restore.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
-  crops = config.data.fit == "crop" and TASKS[config.task.name].needs == "nothing"
+  crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
   config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
   how = dict(moved=moved, labelled=False)
-  return tuple(inference.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
+  return tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
 
 
 def restore(workdir, step):
   """(Experiment, TrainState) of a run at a step that was kept, 0 being before training."""
-  experiment, state = inference.restore(workdir, str(step or "latest"))
+  experiment, state = restore_lib.run(workdir, str(step or "latest"))
   return experiment, state if step else experiment.init()[0]
 
 

@@ -127,7 +127,7 @@ def curves(workdir, title, file):
   if not ends.size:
     return None
   (places,), axis_text = epoch_axis([rows], [ends])
-  loss_text = TASKS[config_lib.load(workdir / "config.json").task.name].loss_text
+  loss_label = TASKS[config_lib.load(workdir / "config.json").task.name].loss_label
   names = _shared(rows)[:2] or ["loss"]
   figure, axes = plt.subplots(
     1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
@@ -137,7 +137,7 @@ def curves(workdir, title, file):
     train, val = interval_means(rows, f"train/{name}", ends), at_steps(rows, f"val/{name}", ends)
     axis.plot(places, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
     axis.plot(places, val, "s-", color=VAL, ms=3.5, label="validation")
-    text = loss_text if name == "loss" else name.replace("_", " ")
+    text = loss_label if name == "loss" else name.replace("_", " ")
     axis.set(xlabel=axis_text, ylabel=text)
     axis.grid(alpha=0.3)
   constant = series(rows, "val/constant_accuracy")[1]

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 
 from segjax import config as config_lib
-from segjax import inference, textfiles
+from segjax import textfiles
 from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import UserError
 from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
+from segjax.training import restore
 from segjax.training.evaluation import read_sums
 
 
@@ -34,8 +35,8 @@ def checked(results):
       continue
     try:
       _check_files(result)
-      if result.label not in whole or TASKS[result.config.task.name].pretext:
-        inference.restore(result.workdir)
+      if result.label not in whole or TASKS[result.config.task.name].self_supervised:
+        restore.run(result.workdir)
       whole.add(result.label)
     except UserError as error:
       print(f"{result.label}, seed {result.seed}: {error}", flush=True)

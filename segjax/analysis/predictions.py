@@ -10,10 +10,10 @@ import dataclasses
 
 import numpy as np
 
-from segjax import inference
 from segjax.analysis.sheets import colorize, with_legend
 from segjax.errors import UserError
 from segjax.pictures import panel, spread
+from segjax.training import restore
 from segjax.training.evaluation import example_panels
 
 LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
@@ -51,17 +51,17 @@ class Predictor:
     Args:
       workdir: of a run.
       checkpoint: "latest", "best" or a step.
-      moved: where the data lie now, if they have moved, see `inference.data_of_run`.
+      moved: where the data lie now, if they have moved, see `restore.data_of_run`.
 
     Raises:
       UserError: no such run or checkpoint, a run of another task than segmentation, or data with
         other classes.
     """
-    self.experiment, self.state = inference.restore(workdir, checkpoint)
+    self.experiment, self.state = restore.run(workdir, checkpoint)
     name = self.experiment.config.task.name
     if name not in LABEL_MAPS:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
-    self.source = inference.data_of_run(workdir, self.experiment.config, "val", moved=moved).source
+    self.source = restore.data_of_run(workdir, self.experiment.config, "val", moved=moved).source
     self._step = self.experiment.predict_step()
 
   def at(self, state):
@@ -107,7 +107,7 @@ def stages(workdir, *, wanted=3, moved=()):
   Raises:
     UserError: fewer than two checkpoints.
   """
-  kept = inference.checkpoint_steps(workdir)
+  kept = restore.checkpoint_steps(workdir)
   if len(kept) < 2:
     raise UserError(
       f"{workdir}: only the checkpoint of step {kept[0] if kept else 'none'} was kept; "
@@ -117,7 +117,7 @@ def stages(workdir, *, wanted=3, moved=()):
   predictor = Predictor(workdir, str(checkpoints[0]), moved)
   for step in checkpoints:
     if columns:
-      predictor = predictor.at(inference.restore(workdir, str(step))[1])
+      predictor = predictor.at(restore.run(workdir, str(step))[1])
     chosen = [predictor[i] for i in spread(len(predictor), wanted)]
     columns.append([(f"step {step}", colorize(predictor.labels, p.pred)) for p in chosen])
   rows = [
@@ -158,8 +158,8 @@ def side_by_side(workdirs, *, wanted=4, moved=()):
 
 
 def _panels(workdir, wanted, moved):
-  experiment, state = inference.restore(workdir)
-  source = inference.data_of_run(workdir, experiment.config, "val", moved=moved).source
+  experiment, state = restore.run(workdir)
+  source = restore.data_of_run(workdir, experiment.config, "val", moved=moved).source
   step = experiment.predict_step()
   panels = []
   for i in spread(len(source), wanted):

@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from segjax import inference
 from segjax.analysis import features
 from segjax.analysis.separation import knn_accuracy
+from segjax.training import restore
 
 CROPS = 300  # of each class, where labels are masks
 LAST = "last"  # layer that a classifier's head would get
@@ -47,7 +47,7 @@ def probe(workdir, moved=()):
   if label is None or label.ndim > 2:
     return Probe({})
   how = dict(limit=CROPS, per_image=None) if label.ndim else {}
-  experiment, trained = inference.restore(workdir)
+  experiment, trained = restore.run(workdir)
   image = jax.ShapeDtypeStruct((1, *experiment.config.data.size, 3), np.float32)
   layers = {f"stage {i}": i for i in features.middle_stages(experiment.model, image)}
   layers[LAST] = None

@@ -45,7 +45,7 @@ def write(study, results, output):
   probes = {
     v: [probes_lib.probe(r.workdir, data_now(r)) for r in runs]
     for v, runs in done.items()
-    if TASKS[task_of(runs)].pretext
+    if TASKS[task_of(runs)].self_supervised
   }
   knn = knn_of(done, probes)
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from segjax import inference
 from segjax.analysis import charts, intact, predictions, regions
 from segjax.analysis.figures import write_picture
 from segjax.analysis.intervals import mean_and_deviation
 from segjax.analysis.variants import CLASS_METRICS, data_now, sign_of, start_of, task_of, text_of
 from segjax.tasks import TASKS
+from segjax.training import restore
 
 
 def curves(document, study, done, figures):
@@ -17,7 +17,7 @@ def curves(document, study, done, figures):
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
   tasks = {task_of(runs) for runs in done.values()}
-  shown = {"loss": TASKS[tasks.pop()].loss_text} if len(tasks) == 1 else {}
+  shown = {"loss": TASKS[tasks.pop()].loss_label} if len(tasks) == 1 else {}
   shown.setdefault(study.metric.removeprefix("val/"), text_of(study.metric))  # perhaps the loss
   file = charts.curves(runs, list(shown.items()), figures / "curves.png")
   document.figure(
@@ -81,7 +81,7 @@ def _ranking(values):
 def segmentation(document, study, done, figures):
   """Per-class bars, confusion matrices, best and worst regions, stages of training."""
   first = next(iter(done.values()))[0]
-  labels = inference.restore(first.workdir)[0].labels
+  labels = restore.run(first.workdir)[0].labels
   document.heading("Classes")
   iou = {
     v: [[r.final().get(f"val/iou/{c}", np.nan) for c in labels.names] for r in runs]
@@ -146,7 +146,7 @@ def confusions(document, done, figures):
   if done:
     first = next(iter(done.values()))[0]
     document.heading("Classes")
-    _confusions(document, inference.restore(first.workdir)[0].task.classes, done, figures)
+    _confusions(document, restore.run(first.workdir)[0].task.classes, done, figures)
 
 
 def examples(document, done, figures):

@@ -101,7 +101,7 @@ def differences(document, study, done, knn):
     tasks = {task_of(done[base]), task_of(done[label])}
     if len(tasks) > 1:  # their losses are different things
       del values[text_of("val/loss")]
-      if any(TASKS[t].pretext for t in tasks):  # all of theirs are
+      if any(TASKS[t].self_supervised for t in tasks):  # all of theirs are
         values = {}
     if knn:
       values["kNN accuracy"] = lambda r: knn.get((r.label, r.seed), (np.nan,))[-1]

@@ -9,9 +9,9 @@ import re
 
 import jax
 
-from segjax import inference
 from segjax.analysis import probes as probes_lib
 from segjax.benchmark import cost
+from segjax.training import restore
 from segjax.weights import PRETRAINED
 
 TEXTS = {  # of scalars, with units
@@ -104,7 +104,7 @@ def costs_of(run):
     file = run.workdir / f"cost_{key}.json"
     measured = cost.load(file)
     if measured is None:
-      loaded = loaded or inference.restore(run.workdir)
+      loaded = loaded or restore.run(run.workdir)
       measured = cost.measure(*loaded, run.config.data.size, device=device)
       measured.save(file)
     out.append(measured)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import statistics
 from typing import Any
@@ -81,26 +80,27 @@ def prepare(config, mode, classes=0):
     args = (jax.device_put(image, whole),)
   else:
     shapes = dict(mask=(batch_size, *size), target=image.shape)
-    shape = shapes.get(exp.task.needs_of(config.task), (batch_size,))
-    label = rng.integers(0, 1 if exp.task.needs == "nothing" else count, shape).astype(np.uint8)
+    shape = shapes.get(exp.task.label_kind_of(config.task), (batch_size,))
+    values = 1 if exp.task.label_kind == "nothing" else count
+    label = rng.integers(0, values, shape).astype(np.uint8)
     batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
     args = (jax.device_put(batch, split),)
 
   def single(exp):
-    return exp.train_step() if mode == "train" else functools.partial(exp.predict_step())
+    return steps.unbound(exp.train_step() if mode == "train" else exp.predict_step())
 
-  step, several = single(exp), 1
-  first = step.args
+  (step, first), several = single(exp), 1
   on_cpu = dataclasses.replace(exp, mesh=steps.make_mesh(jax.devices("cpu")[:1]))
   abstract = jax.eval_shape(lambda *x: x, *first, state, *args)
-  flops = plain_flops(single(on_cpu).func, *abstract)
+  flops = plain_flops(single(on_cpu)[0], *abstract)
   if mode == "train" and config.steps_per_dispatch > 1:
-    several, step = config.steps_per_dispatch, exp.train_step(resident=True, several=True)
+    several = config.steps_per_dispatch
+    step, _ = steps.unbound(exp.train_step(data_on_device=True, multi_step=True))
     split_on_device = jax.device_put(dict(image=image, label=label), whole)
     index = np.tile(np.arange(batch_size, dtype=np.int32), (several, 1))
     index = jax.device_put(dict(index=index), steps.batched(exp.mesh, stacked=True))
     args = split_on_device, index
-  compiled, compile_s = compile_anew(step.func.lower(*first, state, *args))
+  compiled, compile_s = compile_anew(step.lower(*first, state, *args))
   held = [state]
 
   def call():

@@ -61,10 +61,10 @@ def measure_input(config, *, batches=50):
     dict of `images_per_s` and the settings.
   """
   from segjax.data import pipeline
-  from segjax.training import feeding
+  from segjax.training import input_pipeline
 
   config.data.cache_mb = 0
-  source = feeding.make_source(config, "train", training=True)
+  source = input_pipeline.make_source(config, "train", training=True)
   data = config.data
   iterator = pipeline.train_iterator(
     source,

@@ -37,7 +37,7 @@ class ClassQuery(Segmentation):
   present: float = 0.75
   attention: float = 0.0
 
-  headline: ClassVar[tuple[str, ...]] = (*Segmentation.headline, "asked_iou")
+  train_metrics: ClassVar[tuple[str, ...]] = (*Segmentation.train_metrics, "asked_iou")
 
   def __post_init__(self):
     super().__post_init__()
@@ -86,14 +86,14 @@ class ClassQuery(Segmentation):
     logits = outputs["logits"]
     return jnp.where(logits.max(-1) >= 0, logits.argmax(-1) + 1, 0)
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: from `outputs`.
       label: i32[B,H,W]; in training 1 for the asked class.
       mask: bool[B], False for examples that do not count.
-      histogram: whether this is an evaluation, of all classes.
+      evaluating: whether this is an evaluation, of all classes.
 
     Returns:
       dict of sums: `pixels`, `examples`, `cross_entropy` (nats, the mean over asked classes),
@@ -105,7 +105,7 @@ class ClassQuery(Segmentation):
     sums = dict(pixels=valid.sum(), examples=mask.sum())
     asked = (
       [label]
-      if not histogram
+      if not evaluating
       else [jnp.where(label == c, 1, 0) for c in range(1, len(self.classes))]
     )
     if self.attention:
@@ -116,7 +116,7 @@ class ClassQuery(Segmentation):
       for i, mine in enumerate(asked)
     ]
     sums["cross_entropy"] = sum(loss) / len(loss)
-    if not histogram:
+    if not evaluating:
       pred, classes = (logits[..., 0] >= 0).astype(jnp.int32), 2
     else:
       pred, classes = self.predict(outputs), len(self.classes)

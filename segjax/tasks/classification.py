@@ -31,8 +31,8 @@ class Classification(Task):
   top_k: int = 5
   class_weights: tuple[float, ...] = ()
 
-  needs: ClassVar[str] = "class"
-  headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+  label_kind: ClassVar[str] = "class"
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
 
   def __post_init__(self):
     super().__post_init__()
@@ -62,7 +62,7 @@ class Classification(Task):
     """f32[B,K] -> i32[B], the most likely class."""
     return logits.argmax(-1)
 
-  def statistics(self, logits, label, mask, *, histogram):
+  def statistics(self, logits, label, mask, *, evaluating):
     """Sums over a batch; see `Segmentation.statistics`.
 
     Args:
@@ -70,12 +70,12 @@ class Classification(Task):
       label: i32[B], class indices, or Mixed: the loss is then mixed alike, and the examples' own
         classes are counted.
       mask: bool[B], False for examples that do not count.
-      histogram: not used.
+      evaluating: not used.
 
     Returns:
       dict of sums: `examples`, `cross_entropy`, `weight`, `top_k`, `matrix` i32[K,K].
     """
-    del histogram
+    del evaluating
     label, other, share = label if isinstance(label, Mixed) else (label, label, 1.0)
     weights = jnp.array(self.class_weights or (1.0,) * len(self.classes))
 

@@ -46,10 +46,10 @@ class Colorization(Task):
   norm: str = "l1"
   rebalance: float = 0.5
 
-  needs: ClassVar[str] = "nothing"
-  every_pixel: ClassVar[bool] = True
-  headline: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
-  loss_text: ClassVar[str] = "loss"
+  label_kind: ClassVar[str] = "nothing"
+  forbids_padding: ClassVar[bool] = True
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
+  loss_label: ClassVar[str] = "loss"
 
   def __post_init__(self):
     super().__post_init__()
@@ -107,14 +107,14 @@ class Colorization(Task):
       color = jax.nn.softmax(outputs / self.temperature) @ self.centers
     return jnp.concatenate([lightness, color], -1)
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[B,H,W,K].
       label: f32[B,H,W,3], the images in colour.
       mask: bool[B], False for examples that do not count.
-      histogram: whether this is an evaluation, which measures edges and colourfulness too.
+      evaluating: whether this is an evaluation, which measures edges and colourfulness too.
 
     Returns:
       dict of sums over images: `examples`, `loss`, `weight`, `psnr` ...
@@ -138,7 +138,7 @@ class Colorization(Task):
       psnr=metrics.psnr(colored, label),
       ssim=metrics.ssim(colored, label),
     )
-    if histogram:
+    if evaluating:
       sums |= dict(
         edge_error=_edge_error(found, truth),
         colorfulness=metrics.colorfulness(colored),

@@ -51,12 +51,12 @@ class Dino(Task):
   center_momentum: float = 0.9
   centering: str = "mean"
 
-  needs: ClassVar[str] = "nothing"
-  pretext: ClassVar[bool] = True
-  headline: ClassVar[tuple[str, ...]] = (
+  label_kind: ClassVar[str] = "nothing"
+  self_supervised: ClassVar[bool] = True
+  train_metrics: ClassVar[tuple[str, ...]] = (
     "loss", "teacher_entropy", "mean_entropy", "feature_deviation",
   )  # fmt: skip
-  teaches: ClassVar[bool] = True
+  uses_ema_teacher: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -100,20 +100,15 @@ class Dino(Task):
   def outputs(self, net, inputs):
     """What student and teacher say of the views; in prediction the net's outputs.
 
-    In training the centre moves on, in the net's batch statistics.
-
     Returns:
-      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each, and
-      `features`, f32[2,B,C], the teacher's before its head.
+      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each,
+      `features`, f32[2,B,C], the teacher's before its head, and `center`, f32[K], after this batch.
     """
     if not isinstance(inputs, dict):
       return net(inputs)
     center = net.batch_stats["center"]
     teacher = jax.lax.stop_gradient(net.teacher(inputs["large"]))
     student = [net(inputs[k]) for k in ("large", "small") if inputs[k] is not None]
-    if net.train:
-      moved = self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0)
-      net.batch_stats = net.batch_stats | dict(center=moved)
     student = jnp.concatenate(student) / self.temperature
     temperature = self.teacher_temperature(net.step)
     if self.centering == "sinkhorn":
@@ -126,23 +121,28 @@ class Dino(Task):
       student=views(jax.nn.log_softmax(student)),
       teacher=views(target),
       features=views(features),
+      center=self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0),
     )
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def batch_stats(self, batch_stats, outputs):
+    """See `Task.batch_stats`: the centre of the teacher's answers is among them."""
+    return batch_stats | dict(center=outputs["center"])
+
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: from `outputs`.
       label: not used.
       mask: bool[B], False for examples that do not count.
-      histogram: not used.
+      evaluating: not used.
 
     Returns:
       dict of sums over images: `examples`, `loss` (nats, the mean over pairs of views), `entropy`
       of the teacher's probabilities, `probability` f32[K], their mean over its views, and
       `moments` of its features over both, see `metrics.unit_moments`.
     """
-    del label, histogram
+    del label, evaluating
     student, teacher = outputs["student"], outputs["teacher"]
     pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
     other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]

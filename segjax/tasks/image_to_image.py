@@ -44,10 +44,10 @@ class ImageToImage(Task):
   features: str = "efficientnet_lite0"
   backbone: str = "efficientnet_lite0"
 
-  needs: ClassVar[str] = "target"
-  every_pixel: ClassVar[bool] = True
-  headline: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
-  loss_text: ClassVar[str] = "loss"
+  label_kind: ClassVar[str] = "target"
+  forbids_padding: ClassVar[bool] = True
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
+  loss_label: ClassVar[str] = "loss"
   num_outputs: ClassVar[int] = 3
 
   def __post_init__(self):
@@ -62,9 +62,9 @@ class ImageToImage(Task):
       self.extractor  # noqa: B018 (weights that are missing are told now)
 
   @classmethod
-  def needs_of(cls, fields):
+  def label_kind_of(cls, fields):
     """Target images, or any images where the task degrades them itself."""
-    return "nothing" if fields.get("degrade") else cls.needs
+    return "nothing" if fields.get("degrade") else cls.label_kind
 
   @property
   def perceptual(self):
@@ -107,19 +107,19 @@ class ImageToImage(Task):
     """The net says how the colours differ from its input's."""
     return inputs + net(inputs)
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[B,H,W,3].
       label: f32[B,H,W,3] in [0,1], the target images.
       mask: bool[B], False for examples that do not count.
-      histogram: not used.
+      evaluating: not used.
 
     Returns:
       dict of sums over images: `examples`, the parts of the loss, `psnr`, `ssim`.
     """
-    del histogram
+    del evaluating
     difference, shown = outputs - label, jnp.clip(outputs, 0, 1)
     sums = dict(
       l1=jnp.abs(difference).mean((1, 2, 3)),

@@ -23,8 +23,8 @@ class Rotation(Classification):
 
   top_k: int = 1
 
-  needs: ClassVar[str] = "nothing"
-  pretext: ClassVar[bool] = True
+  label_kind: ClassVar[str] = "nothing"
+  self_supervised: ClassVar[bool] = True
 
   def __post_init__(self):
     object.__setattr__(self, "classes", ANGLES)
@@ -40,7 +40,7 @@ class Rotation(Classification):
     turned = [jnp.rot90(image, k, axes=(1, 2)) for k in range(len(ANGLES))]
     return jnp.concatenate(turned), jnp.repeat(jnp.arange(len(ANGLES)), len(image))
 
-  def statistics(self, logits, label, mask, *, histogram):
+  def statistics(self, logits, label, mask, *, evaluating):
     """Sums over a batch in all four ways, [4B] of mask [B]."""
     mask = jnp.tile(mask, len(ANGLES))
-    return super().statistics(logits, label, mask, histogram=histogram)
+    return super().statistics(logits, label, mask, evaluating=evaluating)

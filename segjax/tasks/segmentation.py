@@ -40,7 +40,7 @@ class Segmentation(Task):
   focal_gamma: float = 2.0
   class_weights: tuple[float, ...] = ()
 
-  headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
   def __post_init__(self):
     super().__post_init__()
@@ -64,14 +64,14 @@ class Segmentation(Task):
     """f32[B,H,W,K] -> i32[B,H,W], the most likely class."""
     return (logits[..., 0] >= 0).astype(jnp.int32) if self.sigmoid else logits.argmax(-1)
 
-  def statistics(self, logits, label, mask, *, histogram):
+  def statistics(self, logits, label, mask, *, evaluating):
     """Sums over a batch, from which loss and metrics follow; add them up over batches.
 
     Args:
       logits: f32[B,H,W,K].
       label: i32[B,H,W], class indices or 255.
       mask: bool[B], False for examples that do not count.
-      histogram: also counts scores, for MaxF; only with a sigmoid.
+      evaluating: whether this is an evaluation, which with a sigmoid also counts scores for MaxF.
 
     Returns:
       dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
@@ -94,7 +94,7 @@ class Segmentation(Task):
       sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
     if self.dice:
       sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
-    if histogram and self.sigmoid:
+    if evaluating and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
     return sums
@@ -141,14 +141,13 @@ class Segmentation(Task):
     return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
 
   def row(self, summary):
-    """See `Task.row`; of two classes also the F1 of the second."""
-    last = f"f1/{self.classes[-1]}"
-    return super().row(summary) | ({last: summary[last]} if self.sigmoid else {})
+    """See `Task.row`; with a sigmoid also the F1 of the positive class."""
+    positive = f"f1/{self.classes[-1]}"
+    return super().row(summary) | ({positive: summary[positive]} if self.sigmoid else {})
 
   def line(self, summary):
     """The line of an evaluation, with the constant answer's accuracy beside the net's."""
-    last = f"f1/{self.classes[-1]}"
-    return super().line(summary) | {k: summary[k] for k in (last, "constant_accuracy")}
+    return super().line(summary) | dict(constant_accuracy=summary["constant_accuracy"])
 
   def table(self, sums):
     """Text table of an evaluation: scalars, then a row a class."""

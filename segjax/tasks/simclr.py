@@ -30,9 +30,9 @@ class SimCLR(Task):
   temperature: float = 0.5
   width: int = 128
 
-  needs: ClassVar[str] = "nothing"
-  pretext: ClassVar[bool] = True
-  headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "feature_deviation")
+  label_kind: ClassVar[str] = "nothing"
+  self_supervised: ClassVar[bool] = True
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "feature_deviation")
 
   def __post_init__(self):
     super().__post_init__()
@@ -53,20 +53,20 @@ class SimCLR(Task):
     views = [augment(k, image, label)[0] for k in jax.random.split(key)]
     return jnp.concatenate(views), label
 
-  def statistics(self, outputs, label, mask, *, histogram):
+  def statistics(self, outputs, label, mask, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[2B,D], projections of both views.
       label: not used.
       mask: bool[B], False for examples that do not count; they are nobody's others.
-      histogram: not used.
+      evaluating: not used.
 
     Returns:
       dict of sums over views: `views`, `loss`, `hits` (the other view is the nearest), and for
       the noticing of collapse `moments`, see `metrics.unit_moments`.
     """
-    del label, histogram
+    del label, evaluating
     count, mask = len(outputs), jnp.tile(mask, 2)
     length = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
     # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.

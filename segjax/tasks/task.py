@@ -22,18 +22,19 @@ class Task:
   """Base of the tasks: an image goes into the net as it is, augmented in training.
 
   A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
-  *, histogram)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
+  *, evaluating)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
   `val/<name>`, `loss` among them; and `pictures(image, outputs, label)`, panels of one example.
 
   Attributes:
     classes: class names in label order; empty where there are none.
     palette: u8[256,3], display colour of each label value; None for `labels.default_table`'s.
-    needs: what a source must give with each image: "mask", "class", "target" or "nothing".
-    headline: scalars of a summary that stand in the rows of training, where it has them.
-    every_pixel: whether all pixels of an image are scored, so that none may be padding.
-    teaches: whether the net with the averaged parameters is asked too, as a teacher.
-    pretext: whether it is for the features that a net comes to have, not for its answers.
-    loss_text: name of the loss with its unit, for axes and tables.
+    label_kind: the label of each image that a source must have: "mask", "class", "target" or
+      "nothing".
+    train_metrics: scalars of a summary that stand in the rows of training, where it has them.
+    forbids_padding: whether every pixel of an image is scored, so that none may be padding.
+    uses_ema_teacher: whether `outputs` also calls the net with the averaged parameters.
+    self_supervised: whether a net is trained for its features, not for its predictions.
+    loss_label: the loss and its unit, for axes and tables.
   """
 
   classes: tuple[str, ...]
@@ -41,22 +42,22 @@ class Task:
     default=None, repr=False, hash=False, compare=False
   )
 
-  needs: ClassVar[str] = "mask"
-  headline: ClassVar[tuple[str, ...]] = ("loss",)
-  every_pixel: ClassVar[bool] = False
-  teaches: ClassVar[bool] = False
-  pretext: ClassVar[bool] = False
-  loss_text: ClassVar[str] = "loss (nats)"
+  label_kind: ClassVar[str] = "mask"
+  train_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+  forbids_padding: ClassVar[bool] = False
+  uses_ema_teacher: ClassVar[bool] = False
+  self_supervised: ClassVar[bool] = False
+  loss_label: ClassVar[str] = "loss (nats)"
 
   def __post_init__(self):
     if self.palette is None:
       object.__setattr__(self, "palette", default_table(self.classes[:256]).palette)
 
   @classmethod
-  def needs_of(cls, fields):
-    """`needs` of a task with these fields, dict."""
+  def label_kind_of(cls, fields):
+    """`label_kind` of a task with these fields, dict."""
     del fields
-    return cls.needs
+    return cls.label_kind
 
   def prepare(self, key, image, label, *, train, augment=None):
     """What the net and the statistics get.
@@ -64,7 +65,7 @@ class Task:
     Args:
       key: of jax.random; the same in every evaluation, None in prediction.
       image: f32[B,H,W,3] in [0,1].
-      label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `needs`, or None in prediction.
+      label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `label_kind`, or None in prediction.
       train: whether this is a train step.
       augment: (key, image, label) -> (image, label), of a batch, or None in prediction.
 
@@ -77,9 +78,19 @@ class Task:
     """What the net says of the inputs; `net(image)` normalises and applies the model."""
     return net(inputs)
 
+  def batch_stats(self, batch_stats, outputs):
+    """The batch statistics after a train step, to which a task may add its own.
+
+    Args:
+      batch_stats: as the net's last call left them.
+      outputs: of `outputs`.
+    """
+    del outputs
+    return batch_stats
+
   def row(self, summary):
     """Scalars of a row of training: name -> value."""
-    return {k: summary[k] for k in self.headline if k in summary}
+    return {k: summary[k] for k in self.train_metrics if k in summary}
 
   def line(self, summary):
     """The line of an evaluation: name -> value."""

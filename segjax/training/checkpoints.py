@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint.checkpoint_managers import (
   AnyPreservationPolicy,
@@ -22,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from segjax import textfiles
 from segjax.errors import UserError, writing
+from segjax.training import checkpoint_files
 from segjax.training.background import Background
 
 
@@ -29,7 +28,6 @@ class NotFinite(UserError):
   """Training has diverged; nothing of it is saved."""
 
 
-SUMS = "files.json"  # of a checkpoint: {file: [bytes, CRC-32]}
 NOT_FINITE = "A smaller schedule.learning_rate, a warm-up or optimizer.clip_norm=1 usually helps"
 
 
@@ -133,12 +131,10 @@ class Checkpoints:
     with self._writing():
       args = ocp.args.Composite(**items)
       self._manager.save(step, args=args, metrics=metrics, force=True)
-      if (
-        self._saver is not None
-      ):  # this is its thread, which may wait; processes write on their own
+      if self._saver is not None:  # this is its thread, which may wait
         self._manager.wait_until_finished()
         folder = self.folder / str(step)
-        textfiles.write_json(folder / SUMS, {f: _sum(folder / f) for f in _files(folder)})
+        checkpoint_files.write_sums(folder)
 
   def _check_finite(self, step, state):
     """Raises NotFinite for parameters or running statistics that are; no checkpoint is replaced."""
@@ -195,6 +191,11 @@ class Checkpoints:
     have = ", ".join(map(str, steps)) or "none"
     raise UserError(f"no checkpoint {which!r} in {self.folder}; there is 'best', 'latest', {have}")
 
+  def latest_text(self):
+    """Which checkpoint a run that ends now keeps, a clause of a message."""
+    step = self.step_of("latest")
+    return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
+
   def restore(self, step, like, iterator=None):
     """Reads a checkpoint.
 
@@ -235,7 +236,7 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=args)["state"]
     except Exception as error:
-      if (self.folder / str(step) / SUMS).is_file():
+      if (self.folder / str(step) / checkpoint_files.SUMS).is_file():
         raise  # the files are as they were saved, so the fault is ours
       raise self._damaged(step, error) from error
 
@@ -245,7 +246,7 @@ class Checkpoints:
     """Shapes and dtypes of the arrays in a checkpoint whose files are as they were saved."""
     folder = self.folder.absolute() / str(step)
     try:
-      _check_files(folder)
+      checkpoint_files.check(folder)
       with ocp.StandardCheckpointer() as reader:
         return reader.metadata(folder / "state").item_metadata.tree
     except Exception as error:
@@ -287,44 +288,6 @@ def _key(entry):
     if hasattr(entry, name):
       return getattr(entry, name)
   raise TypeError(f"no name in {entry!r}")
-
-
-def _files(folder):
-  """Names of the files of a checkpoint that hold the state and the position in the data."""
-  found = (f for part in ("state", "data") for f in (folder / part).rglob("*"))
-  return sorted(str(f.relative_to(folder)) for f in found if f.is_file())
-
-
-def _sum(file):
-  """[bytes, CRC-32] of a file."""
-  size, crc = 0, 0
-  with file.open("rb") as stream:
-    while block := stream.read(2**20):
-      size, crc = size + len(block), zlib.crc32(block, crc)
-  return [size, crc]
-
-
-def _check_files(folder):
-  """Raises what is wrong with the files of a checkpoint; orbax would take other numbers from them.
-
-  One of an older version, without their sums, is read as far as that shows.
-  """
-  if (folder / SUMS).is_file():
-    sums = textfiles.read_json(folder / SUMS, dict)
-    for name, expected in sums.items():
-      if _sum(folder / name) != expected:
-        raise ValueError(f"{name} is not what was saved")
-    return
-  positions = sorted((folder / "data").glob("process_*.json"))
-  for file in (folder / "state" / "_METADATA", *positions):
-    json.loads(file.read_bytes().decode("utf-8"))
-  if not positions:
-    raise ValueError("the position in the data is missing")
-  # Orbax reads many arrays at once, and those that fail print their stacks.
-  store = tensorstore.KvStore.open(dict(driver="ocdbt", base=f"file://{folder}/state/")).result()
-  values = [store.read(key).result().value for key in store.list().result()]
-  if not values or b"" in values:
-    raise ValueError("arrays are missing")
 
 
 @jax.jit

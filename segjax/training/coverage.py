@@ -18,14 +18,34 @@ DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than 
 NAMED = 10  # classes in a warning
 
 
-def count(config, split, source, needs):
+def at_start(config, train_source, val_source, label_kind):
+  """Warnings of both splits before a training.
+
+  Args:
+    config: ConfigDict of an experiment.
+    train_source: see `segjax.data.sources`.
+    val_source: likewise.
+    label_kind: of the task.
+
+  Returns:
+    (warnings, whether all of the validation split was looked at).
+
+  Raises:
+    UserError: see `count`.
+  """
+  found, _ = count(config, "train", train_source, label_kind)
+  more, counted = count(config, "val", val_source, label_kind)
+  return [*found, *more, *crops(config, train_source, val_source)], counted
+
+
+def count(config, split, source, label_kind):
   """Looks at labels of a split, evenly spread: at as many as are read within `SECONDS`.
 
   Args:
     config: ConfigDict.
     split: "train" or "val".
     source: of the split, see `segjax.data.sources`.
-    needs: "mask" or "class" of the task; with others nothing is looked at.
+    label_kind: of the task; with others than "mask" and "class" nothing is looked at.
 
   Returns:
     (warnings, whether all of the split was looked at).
@@ -33,7 +53,7 @@ def count(config, split, source, needs):
   Raises:
     UserError: no label of the split is scored, or a file cannot be read.
   """
-  if needs not in ("mask", "class") or config.data.source.name in DRAWN:
+  if label_kind not in ("mask", "class") or config.data.source.name in DRAWN:
     return [], False
   threads, total = max(config.data.threads, 1), len(source)
   started = time.perf_counter()

@@ -81,6 +81,14 @@ def read_sums(workdir):
   return sums
 
 
+def step_of_sums(workdir):
+  """The step of the last evaluation's sums, or None where they cannot be read."""
+  try:
+    return int(read_sums(workdir)["step"])
+  except UserError:
+    return None
+
+
 def example_panels(task, outputs, example):
   """Pictures of one example and of what the net makes of it.
 

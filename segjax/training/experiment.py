@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from segjax import augment, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
+from segjax.fields import defaults_of
 from segjax.tasks import TASKS
 from segjax.training import freezing, optim, steps
 from segjax.training.state import init_state
@@ -33,6 +33,8 @@ class Experiment:
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
     ema_decay: step -> decay of the moving averages.
+    augment: of one example, see `segjax.augment`.
+    batch_augment: of a batch, see `segjax.augment.mixing`.
     frozen: names of the parameters that are not trained.
   """
 
@@ -44,6 +46,8 @@ class Experiment:
   optimizer: Any
   schedule: Any
   ema_decay: Any
+  augment: Any
+  batch_augment: Any
   frozen: tuple[str, ...] = ()
 
   def init(self):
@@ -83,45 +87,36 @@ class Experiment:
       self.model, self.optimizer, steps.as_key(bits), size=c.data.size, ema=c.ema_decay > 0
     )
 
-  def train_step(self, resident=False, several=False):
+  def train_step(self, data_on_device=False, multi_step=False):
     """See `steps.make_train_step`."""
     c = self.config
     return steps.make_train_step(
       self.model,
       self.task,
       self.optimizer,
-      mesh=self.mesh,
-      seed=c.seed,
-      augment=augment.make_augment(**c.augment),
-      batch_augment=augment.make_batch_augment(**c.batch_augment),
-      mean=c.data.mean,
-      std=c.data.std,
+      **self._images(),
+      augment=self.augment,
+      batch_augment=self.batch_augment,
       ema_decay=self.ema_decay,
-      aux_weight=c.aux_weight,
       frozen=self.frozen,
-      resident=resident,
-      several=several,
+      seed=c.seed,
+      aux_weight=c.aux_weight,
       remat=c.remat,
+      data_on_device=data_on_device,
+      multi_step=multi_step,
     )
 
   def eval_step(self):
     """See `steps.make_eval_step`."""
-    data = self.config.data
-    return steps.make_eval_step(
-      self.model,
-      self.task,
-      mesh=self.mesh,
-      augment=augment.make_augment(**self.config.augment),
-      mean=data.mean,
-      std=data.std,
-    )
+    return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
 
   def predict_step(self):
     """See `steps.make_predict_step`."""
-    data = self.config.data
-    return steps.make_predict_step(
-      self.model, self.task, mesh=self.mesh, mean=data.mean, std=data.std
-    )
+    return steps.make_predict_step(self.model, self.task, **self._images())
+
+  def _images(self):
+    """What all steps do with images: where they lie, and how they are normalised."""
+    return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
 
 
 def build(config, labels, steps_per_epoch=1):
@@ -137,26 +132,15 @@ def build(config, labels, steps_per_epoch=1):
   """
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
-  task_fields = _durations_in_steps(config.task, steps_per_epoch)
-  make_task = choose(TASKS, task_fields.pop("name"), "task")
-  fields = task_fields | dict(config.loss)
-  known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
-  check_fields(config.loss, known, "the loss")
-  check_fields(task_fields, known, "the task")
-  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+  make_task = _check_names(config)
+  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
+  schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
+  fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | dict(config.loss)
+  fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
-  schedule = _make_schedule(config, steps_per_epoch)
-  optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
-  check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
-  known = list(augment.make_batch_augment.__kwdefaults__)
-  check_fields(config.batch_augment, known, "batch_augment")
-  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
-    if config.batch_augment[name] and task.needs not in fit:
-      raise UserError(
-        f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
-        f"has others ({task.needs}); set it to 0"
-      )
+  schedule = optim.make_schedule(**schedule_fields, total_steps=total)
+  optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
   frozen = ()
   if config.freeze:
     shapes = jax.eval_shape(
@@ -166,54 +150,56 @@ def build(config, labels, steps_per_epoch=1):
     optimizer = optax.multi_transform(
       dict(trained=optimizer, frozen=optax.set_to_zero()), lambda p: freezing.labels(p, frozen)
     )
-  ema_decay = _make_ema_decay(config, task, steps_per_epoch)
-  return Experiment(config, labels, model, task, mesh, optimizer, schedule, ema_decay, frozen)
+  return Experiment(
+    config,
+    labels,
+    model,
+    task,
+    mesh,
+    optimizer,
+    schedule,
+    ema_decay=_make_ema_decay(config, task, total),
+    augment=augment.make_augment(**config.augment),
+    batch_augment=augment.make_batch_augment(**config.batch_augment),
+    frozen=frozen,
+  )
 
 
-def _make_ema_decay(config, task, steps_per_epoch):
+def _check_names(config):
+  """Checks the names of the task and of all fields; returns the class of the task."""
+  task = choose(TASKS, config.task.name, "task")
+  known = [k for k in defaults_of(task) if k != "palette"]
+  check_fields(config.loss, known, "the loss")
+  check_fields(config.task, ["name", *known], "the task")
+  check_fields(config.optimizer, ["name", *defaults_of(optim.make_optimizer)], "optimizer")
+  known = ["name", "learning_rate", *defaults_of(optim.make_schedule)]
+  check_fields(config.schedule, known, "schedule")
+  check_fields(config.augment, list(defaults_of(augment.make_augment)), "augment")
+  check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
+  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
+    if config.batch_augment[name] and task.label_kind not in fit:
+      raise UserError(
+        f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
+        f"has others ({task.label_kind}); set it to 0"
+      )
+  return task
+
+
+def _make_ema_decay(config, task, total):
   """step -> decay, see `config.ema_decay` and `ema_decay_end`."""
   start, end = config.ema_decay, config.ema_decay_end or config.ema_decay
   if not (0 <= start < 1 and 0 <= end <= 1):
     raise UserError(f"ema_decay={start}, ema_decay_end={end}: expected both from 0 to 1")
-  if task.teaches and not start:
+  if task.uses_ema_teacher and not start:
     raise UserError(f"the task {config.task.name!r} needs a teacher: set ema_decay, e.g. to 0.99")
-  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
 
   def decay(step):
     value = end - (end - start) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1))) / 2
     # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps;
     # a teacher must not run after its student, though.
-    return value if task.teaches else jnp.minimum(value, (1 + step) / (10 + step))
+    return value if task.uses_ema_teacher else jnp.minimum(value, (1 + step) / (10 + step))
 
   return decay
-
-
-def _call(function, what, fields, **more):
-  known = [n for n in inspect.signature(function).parameters if n not in more]
-  check_fields(fields, known, what)
-  return function(**fields, **more)
-
-
-def _durations_in_steps(part, steps_per_epoch):
-  """The fields of a part of a config, each duration in epochs made one in steps."""
-  fields = dict(part)
-  for name in [k.removesuffix("_epochs") for k in fields if k.endswith("_epochs")]:
-    fields[f"{name}_steps"] = config_lib.duration(part, name, steps_per_epoch)
-    del fields[f"{name}_epochs"]
-  return fields
-
-
-def _make_schedule(config, steps_per_epoch):
-  fields = config.schedule.to_dict()
-  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
-  epochs = fields.pop("milestone_epochs")
-  fields = _durations_in_steps(fields, steps_per_epoch)
-  if epochs and fields["milestone_steps"]:
-    raise UserError("schedule.milestone_steps and milestone_epochs are both set; empty one of them")
-  fields["milestone_steps"] = tuple(fields["milestone_steps"]) or tuple(
-    round(e * steps_per_epoch) for e in epochs
-  )
-  return _call(optim.make_schedule, "schedule", fields, total_steps=total)
 
 
 def save_labels(labels, file):

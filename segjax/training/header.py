@@ -1,4 +1,4 @@
-"""The head of a training's output: what is trained, on what, and what to look out for."""
+"""What a training prints and writes besides its rows: its header and its summary."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from segjax import models
 NOTES = 10  # lines about files that are not taken
 
 
-def show(
-  experiment, *, workdir, info, params, resident, resumed=0, notes=(), warnings=(), report=None
+def print_header(
+  experiment,
+  *,
+  workdir,
+  info,
+  params,
+  data_on_device,
+  resumed=0,
+  notes=(),
+  warnings=(),
+  report=None,
 ):
-  """Prints the head.
+  """Prints what is trained, on which data, and what to look out for.
 
   Args:
     experiment: Experiment.
     workdir: path of the run.
     info: dict of the figures of its info row.
     params: parameters of the net.
-    resident: whether the train split lies on the device.
-    resumed: step that the run resumes from, or 0.
+    data_on_device: whether the train split lies on the device.
+    resumed: step that the run resumes from; 0 for a new run.
     notes: sentences about the data.
     warnings: sentences.
     report: of the initial weights, text or None.
@@ -32,7 +41,7 @@ def show(
   how = dict(native="at their own sizes", crop="on their middle", resize="resized")
   if (data.fit, data.eval_fit) != ("resize", "resize"):
     fit += f", evaluated {how[data.eval_fit]}"
-  where = "kept on the device" if resident else "sent by the host"
+  where = "kept on the device" if data_on_device else "sent by the host"
   print(f"{c.name} in {workdir}")
   _line("model", f"{c.model.name}: {count:,} parameters, {count * 4 / 1e6:.2f} MB")
   _line(
@@ -60,6 +69,24 @@ def show(
     _line("resumes", f"from the checkpoint of step {resumed}")
   for warning in warnings:
     _line("warning", warning)
+
+
+def print_summary(task, sums, minutes, config, checkpoints):
+  """Prints the table of the last evaluation, and where the checkpoints are.
+
+  Args:
+    task: of `segjax.tasks`.
+    sums: of the last evaluation.
+    minutes: that the training took.
+    config: ConfigDict of the run.
+    checkpoints: Checkpoints of the run.
+  """
+  best = checkpoints.step_of("best")
+  print(task.table(sums))
+  kept = f"best {config.best_metric} at step {best}, kept with the latest"
+  if best is None:
+    kept = f"no best checkpoint, as {config.best_metric} was never a number; the latest is kept"
+  print(f"  trained for {minutes:.1f} minutes; {kept} in {checkpoints.folder}")
 
 
 def notes_of(*sources):

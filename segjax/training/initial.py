@@ -72,7 +72,8 @@ def compare_classes(init_from, part, labels, task):
   if part == "backbone" or not init_from or not (path / "labels.json").is_file():
     return ""
   other = TASKS.get(config_lib.load(path / "config.json").task.name)
-  if task.needs not in ("mask", "class") or other is None or other.needs != task.needs:
+  kind = task.label_kind
+  if kind not in ("mask", "class") or other is None or other.label_kind != kind:
     return ""  # the head of another task answers another question
   theirs, ours = list(experiment_lib.load_labels(path / "labels.json").names), list(labels.names)
   if theirs == ours or len(theirs) != len(ours):
@@ -115,7 +116,7 @@ def _read_run(workdir):
   config = config_lib.load(workdir / "config.json")
   best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
   checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, **best)
-  wanted = ("latest",) if TASKS[config.task.name].teaches else ("best", "latest")
+  wanted = ("latest",) if TASKS[config.task.name].uses_ema_teacher else ("best", "latest")
   steps = [s for s in map(checkpoints.step_of, wanted) if s is not None]
   if not steps:
     raise UserError(f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run")

@@ -19,13 +19,13 @@ def check_labels(labels, task):
   """
   for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
     twice = [v for i, v in enumerate(values) if v in values[:i]]
-    if twice and (what == "name" or task.needs == "mask"):
+    if twice and (what == "name" or task.label_kind == "mask"):
       where = ", ".join(str(i) for i, v in enumerate(values) if v == twice[0])
       raise UserError(
         f"the data has two classes of one {what}, {twice[0]!r} (classes {where} of 0 to "
         f"{len(labels) - 1}); give each its own in classes.txt or data.source.classes"
       )
-  if task.needs == "mask" and len(labels) < 2:
+  if task.label_kind == "mask" and len(labels) < 2:
     raise UserError(
       f"the data has one class, {', '.join(labels.names)}, so every answer is right; add the "
       "background as a class"
@@ -55,10 +55,10 @@ def check_outputs(experiment, state):
   channels = task.num_outputs
   wanted = dict(mask=(1, *size, channels), target=(1, *size, channels), **{"class": (1, channels)})
   found = getattr(outputs, "shape", None)
-  if task.needs in wanted and found is not None and found != wanted[task.needs]:
+  if task.label_kind in wanted and found is not None and found != wanted[task.label_kind]:
     raise UserError(
       f"{fits}: for an image of {size[0]}x{size[1]} it gives an array of shape {found}, the task "
-      f"needs {wanted[task.needs]}"
+      f"needs {wanted[task.label_kind]}"
     )
 
 

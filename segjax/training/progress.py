@@ -16,16 +16,30 @@ class Progress:
     images_per_second: over the last window.
   """
 
-  def __init__(self, total, first, steps_per_epoch, images_per_step):
+  def __init__(self, total, first, steps_per_epoch, images_per_step, minutes_before=0.0):
+    """Starts the clock.
+
+    Args:
+      total: steps in all.
+      first: steps that are done.
+      steps_per_epoch: to show epochs.
+      images_per_step: for the rate.
+      minutes_before: that the steps so far took.
+    """
     self.total, self.steps_per_epoch = total, steps_per_epoch
     self.images_per_step = images_per_step
     self.images_per_second = 0.0
     self._last_step, self._last_time, self._seconds = first, time.perf_counter(), 0.0
     self._first, self._bar = first, None
+    self._started, self._minutes_before = self._last_time, minutes_before
     if sys.stderr.isatty():
       from tqdm import tqdm
 
       self._bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True)
+
+  def minutes(self):
+    """Minutes of training, with those before the run was resumed."""
+    return self._minutes_before + (time.perf_counter() - self._started) / 60
 
   def skip_time(self):
     """Leaves the time since the last call out of the rate: evaluation is not training."""
@@ -49,7 +63,7 @@ class Progress:
         flush=True,
       )
 
-  def say(self, text):
+  def print(self, text):
     """Prints a line without breaking the bar."""
     if self._bar is not None:
       self._bar.write(text)

@@ -122,8 +122,8 @@ def make_train_step(
   ema_decay=None,
   aux_weight=0.4,
   frozen=(),
-  resident=False,
-  several=False,
+  data_on_device=False,
+  multi_step=False,
   remat=False,
 ):
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
@@ -143,16 +143,17 @@ def make_train_step(
     aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
-    resident: the step is train_step(state, data, batch) with the whole split, {"image":
+    data_on_device: the step is train_step(state, data, batch) with the whole split, {"image":
       u8[N,H,W,3], "label": u8[N,...]}, on each device, and batch {"index": i32[B]}.
-    several: of a resident step: batch is {"index": i32[n,B]}, one call makes n steps, and `sums`
-      have a leading axis of n.
+    multi_step: with `data_on_device`: batch is {"index": i32[n,B]}, one call makes n steps, and
+      `sums` have a leading axis of n.
     remat: the backward pass recomputes all but the results of convolutions and matrix products.
 
   Returns:
-    A jitted function whose first argument, the seed's key, `functools.partial` gives: for other
-    seeds nothing is compiled anew. batch: {"image": u8[B,H,W,3], "label": u8[B,...], "mask":
-    bool[B]}. `sums` are the task's statistics of this batch before the update, and `grad_norm`.
+    train_step(state, batch); the seed's key is bound as an argument of a jitted function, so that
+    another seed does not recompile; see `unbound`. batch: {"image": u8[B,H,W,3], "label":
+    u8[B,...], "mask": bool[B]}. `sums` are the task's statistics of this batch before the update,
+    and `grad_norm`.
   """
 
   change = _both(augment, batch_augment)
@@ -168,16 +169,16 @@ def make_train_step(
       rngs = dict(dropout=dropout_key)
       how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs)
       net = Net(model, variables, **how)
-      if task.teaches:
+      if task.uses_ema_teacher:
         net.teacher = Net(model, state.eval_variables(), **how)
       with frozen_norms(frozen):
         outputs = task.outputs(net, inputs)
-      sums = task.statistics(outputs, label, batch["mask"], histogram=False)
+      sums = task.statistics(outputs, label, batch["mask"], evaluating=False)
       loss = task.loss(sums)
       for aux in net.sown.get("aux_logits", ()):
-        aux_sums = task.statistics(aux, label, batch["mask"], histogram=False)
+        aux_sums = task.statistics(aux, label, batch["mask"], evaluating=False)
         loss += aux_weight * task.loss(aux_sums)
-      return loss, (sums, net.batch_stats)
+      return loss, (sums, task.batch_stats(net.batch_stats, outputs))
 
     if remat:
       loss_fn = jax.checkpoint(loss_fn, policy=is_product)
@@ -201,23 +202,28 @@ def make_train_step(
     )
     return new_state, sums
 
-  def resident_step(key, state, data, batch):
+  def indexed_step(key, state, data, batch):
     index = batch["index"]
     gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
     return train_step(key, state, gathered | dict(mask=jnp.ones(index.shape, bool)))
 
-  def resident_steps(key, state, data, batches):
+  def indexed_steps(key, state, data, batches):
     # Within a loop XLA's CPU backend runs convolutions more than ten times slower.
-    one = lambda s, b: resident_step(key, s, data, b)  # noqa: E731
+    one = lambda s, b: indexed_step(key, s, data, b)  # noqa: E731
     return jax.lax.scan(one, state, batches, unroll=not accelerated)
 
-  whole, split = replicated(mesh), batched(mesh, several)
-  step, inputs = (train_step, (split,)) if not resident else (resident_step, (whole, split))
-  step = resident_steps if several else step
+  whole, split = replicated(mesh), batched(mesh, multi_step)
+  step, inputs = (indexed_step, (whole, split)) if data_on_device else (train_step, (split,))
+  step = indexed_steps if multi_step else step
   step = jax.jit(
     step, in_shardings=(whole, whole, *inputs), out_shardings=(whole, whole), donate_argnums=1
   )
   return functools.partial(step, key_bits(seed))
+
+
+def unbound(step):
+  """(jitted function, its bound arguments) of a step of this module, to lower it by hand."""
+  return (step.func, step.args) if isinstance(step, functools.partial) else (step, ())
 
 
 def row_major(x):
@@ -269,11 +275,11 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
     inputs, label = task.prepare(key, image, label, train=False, augment=change)
     how = dict(mean=mean, std=std, train=False, step=state.step)
     net = averaged = Net(model, state.eval_variables(), **how)
-    if task.teaches:
+    if task.uses_ema_teacher:
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
     outputs = task.outputs(net, inputs)
-    return task.statistics(outputs, label, batch["mask"], histogram=True)
+    return task.statistics(outputs, label, batch["mask"], evaluating=True)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)

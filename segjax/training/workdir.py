@@ -48,13 +48,13 @@ def fingerprint(train_source, val_source, init_from=""):
 
 
 def names_of(source):
-  """[number, hash of the names] of the examples of a source of `feeding.make_source`."""
+  """[number, hash of the names] of the examples of a source of `input_pipeline`."""
   text = "\n".join(map(str, source.source.names))
   return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
 
 
 def contents_of(source):
-  """The digest of the files of a source of `feeding.make_source`; None where it reads none."""
+  """The digest of the files of a source of `input_pipeline`; None where it reads none."""
   digest = getattr(source.source, "digest", None)
   return digest and digest()
 

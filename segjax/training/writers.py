@@ -71,8 +71,8 @@ class Clu:
   def hparams(self, values):
     """Writes dict of name -> int, float, str or bool."""
     plain = (int, float, str, bool)
-    told = {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
-    self._thread.submit(self._writer.write_hparams, told)
+    serialisable = {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
+    self._thread.submit(self._writer.write_hparams, serialisable)
 
   def images(self, step, images):
     """Writes dict of name -> PNG file, as it is: `write_images` would take arrays and encode."""

@@ -19,7 +19,12 @@ def processes():
 def make_source(config, split, *, training=False, labelled=True):
   """The source of a split: resized, or at its own sizes, for training or evaluation.
 
-  With `labelled` an example has the "label" that the task needs, else what the data have.
+  Args:
+    config: ConfigDict of an experiment.
+    split: "train" or "val".
+    training: whether the images are for training; else they are for evaluation.
+    labelled: whether an example has the "label" that the task asks for; else it is as the source
+      has it.
 
   Raises:
     UserError: see `segjax.data.sources.make`; a field with a wrong value, or one that does not fit
@@ -33,11 +38,12 @@ def make_source(config, split, *, training=False, labelled=True):
     if data[field] not in fits:
       raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
   task = choose(TASKS, config.task.name, "task")
-  if task.every_pixel and data.eval_fit == "native":
+  if task.forbids_padding and data.eval_fit == "native":
     raise UserError(
       f"data.eval_fit is 'native', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
     )
+  kind = task.label_kind_of(config.task)
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
   if data.skip_broken:
     total = len(source)
@@ -45,8 +51,8 @@ def make_source(config, split, *, training=False, labelled=True):
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
   if labelled:
-    what, needs = f"data source {data.source.name!r}", task.needs_of(config.task)
-    source = sources.labelled(source, needs, what, f"the task {config.task.name!r}")
+    what = f"data source {data.source.name!r}"
+    source = sources.labelled(source, kind, what, f"the task {config.task.name!r}")
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit == "native"):
     return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
@@ -55,7 +61,7 @@ def make_source(config, split, *, training=False, labelled=True):
   return pipeline.Resized(source, data.size, cache_mb)
 
 
-def is_resident(config, source):
+def is_on_device(config, source):
   """Whether training keeps the whole split on the device, by `config.data.feed`.
 
   Raises:
@@ -75,14 +81,14 @@ def is_resident(config, source):
   )
 
 
-def steps_per_dispatch(config, resident):
-  """How many steps one call makes, by `config.steps_per_dispatch`.
+def steps_per_dispatch(config, data_on_device):
+  """Steps of one call, by `config.steps_per_dispatch`.
 
   Raises:
     UserError: more than one, but the host sends the batches.
   """
   wanted = config.steps_per_dispatch
-  if wanted > 1 and not resident:
+  if wanted > 1 and not data_on_device:
     raise UserError(
       f"steps_per_dispatch is {wanted}, which needs the train split on the device; set "
       "data.feed='device', or steps_per_dispatch=1"
@@ -91,7 +97,58 @@ def steps_per_dispatch(config, resident):
     raise UserError(f"steps_per_dispatch is {wanted}, expected 0 (automatic) or more")
   if wanted:
     return wanted
-  return max(config.log_steps, 1) if resident and jax.default_backend() != "cpu" else 1
+  accelerated = jax.default_backend() != "cpu"
+  return max(config.log_steps, 1) if data_on_device and accelerated else 1
+
+
+def train_iterator(config, source, data_on_device):
+  """The batches of a training, see `pipeline.train_iterator`.
+
+  Args:
+    config: ConfigDict of an experiment.
+    source: of `make_source` for training.
+    data_on_device: whether the batches are indices of a split on the device.
+  """
+  data = config.data
+  return pipeline.train_iterator(
+    source,
+    batch_size=data.batch_size,
+    seed=config.seed,
+    crop=data.size if data.fit == "crop" else None,
+    indices_only=data_on_device,
+    num_threads=data.threads,
+    num_workers=data.workers,
+    **processes(),
+  )
+
+
+def next_batch(iterator, count, mesh):
+  """The batch of the next call, on the devices.
+
+  Args:
+    iterator: of `train_iterator`.
+    count: steps of the call; from 2 on their batches are stacked.
+    mesh: of the devices.
+
+  Raises:
+    UserError: a process that reads data has ended.
+  """
+  try:
+    batches = _draw(iterator, count)
+  except RuntimeError as error:
+    if "Worker process was terminated" not in str(error):
+      raise
+    raise UserError(
+      f"a process that reads data has ended ({error}); it may have run out of memory: lower "
+      "data.workers, data.cache_mb or data.batch_size"
+    ) from error
+  if count == 1:
+    return steps.put_batch(batches[0], mesh)
+  return steps.put_batch(jax.tree.map(lambda *x: np.stack(x), *batches), mesh, stacked=True)
+
+
+def _draw(iterator, count):
+  return [next(iterator) for _ in range(count)]
 
 
 def put_split(source, mesh, num_threads):

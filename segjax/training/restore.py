@@ -1,0 +1,155 @@
+"""Finished runs: restoring them, and the data that they are used on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from segjax import config as config_lib
+from segjax import textfiles
+from segjax.errors import UserError, choose
+from segjax.tasks import TASKS
+from segjax.training import experiment as experiment_lib
+from segjax.training import input_pipeline
+from segjax.training import workdir as workdir_lib
+from segjax.training.checkpoints import Checkpoints
+
+
+def _checkpoints(workdir, config):
+  best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+  return Checkpoints(workdir / "checkpoints", read_only=True, **best)
+
+
+def checkpoint_steps(workdir):
+  """Steps of the checkpoints in a run's folder, increasing.
+
+  Raises:
+    UserError: no run in the folder.
+  """
+  workdir = Path(workdir)
+  checkpoints = _checkpoints(workdir, config_lib.load(workdir / "config.json"))
+  steps = checkpoints.steps()
+  checkpoints.close()
+  return steps
+
+
+def run(workdir, checkpoint="latest"):
+  """Restores the experiment of a run and the state of a checkpoint.
+
+  Args:
+    workdir: of a run.
+    checkpoint: "latest", "best" or a step.
+
+  Returns:
+    (Experiment, TrainState).
+
+  Raises:
+    UserError: no run in the folder, or no such checkpoint.
+  """
+  workdir = Path(workdir)
+  config = config_lib.load(workdir / "config.json")
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  experiment = experiment_lib.build(config, labels)
+  checkpoints = _checkpoints(workdir, config)
+  step = checkpoints.step_of(checkpoint)
+  if step is None:
+    raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")
+  state = checkpoints.restore(step, experiment.abstract_state())
+  checkpoints.close()
+  return experiment, state
+
+
+# ---------------------------------------------------------------------------- data of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+  """A split that a run is used on.
+
+  Attributes:
+    source: of its examples, made to fit as in the run's evaluation.
+    folder: where its files lie; empty where they are drawn.
+    digest: 16 hex digits over the contents of its files, or over its names where it has no files.
+    changed: how it differs from the data that the run was trained with, a sentence; empty where it
+      does not.
+  """
+
+  source: Any
+  folder: str
+  digest: str
+  changed: str
+
+
+def data_of_run(workdir, config, split, *, moved=(), labelled=True):
+  """The data that a run is used on; every place that puts a run beside data gets it here.
+
+  Data with other contents than those of the training are taken, and a printed line says so.
+
+  Args:
+    workdir: of the run.
+    config: ConfigDict of the run; not changed.
+    split: "train" or "val".
+    moved: fields of `config.data.source` that say where the data lie now, see `moved_to`.
+    labelled: see `input_pipeline.make_source`.
+
+  Returns:
+    RunData.
+
+  Raises:
+    UserError: the classes are not the run's, by name and order; or see
+      `input_pipeline.make_source`.
+  """
+  workdir, config, moved = Path(workdir), copy.deepcopy(config), dict(moved)
+  elsewhere = any(v and v != config.data.source.get(k) for k, v in moved.items())
+  config.data.source.update(moved)
+  source = input_pipeline.make_source(config, split, labelled=labelled)
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  task = choose(TASKS, config.task.name, "task")
+  if task.label_kind_of(config.task) in ("mask", "class"):
+    workdir_lib.check_classes(workdir, labels, source.source.labels)
+  names = workdir_lib.names_of(source)
+  contents = workdir_lib.contents_of(source)
+  changed = _difference(workdir, split, names, contents, elsewhere)
+  if changed:
+    print(f"  warning: {changed}", flush=True)
+  return RunData(source, _root(source, config), contents or names[1], changed)
+
+
+def moved_to(config, folder):
+  """Fields of `config.data.source` for data that lie in another folder now; {} for no folder."""
+  name = "data_dir" if "data_dir" in config.data.source else "folder"
+  return {name: str(folder)} if folder else {}
+
+
+def _difference(workdir, split, names, contents, elsewhere):
+  """How a split differs from that of the training, by the run's data.json: a sentence or ""."""
+  file = workdir / "data.json"
+  trained = textfiles.read_json(file, dict) if file.exists() else {}
+  before = trained.get("contents")
+  before = before.get(split) if isinstance(before, dict) else None
+  if trained.get(split, names) != names:
+    return (
+      f"the {split} split has other examples than at the training (number and hash of their "
+      f"names: {trained[split]} then, {names} now)"
+    )
+  if None not in (before, contents):
+    return "" if before == contents else (
+      f"images or labels of the {split} split are not those of the training (hash of their "
+      f"contents: {before} then, {contents} now)"
+    )  # fmt: skip
+  if elsewhere and contents:
+    return (
+      f"whether the {split} split is that of the training is not known: the run is of a version "
+      "that kept no hash of the contents"
+    )
+  return ""
+
+
+def _root(source, config):
+  """The folder of a source's files, or an empty text."""
+  while not hasattr(source, "root") and hasattr(source, "source"):
+    source = source.source
+  root = getattr(source, "root", config.data.source.get("data_dir", ""))
+  return str(Path(root).absolute()) if root else ""
