@@ -75,7 +75,11 @@ FIELDS = {
   "best_metric": ("val/mean_iou", "the best checkpoint by it is kept beside the latest"),
   "best_mode": ("max", "or `min`"),
   "pictures": (4, "validation examples drawn at each evaluation"),
-  "writers": (("clu", "pictures"), "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow"),
+  "writers": (
+    ("clu", "pictures"),
+    "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow; "
+    "`wandb`: Weights & Biases, needs the extra `wandb`, offline unless WANDB_MODE is set",
+  ),
 }
 
 # Which fields of a task's class stand in `task` and which in `loss`.

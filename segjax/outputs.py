@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from segjax import inference, textfiles
+from segjax import inference, legends, textfiles
 from segjax.data import sources
 from segjax.errors import UserError, writing
 from segjax.stopping import STOP
@@ -22,6 +22,7 @@ from segjax.training.evaluation import evaluate
 from segjax.training.writers import finite
 
 TABLE = "predictions.csv"
+LEGEND, LEGEND_WIDTH = "legend.png", 600  # of the classes' colours; pixels
 COLUMNS = ["file", "width", "height"]  # before those of the classes
 MARK = ("Software", "segjax")  # text in each picture
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # that a cell of a spreadsheet begins with
@@ -153,6 +154,20 @@ class Predictions:
   def _picture(self, base, kind):
     return self.folder / f"{base}_{kind}.png"
 
+  def add_legend(self, picture):
+    """Writes u8[H,W,3], the legend of the pictures' colours.
+
+    Raises:
+      UserError: a file of its name is there that prediction did not write.
+    """
+    file = self.folder / LEGEND
+    if file.exists() and not _is_marked(file):
+      raise UserError(
+        f"{file} is there already and not a result of predict.py; choose another --output"
+      )
+    with writing(file):
+      textfiles.replace(file, lambda part: _save(picture, part))
+
   def add(self, name, size, pictures, shares):
     """Writes the row and the pictures of an image that `begin` was given.
 
@@ -168,15 +183,14 @@ class Predictions:
     """
     base = _base(name, self._owners)
     self._check_free(name, base, pictures)
-    text, row = PngImagePlugin.PngInfo(), [name, *size, *(f"{s:.6f}" for s in shares.values())]
-    text.add_text(*MARK)
+    row = [name, *size, *(f"{s:.6f}" for s in shares.values())]
     parts = {}
     try:
       for kind, picture in pictures.items():
         part, file = self.folder / f".{os.getpid()}_{kind}.part", self._picture(base, kind)
         parts[part] = file
         with writing(file):
-          Image.fromarray(picture).save(part, format="PNG", pnginfo=text)
+          _save(picture, part)
       self._append(row)
       for part, file in parts.items():
         with writing(file):
@@ -263,6 +277,13 @@ def _table(rows):
   return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+def _save(picture, file):
+  """Writes a picture as PNG with our mark."""
+  text = PngImagePlugin.PngInfo()
+  text.add_text(*MARK)
+  Image.fromarray(picture).save(file, format="PNG", pnginfo=text)
+
+
 def _is_marked(file):
   """Whether a picture says that prediction wrote it."""
   try:
@@ -305,6 +326,11 @@ def predict_files(files, predictions, experiment, state):
       if not begun:
         predictions.begin([f.name for f in files], pictures, shares)
         begun = True
+        if task.class_colors:
+          strip = legends.legend(
+            experiment.labels, list(range(len(task.classes))), LEGEND_WIDTH, untinted=True
+          )
+          predictions.add_legend(strip)
       size = image.shape[1::-1]
       predictions.add(file.name, size, pictures, shares)
       first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]

@@ -320,6 +320,7 @@ def listing(folder):
 
 
 KINDS = ("color", "index", "overlay")
+SHARED = ["legend.png", "predictions.csv"]  # by all images of a folder
 
 
 def test_results_never_lie_among_the_images(world, tmp_path):
@@ -339,7 +340,7 @@ def test_the_table_is_complete_over_several_calls(world, tmp_path):
   first = rows(out)["a.png"]
   predict(world, b, out)
   assert rows(out)["a.png"] == first
-  assert listing(out) == sorted([f"{n}_{k}.png" for n in "ab" for k in KINDS] + ["predictions.csv"])
+  assert listing(out) == sorted([f"{n}_{k}.png" for n in "ab" for k in KINDS] + SHARED)
   photo(a, shape=(30, 50))
   predict(world, a, out)
   assert list(rows(out)) == ["a.png", "b.png"]
@@ -393,7 +394,7 @@ def test_two_images_of_one_stem_have_their_own_pictures(world, tmp_path):
   for given in (first, second, second, first):
     predict(world, given, out)
   names = [f"{n}_{k}.png" for n in ("a", "a.png") for k in KINDS]
-  assert listing(out) == sorted([*names, "predictions.csv"])
+  assert listing(out) == sorted([*names, *SHARED])
   for base, name in (("a", "a.jpg"), ("a.png", "a.png")):
     share = (np.asarray(Image.open(out / f"{base}_index.png")) == 1).mean()
     assert float(rows(out)[name]["thing"]) == pytest.approx(share, abs=1e-6)

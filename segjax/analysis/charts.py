@@ -8,7 +8,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.analysis.figures import at_steps, epoch_axis, interval_means, series, write
+from segjax.analysis.figures import (
+  at_steps,
+  epoch_axis,
+  fit_losses,
+  interval_means,
+  series,
+  write,
+)
 
 # Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
@@ -20,13 +27,14 @@ def style(index):
   return dict(color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)])
 
 
-def curves(runs, metrics, file):
+def curves(runs, metrics, file, best=None):
   """Train and validation curves over epochs, the mean over seeds with a band from least to most.
 
   Args:
-    runs: label -> list of rows of metrics.jsonl, one a seed.
+    runs: label -> list of rows of metrics.jsonl, one per seed.
     metrics: list of (scalar without its split, axis label).
     file: path of the PNG.
+    best: (scalar, "max" or "min"): the best point of its validation means gets a star; or None.
   """
   figure, axes = plt.subplots(
     1, len(metrics), figsize=(5.2 * len(metrics), 4.0), layout="constrained", squeeze=False
@@ -35,6 +43,7 @@ def curves(runs, metrics, file):
   all_ends = [series(rows, "val/loss")[0] for rows in firsts]
   places, axis_text = epoch_axis(firsts, all_ends)
   for axis, (name, text) in zip(axes[0], metrics, strict=True):
+    plotted = []
     for i, (label, seeds) in enumerate(runs.items()):
       ends, epochs = all_ends[i], places[i]
       train = np.array([interval_means(rows, f"train/{name}", ends) for rows in seeds])
@@ -49,16 +58,22 @@ def curves(runs, metrics, file):
         elif len(ends) == 1:  # a line of one point is not seen
           shown |= dict(marker=look["marker"], ms=6, mfc="none")
         known = np.ma.masked_invalid(values)
-        axis.plot(epochs, known.mean(0), label=f"{label}, {part}", **shown)
+        mean = known.mean(0)
+        plotted += mean.compressed().tolist()
+        axis.plot(epochs, mean, label=f"{label}, {part}", **shown)
+        if best and best[0] == name and part == "validation":
+          k = mean.argmax() if best[1] == "max" else mean.argmin()
+          axis.plot(epochs[k], mean[k], "*", color=look["color"], mec="black", ms=13, zorder=5)
         if len(seeds) > 1:
           axis.fill_between(
             epochs, known.min(0), known.max(0), color=look["color"], alpha=0.15, lw=0
           )
     axis.set(xlabel=axis_text, ylabel=text)
+    if name.startswith("loss"):
+      fit_losses(axis, np.array(plotted))
     if len(ends) == 1:
       axis.set_xlim(left=0)
     axis.grid(alpha=0.3)
-  axes[0][0].set_ylim(bottom=0)
   _legend_below(figure, axes[0][0])
   return write(figure, file)
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.analysis.sheets import colorize, with_legend
 from segjax.data.labels import IGNORE
+from segjax.legends import colorize, with_legend
 from segjax.pictures import panel
 
 SUCCESS = 0.5  # IoU in the window from which on a class counts as found

@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax import study as study_lib
 from segjax import textfiles
-from segjax.analysis import predictions, report_figures, report_tables
+from segjax.analysis import answer, predictions, report_figures, report_tables
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
@@ -48,6 +48,8 @@ def write(study, results, output):
     if TASKS[task_of(runs)].self_supervised
   }
   knn = knn_of(done, probes)
+  if done:
+    document.answer(answer.sentence(answer.score_of(study, done, knn)))
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
   report_tables.setup(document, study, results, done, costs)
   if done:

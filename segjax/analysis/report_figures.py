@@ -5,25 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 from segjax.analysis import charts, intact, predictions, regions
-from segjax.analysis.figures import write_picture
+from segjax.analysis.figures import shown_scalars, write_picture
 from segjax.analysis.intervals import mean_and_deviation
-from segjax.analysis.variants import CLASS_METRICS, data_now, sign_of, start_of, task_of, text_of
+from segjax.analysis.names import CLASS_METRICS, text_of
+from segjax.analysis.variants import data_now, sign_of, start_of
 from segjax.tasks import TASKS
 from segjax.training import restore
 
 
 def curves(document, study, done, figures):
-  """Draws the curves of the loss and of the study's metric."""
+  """Draws the curves of the study's metric and of the loss, term by term where it has several."""
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
-  tasks = {task_of(runs) for runs in done.values()}
-  shown = {"loss": TASKS[tasks.pop()].loss_label} if len(tasks) == 1 else {}
-  shown.setdefault(study.metric.removeprefix("val/"), text_of(study.metric))  # perhaps the loss
-  file = charts.curves(runs, list(shown.items()), figures / "curves.png")
+  configs = [rs[0].config for rs in done.values()]
+  metric, shown = study.metric.removeprefix("val/"), {}
+  if len({c.task.name for c in configs}) == 1:
+    labels = {TASKS[c.task.name].loss_label_of(c.loss.to_dict()) for c in configs}
+    label = labels.pop() if len(labels) == 1 else "loss (of several kinds)"
+    shown = shown_scalars([row for seeds in runs.values() for row in seeds[0]], study.metric, label)
+  shown.setdefault(metric, text_of(study.metric))
+  best = {c.best_mode for c in configs if c.best_metric == study.metric}
+  best = (metric, best.pop()) if len(best) == 1 else None
+  file = charts.curves(runs, list(shown.items()), figures / "curves.png", best=best)
+  star = " A star marks the best evaluation of each mean." if best else ""
   document.figure(
     file,
     "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
-    "highest seed. A training value is the mean since the evaluation before, augmentation on.",
+    "highest seed. A training value is the mean since the evaluation before, augmentation on."
+    f"{star}",
   )
 
 

@@ -11,8 +11,9 @@ from segjax import study as study_lib
 from segjax.analysis import feature_pictures
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.analysis.names import text_of
 from segjax.analysis.separation import NEIGHBORS
-from segjax.analysis.variants import scalars_of, start_of, task_of, text_of
+from segjax.analysis.variants import scalars_of, start_of, task_of
 from segjax.tasks import TASKS
 
 OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
@@ -59,28 +60,30 @@ def numbers(document, study, done, costs, judged, knn):
   names = scalars_of(study, done)
   header = ["variant", "seeds", *map(text_of, names)]
   header += [judged[0]] if judged else []
-  header += ["training minutes"]
-  devices = [c.device for c in next(iter(costs.values()))]
-  header += [f"latency, ms ({d})" for d in devices]
-  header += ["parameters", "MB", "GFLOPs an image"]
   rows = []
   for label, runs in done.items():
     finals = [r.final() for r in runs]
     row = [label, len(runs)]
     row += [mean_and_deviation([f.get(n, np.nan) for f in finals]) for n in names]
-    row += [mean_and_deviation(judged[2][label])] if judged else []
-    row += [mean_and_deviation([r.minutes() for r in runs], 1)]
-    row += [f"{c.latency_ms:.1f}" for c in costs[label]]
-    c = costs[label][0]
-    rows.append([*row, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
+    rows.append(row + ([mean_and_deviation(judged[2][label])] if judged else []))
   document.table(header, rows)
   best = (
     "; 'best' is the best evaluation of each run, chosen on the same set and so a little flattering"
   )
   document.text(
     "Validation set after the last step, mean ± sample standard deviation over seeds"
-    f"{best if judged and judged[0].startswith('best') else ''}. Latency is the median at batch 1."
+    f"{best if judged and judged[0].startswith('best') else ''}; digits as the deviation justifies "
+    "them, all of them are in results.csv."
   )
+  devices = [c.device for c in next(iter(costs.values()))]
+  header = ["variant", "training minutes", *(f"latency, ms ({d})" for d in devices)]
+  rows = []
+  for label, runs in done.items():
+    c, minutes = costs[label][0], mean_and_deviation([r.minutes() for r in runs], 1)
+    latency = [f"{c.latency_ms:.1f}" for c in costs[label]]
+    rows.append([label, minutes, *latency, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
+  document.table([*header, "parameters", "MB", "GFLOPs per image"], rows)
+  document.text("Latency is the median at batch 1.")
   if knn:
     document.text(
       "Loss, accuracy and the like are of what a net was trained to say without labels; kNN "

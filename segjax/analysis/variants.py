@@ -10,32 +10,10 @@ import re
 import jax
 
 from segjax.analysis import probes as probes_lib
+from segjax.analysis.names import text_of
 from segjax.benchmark import cost
 from segjax.training import restore
 from segjax.weights import PRETRAINED
-
-TEXTS = {  # of scalars, with units
-  "val/pixel_accuracy": "pixel accuracy",
-  "val/mean_iou": "mean IoU",
-  "val/mean_class_recall": "mean class recall",
-  "val/max_f1": "MaxF",
-  "val/psnr": "PSNR (dB)",
-  "val/ssim": "SSIM",
-  "val/color_error": "colour error (units of a, b)",
-  "val/edge_error": "edge error (units of L, a, b)",
-}
-CLASS_METRICS = {"f1": "F1", "iou": "IoU"}
-
-
-def text_of(name):
-  """Readable name of a scalar, with its unit where it has one.
-
-  >>> text_of("val/f1/road")
-  'F1 of road'
-  """
-  metric, *of = name.removeprefix("val/").split("/")
-  text = " of ".join((CLASS_METRICS.get(metric, metric), *of)).replace("_", " ")
-  return TEXTS.get(name, text)
 
 
 def scalars_of(study, done):

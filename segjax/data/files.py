@@ -13,7 +13,7 @@ from segjax.data import contents, decoding
 from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
 from segjax.data.lists import IMAGE_ENDINGS, SPLITS, count, not_read, some
-from segjax.errors import UserError
+from segjax.errors import UserError, did_you_mean
 
 __all__ = [
   "IMAGE_ENDINGS", "SPLITS", "Files", "data_folder", "first_folder", "folder_notes",
@@ -276,6 +276,10 @@ def list_images(path):
   """Image files of a folder, or a file by itself; a UserError where there are none."""
   if path.is_file():
     return [path]
+  if not path.exists():
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, beside)
+    raise UserError(f"no such file or folder: {path.absolute()}{hint}")
   files = list(entries(path).files)
   if not files:
     said = "".join(f". {note}" for note in skipped(path))

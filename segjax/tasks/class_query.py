@@ -124,12 +124,12 @@ class ClassQuery(Segmentation):
     matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=valid)
     return sums | dict(matrix=matrix)
 
-  def loss(self, sums):
-    """See `Segmentation.loss`, and that of the attention."""
-    total = super().loss(sums)
+  def terms(self, sums):
+    """See `Segmentation.terms`, and that of the attention."""
+    out = super().terms(sums)
     if self.attention:
-      total = total + mean(self.attention * sums["attention"], sums["asked"])
-    return total
+      out["attention"] = mean(self.attention * sums["attention"], sums["asked"])
+    return out
 
   def summary(self, sums):
     """See `Segmentation.summary`; of training `loss` and `asked_iou`, of the asked classes.
@@ -139,7 +139,7 @@ class ClassQuery(Segmentation):
     """
     if len(sums["matrix"]) != len(self.classes):
       asked = metrics.summarize(sums["matrix"])
-      return dict(loss=float(self.loss(sums)), asked_iou=float(asked["iou"][1]))
+      return self.losses_of(sums) | dict(asked_iou=float(asked["iou"][1]))
     out = super().summary(sums)
     if "inside" in sums:
       (a, n), (b, m) = np.transpose(sums["inside"]), np.transpose(sums["outside"])

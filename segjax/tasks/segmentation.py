@@ -11,12 +11,15 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.pictures import BLUE, ORANGE, blend
+from segjax.pictures import BLUE, ORANGE, blend, stripes
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
-UNSCORED = (70, 70, 70)
 RED = (255, 0, 0)
+TERMS = dict(  # of the loss, with their units
+  cross_entropy="cross-entropy (nats)", focal="focal loss (nats)", dice="Dice loss",
+  attention="loss of the attention (nats)",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Segmentation(Task):
   class_weights: tuple[float, ...] = ()
 
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
+  class_colors: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
     n = len(self.classes)
     if self.sigmoid and n != 2:
-      raise UserError(f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}")
+      raise UserError(
+        f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}; set "
+        "--config.task.sigmoid=False, a softmax over all classes"
+      )
     if self.class_weights and len(self.class_weights) != n:
       raise UserError(
         f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
@@ -54,6 +61,14 @@ class Segmentation(Task):
       )
     if not (self.cross_entropy or self.dice or self.focal):
       raise UserError("the loss is empty: one of cross_entropy, dice, focal must be above 0")
+
+  @classmethod
+  def loss_label_of(cls, fields):
+    """The loss and its unit; of several terms, which is a number without one, their names."""
+    terms = [text for name, text in TERMS.items() if fields.get(name)]
+    if len(terms) == 1:
+      return terms[0] if fields.get("dice") else cls.loss_label
+    return f"loss: {' + '.join(terms)}" if terms else cls.loss_label
 
   @property
   def num_outputs(self):
@@ -99,21 +114,32 @@ class Segmentation(Task):
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
     return sums
 
+  def terms(self, sums):
+    """The terms of the loss, times their weights: name -> value; see `loss`."""
+    out = {}
+    if self.cross_entropy:
+      scale, least = (sums["weight"], 1e-12) if self.class_weights else (sums["pixels"], 1)
+      out["cross_entropy"] = mean(self.cross_entropy * sums["cross_entropy"], scale, least)
+    if self.focal:
+      out["focal"] = mean(self.focal * sums["focal"], sums["pixels"])
+    if self.dice:
+      out["dice"] = mean(self.dice * sums["dice"], sums["examples"])
+    return out
+
   def loss(self, sums):
     """The loss from summed statistics: pixel means, for Dice the mean over examples.
 
     Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
     at all is 0.
     """
-    total = 0.0
-    if self.cross_entropy:
-      scale, least = (sums["weight"], 1e-12) if self.class_weights else (sums["pixels"], 1)
-      total = total + mean(self.cross_entropy * sums["cross_entropy"], scale, least)
-    if self.focal:
-      total = total + mean(self.focal * sums["focal"], sums["pixels"])
-    if self.dice:
-      total = total + mean(self.dice * sums["dice"], sums["examples"])
-    return total
+    return sum(self.terms(sums).values(), 0.0)
+
+  def losses_of(self, sums):
+    """`loss`, and where it has several terms `loss/<term>`, each without its weight."""
+    terms = self.terms(sums) if len(self.terms(sums)) > 1 else {}
+    return dict(loss=float(self.loss(sums))) | {
+      f"loss/{name}": float(value / getattr(self, name)) for name, value in terms.items()
+    }
 
   def summary(self, sums):
     """Scalars from summed statistics, named as in `val/<name>`.
@@ -122,12 +148,12 @@ class Segmentation(Task):
       sums: dict of numpy sums over a whole split.
 
     Returns:
-      dict of floats: `loss`, `pixel_accuracy`, `constant_accuracy` (of the constant answer that is
-      right most often), `mean_iou`, `mean_class_recall`, `iou/<class>` ..., and with a sigmoid
-      `max_f1` and `max_f1_threshold`.
+      dict of floats: `loss` and perhaps `loss/<term>`, see `losses_of`, `pixel_accuracy`,
+      `constant_accuracy` (of the constant answer that is right most often), `mean_iou`,
+      `mean_class_recall`, `iou/<class>` ..., and with a sigmoid `max_f1` and `max_f1_threshold`.
     """
     family = metrics.summarize(sums["matrix"])
-    out = dict(loss=float(self.loss(sums)))
+    out = self.losses_of(sums)
     for name in ("pixel_accuracy", "constant_accuracy", "mean_iou", "mean_class_recall"):
       out[name] = family[name]
     for name in ("iou", "precision", "recall", "f1"):
@@ -141,9 +167,10 @@ class Segmentation(Task):
     return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
 
   def row(self, summary):
-    """See `Task.row`; with a sigmoid also the F1 of the positive class."""
+    """See `Task.row`; also terms of the loss, and with a sigmoid the F1 of the positive class."""
     positive = f"f1/{self.classes[-1]}"
-    return super().row(summary) | ({positive: summary[positive]} if self.sigmoid else {})
+    terms = {k: v for k, v in summary.items() if k.startswith("loss/")}
+    return super().row(summary) | terms | ({positive: summary[positive]} if self.sigmoid else {})
 
   def line(self, summary):
     """The line of an evaluation, with the constant answer's accuracy beside the net's."""
@@ -191,7 +218,8 @@ class Segmentation(Task):
       list of (title, u8[H,W,3]).
     """
     pred, scored = np.asarray(self.predict(logits))[0], label != IGNORE
-    truth_colors = np.where(scored[..., None], self.palette[label], UNSCORED).astype(np.uint8)
+    striped = stripes(*label.shape)
+    truth_colors = np.where(scored[..., None], self.palette[label], striped).astype(np.uint8)
     errors = np.repeat(image.mean(-1, keepdims=True) * 0.6, 3, -1)
     wrong = scored & (pred != label)
     if self.sigmoid:
@@ -202,10 +230,11 @@ class Segmentation(Task):
     else:
       errors[wrong] = FALSE_POSITIVE
       over, legend, first = blend(image, self.palette[pred], True), "orange: wrong", "prediction"
+    over, errors = blend(over, striped, ~scored, 0.6), blend(errors, striped, ~scored, 0.6)
     return [
       ("image", image),
       (first, over),
-      ("truth (grey: not scored)" if not scored.all() else "truth", truth_colors),
+      ("truth (striped: not scored)" if not scored.all() else "truth", truth_colors),
       ("prediction", self.palette[pred]),
-      (f"errors ({legend})", errors.astype(np.uint8)),
+      (f"errors ({legend})", errors),
     ]

@@ -35,6 +35,8 @@ class Task:
     uses_ema_teacher: whether `outputs` also calls the net with the averaged parameters.
     self_supervised: whether a net is trained for its features, not for its predictions.
     loss_label: the loss and its unit, for axes and tables.
+    class_colors: whether its pictures and answers show classes in the colours of the palette; such
+      a task has `predict(outputs)`, the class of each pixel.
   """
 
   classes: tuple[str, ...]
@@ -48,6 +50,7 @@ class Task:
   uses_ema_teacher: ClassVar[bool] = False
   self_supervised: ClassVar[bool] = False
   loss_label: ClassVar[str] = "loss (nats)"
+  class_colors: ClassVar[bool] = False
 
   def __post_init__(self):
     if self.palette is None:
@@ -58,6 +61,12 @@ class Task:
     """`label_kind` of a task with these fields, dict."""
     del fields
     return cls.label_kind
+
+  @classmethod
+  def loss_label_of(cls, fields):
+    """`loss_label` of a task with these fields of `config.loss`, dict."""
+    del fields
+    return cls.loss_label
 
   def prepare(self, key, image, label, *, train, augment=None):
     """What the net and the statistics get.

@@ -103,3 +103,20 @@ def example_panels(task, outputs, example):
   label = example["label"]
   label = label if label.ndim == 3 else label.astype(np.int32)
   return task.pictures(example["image"], jax.device_get(outputs), label)
+
+
+def classes_seen(task, outputs, label):
+  """Label values in the pictures of an example, 255 for what is not scored; for their legend.
+
+  Args:
+    task: of `segjax.tasks`.
+    outputs: of a predict step for this example alone.
+    label: as the task needs it.
+
+  Returns:
+    set of ints, empty where the task shows no classes in colours.
+  """
+  if not task.class_colors:
+    return set()
+  pred = np.asarray(task.predict(jax.device_get(outputs)))
+  return {*np.unique(pred).tolist(), *np.unique(label).tolist()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.traverse_util
 
 from segjax import models
+from segjax.training.progress import peak_memory
 
 NOTES = 10  # lines about files that are not taken
 
@@ -87,6 +88,8 @@ def print_summary(task, sums, minutes, config, checkpoints):
   if best is None:
     kept = f"no best checkpoint, as {config.best_metric} was never a number; the latest is kept"
   print(f"  trained for {minutes:.1f} minutes; {kept} in {checkpoints.folder}")
+  if memory := peak_memory():
+    print("  peak memory of the device: {:.1f} of {:.1f} GB".format(*memory))
 
 
 def notes_of(*sources):

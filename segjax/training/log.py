@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax.training.checkpoints import NOT_FINITE, NotFinite
 from segjax.training.evaluation import add_sums
+from segjax.training.progress import peak_memory
 
 
 class Log:
@@ -86,6 +87,8 @@ class Log:
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self._progress.images_per_second
     values["time/minutes"] = self._progress.minutes()
+    if memory := peak_memory():
+      values["memory/peak_gb"], values["memory/limit_gb"] = memory
     self._writers.scalars(step, values)
 
 

@@ -108,7 +108,8 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
       report=report,
     )
     if not any("info/steps_per_epoch" in r for r in rows):  # reports need them
-      writers.hparams(config_lib.flatten(config) | info)
+      metrics = tuple(dict.fromkeys((config.best_metric, "val/loss")))
+      writers.hparams(config_lib.flatten(config) | info, metrics)
       writers.scalars(first, {f"info/{k}": float(v) for k, v in info.items()})
 
     # -------------------------------------------------------------------- steps

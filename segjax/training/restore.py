@@ -61,6 +61,25 @@ def run(workdir, checkpoint="latest"):
   return experiment, state
 
 
+def checkpoint_text(workdir, step):
+  """Which checkpoint of a run is used, and which other one could be: words for people.
+
+  Args:
+    workdir: of a run.
+    step: of the restored state.
+  """
+  workdir = Path(workdir)
+  config = config_lib.load(workdir / "config.json")
+  checkpoints = _checkpoints(workdir, config)
+  steps = {which: checkpoints.step_of(which) for which in ("latest", "best")}
+  checkpoints.close()
+  names = dict(latest="latest", best=f"best by {config.best_metric}")
+  own = [names[k] for k, s in steps.items() if s == step]
+  others = [f"{names[k]}: step {s}" for k, s in steps.items() if s not in (step, None)]
+  text = f"{' and '.join(own)} checkpoint, step {step}" if own else f"checkpoint of step {step}"
+  return f"{text} ({'; '.join(others)})" if others else text
+
+
 # ---------------------------------------------------------------------------- data of a run
 
 

@@ -148,9 +148,11 @@ def check(config, folder, data, may_change=MAY_CHANGE):
   """
   lines = differences(config_lib.load(folder / "config.json"), config, may_change)
   if lines:
+    longer = any(line.startswith("total_") for line in lines)
+    more = f"; to train on from its weights, give the new run --config.init_from={folder}"
     raise UserError(
       f"{folder} holds a run with another config; it differs (old -> new) in "
-      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}"
+      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}{more if longer else ''}"
     )
   file = folder / "data.json"
   old = textfiles.read_json(file, dict) if file.exists() else data
