@@ -51,17 +51,15 @@ def sentence(score):
     seeds = [s for s in values[best] if s in values[other]]
     d = paired_difference([values[best][s] for s in seeds], [values[other][s] for s in seeds])
     if d.pairs < 2:
-      single.append(f"{other} ({_value(values[other])})")
+      single.append(f"{other} ({mean_and_deviation(list(values[other].values()))})")
     elif d.verdict == "not distinguishable":
-      alike.append(f"{other} ({d})")
+      alike.append(f"{other} (difference {d})")
     else:
       parts.append(f"{other} is {d.verdict} by {d.size}")
   if alike:
     parts.append(f"not distinguishable from it by these seeds: {_listed(alike)}")
   if single:
-    parts.append(
-      f"without two seeds in common, so perhaps by chance, it is before {_listed(single)}"
-    )
+    parts.append(f"ahead of {_listed(single)}, perhaps by chance: fewer than two seeds in common")
   return f"{start}; {'; '.join(parts)}."
 
 

@@ -229,7 +229,11 @@ class Segmentation(Task):
       first = f"predicted {name} in red"
     else:
       errors[wrong] = FALSE_POSITIVE
-      over, legend, first = blend(image, self.palette[pred], True), "orange: wrong", "prediction"
+      over, legend, first = (
+        blend(image, self.palette[pred], True),
+        "orange: wrong",
+        "prediction over image",
+      )
     over, errors = blend(over, striped, ~scored, 0.6), blend(errors, striped, ~scored, 0.6)
     return [
       ("image", image),
