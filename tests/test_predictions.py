@@ -350,6 +350,31 @@ def test_the_table_is_complete_over_several_calls(world, tmp_path):
   assert float(rows(out)["a.png"]["thing"]) == pytest.approx((index == 1).mean(), abs=1e-6)
 
 
+def test_a_legend_lies_beside_the_pictures(world, tmp_path):
+  predict(world, photo(tmp_path / "in" / "a.png"), tmp_path / "out")
+  legend = np.asarray(Image.open(tmp_path / "out" / "legend.png"))
+  colors = [color for _, color in world.experiment.labels.classes]
+  assert len(colors) == 2
+  assert [(legend == color).all(-1).sum() > 100 for color in colors] == [True] * 2
+
+
+def test_the_checkpoint_that_is_used_is_named(run):
+  assert restore.checkpoint_text(run, 2) == (
+    "checkpoint of step 2, the latest and the best by val/mean_iou"
+  )
+  best = dict(best_metric="val/mean_iou", best_mode="max")
+  checkpoints = Checkpoints(run / "checkpoints", **best)
+  state = restore.run(run)[1]
+  checkpoints.save(4, state, Position(b"{}"), {"val/mean_iou": 0.4})
+  checkpoints.close()
+  assert restore.checkpoint_text(run, 4) == (
+    "checkpoint of step 4, the latest (the best by val/mean_iou is of step 2)"
+  )
+  assert restore.checkpoint_text(run, 2) == (
+    "checkpoint of step 2, the best by val/mean_iou (the latest is of step 4)"
+  )
+
+
 def test_files_of_the_users_are_not_replaced(world, tmp_path):
   image, out = photo(tmp_path / "in" / "a.png"), tmp_path / "out"
   mine = photo(out / "a_overlay.png")
@@ -358,6 +383,13 @@ def test_files_of_the_users_are_not_replaced(world, tmp_path):
     predict(world, image, out)
   assert listing(out) == ["a_overlay.png"] and mine.read_bytes() == before
   mine.unlink()
+  (out / "predictions.csv").unlink(missing_ok=True)
+  legend = photo(out / "legend.png")
+  before = legend.read_bytes()
+  with pytest.raises(UserError, match=r"legend\.png is there already and not a result"):
+    predict(world, image, out)
+  assert listing(out) == ["legend.png"] and legend.read_bytes() == before
+  legend.unlink()
   table = out / "predictions.csv"
   for text in ("name,price\nx,1\n", "\0\1", "file;width\n"):
     table.write_text(text)

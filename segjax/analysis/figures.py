@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -196,9 +198,10 @@ def fit_losses(axis, values):
 
   The first evaluations of a net with batch norm or averaged parameters are often that large.
   """
-  known = values[np.isfinite(values)]
+  known, text = values[np.isfinite(values)], axis.get_ylabel()
+  axis.set_ylabel(textwrap.fill(text, 40))
   if known.size and known.min() > 0 and known.max() > 20 * np.median(known):
     axis.set_yscale("log")
-    axis.set_ylabel(f"{axis.get_ylabel()}, logarithmic")
+    axis.set_ylabel(textwrap.fill(f"{text}, logarithmic", 40))
   elif not known.size or known.min() >= 0:
     axis.set_ylim(bottom=0)

@@ -74,9 +74,9 @@ def checkpoint_text(workdir, step):
   steps = {which: checkpoints.step_of(which) for which in ("latest", "best")}
   checkpoints.close()
   names = dict(latest="latest", best=f"best by {config.best_metric}")
-  own = [names[k] for k, s in steps.items() if s == step]
-  others = [f"{names[k]}: step {s}" for k, s in steps.items() if s not in (step, None)]
-  text = f"{' and '.join(own)} checkpoint, step {step}" if own else f"checkpoint of step {step}"
+  own = [f"the {names[k]}" for k, s in steps.items() if s == step]
+  others = [f"the {names[k]} is of step {s}" for k, s in steps.items() if s not in (step, None)]
+  text = ", ".join(filter(None, (f"checkpoint of step {step}", " and ".join(own))))
   return f"{text} ({'; '.join(others)})" if others else text
 
 
