@@ -205,18 +205,19 @@ def score(**values):
   ("given", "text"),
   [
     (score(a=(0.50, 0.52, 0.54), b=(0.70, 0.71, 0.75)),
-     "b has the highest mean IoU, 0.720 ± 0.026 (3 seeds); a is lower by 0.200 [0.175, 0.225]."),
+     "'b' has the highest mean IoU, 0.720 ± 0.026 (3 seeds); 'a' is lower by 0.200 "
+     "[0.175, 0.225]."),
     (score(a=(0.5, 0.6), b=(0.6, 0.5), c=(0.1, 0.2)),
-     "a has the highest mean IoU, 0.55 ± 0.07 (2 seeds); c is lower by 0.4000 [0.4000, 0.4000]; "
-     "not distinguishable from it by these seeds: b (difference +0.0 [-1.3, +1.3])."),
+     "'a' has the highest mean IoU, 0.55 ± 0.07 (2 seeds); 'c' is lower by 0.4000 "
+     "[0.4000, 0.4000]; not distinguishable from it by these seeds: 'b' (difference +0.0 [-1.3, +1.3])."),
     (score(a=(0.5,), b=(0.6,)),
-     "b has the highest mean IoU, 0.6000 (one seed); ahead of a (0.5000), perhaps by "
+     "'b' has the highest mean IoU, 0.6000 (one seed); ahead of 'a' (0.5000), perhaps by "
      "chance: fewer than two seeds in common."),
-    (score(a=(0.5, 0.6)), "a has a mean IoU, 0.55 ± 0.07 (2 seeds)."),
+    (score(a=(0.5, 0.6)), "'a' has a mean IoU, 0.55 ± 0.07 (2 seeds)."),
     (score(a=(np.nan,)), "No variant has a number for mean IoU."),
     (None, "The variants have no score in common, so none of them is best."),
     (("loss", -1, dict(a={0: 2.0, 1: 2.2}, b={0: 1.0, 1: 1.1})),
-     "b has the lowest loss, 1.05 ± 0.07 (2 seeds); a is higher by 1.1 [0.4, 1.7]."),
+     "'b' has the lowest loss, 1.05 ± 0.07 (2 seeds); 'a' is higher by 1.1 [0.4, 1.7]."),
   ],
 )  # fmt: skip
 def test_the_answer_of_a_study_in_a_sentence(given, text):
@@ -233,7 +234,7 @@ def test_the_answer_stands_on_top_of_both_forms(tmp_path):
 
 def test_digits_are_those_that_the_spread_justifies():
   assert mean_and_deviation([0.71234, 0.74567]) == "0.729 ± 0.024"
-  assert mean_and_deviation([0.5, 0.5]) == "0.5000 ± 0.0000"
+  assert mean_and_deviation([0.5, 0.5]) == "0.5000 ± 0"
   assert mean_and_deviation([100.0, 237.0]) == "168 ± 97"
   assert mean_and_deviation([1.21, 1.26], 1) == "1.2 ± 0.0"
   assert decimals(np.nan) == 4

@@ -43,7 +43,7 @@ def sentence(score):
     return f"No variant has a number for {text}."
   best, *others = sorted(means, key=lambda v: -sign * means[v])
   extreme = "highest" if sign > 0 else "lowest"
-  start = f"{best} has {'the ' + extreme if others else 'a'} {text}, {_value(values[best])}"
+  start = f"'{best}' has {'the ' + extreme if others else 'a'} {text}, {_value(values[best])}"
   if not others:
     return f"{start}."
   parts, alike, single = [], [], []
@@ -51,11 +51,11 @@ def sentence(score):
     seeds = [s for s in values[best] if s in values[other]]
     d = paired_difference([values[best][s] for s in seeds], [values[other][s] for s in seeds])
     if d.pairs < 2:
-      single.append(f"{other} ({mean_and_deviation(list(values[other].values()))})")
+      single.append(f"'{other}' ({mean_and_deviation(list(values[other].values()))})")
     elif d.verdict == "not distinguishable":
-      alike.append(f"{other} (difference {d})")
+      alike.append(f"'{other}' (difference {d})")
     else:
-      parts.append(f"{other} is {d.verdict} by {d.size}")
+      parts.append(f"'{other}' is {d.verdict} by {d.size}")
   if alike:
     parts.append(f"not distinguishable from it by these seeds: {_listed(alike)}")
   if single:

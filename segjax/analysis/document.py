@@ -113,7 +113,7 @@ p, figcaption {{ max-width: 48em; }}
 .answer {{ border-left: 4px solid #0072B2; padding: 0.5em 1em; background: #eef5fa; }}
 .answer {{ font-size: 17px; }}
 table {{ border-collapse: collapse; margin: 1em 0; font-size: 13px; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: 4px 10px; text-align: left; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 4px 8px; text-align: left; }}
 td {{ vertical-align: top; }}
 td {{ font-variant-numeric: tabular-nums; }}
 th {{ border-bottom: 2px solid #555; vertical-align: bottom; }}

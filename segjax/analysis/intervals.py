@@ -111,5 +111,7 @@ def mean_and_deviation(values, digits=DIGITS):
   if values.size == 1:
     return f"{values[0]:.{digits}f}"
   deviation = values.std(ddof=1)
+  if not deviation:
+    return f"{values.mean():.{digits}f} ± 0"
   digits = decimals(deviation, digits)
   return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"
