@@ -209,7 +209,8 @@ def score(**values):
      "[0.175, 0.225]."),
     (score(a=(0.5, 0.6), b=(0.6, 0.5), c=(0.1, 0.2)),
      "'a' has the highest mean IoU, 0.55 ± 0.07 (2 seeds); 'c' is lower by 0.4000 "
-     "[0.4000, 0.4000]; not distinguishable from it by these seeds: 'b' (difference +0.0 [-1.3, +1.3])."),
+     "[0.4000, 0.4000]; not distinguishable from it by these seeds: 'b' (difference +0.0 "
+     "[-1.3, +1.3])."),
     (score(a=(0.5,), b=(0.6,)),
      "'b' has the highest mean IoU, 0.6000 (one seed); ahead of 'a' (0.5000), perhaps by "
      "chance: fewer than two seeds in common."),
