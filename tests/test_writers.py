@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 from segjax.errors import UserError
-from segjax.training import wandb_writer
+from segjax.training import wandb_writer, writers
 from segjax.training.writers import Writers, read_metrics
 
 SHEET, ONE = (np.full((4, 6, 3), n, np.uint8) for n in (50, 200))
 VALUES = {"data.batch_size": 4, "freeze": "a|b", "widths": (1, 2), "init_from": ""}
 
 
-def write_all(writers):
+def write_all(to):
   """What a training gives its writers."""
-  writers.hparams(VALUES, ("val/mean_iou", "val/loss"))
-  writers.scalars(0, {"info/parameters": 7.0})
-  writers.scalars(3, {"val/loss": 0.5, "val/mean_iou": float("nan")})
-  writers.images(3, sheets={"val/examples": SHEET}, single={"examples/0_a": ONE})
-  writers.close()
+  to.hparams(VALUES, ("val/mean_iou", "val/loss"))
+  to.scalars(0, {"info/parameters": 7.0})
+  to.scalars(3, {"val/loss": 0.5, "val/mean_iou": float("nan")})
+  to.images(3, sheets={"val/examples": SHEET}, single={"examples/0_a": ONE})
+  to.close()
 
 
 def test_tensorboard_has_what_its_tabs_need(tmp_path):
@@ -115,5 +115,9 @@ def test_a_resumed_run_is_the_same_run_of_weights_and_biases(wandb, tmp_path, mo
 def test_without_wandb_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(UserError, match=r"'wandb'.*pip install 'segjax\[wandb\]'.*config\.writers"):
+    writers.check(("pictures", "wandb"))
+  with pytest.raises(UserError, match=r"'wandb'.*pip install 'segjax\[wandb\]'"):
     Writers(("wandb",), tmp_path)
+  with pytest.raises(UserError, match=r"unknown writer 'wandbb'; did you mean 'wandb'"):
+    writers.check(("wandbb",))
   assert not (tmp_path / wandb_writer.RUN_ID).exists()

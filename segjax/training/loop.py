@@ -14,6 +14,7 @@ from segjax.stopping import STOP
 from segjax.training import coverage, header, initial, input_pipeline, preflight, steps
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
+from segjax.training import writers as writers_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
@@ -51,6 +52,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
   # ---------------------------------------------------------------------- data
   ranges.check(config)
   config_lib.check(config)
+  writers_lib.check(config.writers)
   steps.check_batch_size(config.data.batch_size, steps.make_mesh())
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")

@@ -12,6 +12,19 @@ from segjax.errors import UserError
 RUN_ID = "wandb_id.txt"  # in the workdir: a resumed run goes on in the same curves
 
 
+def load():
+  """The module wandb; a UserError where it cannot be imported."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise UserError(
+      f"config.writers has 'wandb', which cannot be imported ({error}); install the extra by "
+      "pip install 'segjax[wandb]' (in segjax's folder: '.[wandb]'), or take 'wandb' out of "
+      "--config.writers"
+    ) from None
+  return wandb
+
+
 class Wandb:
   """A run of Weights & Biases, named after the workdir, whose files lie in `workdir/wandb`.
 
@@ -22,21 +35,9 @@ class Wandb:
   pictures = "single"
 
   def __init__(self, workdir, first_step):
-    """Starts the run, or takes up the one of the workdir where training resumes.
-
-    Raises:
-      UserError: wandb is not installed.
-    """
-    try:
-      import wandb
-    except ImportError as error:
-      raise UserError(
-        f"config.writers has 'wandb', which cannot be imported ({error}); install the extra by "
-        "pip install 'segjax[wandb]' (in segjax's folder: '.[wandb]'), or take 'wandb' out of "
-        "--config.writers"
-      ) from None
-    self._wandb = wandb
-    self._run = wandb.init(
+    """Starts the run, or takes up the one of the workdir where training resumes; see `load`."""
+    self._wandb = load()
+    self._run = self._wandb.init(
       project=os.environ.get("WANDB_PROJECT", "segjax"),
       name=workdir.name,
       id=_run_id(workdir, first_step),

@@ -16,8 +16,8 @@ import numpy as np
 
 from segjax import textfiles
 from segjax.errors import choose, writing
+from segjax.training import wandb_writer
 from segjax.training.tensorboard import Clu
-from segjax.training.wandb_writer import Wandb
 
 
 def finite(values):
@@ -80,7 +80,15 @@ class Pictures:
     """Every picture is written at once."""
 
 
-WRITERS = {"clu": Clu, "pictures": Pictures, "wandb": Wandb}
+WRITERS = {"clu": Clu, "pictures": Pictures, "wandb": wandb_writer.Wandb}
+
+
+def check(names):
+  """Raises a UserError for an unknown writer, or one whose package is not installed."""
+  for name in names:
+    choose(WRITERS, name, "writer")
+  if "wandb" in names:
+    wandb_writer.load()
 
 
 class Writers:
