@@ -225,6 +225,27 @@ def test_the_answer_of_a_study_in_a_sentence(given, text):
   assert answer.sentence(given) == text
 
 
+def runs_of(values, metric):
+  """Stand-ins for the runs of a variant, one per value of a scalar."""
+  task = SimpleNamespace(name="segmentation")
+  config = SimpleNamespace(best_metric="val/mean_iou", best_mode="max", task=task)
+  final = lambda x: lambda: {metric: x, "val/mean_iou": 0.5}  # noqa: E731
+  return [
+    SimpleNamespace(seed=i, config=config, final=final(x), best=lambda: 0.5)
+    for i, x in enumerate(values)
+  ]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("val/f1/road", 1), ("val/color_error", -1)])
+def test_the_answer_is_of_the_metric_of_the_study(metric, sign):
+  study = SimpleNamespace(metric=metric)
+  done = dict(a=runs_of([0.1, 0.2], metric), b=runs_of([0.3, 0.5], metric))
+  found = answer.score_of(study, done, {})
+  assert found[1:] == (sign, dict(a={0: 0.1, 1: 0.2}, b={0: 0.3, 1: 0.5}))
+  lost = done | dict(b=runs_of([np.nan, np.nan], metric))  # not measured: what all have in common
+  assert answer.score_of(study, lost, {})[0] == "best mean IoU"
+
+
 def test_the_answer_stands_on_top_of_both_forms(tmp_path):
   page = document.Document("t")
   page.text("question?")

@@ -30,7 +30,9 @@ def test_tensorboard_has_what_its_tabs_need(tmp_path):
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
   from tensorboard.plugins.hparams import plugin_data_pb2
 
-  write_all(Writers(("clu", "pictures"), tmp_path))
+  both = Writers(("clu", "pictures"), tmp_path)
+  assert both.takes("sheets") and both.takes("single")
+  write_all(both)
   events = EventAccumulator(str(tmp_path), size_guidance=dict(tensors=0)).Reload()
   tags = set(events.Tags()["tensors"])
   assert {"val/loss", "val/mean_iou", "examples/0_a", "config"} <= tags

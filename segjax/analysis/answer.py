@@ -6,20 +6,22 @@ import numpy as np
 
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.names import text_of
-from segjax.analysis.variants import common_score, sign_of
+from segjax.analysis.variants import common_score, sign_of, task_of
 
 
 def score_of(study, done, knn):
   """What the answer compares: (text, 1 where high values are good or -1, {variant: {seed: value}}).
 
-  That is the study's metric after the last step where it also picks the best checkpoints, else what
-  all variants are ranked by; None where they have nothing in common.
+  That is the study's metric after the last step where all variants have it, else what they are all
+  ranked by; None where they have nothing in common.
   """
-  configs = [runs[0].config for runs in done.values()]
-  if not knn and {c.best_metric for c in configs} == {study.metric}:
+  tasks = {task_of(runs) for runs in done.values()}
+  if not knn and (len(tasks) == 1 or "loss" not in study.metric):  # losses of tasks differ
     values = {v: {r.seed: r.final().get(study.metric, np.nan) for r in runs}
               for v, runs in done.items()}  # fmt: skip
-    return text_of(study.metric), sign_of(configs[0]), values
+    if all(np.isfinite(_mean(by_seed)) for by_seed in values.values()):
+      config = next(iter(done.values()))[0].config
+      return text_of(study.metric), sign_of(config, study.metric), values
   judged = common_score(done, knn)
   if judged is None:
     return None

@@ -24,15 +24,13 @@ def curves(document, study, done, figures):
     label = labels.pop() if len(labels) == 1 else "loss (of several kinds)"
     shown = shown_scalars([row for seeds in runs.values() for row in seeds[0]], study.metric, label)
   shown.setdefault(metric, text_of(study.metric))
-  best = {c.best_mode for c in configs if c.best_metric == study.metric}
-  best = (metric, best.pop()) if len(best) == 1 else None
+  best = (metric, "max" if sign_of(configs[0], study.metric) > 0 else "min")
   file = charts.curves(runs, list(shown.items()), figures / "curves.png", best=best)
-  star = " A star marks the best evaluation of each mean." if best else ""
   document.figure(
     file,
     "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
-    "highest seed. A training value is the mean since the evaluation before, augmentation on."
-    f"{star}",
+    "highest seed. A training value is the mean since the evaluation before, augmentation on. A "
+    f"star marks the best mean of a variant in {text_of(study.metric)}.",
   )
 
 

@@ -44,9 +44,11 @@ def data_now(run):
   return {k: source[k] for k in ("folder", "data_dir") if k in source}
 
 
-def sign_of(config):
-  """1 where high values of the best metric are good, else -1."""
-  return 1 if config.best_mode == "max" else -1
+def sign_of(config, metric=None):
+  """1 where high values of a metric, by default the one that picks the best, are good, else -1."""
+  if metric in (None, config.best_metric):
+    return 1 if config.best_mode == "max" else -1
+  return -1 if re.search("loss|error", metric) else 1
 
 
 def knn_of(done, probes):

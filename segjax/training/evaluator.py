@@ -100,11 +100,12 @@ class Evaluator:
       first, *row = example_panels(task, output, example)
       row = [(f"{name}, step {step}", first[1]), *row]
       seen = classes_seen(task, output, example["label"])
-      pairs = [row[k : k + 2] for k in range(0, len(row), 2)]
-      single[f"examples/{i}_{name}"] = with_legend(panel(pairs), labels, seen)
+      if self._writers.takes("single"):
+        pairs = [row[k : k + 2] for k in range(0, len(row), 2)]
+        single[f"examples/{i}_{name}"] = with_legend(panel(pairs), labels, seen)
       rows.append(row)
       all_seen |= seen
-    if matrix is not None and len(matrix) == len(task.classes):
+    if single and matrix is not None and len(matrix) == len(task.classes):
       single["val/confusion"] = confusion(matrix, task.classes)
     sheet = with_legend(panel(rows), labels, all_seen)
     self._writers.images(step, sheets={"val/examples": sheet}, single=single)

@@ -107,6 +107,10 @@ class Writers:
   def _writing(self):
     return writing(f"to {self._workdir.absolute()}")
 
+  def takes(self, kind):
+    """Whether a writer takes pictures of a kind, "sheets" or "single"."""
+    return any(w.pictures == kind for w in self._writers)
+
   def scalars(self, step, values):
     """Writes dict of name -> float."""
     with self._writing():
