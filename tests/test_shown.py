@@ -206,11 +206,11 @@ def score(**values):
   [
     (score(a=(0.50, 0.52, 0.54), b=(0.70, 0.71, 0.75)),
      "'b' has the highest mean IoU, 0.720 ± 0.026 (3 seeds); 'a' is lower by 0.200 "
-     "[0.175, 0.225]."),
+     "[0.175, 0.225] (95 % intervals in brackets)."),
     (score(a=(0.5, 0.6), b=(0.6, 0.5), c=(0.1, 0.2)),
      "'a' has the highest mean IoU, 0.55 ± 0.07 (2 seeds); 'c' is lower by 0.4000 "
      "[0.4000, 0.4000]; not distinguishable from it by these seeds: 'b' (difference +0.0 "
-     "[-1.3, +1.3])."),
+     "[-1.3, +1.3]) (95 % intervals in brackets)."),
     (score(a=(0.5,), b=(0.6,)),
      "'b' has the highest mean IoU, 0.6000 (one seed); ahead of 'a' (0.5000), perhaps by "
      "chance: fewer than two seeds in common."),
@@ -218,7 +218,8 @@ def score(**values):
     (score(a=(np.nan,)), "No variant has a number for mean IoU."),
     (None, "The variants have no score in common, so none of them is best."),
     (("loss", -1, dict(a={0: 2.0, 1: 2.2}, b={0: 1.0, 1: 1.1})),
-     "'b' has the lowest loss, 1.05 ± 0.07 (2 seeds); 'a' is higher by 1.1 [0.4, 1.7]."),
+     "'b' has the lowest loss, 1.05 ± 0.07 (2 seeds); 'a' is higher by 1.1 [0.4, 1.7] "
+     "(95 % intervals in brackets)."),
   ],
 )  # fmt: skip
 def test_the_answer_of_a_study_in_a_sentence(given, text):
@@ -261,4 +262,5 @@ def test_digits_are_those_that_the_spread_justifies():
   assert mean_and_deviation([1.21, 1.26], 1) == "1.2 ± 0.0"
   assert decimals(np.nan) == 4
   assert str(Difference(0.01234, -0.0312, 0.0558, 3)) == "+0.01 [-0.03, +0.06]"
+  assert str(Difference(-0.01, -0.9, 0.9, 2)) == "+0.0 [-0.9, +0.9]"  # no negative zero
   assert Difference(-0.0512, -0.0623, -0.0401, 3).size == "0.051 [0.040, 0.062]"

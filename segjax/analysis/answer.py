@@ -62,7 +62,8 @@ def sentence(score):
     parts.append(f"not distinguishable from it by these seeds: {_listed(alike)}")
   if single:
     parts.append(f"ahead of {_listed(single)}, perhaps by chance: fewer than two seeds in common")
-  return f"{start}; {'; '.join(parts)}."
+  brackets = " (95 % intervals in brackets)" if len(single) < len(others) else ""
+  return f"{start}; {'; '.join(parts)}{brackets}."
 
 
 def _mean(by_seed):

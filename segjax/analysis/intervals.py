@@ -48,9 +48,9 @@ class Difference:
       return "-"
     mean = self.mean if sign else abs(self.mean)
     if self.pairs < 2:
-      return f"{mean:{sign}.{DIGITS}f}"
+      return f"{mean:{sign}z.{DIGITS}f}"
     digits = decimals((high - low) / 2)
-    mean, low, high = (f"{x:{sign}.{digits}f}" for x in (mean, low, high))
+    mean, low, high = (f"{x:{sign}z.{digits}f}" for x in (mean, low, high))
     return f"{mean} [{low}, {high}]"
 
 
