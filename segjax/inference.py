@@ -16,8 +16,8 @@ from segjax import textfiles
 from segjax.data import pipeline
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
+from segjax.training import class_balance, feeding
 from segjax.training import experiment as experiment_lib
-from segjax.training import feeding
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
 
@@ -56,7 +56,8 @@ def restore(workdir, checkpoint="latest"):
   workdir = Path(workdir)
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
-  experiment = experiment_lib.build(config, labels)
+  weights = class_balance.read(workdir, config, labels)
+  experiment = experiment_lib.build(config, labels, class_weights=weights)
   checkpoints = _checkpoints(workdir, config)
   step = checkpoints.step_of(checkpoint)
   if step is None:

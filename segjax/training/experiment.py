@@ -16,7 +16,7 @@ from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.tasks import TASKS
-from segjax.training import freezing, optim, steps
+from segjax.training import class_balance, freezing, optim, steps
 from segjax.training.state import init_state
 
 
@@ -124,13 +124,15 @@ class Experiment:
     )
 
 
-def build(config, labels, steps_per_epoch=1):
+def build(config, labels, steps_per_epoch=1, class_weights=None):
   """Builds an Experiment, on as many devices as divide its batch.
 
   Args:
     config: ConfigDict of an experiment.
     labels: LabelTable of its data.
     steps_per_epoch: for durations in epochs.
+    class_weights: C floats in place of the rule that `config.loss.class_weights` names; None: where
+      it names one, the labels of the train split are counted.
 
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.
@@ -144,6 +146,8 @@ def build(config, labels, steps_per_epoch=1):
   check_fields(config.loss, known, "the loss")
   check_fields(task_fields, known, "the task")
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+  if class_balance.rule(config):
+    fields["class_weights"] = class_weights or class_balance.count(config)
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = _make_schedule(config, steps_per_epoch)
