@@ -80,7 +80,14 @@ FIELDS = {
 
 # Which fields of a task's class stand in `task` and which in `loss`.
 TASK_FIELDS = dict(
-  segmentation=(("sigmoid",), ("cross_entropy", "dice", "focal", "focal_gamma", "class_weights")),
+  segmentation=(
+    ("sigmoid",),
+    (
+      "cross_entropy", "label_smoothing", "class_weights", "focal", "focal_gamma", "ohem",
+      "ohem_share", "dice", "dice_weighted", "jaccard", "tversky", "tversky_alpha", "tversky_beta",
+      "tversky_gamma", "lovasz", "boundary",
+    ),
+  ),
   classification=(("top_k",), ("label_smoothing", "class_weights")),
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),

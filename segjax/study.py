@@ -135,6 +135,8 @@ def override(config, field, text):
       value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
       value = text
+  if isinstance(old, tuple) and isinstance(value, str):
+    value = (value,)  # as the other launchers read it
   if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
   try:

@@ -16,7 +16,7 @@ from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS
-from segjax.training import freezing, optim, steps
+from segjax.training import class_balance, freezing, optim, steps
 from segjax.training.state import init_state
 
 
@@ -119,13 +119,15 @@ class Experiment:
     return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
 
 
-def build(config, labels, steps_per_epoch=1):
+def build(config, labels, steps_per_epoch=1, class_weights=None):
   """Builds an Experiment, on as many devices as divide its batch.
 
   Args:
     config: ConfigDict of an experiment.
     labels: LabelTable of its data.
     steps_per_epoch: for durations in epochs.
+    class_weights: C floats in place of the rule that `config.loss.class_weights` names; None: where
+      it names one, the labels of the train split are counted.
 
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.
@@ -137,6 +139,8 @@ def build(config, labels, steps_per_epoch=1):
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | dict(config.loss)
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
+  if class_balance.rule(config):
+    fields["class_weights"] = class_weights or class_balance.count(config)
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = optim.make_schedule(**schedule_fields, total_steps=total)
