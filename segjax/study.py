@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from segjax import config as config_lib
+from segjax import own_code
 from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import feeding, loop
 from segjax.training import workdir as workdir_lib
@@ -142,6 +143,9 @@ def override(config, field, text):
   except TypeError:
     kind = type(old).__name__
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
+  own_code.allow(config)
+  if field == "optimizer.name":
+    config_lib.settle_optimizer(config)
 
 
 def changes(study, label):

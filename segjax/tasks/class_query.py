@@ -43,10 +43,10 @@ class ClassQuery(Segmentation):
     super().__post_init__()
     if len(self.classes) < 2:
       raise UserError("class_query needs a background and at least one class")
-    if self.sigmoid or self.dice or self.focal or self.class_weights:
+    if self.sigmoid or self.dice or self.focal or self.class_weights or self.own:
       raise UserError(
         "class_query has the binary cross-entropy and the loss of the attention alone; switch "
-        "sigmoid, dice, focal and class_weights off"
+        "sigmoid, dice, focal, class_weights and own off"
       )
     if self.attention < 0:
       raise UserError(f"loss.attention is {self.attention}, expected 0 or more")

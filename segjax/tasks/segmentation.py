@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend
+from segjax.tasks import own_loss
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
@@ -31,6 +32,8 @@ class Segmentation(Task):
     focal_gamma: exponent of the focal loss.
     class_weights: empty, or a weight a class for the cross-entropy; its mean is then taken over
       the weights, as PyTorch does.
+    own: empty, or a loss of your own that is added, "package.module:function" of (logits, label,
+      valid); further fields of `loss` are its arguments.
   """
 
   sigmoid: bool = False
@@ -39,6 +42,7 @@ class Segmentation(Task):
   focal: float = 0.0
   focal_gamma: float = 2.0
   class_weights: tuple[float, ...] = ()
+  own: Any = ""
 
   headline: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
@@ -52,7 +56,7 @@ class Segmentation(Task):
         f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
         f"{', '.join(self.classes)}"
       )
-    if not (self.cross_entropy or self.dice or self.focal):
+    if not (self.cross_entropy or self.dice or self.focal or self.own):
       raise UserError("the loss is empty: one of cross_entropy, dice, focal must be above 0")
 
   @property
@@ -94,6 +98,8 @@ class Segmentation(Task):
       sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
     if self.dice:
       sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
+    if self.own:
+      sums |= own_loss.sums(self.own, logits, label, mask, valid)
     if histogram and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
@@ -113,6 +119,8 @@ class Segmentation(Task):
       total = total + mean(self.focal * sums["focal"], sums["pixels"])
     if self.dice:
       total = total + mean(self.dice * sums["dice"], sums["examples"])
+    if self.own:
+      total = total + own_loss.value(sums)
     return total
 
   def summary(self, sums):

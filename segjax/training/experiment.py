@@ -15,7 +15,7 @@ from segjax import augment, mixing, models, textfiles
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
-from segjax.tasks import TASKS
+from segjax.tasks import TASKS, own_loss
 from segjax.training import freezing, optim, steps
 from segjax.training.state import init_state
 
@@ -139,16 +139,17 @@ def build(config, labels, steps_per_epoch=1):
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
   task_fields = _durations_in_steps(config.task, steps_per_epoch)
   make_task = choose(TASKS, task_fields.pop("name"), "task")
-  fields = task_fields | dict(config.loss)
   known = [f.name for f in dataclasses.fields(make_task) if f.name not in ("classes", "palette")]
-  check_fields(config.loss, known, "the loss")
+  loss = own_loss.bind(config.loss, known)
+  fields = task_fields | loss
+  check_fields(loss, known, "the loss")
   check_fields(task_fields, known, "the task")
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = _make_schedule(config, steps_per_epoch)
-  optimizer = _call(optim.make_optimizer, "optimizer", config.optimizer, schedule=schedule)
-  check_fields(config.augment, list(augment.make_augment.__kwdefaults__), "augment")
+  optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
+  augment.make_augment(**config.augment)  # names a field that is wrong
   known = list(mixing.make_batch_augment.__kwdefaults__)
   check_fields(config.batch_augment, known, "batch_augment")
   for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
