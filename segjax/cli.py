@@ -52,9 +52,7 @@ def _read(spec):
   config = config_lib.read(spec)
   for arg in sys.argv:
     if name := re.fullmatch(r"--?config\.optimizer\.name=(.*)", arg):
-      config.optimizer.name = name[1]
-      own_code.allow(config)
-      config_lib.settle_optimizer(config)
+      config_lib.change_optimizer(config, name[1])
   return config
 
 

@@ -20,6 +20,7 @@ from segjax.fields import (  # noqa: F401
   DATA_SOURCES,
   TASK_FIELDS,
   THREE,
+  change_optimizer,
   data_source,
   default,
   image_source,

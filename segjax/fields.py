@@ -195,6 +195,33 @@ def settle_optimizer(c):
     c.optimizer = known | given
 
 
+def change_optimizer(c, name):
+  """Gives a config another optimiser; of the former's fields those stay that the config had set.
+
+  Args:
+    c: ConfigDict, changed.
+    name: of the optimiser.
+
+  Raises:
+    UserError: no such optimiser.
+  """
+  before, given = c.optimizer.name, c.optimizer.to_dict()
+  c.optimizer.name = name
+  own_code.allow(c)
+  if {before, name} <= set(THREE):
+    return
+  default, known = _optimizer_defaults(before), _optimizer_defaults(name)
+  chosen = {k: v for k, v in given.items() if k in known and default.get(k, v) != v}
+  with c.unlocked():
+    c.optimizer = dict(name=name) | known | chosen
+
+
+def _optimizer_defaults(name):
+  from segjax.training import optim
+
+  return defaults_of(optim.make_shared) if name in THREE else optim.settings(name)
+
+
 def defaults_of(function):
   """The defaults of a function's or a dataclass's arguments, with `x_epochs` beside `x_steps`."""
   arguments = inspect.signature(function).parameters.items()

@@ -185,7 +185,10 @@ def _paths(module):
 
 def arguments(function):
   """Parameters of a function or class, {name: inspect.Parameter}; of Flax's own fields none."""
-  found = dict(inspect.signature(function).parameters)
+  try:
+    found = dict(inspect.signature(function).parameters)
+  except ValueError:
+    raise UserError(f"{function!r} does not say what its arguments are; write a `def`") from None
   return {k: p for k, p in found.items() if not (inspect.isclass(function) and k in _OF_FLAX)}
 
 

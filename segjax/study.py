@@ -131,6 +131,8 @@ def override(config, field, text):
   flat = config_lib.flatten(config)
   check_fields([field], list(flat), "the config")
   old, value = flat[field], config_lib.expand_home(text)
+  if field == "optimizer.name" and isinstance(text, str):
+    config_lib.change_optimizer(config, text)
   if isinstance(text, str) and not isinstance(old, str):
     try:
       value = ast.literal_eval(text)
@@ -144,8 +146,6 @@ def override(config, field, text):
     kind = type(old).__name__
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
   own_code.allow(config)
-  if field == "optimizer.name":
-    config_lib.settle_optimizer(config)
 
 
 def changes(study, label):

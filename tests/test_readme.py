@@ -14,6 +14,7 @@ from segjax import study as study_lib
 from segjax.errors import UserError
 
 DOCUMENTS = ("README.md", "configs/README.md")
+DEFINE_CONFIG = ("define_config", "define_own_code")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,7 +48,7 @@ def flags_of(launcher):
   calls = [n for n in ast.walk(ast.parse(launcher.read_text())) if isinstance(n, ast.Call)]
   calls = [n for n in calls if isinstance(n.func, ast.Attribute)]
   names = {n.args[0].value for n in calls if n.func.attr.startswith("DEFINE_")}
-  return names | ({"config"} if any(n.func.attr == "define_config" for n in calls) else set())
+  return names | ({"config"} if any(n.func.attr in DEFINE_CONFIG for n in calls) else set())
 
 
 def check_launcher(words):

@@ -111,7 +111,9 @@ def defaults(config):
   net = _fields(models.MODELS.get(config.model.name)) | own_code.known_defaults(config.model.name)
   net |= dict(dtype="float32", param_dtype="float32")
   parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
-  if config.optimizer.name not in config_lib.THREE:
+  if own_code.is_own(config.optimizer.name):
+    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+  elif config.optimizer.name not in config_lib.THREE:
     parts["optimizer"] = optim.settings(config.optimizer.name)
   return config_lib.flatten(parts)
 
