@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_collections
 
 from segjax import own_code, project, textfiles
-from segjax.errors import UserError, check_fields, choose, did_you_mean
+from segjax.errors import UserError, check_fields, choose, did_you_mean, nearest
 from segjax.fields import (  # noqa: F401
   DATA_SOURCES,
   TASK_FIELDS,
@@ -104,7 +104,9 @@ def no_such_file(file, what="file"):
   known = project.folder()
   if not near and known is not None and not Path(file).is_absolute():
     near = sorted(str(p.relative_to(known)) for p in (known / file).parent.glob("*.py"))
-  hint = f"{did_you_mean(file, near)}; there is {', '.join(near)}" if near else ""
+  by_stem = {Path(n).stem: n for n in near}  # the endings are all alike
+  alike = [f"; did you mean {by_stem[s]!r}?" for s in nearest(Path(file).stem, by_stem)]
+  hint = f"{''.join(alike)}; there is {', '.join(near)}" if near else ""
   return f"no such {what} {file!r}{hint}"
 
 

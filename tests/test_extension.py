@@ -359,7 +359,9 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
   assert config_lib.read("configs/unet_road.py:smoke").name == "unet_road"
   study = study_lib.read("configs/studies/skip_connections.py:smoke")
   assert study_lib.make_config(study, "skips", 0).name == "unet_road"
-  with pytest.raises(UserError, match=r"no such file 'configs/unet_raod\.py'; did you mean 'conf"):
+  with pytest.raises(
+    UserError, match=r"no such file 'configs/unet_raod\.py'; did you mean 'configs/unet_road\.py'"
+  ):
     config_lib.read("configs/unet_raod.py")
   (tmp_path / "configs").mkdir()
   (tmp_path / "configs" / "unet_road.py").write_text("def get_config(): return None + 1")
