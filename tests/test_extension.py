@@ -170,7 +170,8 @@ def test_a_study_of_own_nets(elsewhere, fresh, tmp_path):
     assert study_lib.identity(other) != study_lib.identity(config), field
   other.model = dict(name="parts:SmallNet")
   config.model = dict(name="parts:SmallNet", width=8)  # the default of the class
-  study_lib.override(other, "data.source.count", 8)
+  other.data.source = dict(name="parts:Squares")
+  assert config.data.source.count == 8  # its default too
   assert study_lib.identity(other) == study_lib.identity(config)
 
 
