@@ -8,6 +8,7 @@ import os
 from segjax import losses
 from segjax.config import flatten
 from segjax.errors import UserError, choose
+from segjax.fields import SHARED, THREE
 
 INF = math.inf
 # field: (least, most, text where the ends are not as the numbers say). Each element of a tuple is
@@ -93,13 +94,14 @@ WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps")  # of whole numb
 def check(config):
   """Raises a UserError for the first field whose value is in no range that makes sense."""
   flat = flatten(config)
+  of_three = [f"optimizer.{name}" for name in SHARED]
   for field, value in flat.items():
     values = value if isinstance(value, tuple) else (value,)
     _check_shape(field, value)
     if field == "loss.class_weights" and any(isinstance(v, str) for v in value):
       _check_rule(value)
       continue
-    if field in RANGES:
+    if field in RANGES and not (field in of_three and flat["optimizer.name"] not in THREE):
       least, most = RANGES[field]
       for v in values:
         if not _inside(v, least, most):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend
+from segjax.tasks import own_loss
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
@@ -49,6 +50,8 @@ class Segmentation(Task):
     tversky_gamma: exponent of each class's Tversky loss; 0.75 is the focal Tversky loss.
     lovasz: weight of the Lovasz loss, softmax or hinge.
     boundary: weight of the boundary loss, which is in pixels: 0.01, beside another loss.
+    own: empty, or a loss of your own that is added, "package.module:function" of (logits, label,
+      valid); further fields of `loss` are its arguments.
   """
 
   sigmoid: bool = False
@@ -68,6 +71,7 @@ class Segmentation(Task):
   tversky_gamma: float = 1.0
   lovasz: float = 0.0
   boundary: float = 0.0
+  own: Any = ""
 
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
@@ -86,7 +90,7 @@ class Segmentation(Task):
         "loss.dice_weighted needs loss.class_weights and a softmax (task.sigmoid=False); set it to "
         "False"
       )
-    if not any(getattr(self, name) for name in MEANS):
+    if not (self.own or any(getattr(self, name) for name in MEANS)):
       raise UserError(f"the loss is empty: one of {', '.join(MEANS)} must be above 0")
 
   @property
@@ -119,6 +123,8 @@ class Segmentation(Task):
       ),
     )
     sums |= self._losses(logits, label, mask, valid)
+    if self.own:
+      sums |= own_loss.sums(self.own, logits, label, mask, valid)
     if evaluating and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
@@ -167,6 +173,8 @@ class Segmentation(Task):
         scale, least = sums.get("weight"), 1e-12
       if factor := getattr(self, name):
         total = total + mean(factor * sums[name], scale, least)
+    if self.own:
+      total = total + own_loss.value(sums)
     return total
 
   def summary(self, sums):

@@ -11,10 +11,10 @@ import shutil
 import socket
 
 from segjax import config as config_lib
-from segjax import models, textfiles
+from segjax import models, own_code, textfiles
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
-from segjax.training import class_balance, initial
+from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
 
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
@@ -105,11 +105,17 @@ def _depends_on_total(flat):
 
 def defaults(config):
   """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
-  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
+  source = dict(config_lib.DATA_SOURCES.get(config.data.source.name, {}))
   task, loss = _task_fields(config)
-  net = _fields(models.MODELS.get(config.model.name))
+  source |= own_code.known_defaults(config.data.source.name)
+  net = _fields(models.MODELS.get(config.model.name)) | own_code.known_defaults(config.model.name)
   net |= dict(dtype="float32", param_dtype="float32")
-  return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
+  parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
+  if own_code.is_own(config.optimizer.name):
+    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+  elif config.optimizer.name not in config_lib.THREE:
+    parts["optimizer"] = optim.settings(config.optimizer.name)
+  return config_lib.flatten(parts)
 
 
 def _of_task(config):
