@@ -14,7 +14,7 @@ from segjax.data import files
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
 from segjax.tasks import TASKS
-from segjax.tasks.segmentation import Segmentation
+from segjax.tasks.segmentation import MEANS, TERMS, Segmentation
 from segjax.training import evaluator, progress
 from segjax.training.evaluation import classes_seen
 
@@ -47,12 +47,18 @@ def test_terms_of_a_loss_are_reported_apart_and_add_up():
   assert {"loss/cross_entropy", "loss/dice"} <= task.row(summary).keys()
 
 
+def test_every_term_of_a_loss_has_a_label():
+  assert {*MEANS, "own", "attention"} == set(TERMS)
+
+
 @pytest.mark.parametrize(
   ("task", "fields", "text"),
   [
     ("segmentation", dict(cross_entropy=1.0, dice=0.0, focal=0.0), "loss (nats)"),
     ("segmentation", dict(cross_entropy=0.0, dice=1.0), "Dice loss"),
     ("segmentation", dict(cross_entropy=1.0, dice=1.0), "loss: cross-entropy (nats) + Dice loss"),
+    ("segmentation", dict(cross_entropy=0.0, lovasz=1.0), "Lovasz loss"),
+    ("segmentation", dict(cross_entropy=0.0, ohem=1.0), "loss (nats)"),
     ("colorization", dict(norm="l1"), "loss"),
   ],
 )
