@@ -34,6 +34,9 @@ NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depen
 # Fields that older runs have in their config.json and that change nothing any more.
 REMOVED = ("fused_loss",)
 
+# Values that older runs have under another name: {field: {old: new}}. See `with_old_names`.
+RENAMED = {"data.eval_fit": {"native": "full"}}
+
 
 def read(spec):
   """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
@@ -215,6 +218,7 @@ def load(file):
   values = textfiles.read_json(file, dict)
   for name in REMOVED:
     values.pop(name, None)
+  _rename(values)
   try:
     _fill(values, _known(values))
   except UserError as error:
@@ -228,6 +232,21 @@ def check(config):
   """Raises a UserError for a field that is not known or has a value of another type."""
   values = config.to_dict()
   _fill(values, _known(values))
+
+
+def with_old_names(flat):
+  """A flat config with values named as older versions did, so that hashes of runs stay."""
+  old = {k: {new: name for name, new in names.items()} for k, names in RENAMED.items()}
+  return {k: old[k].get(v, v) if k in old else v for k, v in flat.items()}
+
+
+def _rename(values):
+  """Gives values of `RENAMED` fields in a nested dict their present names."""
+  for field, names in RENAMED.items():
+    part, _, key = field.rpartition(".")
+    node = values.get(part)
+    if isinstance(node, dict) and isinstance(node.get(key), str):
+      node[key] = names.get(node[key], node[key])
 
 
 def _known(values):

@@ -45,7 +45,7 @@ FIELDS = {
   ),
   "data.eval_fit": (
     "resize",
-    "of evaluations; `crop`: the middle; `native`: the images' own sizes, extended to multiples of "
+    "of evaluations; `crop`: the middle; `full`: the images' own sizes, extended to multiples of "
     "`data.eval_multiple`",
   ),
   "data.eval_multiple": (32, "pixels; each size that results is compiled once"),

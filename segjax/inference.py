@@ -14,7 +14,7 @@ def predict_image(predict_step, state, image, data, *, whole=True):
 
   The net sees the image at the scale of the run's evaluation: with `eval_fit="resize"` resized to
   the size it was trained at (one compilation whatever the images' sizes; maps of outputs are
-  resized back bilinearly, so that class borders are smooth); with "native" and "crop" at its own
+  resized back bilinearly, so that class borders are smooth); with "full" and "crop" at its own
   size, extended to a multiple of some pixels, with "crop" to `data.size` at least.
 
   Args:
@@ -32,7 +32,7 @@ def predict_image(predict_step, state, image, data, *, whole=True):
   if not own_scale:
     seen = pipeline.resize(dict(image=image), size)["image"]
   elif data.eval_fit == "crop" and not whole:
-    seen = pipeline.Middle([dict(image=image)], size, 0)[0]["image"]
+    seen = pipeline.CenterCrop([dict(image=image)], size, 0)[0]["image"]
   else:
     least = size if data.eval_fit == "crop" else (0, 0)
     size = _extended(image.shape[:2], data.eval_multiple, least)
@@ -70,7 +70,7 @@ def scale_warning(data, shape):
   if data.fit == "crop":
     return (
       f"the net was trained on crops of {size} at the images' own scale, but is evaluated, and so "
-      f"predicts, on whole images squeezed to that size; a run with data.eval_fit='native' keeps "
+      f"predicts, on whole images squeezed to that size; a run with data.eval_fit='full' keeps "
       "the scale"
     )
   return (

@@ -173,15 +173,16 @@ def make_config(study, label, seed):
 
 
 def identity(config):
-  """Eight letters that two configs share if their runs give the same numbers on the same data.
+  """Hash of the fields that affect results, 8 hexadecimal digits: equal for runs of equal numbers.
 
   Fields at their defaults are left out, those of the net, the task and the data source too, so a
   field that comes with a new version changes nothing.
   """
   flat = config_lib.flatten(config)
   default = config_lib.flatten(config_lib.default()) | workdir_lib.defaults(config)
-  told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
-  return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+  changed = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
+  text = json.dumps(config_lib.with_old_names(changed), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run(study, pool):

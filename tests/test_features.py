@@ -161,7 +161,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
   scores = json.loads((tmp_path / "run" / "figures" / "features.json").read_text())["epoch 0"]
   assert scores["linear_accuracy"] > 0.9  # bright or dark: even random weights see that
   restored = restore.run(tmp_path / "run")
-  restored[0].config.data.update(eval_fit="native", eval_multiple=1)
+  restored[0].config.data.update(eval_fit="full", eval_multiple=1)
   source = make_source(restored[0].config, "val", labelled=False)
   (many,) = features.extract(*restored, source, limit=100, per_image=None)
   assert np.bincount(many.examples).max() > 20  # two classes of 100, six images

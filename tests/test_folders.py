@@ -552,7 +552,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
   (tmp_path / "masks" / "x0.png").rename(tmp_path / "masks" / "x0.json")
   with pytest.raises(UserError, match=r"1 of 1 images have no label: x0\.png.*2 \.json files"):
     make(tmp_path)
-  part = checks.Part(make(tmp_path, complete=False), (0,))
+  part = checks.Subset(make(tmp_path, complete=False), (0,))
   assert len(part.notes) == 6
 
 

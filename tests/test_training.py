@@ -322,11 +322,11 @@ def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   with pytest.raises(UserError, match=r"data\.feed is 'gpu', expected"):
     input_pipeline.is_on_device(config, source)
   config.data.eval_fit = "whole"
-  with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'native'"):
+  with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'full'"):
     input_pipeline.make_source(config, "val")
 
 
-def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
+def test_full_size_evaluation_equals_one_by_one_and_compiles_once_per_size():
   net, task, optimizer = parts(3, False, norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
   state = fresh_state(net, optimizer)
@@ -340,10 +340,10 @@ def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
     for s in shapes
   ]
   eval_step = steps.make_eval_step(net, task, mesh=mesh)
-  batches = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=4)
+  batches = pipeline.full_size_batches(pipeline.FullSize(examples, 8, 1), batch_size=4)
   sums = evaluate(eval_step, state, batches, mesh)
   assert eval_step._cache_size() == 2  # 16x24 and 24x32
-  alone = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=1)
+  alone = pipeline.full_size_batches(pipeline.FullSize(examples, 8, 1), batch_size=1)
   each = evaluate(eval_step, state, alone, mesh)
   np.testing.assert_array_equal(sums["matrix"], each["matrix"])
   assert sums["examples"] == each["examples"] == 7
@@ -352,8 +352,8 @@ def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
 
 
 @pytest.mark.slow
-def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
-  config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "native"})
+def test_crops_and_full_size_evaluation_train_evaluate_and_predict(tmp_path, data):
+  config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "full"})
   config.writers = ("pictures",)
   workdir = tmp_path / "run"
   training.train(config, workdir)

@@ -149,7 +149,7 @@ def sources_of(workdir, moved=()):
   """
   config = config_lib.load(Path(workdir) / "config.json")
   crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
-  config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
+  config.data.update(fit="resize", eval_fit="full" if crops else "resize", eval_multiple=1)
   how = dict(moved=moved, labelled=False)
   return tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
 

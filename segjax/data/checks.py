@@ -14,7 +14,7 @@ from segjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subset:
   """Some examples of a source, itself a source.
 
   Attributes:
@@ -142,7 +142,7 @@ def without_broken(source, threads=4):
   whole = tuple(i for i in range(len(source)) if i not in broken)
   if not whole:
     raise UserError(report(faults, len(source)))
-  return Part(source, whole), faults
+  return Subset(source, whole), faults
 
 
 def report(faults, total, limit=20):

@@ -115,7 +115,7 @@ class Resized(_Cached):
     return resize(example, self.size)
 
 
-class Middle(_Cached):
+class CenterCrop(_Cached):
   """The middle of a source's examples, which random crops of a training are like.
 
   Attributes:
@@ -135,7 +135,7 @@ class Middle(_Cached):
     return {k: np.array(v) for k, v in cut(example, top, left, self.size).items()}
 
 
-class Native(_Cached):
+class FullSize(_Cached):
   """A source at its examples' own sizes, extended to multiples of `multiple` pixels."""
 
   def __init__(self, source, multiple, cache_mb):
@@ -176,7 +176,7 @@ def train_iterator(
   left out. Processes see disjoint parts of the batches, crops too, that one process would see.
 
   Args:
-    source: a `Resized`, or a `Native` with `crop`.
+    source: a `Resized`, or a `FullSize` with `crop`.
     batch_size: global, examples.
     seed: of the order and the crops.
     crop: (height, width) of a random part cut out of each example, or None.
@@ -273,8 +273,8 @@ def eval_batches(
   return iter(batches.to_iter_dataset(_threads(num_threads, -(-prefetch // local))))
 
 
-def native_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
-  """Iterates once over every example of a `Native` source, batched with those of equal size.
+def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
+  """Iterates once over every example of a `FullSize` source, batched with those of equal size.
 
   As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
   left of a size at the end is filled with masked copies: to a whole batch where the size had one

@@ -1,7 +1,7 @@
 """Random-access sources of labelled images.
 
 A source has `labels` (a LabelTable), `names` (one string an example, unique), `len()` and
-`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at the native size, with label values in
+`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.

@@ -129,7 +129,7 @@ def crops(config, train_source, val_source):
     if data.eval_fit == "resize" and any(s != size for s in _sizes(val_source, threads)):
       out.append(
         f"training sees crops of {size[0]}x{size[1]} at the images' own scale, evaluation whole "
-        "images squeezed to that size; data.eval_fit='native' (or 'crop') keeps the scale"
+        "images squeezed to that size; data.eval_fit='full' (or 'crop') keeps the scale"
       )
   return out
 
