@@ -121,7 +121,7 @@ def test_classes_pass_the_pipeline_and_the_augmentation():
   resized = pipeline.Resized(source, (12, 12), 10)
   for batch in pipeline.eval_batches(resized, batch_size=64):
     assert batch["image"].shape == (64, 12, 12, 3) and batch["label"].shape == (64,)
-    found += batch["label"][batch["mask"]].tolist()
+    found += batch["label"][batch["valid"]].tolist()
   assert found == source.classes.tolist()
   augment = jax.jit(make_augment(flip=1.0, crop_area_min=0.5, noise=0.1))
   image, label = augment(jax.random.key(0), jnp.ones((12, 12, 3)), jnp.array(7))

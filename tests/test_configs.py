@@ -68,7 +68,7 @@ def test_steps_of_the_full_config_fit_its_net_task_and_data(name, tmp_path):
   batch = dict(
     image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
     label=jax.ShapeDtypeStruct((*shape, *label.shape[2:]) if label.ndim else shape[:1], np.uint8),
-    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+    valid=jax.ShapeDtypeStruct(shape[:1], bool),
   )
   state, step = experiment.abstract_state(), experiment.train_step()
   new, sums = jax.eval_shape(step, state, batch)

@@ -355,9 +355,9 @@ def test_evaluation_sees_every_example_once(count, processes):
       numbered(count), batch_size=4, process_index=i, process_count=processes
     )
     for batch in batches:
-      assert len(batch["mask"]) == 4 // processes
-      seen += [n for n, real in zip(numbers(batch), batch["mask"], strict=True) if real]
-      assert (batch["label"][~batch["mask"]] == IGNORE).all()
+      assert len(batch["valid"]) == 4 // processes
+      seen += [n for n, real in zip(numbers(batch), batch["valid"], strict=True) if real]
+      assert (batch["label"][~batch["valid"]] == IGNORE).all()
   assert sorted(seen) == list(range(count))
 
 
@@ -426,8 +426,8 @@ def test_full_size_batches_see_every_example_once_by_size(devices, filled):
   seen = []
   for batch in batches:
     assert batch["image"].shape == (*batch["label"].shape, 3)
-    for image, label, mask in zip(batch["image"], batch["label"], batch["mask"], strict=True):
-      if not mask:
+    for image, label, valid in zip(batch["image"], batch["label"], batch["valid"], strict=True):
+      if not valid:
         assert (label == IGNORE).all()
         continue
       i = int(image[0, 0, 0])
@@ -437,7 +437,7 @@ def test_full_size_batches_see_every_example_once_by_size(devices, filled):
       assert (label == i).sum() == height * width
       assert (image == i).all()  # the edge is repeated
   assert sorted(seen) == list(range(len(sizes)))
-  assert sum(len(b["mask"]) for b in batches) == filled
+  assert sum(len(b["valid"]) for b in batches) == filled
 
 
 def test_full_size_batches_of_a_size_have_one_shape():
@@ -446,7 +446,7 @@ def test_full_size_batches_of_a_size_have_one_shape():
     source = pipeline.FullSize(examples, 1, 1)
     batches = list(pipeline.full_size_batches(source, batch_size=batch_size, devices=devices))
     assert [len(b["image"]) for b in batches] == want
-    assert sum(b["mask"].sum() for b in batches) == 7
+    assert sum(b["valid"].sum() for b in batches) == 7
 
 
 def test_random_crops_follow_from_seed_and_step():

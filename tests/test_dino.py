@@ -37,7 +37,7 @@ def parts():
 
 def batch(count=4):
   image = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
-  return dict(image=image, label=np.zeros(count, np.uint8), mask=np.ones(count, bool))
+  return dict(image=image, label=np.zeros(count, np.uint8), valid=np.ones(count, bool))
 
 
 def softmax(x):

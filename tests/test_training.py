@@ -68,7 +68,7 @@ def random_batch(count, num_classes=2, seed=0):
   return dict(
     image=rng.integers(0, 256, (count, *SIZE, 3)).astype(np.uint8),
     label=rng.choice([*range(num_classes), 255], (count, *SIZE)).astype(np.uint8),
-    mask=np.ones(count, bool),
+    valid=np.ones(count, bool),
   )
 
 
@@ -471,7 +471,7 @@ def test_four_scenes_are_overfitted():
   source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)
   examples = [pipeline.resize(source[i], (64, 64)) for i in range(4)]
   batch = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
-  batch["mask"] = np.ones(4, bool)
+  batch["valid"] = np.ones(4, bool)
   net, task, optimizer = parts(widths=(8, 16, 32), norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
   state = fresh_state(net, optimizer, size=(64, 64))

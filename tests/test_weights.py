@@ -222,7 +222,7 @@ def test_no_gradient_reaches_frozen_parameters():
   batch = dict(
     image=rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8),
     label=rng.integers(0, 2, (2, 16, 16)).astype(np.uint8),
-    mask=np.ones(2, bool),
+    valid=np.ones(2, bool),
   )
   task = Segmentation(("no", "yes"), default_table(("no", "yes")).palette)
   state = jax.jit(lambda: init_state(net, keep, jax.random.key(0), size=(16, 16)))()

@@ -83,7 +83,7 @@ def prepare(config, mode, classes=0):
     shape = shapes.get(exp.task.label_kind_of(config.task), (batch_size,))
     values = 1 if exp.task.label_kind == "nothing" else count
     label = rng.integers(0, values, shape).astype(np.uint8)
-    batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
+    batch = dict(image=image, label=label, valid=np.ones(batch_size, bool))
     args = (jax.device_put(batch, split),)
 
   def single(exp):

@@ -1,6 +1,6 @@
 """Grain pipelines: indices, then decoded and resized examples, then batches.
 
-A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}; `mask` is False for the
+A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "valid": bool[B]}; `valid` is False for the
 copies that fill up the last batch of an evaluation. Labels become int32 on the device, which
 keeps the transfer small. The label may be one class an image too, u8[B], or a target image as
 large as the image, u8[B,H,W,3].
@@ -203,7 +203,7 @@ def train_iterator(
 
   def load(i, rng=None):
     example = source[int(i)]
-    return (random_crop(example, crop, rng) if crop else example) | dict(mask=np.bool_(True))
+    return (random_crop(example, crop, rng) if crop else example) | dict(valid=np.bool_(True))
 
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle()[: steps * batch_size]
   if indices_only:
@@ -257,7 +257,7 @@ def eval_batches(
   Args: see `train_iterator`.
 
   Returns:
-    An iterator of batches. A copy has mask False and all its labels 255.
+    An iterator of batches. A copy has valid False and all its labels 255.
   """
   part, local = _local(batch_size, process_index, process_count)
   count = len(source)
@@ -265,7 +265,7 @@ def eval_batches(
   def load(i):
     example = source[min(int(i), count - 1)]
     label = example["label"] if i < count else np.full_like(example["label"], IGNORE)
-    return dict(image=example["image"], label=label, mask=np.bool_(i < count))
+    return dict(image=example["image"], label=label, valid=np.bool_(i < count))
 
   starts = range(0, count, batch_size)
   mine = [i for start in starts for i in range(start, start + batch_size)[part]]
@@ -306,5 +306,5 @@ def _stack(group, batch_size):
   return dict(
     image=np.stack(images + images[-1:] * fill),
     label=np.stack(labels + [np.full_like(labels[-1], IGNORE)] * fill),
-    mask=np.arange(batch_size) < count,
+    valid=np.arange(batch_size) < count,
   )

@@ -107,13 +107,13 @@ class Colorization(Task):
       color = jax.nn.softmax(outputs / self.temperature) @ self.centers
     return jnp.concatenate([lightness, color], -1)
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[B,H,W,K].
       label: f32[B,H,W,3], the images in colour.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, which measures edges and colourfulness too.
 
     Returns:
@@ -144,8 +144,8 @@ class Colorization(Task):
         colorfulness=metrics.colorfulness(colored),
         true_colorfulness=metrics.colorfulness(label),
       )
-    out = {k: jnp.where(mask, v, 0.0).sum() for k, v in sums.items()}
-    return out | dict(examples=mask.sum())
+    out = {k: jnp.where(valid, v, 0.0).sum() for k, v in sums.items()}
+    return out | dict(examples=valid.sum())
 
   def loss(self, sums):
     """Mean absolute or squared error over 50 units, or the weighted cross-entropy in nats."""

@@ -128,13 +128,13 @@ class Dino(Task):
     """See `Task.batch_stats`: the centre of the teacher's answers is among them."""
     return batch_stats | dict(center=outputs["center"])
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: from `outputs`.
       label: not used.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: not used.
 
     Returns:
@@ -150,11 +150,11 @@ class Dino(Task):
     features = outputs["features"].reshape(-1, outputs["features"].shape[-1])
     entropy = -jnp.where(teacher > 0, teacher * jnp.log(jnp.maximum(teacher, 1e-30)), 0.0).sum(-1)
     return dict(
-      examples=mask.sum(),
-      loss=jnp.where(mask, loss, 0.0).sum(),
-      entropy=jnp.where(mask, entropy.mean(0), 0.0).sum(),
-      probability=jnp.where(mask[:, None], teacher.mean(0), 0.0).sum(0),
-      moments=metrics.unit_moments(features, jnp.tile(mask, 2)),
+      examples=valid.sum(),
+      loss=jnp.where(valid, loss, 0.0).sum(),
+      entropy=jnp.where(valid, entropy.mean(0), 0.0).sum(),
+      probability=jnp.where(valid[:, None], teacher.mean(0), 0.0).sum(0),
+      moments=metrics.unit_moments(features, jnp.tile(valid, 2)),
     )
 
   def loss(self, sums):

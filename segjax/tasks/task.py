@@ -21,7 +21,7 @@ def mean(total, count, least=1):
 class Task:
   """Base of the tasks: an image goes into the net as it is, augmented in training.
 
-  A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
+  A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, valid,
   *, evaluating)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
   `val/<name>`, `loss` among them; and `pictures(image, outputs, label)`, panels of one example.
 

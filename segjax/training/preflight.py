@@ -77,7 +77,7 @@ def check_metric(experiment, state, eval_step, label):
   batch = dict(
     image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
     label=jax.ShapeDtypeStruct(labels, np.uint8),
-    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+    valid=jax.ShapeDtypeStruct(shape[:1], bool),
   )
   sums = jax.eval_shape(eval_step, state, batch)
   nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}

@@ -152,7 +152,7 @@ def make_train_step(
   Returns:
     train_step(state, batch); the seed's key is bound as an argument of a jitted function, so that
     another seed does not recompile; see `unbound`. batch: {"image": u8[B,H,W,3], "label":
-    u8[B,...], "mask": bool[B]}. `sums` are the task's statistics of this batch before the update,
+    u8[B,...], "valid": bool[B]}. `sums` are the task's statistics of this batch before the update,
     and `grad_norm`.
   """
 
@@ -173,10 +173,10 @@ def make_train_step(
         net.teacher = Net(model, state.eval_variables(), **how)
       with frozen_norms(frozen):
         outputs = task.outputs(net, inputs)
-      sums = task.statistics(outputs, label, batch["mask"], evaluating=False)
+      sums = task.statistics(outputs, label, batch["valid"], evaluating=False)
       loss = task.loss(sums)
       for aux in net.sown.get("aux_logits", ()):
-        aux_sums = task.statistics(aux, label, batch["mask"], evaluating=False)
+        aux_sums = task.statistics(aux, label, batch["valid"], evaluating=False)
         loss += aux_weight * task.loss(aux_sums)
       return loss, (sums, task.batch_stats(net.batch_stats, outputs))
 
@@ -205,7 +205,7 @@ def make_train_step(
   def indexed_step(key, state, data, batch):
     index = batch["index"]
     gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
-    return train_step(key, state, gathered | dict(mask=jnp.ones(index.shape, bool)))
+    return train_step(key, state, gathered | dict(valid=jnp.ones(index.shape, bool)))
 
   def indexed_steps(key, state, data, batches):
     # Within a loop XLA's CPU backend runs convolutions more than ten times slower.
@@ -279,7 +279,7 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
     outputs = task.outputs(net, inputs)
-    return task.statistics(outputs, label, batch["mask"], evaluating=True)
+    return task.statistics(outputs, label, batch["valid"], evaluating=True)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
