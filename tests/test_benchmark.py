@@ -50,7 +50,7 @@ def test_figures_fit_together(mode):
   net = models.make(**config.model, num_classes=1)
   assert found["parameters"] == static_cost(net, (16, 24))[0]
   assert found["compile_s"] > 0 and found["peak_mb"] > 0
-  # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products a pixel at the least, twice more to train.
+  # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products per pixel at the least, twice more to train.
   least = 2 * 2 * 16 * 24 * 9 * (3 * 4 + 4 * 4) / 1e9 * (3 if mode == "train" else 1)
   assert least < found["gflops"] < 20 * least
 

@@ -218,5 +218,5 @@ def test_what_does_not_fit_is_told(changes, part, tmp_path):
 def test_a_task_that_needs_masks_is_refused(tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke").unlock()
   config_lib.set_task(config, "segmentation")
-  with pytest.raises(UserError, match="one class an image"):
+  with pytest.raises(UserError, match="one class per image"):
     training.train(config, tmp_path)

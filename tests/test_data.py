@@ -187,7 +187,7 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"classes\.txt, line 2: found 'thing 300 0 0'"):
     folder_source(tmp_path)
   (tmp_path / "classes.txt").unlink()
-  with pytest.raises(UserError, match="write one class a line"):
+  with pytest.raises(UserError, match="write one class per line"):
     folder_source(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_images_of_more_than_8_bits_are_told(tmp_path, dtype, ending):
   Image.fromarray(np.full((40, 60), 30000, dtype)).save(file)
   ((name, fault),) = sources.check(folder_source(tmp_path))
   assert name == "x001"
-  assert f"{file}: an image of mode {Image.open(file).mode}, expected 8 bits a channel" in fault
+  assert f"{file}: an image of mode {Image.open(file).mode}, expected 8 bits per channel" in fault
 
 
 @pytest.mark.parametrize("task", ["colorization", "image_to_image"])

@@ -319,7 +319,7 @@ def test_malformed_lines_of_classes_txt_are_named(tmp_path, line):
   [
     ("a\n\nb\na\n", "lines 1 and 4: two classes of the name 'a'"),
     ("a 1 2 3\nb 4 5 6\nc 1 2 3\n", r"lines 1 and 3: two classes of the colour \(1, 2, 3\)"),
-    ("background,road\n", "expected one class a line, without commas"),
+    ("background,road\n", "expected one class per line, without commas"),
   ],
 )
 def test_classes_that_contradict_themselves_are_refused(tmp_path, text, says):

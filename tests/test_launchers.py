@@ -221,9 +221,9 @@ def error_cases(root):
     "unknown loss": ([own_config(root, "a", "c.loss.dise = 1.0")], ["'dise'", "'dice'"], {}),
     "unknown model field": (
       [own_config(root, "b", "c.model.witdhs = (4, 8)")], ["'witdhs'", "'widths'"], {}),
-    "one class an image": (
+    "one class per image": (
       [own_config(root, "digits", "c.data.source = config_lib.data_source('digits')")],
-      ["'digits' has one class an image", "'segmentation'"], {}),
+      ["'digits' has one class per image", "'segmentation'"], {}),
     "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
     "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
     "mistyped field": (

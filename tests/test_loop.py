@@ -243,7 +243,7 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
 @pytest.mark.slow
 def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
   config = tiny_config(data, total_steps=9, eval_steps=9, keep_epochs=(0.34, 4 / 3))
-  training.train(config, tmp_path / "run")  # of 3 steps an epoch
+  training.train(config, tmp_path / "run")  # of 3 steps per epoch
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {1, 4, 9}
   assert int(restore.run(tmp_path / "run", "4")[1].step) == 4

@@ -309,7 +309,7 @@ def test_images_alone_need_no_labels(tmp_path, place):
   for source in (train, val):
     for i, name in enumerate(source.names):
       np.testing.assert_array_equal(source[i]["image"], pictures[int(name)])
-  with pytest.raises(UserError, match="one class an image, the net needs a label image"):
+  with pytest.raises(UserError, match="one class per image, the net needs a label image"):
     sources.labelled(train, "mask", "it", "the net")
   with pytest.raises(UserError, match=r"classes is 'four', expected names such as"):
     sources.make("folder", "train", folder=str(folder), classes="four")

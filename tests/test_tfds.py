@@ -104,7 +104,7 @@ def test_launcher_tells_what_it_wrote_and_writes_once(prepared):
   assert "8 train, 1 val" in done.stdout and " MB" in done.stdout and "written in" in done.stdout
   assert "launch/train.py" in done.stdout and f"data_dir={data_dir}" in done.stdout
   shards = {f: f.stat().st_mtime_ns for f in data_dir.rglob("*.array_record*")}
-  assert len(shards) == 2  # one a split: val has one example
+  assert len(shards) == 2  # one per split: val has one example
   again = launch(
     "prepare_data", "--name=kitti_road", f"--source={folder}", f"--data_dir={data_dir}"
   )
@@ -212,7 +212,7 @@ def test_errors(pets, fields, says):
   [
     (dict(label_key="segmentation_mask", classes=("x", "y", "z")), "label value 3"),
     (dict(label_key="segmentation_mask", classes=("x", "y"), shift=-1), "expected 1 to 2"),
-    (dict(label_key="label"), "one value a pixel"),
+    (dict(label_key="label"), "one value per pixel"),
     (dict(label_key="named", image_key="label"), "uint8"),
   ],
 )

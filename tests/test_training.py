@@ -297,7 +297,7 @@ def test_a_trace_of_some_steps(tmp_path, data, capsys):
   assert [f.stat().st_size > 1000 for f in folder.rglob("*.xplane.pb")] == [True]
   with gzip.open(next(folder.rglob("perfetto_trace.json.gz"))) as file:
     names = [str(event.get("name")) for event in json.load(file)["traceEvents"]]
-  assert sum(name.endswith(" put_batch") for name in names) == 2  # a call a step
+  assert sum(name.endswith(" put_batch") for name in names) == 2  # a call per step
   assert any("train_step" in name for name in names)
   for wrong in (("3", "2"), ("0", "2"), ("a", "b"), ("4",)):
     with pytest.raises(UserError, match=r"profile_steps is .*, expected the first and the last"):

@@ -24,7 +24,7 @@ def curves(runs, metrics, file):
   """Train and validation curves over epochs, the mean over seeds with a band from least to most.
 
   Args:
-    runs: label -> list of rows of metrics.jsonl, one a seed.
+    runs: label -> list of rows of metrics.jsonl, one per seed.
     metrics: list of (scalar without its split, axis label).
     file: path of the PNG.
   """
@@ -108,7 +108,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
 
 
 def class_bars(values, classes, colors, file):
-  """IoU of each class, a bar a variant, with the standard deviation over seeds.
+  """IoU of each class, a bar per variant, with the standard deviation over seeds.
 
   Args:
     values: label -> f[seeds,C].

@@ -14,7 +14,7 @@ MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
 
 @dataclasses.dataclass(frozen=True)
 class ClassStatistics:
-  """Counts over a source; with a class an image in place of a mask, an image is one pixel.
+  """Counts over a source; with a class per image in place of a mask, an image is one pixel.
 
   Attributes:
     names: of the classes.
@@ -157,7 +157,7 @@ def override(weights):
 
 
 def table(statistics):
-  """A text table: a line a class with its share, images and both weights."""
+  """A text table: a line per class with its share, images and both weights."""
   s = statistics
   weights = zip(median_frequency_weights(s), inverse_log_weights(s), strict=True)
   width = max(len(n) for n in (*s.names, "ignored"))

@@ -60,7 +60,7 @@ def _turned(points, like):
 
 
 def scatter(embedded, labels, table, titles, captions, file):
-  """A row of PCA panels over a row of t-SNE panels, one a stage, coloured by class.
+  """A row of PCA panels over a row of t-SNE panels, one per stage, coloured by class.
 
   Args:
     embedded: from `embed`.

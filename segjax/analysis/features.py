@@ -96,7 +96,7 @@ def of_stage(model, variables, image, stage):
     stage: index among the features of the backbone; i is at stride 2^i, 0 is the image.
 
   Returns:
-    f32[B,h,w,C], or f32[B,C], their mean over positions, of a net that gives a vector an image.
+    f32[B,h,w,C], or f32[B,C], their mean over positions, of a net that gives a vector per image.
 
   Raises:
     UserError: no backbone, or none with such a stage.
@@ -163,7 +163,7 @@ def restore(workdir, step):
 def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stages=(None,)):
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
-  Of a net that gives a vector an image, masks tell the class of random crops of `data.size`: the
+  Of a net that gives a vector per image, masks tell the class of random crops of `data.size`: the
   most frequent in the crop. A crop of which less than half is labelled does not count.
 
   Args:
@@ -177,7 +177,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     stages: of the backbone, see `of_stage`; None: `penultimate`.
 
   Returns:
-    list of Features, one a stage.
+    list of Features, one per stage.
   """
   data, rng = experiment.config.data, np.random.default_rng(seed)
   variables = state.eval_variables()  # an argument, so that runs of one config share a program

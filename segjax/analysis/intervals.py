@@ -48,7 +48,7 @@ def paired_difference(first, second, level=0.95):
   the noise that both variants have in common cancels.
 
   Args:
-    first: f[N], a value a seed; nan where a run has none.
+    first: f[N], a value per seed; nan where a run has none.
     second: f[N], of the same seeds.
     level: of confidence.
 

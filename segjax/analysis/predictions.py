@@ -139,7 +139,7 @@ def side_by_side(workdirs, *, wanted=4, moved=()):
     moved: where the data lie now, see `Predictor`.
 
   Returns:
-    u8[height,width,3]: a row an example; panels that all runs share stand there once.
+    u8[height,width,3]: a row per example; panels that all runs share stand there once.
   """
   found = {label: _panels(workdir, wanted, moved) for label, workdir in workdirs.items()}
   rows = []

@@ -36,7 +36,7 @@ def probe(workdir, moved=()):
   """Scores a run's features: middle stages of its backbone and the last layer.
 
   Args:
-    workdir: of a run of a net with a backbone that gives a vector an image.
+    workdir: of a run of a net with a backbone that gives a vector per image.
     moved: where the data lie now, see `features.sources_of`.
 
   Returns:

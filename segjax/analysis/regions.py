@@ -94,7 +94,7 @@ def _note(pair, p, iou, side):
 
 
 def picture(found, labels):
-  """A row a class: image | truth | prediction of its best window, then of its worst; a legend.
+  """A row per class: image | truth | prediction of its best window, then of its worst; a legend.
 
   Args:
     found: from `best_and_worst`.

@@ -74,7 +74,7 @@ def write(study, results, output):
 
 
 def _csv(study, results, costs, knn):
-  """A row a run; columns that begin with time/ differ from run to run, the others do not."""
+  """A row per run; columns that begin with time/ differ from run to run, the others do not."""
   done = [r for r in results if not r.error]
   names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
   buffer = io.StringIO()

@@ -100,7 +100,7 @@ def samples(source, wanted=8):
       colors = colorize(source.labels, label)
       both = blend(image, colors, np.ones_like(label, bool))
       rows.append([(name, image), ("label", colors), ("label over image", both)])
-  if len(rows[0]) == 1:  # of single images, four a row
+  if len(rows[0]) == 1:  # of single images, four per row
     flat = [cell for row in rows for cell in row]
     rows = [flat[i : i + 4] for i in range(0, len(flat), 4)]
   return with_legend(panel(rows), source.labels, shown)

@@ -106,13 +106,13 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
 
 
 def table(costs):
-  """Text table, a row a device."""
+  """Text table, a row per device."""
   lines = []
   for c in costs:
     lines += [
       f"  {c.device}, {c.size[0]}x{c.size[1]} pixels",
       f"    parameters        {c.parameters:,} ({c.mb:.2f} MB)",
-      f"    FLOPs             {c.gflops:.2f} G an image",
+      f"    FLOPs             {c.gflops:.2f} G per image",
       f"    peak memory       {c.peak_mb:.0f} MB at batch 1",
       f"    compile time      {c.compile_s:.1f} s",
       f"    latency           {c.latency_ms:.1f} ms at batch 1"

@@ -47,7 +47,7 @@ class Program:
   devices: int
 
   def seconds(self, repeats):
-    """Seconds a step of each of `repeats` samples, see `time_samples`."""
+    """Seconds per step of each of `repeats` samples, see `time_samples`."""
     return [t / self.steps for t in time_samples(self.call, repeats)]
 
 

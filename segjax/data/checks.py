@@ -62,12 +62,12 @@ def label_histograms(source, threads=4, indices=None):
   """Counts the pixels of each label value.
 
   Args:
-    source: of masks, or of one class an image; see `segjax.data.sources`.
+    source: of masks, or of one class per image; see `segjax.data.sources`.
     threads: that read.
     indices: of the examples to look at; None: all.
 
   Returns:
-    i64[N,256], a row an example; the last value is 255, ignore.
+    i64[N,256], a row per example; the last value is 255, ignore.
 
   Raises:
     UserError: a file is broken.
@@ -84,7 +84,7 @@ def label_counts(source, threads=4, limit=None):
   """Counts the pixels of each class over a source, or over a part of it.
 
   Args:
-    source: of masks, or of one class an image, which then counts as one pixel.
+    source: of masks, or of one class per image, which then counts as one pixel.
     threads: that read.
     limit: look at so many examples at most, evenly spread; None: at all.
 

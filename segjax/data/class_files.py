@@ -22,7 +22,7 @@ class ClassFiles(contents.OfFiles):
   Attributes:
     labels: label table.
     root: folder of the set, for messages.
-    names: one a file.
+    names: one per file.
     pairs: (image file, class), with None for a missing file and its class.
     remarks, elsewhere: see `contents.OfFiles`.
   """

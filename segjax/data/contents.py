@@ -47,7 +47,7 @@ def example_hashes(source, pairs):
     pairs: (image file, label) an example; the label is a file, a class number or None.
 
   Returns:
-    list of bytes, one an example.
+    list of bytes, one per example.
 
   Raises:
     UserError: a file cannot be read.

@@ -96,14 +96,14 @@ def read_image(file, name=""):
     u8[H,W,3].
 
   Raises:
-    UserError: no such file, damaged, another format, several pages, more than 8 bits a channel.
+    UserError: no such file, damaged, another format, several pages, more than 8 bits per channel.
   """
   name = name or file
   decoded = _decode(file, name, mask=False)
   mode = decoded.image.mode
   if decoded.bits > 8 or mode.startswith(("I", "F")):
     raise UserError(
-      f"{name}: an image of mode {mode}, expected 8 bits a channel, found {decoded.bits}; "
+      f"{name}: an image of mode {mode}, expected 8 bits per channel, found {decoded.bits}; "
       "convert it"
     )
   try:
@@ -133,7 +133,7 @@ def read_stored(file, name=""):
     return Stored(_grey(array, decoded, name), decoded.bits, decoded.signed or mode == "F")
   if decoded.bits > 8:
     raise UserError(
-      f"{name}: a mask of mode {mode} with {decoded.bits} bits a channel, expected 8; convert it"
+      f"{name}: a mask of mode {mode} with {decoded.bits} bits per channel, expected 8; convert it"
     )
   if mode in ("LA", "PA", "RGBA"):
     _require_opaque(array[..., -1] == 255, name)

@@ -2,7 +2,7 @@
 
 A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "valid": bool[B]}; `valid` is False for the
 copies that fill up the last batch of an evaluation. Labels become int32 on the device, which
-keeps the transfer small. The label may be one class an image too, u8[B], or a target image as
+keeps the transfer small. The label may be one class per image too, u8[B], or a target image as
 large as the image, u8[B,H,W,3].
 """
 
@@ -183,7 +183,7 @@ def train_iterator(
     indices_only: batches are {"index": i32[B]}, for data that lie on the device.
     num_threads: that decode, a batch each, in each worker if there are some.
     num_workers: processes that decode; 0: this one. The batches are the same.
-    prefetch: examples decoded ahead, at least a batch a thread.
+    prefetch: examples decoded ahead, at least a batch per thread.
     process_index: of this process.
     process_count: of all.
 
@@ -279,7 +279,7 @@ def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=
   As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
   left of a size at the end is filled with masked copies: to a whole batch where the size had one
   before, which needs no other shape, or else to no more than the devices need. Holds at most a
-  batch a size in memory.
+  batch per size in memory.
 
   Args: see `train_iterator`.
     devices: that share a batch.

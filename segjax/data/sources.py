@@ -1,6 +1,6 @@
 """Random-access sources of labelled images.
 
-A source has `labels` (a LabelTable), `names` (one string an example, unique), `len()` and
+A source has `labels` (a LabelTable), `names` (one string per example, unique), `len()` and
 `source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
@@ -93,7 +93,7 @@ def make(name, split, *, complete=True, **fields):
 
 KINDS = {
   "mask": "a label image for each image",
-  "class": "one class an image",
+  "class": "one class per image",
   "target": "a target image for each image",
 }
 

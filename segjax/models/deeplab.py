@@ -18,7 +18,7 @@ from segjax.models.layers import ConvNorm, Layered, logits_layer
 class ASPP(Layered):
   """Atrous spatial pyramid pooling: parallel convolutions of several rates, and the image's mean.
 
-  In training a batch of one image is an error: the mean's batch norm sees one value a channel.
+  In training a batch of one image is an error: the mean's batch norm sees one value per channel.
 
   Attributes:
     features: channels of each branch.
@@ -49,7 +49,7 @@ class DeepLabHead(Layered):
   """ASPP or nothing, 3x3 convolution, batch norm, ReLU, 1x1 convolution.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     features: channels of the head; 0 for those of its input.
     aspp: with ASPP.
     rates: of ASPP.
@@ -79,7 +79,7 @@ class DeepLabV3(Layered):
   backbone's width.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     output_stride: of the backbone.
     aspp: with ASPP.
@@ -115,7 +115,7 @@ class DeepLabV3PlusHead(Layered):
   """ASPP, joined at stride 4 with fine features, and two 3x3 convolutions.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     rates: dilations of ASPP.
     features: channels.
     fine_features: channels that the stride-4 features are reduced to.
@@ -143,7 +143,7 @@ class DeepLabV3Plus(Layered):
   """DeepLabv3 with a decoder over stride-4 features.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     output_stride: of the backbone.
     rates: dilations of ASPP.

@@ -18,7 +18,7 @@ class FCNHead(Layered):
   """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout 0.1, 1x1 convolution.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
   """
 
   num_classes: int
@@ -36,7 +36,7 @@ class FCN(Layered):
   """torchvision's FCN: its head on dilated features, bilinear up-sampling.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     output_stride: of the backbone.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
@@ -72,7 +72,7 @@ class FCN32s(Layered):
   the pooling before gave.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
     hidden: width of the two convolutions (7x7 and 1x1, with dropout 0.5) before the scores,
       4096 in the paper; 0 for none, a 1x1 convolution on the features as head.

@@ -143,7 +143,7 @@ class ConvTranspose(nn.Module):
 
 
 class Dropout(nn.Module):
-  """`nn.Dropout`, whose random bits cost less: as many a value as the rate needs, not 32.
+  """`nn.Dropout`, whose random bits cost less: as many per value as the rate needs, not 32.
 
   One bit for a rate of 0.5, two for 0.25, four for 0.375, 32 for 0.1.
 

@@ -191,10 +191,10 @@ MiTHead = partial(MeanHead, layer="classifier", own_init=INIT)
 
 
 class Head(Layered):
-  """The all-MLP head: a dense layer a stage, then all stages at the first's size, fused.
+  """The all-MLP head: a dense layer per stage, then all stages at the first's size, fused.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     width: channels of each dense layer and of the fusion.
     dropout: rate, before the classifier.
   """
@@ -223,7 +223,7 @@ class SegFormer(Layered):
   With its defaults SegFormer-B0 for Cityscapes (3,719,027 parameters).
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: "mit_b0" to "mit_b5"; a module, which brings all its fields; or what makes one, such
       as `partial(MiT, depths=(1, 1, 1, 1))`. Its features from stride 4 on are used.
     decoder_width: channels in the head; None: 256 for "mit_b0" and "mit_b1", else 768.

@@ -1,4 +1,4 @@
-"""What a batch means: one file a task, with its loss, statistics, summary and pictures."""
+"""What a batch means: one file per task, with its loss, statistics, summary and pictures."""
 
 from segjax.tasks.class_query import ClassQuery
 from segjax.tasks.classification import Classification

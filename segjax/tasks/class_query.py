@@ -19,7 +19,7 @@ from segjax.tasks.task import mean
 
 @dataclasses.dataclass(frozen=True)
 class ClassQuery(Segmentation):
-  """Training asks for one class an image and gets its mask; an evaluation asks for all in turn.
+  """Training asks for one class per image and gets its mask; an evaluation asks for all in turn.
 
   The first class is the background, which is not asked for. The masks of an evaluation are merged
   into one label map: the class of the largest logit, or the background where all are below 0, so

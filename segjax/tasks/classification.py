@@ -24,7 +24,7 @@ class Classification(Task):
       2016), in [0,1).
     top_k: an answer counts for `top<k>_accuracy` if the truth is among the k likeliest classes; of
       fewer classes, among all but one.
-    class_weights: empty, or a weight a class; the mean loss is then taken over the weights.
+    class_weights: empty, or a weight per class; the mean loss is then taken over the weights.
   """
 
   label_smoothing: float = 0.0
@@ -50,7 +50,7 @@ class Classification(Task):
 
   @property
   def num_outputs(self):
-    """Logits, one a class."""
+    """Logits, one per class."""
     return len(self.classes)
 
   @property
@@ -120,7 +120,7 @@ class Classification(Task):
     return out | {f"accuracy/{c}": float(v) for c, v in recalls}
 
   def table(self, sums):
-    """Text table of an evaluation: scalars, then a row a class."""
+    """Text table of an evaluation: scalars, then a row per class."""
     s = self.summary(sums)
     scalars = [(k, v) for k, v in s.items() if "/" not in k]
     lines = ["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in scalars), ""]

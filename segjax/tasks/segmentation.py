@@ -29,7 +29,7 @@ class Segmentation(Task):
     dice: weight of the Dice loss.
     focal: weight of the focal loss.
     focal_gamma: exponent of the focal loss.
-    class_weights: empty, or a weight a class for the cross-entropy; its mean is then taken over
+    class_weights: empty, or a weight per class for the cross-entropy; its mean is then taken over
       the weights, as PyTorch does.
   """
 
@@ -150,7 +150,7 @@ class Segmentation(Task):
     return super().line(summary) | dict(constant_accuracy=summary["constant_accuracy"])
 
   def table(self, sums):
-    """Text table of an evaluation: scalars, then a row a class."""
+    """Text table of an evaluation: scalars, then a row per class."""
     s = self.summary(sums)
     lines = [
       "",

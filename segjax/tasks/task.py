@@ -97,7 +97,7 @@ class Task:
     return self.row(summary)
 
   def table(self, sums):
-    """Text table of an evaluation, a row a scalar."""
+    """Text table of an evaluation, a row per scalar."""
     rows = self.summary(sums).items()
     return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
 

@@ -192,7 +192,7 @@ class Checkpoints:
     raise UserError(f"no checkpoint {which!r} in {self.folder}; there is 'best', 'latest', {have}")
 
   def latest_text(self):
-    """Which checkpoint a run that ends now keeps, a clause of a message."""
+    """The checkpoint that a run that ends now keeps, a clause of a message."""
     step = self.step_of("latest")
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 

@@ -230,7 +230,7 @@ def row_major(x):
   """The same array, laid out in the order of its axes.
 
   Convolutions give their gradients in other orders, which the optimiser would take over: then all
-  that it returns is copied, three arrays a kernel in place of one.
+  that it returns is copied, three arrays per kernel in place of one.
   """
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 

@@ -23,7 +23,7 @@ def finite(values):
 
 
 class JsonLines:
-  """Appends a line a step to `metrics.jsonl`; nan and infinity are written as null.
+  """Appends a line per step to `metrics.jsonl`; nan and infinity are written as null.
 
   Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and
   damaged lines are dropped.

@@ -21,7 +21,7 @@ class Arrays:
 
   Attributes:
     labels: label table.
-    names: one an image.
+    names: one per image.
     images: u8[N,H,W,3].
     classes: u8[N], labels.
   """

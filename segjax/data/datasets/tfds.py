@@ -54,7 +54,7 @@ class TfdsSource:
     if stored.shape != image.shape[:2]:
       raise UserError(
         f"{self.names[i]}: {self.label_key!r} has the shape {list(stored.shape)}, expected one "
-        f"value a pixel of the image, {list(image.shape[:2])}"
+        f"value per pixel of the image, {list(image.shape[:2])}"
       )
     values = stored + self.shift
     bad = stored[((values < 0) | (values >= len(self.labels))) & (stored != self.ignore_value)]

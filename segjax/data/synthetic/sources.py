@@ -29,7 +29,7 @@ class Synthetic:
 
   Attributes:
     labels: label table.
-    names: one a scene.
+    names: one per scene.
     seed: of the drawings.
     first: index of the first scene.
     height: pixels.

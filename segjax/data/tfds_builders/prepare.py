@@ -23,7 +23,7 @@ def prepare(name, source, data_dir, shards):
     name: of the set, one of `BUILDERS`.
     source: absolute Path of the folder of the set's own files.
     data_dir: absolute Path of the folder of TFDS sets.
-    shards: files a split, at most one an example.
+    shards: files per split, at most one per example.
 
   Raises:
     UserError: unknown set, no or broken files, or a folder that cannot be written to.

@@ -284,7 +284,7 @@ def register(make, spec, machine):
 
   Args:
     make: function of `spec` and a Machine that gives (llvmlite module with `item`, number of array
-      arguments, number of parts, float32 values of scratch memory a thread). The arrays and the
+      arguments, number of parts, float32 values of scratch memory per thread). The arrays and the
       one result are pointers, the part and the scratch memory follow.
     spec: hashable, and all that the kernel depends on.
     machine: Machine that it is written for.
