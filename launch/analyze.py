@@ -1,4 +1,4 @@
-"""Shows what an experiment trains on, and what a run has learned. The first argument says what:
+"""Analyses the data of an experiment and the results of a run. The first argument is a command:
 
   python launch/analyze.py data --config=configs/unet_road.py:data=kitti_road
   python launch/analyze.py augment --config=configs/unet_road_strong.py
@@ -50,7 +50,7 @@ flags.declare_key_flag("config")
 
 
 def take_command():
-  """Takes the first argument off the command line, as flags end at what is not one."""
+  """Takes the first argument off the command line, as flags end at the first other argument."""
   given = sys.argv[1:2]
   return sys.argv.pop(1) if given and not given[0].startswith("-") else ""
 

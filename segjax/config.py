@@ -1,7 +1,7 @@
 """Configs: reading a file with its argument, durations, and the config.json of a run.
 
-A config file's `get_config(arg="")` starts from `default()` and says what differs; the fields are
-in `segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
+A config file's `get_config(arg="")` starts from `default()` and sets the fields that differ, see
+`segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
 above 0.
 """
 
@@ -42,7 +42,7 @@ def read(spec):
   """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
 
   Raises:
-    UserError: no such file, or what its `get_config` says of the argument.
+    UserError: no such file, or an argument that its `get_config` refuses.
   """
   config = call_file(spec, "get_config")
   paths = {k: expand_home(v) for k, v in flatten(config).items() if str(v).startswith("~")}
@@ -123,13 +123,13 @@ def parse_arg(arg, **defaults):
 
 
 def write_arg(**values):
-  """The argument that `parse_arg` reads as these values; what is False or empty is left out.
+  """The argument that `parse_arg` reads as these values; False and empty ones are left out.
 
   >>> write_arg(data="x", smoke=True, weights="", small=False)
   'data=x,smoke'
   """
-  told = {k: v for k, v in values.items() if v is not False and v != ""}
-  return ",".join(k if v is True else f"{k}={v}" for k, v in told.items())
+  given = {k: v for k, v in values.items() if v is not False and v != ""}
+  return ",".join(k if v is True else f"{k}={v}" for k, v in given.items())
 
 
 def duration(config, name, steps_per_epoch, *, required=False):
@@ -209,7 +209,7 @@ def save(config, file):
 def load(file):
   """Reads a config that `save` wrote; fields that are newer than it get their defaults.
 
-  Fields of the data source, the task, its loss and the net are left to what they are fields of.
+  Fields of the data source, the task, its loss and the net are left to their own classes.
 
   Raises:
     UserError: no such file, not JSON, or not a config: some of it is missing, a field is not known

@@ -1,7 +1,7 @@
 """The fields of a config: what there is, its default, what it means.
 
 Each default stands in one place. Those of the task, its loss, the optimiser, the schedule and the
-augmentation are the defaults of the class or function that takes them, and so is what they mean:
+augmentation are the defaults of the class or function that takes them, documented there:
 `segjax.reference` makes the tables in configs/README.md of it.
 """
 

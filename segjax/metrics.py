@@ -67,7 +67,7 @@ def score_histogram(
     valid: bool[B,H,W], True where the pixel is scored; None for all pixels.
 
   Returns:
-    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin 1 as well. Pixels
+    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin also 1. Pixels
     with another label or a probability that is nan are counted in no bin.
 
   Raises:

@@ -1,4 +1,4 @@
-"""What evaluation and prediction write, never over anything that they did not write."""
+"""The files of evaluation and prediction, which never replace files of others."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def evaluate_run(workdir, experiment, state, data, split):
 
 
 def _suffix(data):
-  """What tells the evaluation of other data from that of the run's own."""
+  """Suffix of the file that evaluates other data than the run's own; empty for its own."""
   if not data.changed:
     return ""
   name = re.sub(r"[^\w-]+", "_", Path(data.folder).name)[:40]

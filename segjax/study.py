@@ -22,7 +22,7 @@ from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
 
 # Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
-# whether they are the same is told by their fingerprint.
+# their fingerprint shows whether they are the same.
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
@@ -32,21 +32,21 @@ NEUTRAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """What to train and what to compare; files of `configs/studies/` make one.
+  """The variants to train and to compare; files of `configs/studies/` make one.
 
   Attributes:
     title: of the report.
-    question: what the study asks, a sentence or two.
-    variants: label -> config file with its argument.
+    question: the question of the study, a sentence or two.
+    variants: name of a variant -> config file with its argument.
     seeds: each variant is trained with each.
     metric: scalar of an evaluation that the study is about, e.g. "val/mean_iou".
-    compare: pairs of labels, the second is compared with the first; empty: all with the first.
+    compare: pairs of variants, the second is compared with the first; empty: all with the first.
     overrides: "field" -> value, of every run.
-    changes: label -> "field" -> value, of one variant; `overrides` win.
-    derived: label -> function of the variant's config, overridden already -> "field" -> value; for
-      what depends on other fields, such as the length of the training. `overrides` win but for the
+    changes: variant -> "field" -> value, of one variant; `overrides` win.
+    derived: variant -> function of its overridden config -> "field" -> value; for
+      fields that depend on others, such as the length of the training. `overrides` win but for the
       length itself.
-    notes: label -> what a reader must know of the variant.
+    notes: variant -> a remark for the reader of the report.
   """
 
   title: str
@@ -116,7 +116,7 @@ def read(spec):
   """The Study of a file with its argument, `configs/studies/aspp.py:smoke`.
 
   Raises:
-    UserError: no such file, or what its `get_study` says of the argument.
+    UserError: no such file, or an argument that its `get_study` refuses.
   """
   return config_lib.call_file(spec, "get_study", "study")
 
@@ -145,7 +145,7 @@ def override(config, field, text):
 
 
 def changes(study, label):
-  """What sets a variant apart from its config file: {"field": value}, overrides left out."""
+  """Changes of a variant to its config file, {"field": value}, overrides left out."""
   fixed = {k: v for k, v in study.changes.get(label, {}).items() if k not in study.overrides}
   if label not in study.derived:
     return fixed
@@ -186,7 +186,7 @@ def identity(config):
 
 
 def run(study, pool):
-  """Trains what is missing, in the order of seeds; a run that fails does not stop the rest.
+  """Trains the missing runs, in the order of seeds; one that fails does not stop the rest.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
   same pool: a finished one is not trained again, an interrupted one resumes where it stopped, one
@@ -229,7 +229,7 @@ def _check_different(study, configs):
     if same != label:
       raise UserError(
         f"the variants {same!r} and {label!r} of the study have the same config; is a field that "
-        "tells them apart overridden?"
+        "distinguishes them overridden?"
       )
 
 
@@ -248,7 +248,7 @@ def _train(config, workdir):
         print(f"  finished before: {workdir}")
         return ""
       print(f"  finished before, but some results are lost: {workdir}", flush=True)
-    loop.train(config, workdir)  # of a finished run this restores what is lost
+    loop.train(config, workdir)  # of a finished run this restores lost results
     finished.touch()
   except Stopped:
     raise

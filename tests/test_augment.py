@@ -290,7 +290,7 @@ def test_blur_sigmas_cover_their_range():
   out = jax.jit(jax.vmap(lambda k: fn(k, dot, jnp.zeros((25, 25), int))[0][..., 0]))(keys)
   np.testing.assert_allclose(out.sum((1, 2)), 1, atol=1e-5)
   sigma = np.sqrt(np.asarray(out).sum(2) @ (np.arange(25) - 12) ** 2)
-  spreads(sigma[sigma > 0.5], 0.5, 2.0)  # pixels are too coarse to tell smaller ones
+  spreads(sigma[sigma > 0.5], 0.5, 2.0)  # pixels are too coarse to distinguish smaller ones
   assert 0.15 < (sigma <= 0.5).mean() < 0.35
 
 

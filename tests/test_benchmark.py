@@ -234,7 +234,7 @@ def test_the_launcher_prints_and_writes(tmp_path):
   done = launch("benchmark", *args, "--mode=end_to_end")
   assert done.returncode == 0, done.stderr
   figures = json.loads(file.read_text())
-  # Six steps of which the rows after the first tell four.
+  # Six steps of which the rows after the first report four.
   assert figures["seconds"] > 4 * figures["step_s"] > 0 and figures["bare_step_s"] > 0
   done = launch("benchmark", *args, "--mode=trian")
   assert done.returncode == 1 and "'train'" in done.stderr

@@ -484,7 +484,7 @@ def by_sharding(spec, kind=AxisType.Auto):
   """The gradient of a batch that is divided by a mesh as `spec` says.
 
   Where a map has fewer rows than there are devices along them, XLA gives wrong gradients of strided
-  kernels, of `jax.lax.conv_general_dilated` alone as well.
+  kernels, also of `jax.lax.conv_general_dilated` alone.
   """
 
   def make(p):

@@ -277,7 +277,7 @@ def test_shift_and_ignored_values(tmp_path):
   write_set(tmp_path / "e", [signed], ending="tif")
   assert_labels(labels(tmp_path / "e", ignore_value=-1), want)
   notes = make(tmp_path / "d", ignore_value=1).notes
-  assert notes == ("ignore_value 1 is the number of the class 'road' as well",)
+  assert notes == ("ignore_value 1 is also the number of the class 'road'",)
 
 
 # ---------------------------------------------------------------------------- classes.txt

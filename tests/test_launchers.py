@@ -24,7 +24,7 @@ def smoked(request, tmp_path_factory):
   workdir = tmp_path_factory.mktemp(request.param) / "run"
   done = launch("train", f"--config=configs/{request.param}.py:smoke", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
-  assert "TF_" not in done.stderr  # TensorFlow tells of its kernels at every start if it may
+  assert "TF_" not in done.stderr  # else TensorFlow prints a notice of its kernels
   return workdir, done.stdout
 
 
@@ -264,7 +264,7 @@ def failures(tmp_path_factory):
     given = any(a.startswith("--workdir") for a in args)
     more = [] if given else [f"--workdir={root / name.replace(' ', '_') / 'run'}"]
     jobs.append(("train", [*args, *more], env))
-  found = zip(cases, launch_all(jobs, root / "told"), strict=True)
+  found = zip(cases, launch_all(jobs, root / "mistakes"), strict=True)
   return {name: (done, cases[name][1]) for name, done in found}
 
 
@@ -317,7 +317,7 @@ def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
     ("predict", [f"--workdir={trained}", "--input=/no/where", f"--output={tmp_path}"], "/no/where"),
     ("predict", [f"--workdir={trained}", f"--output={tmp_path}"], "--input is required"),
   ]
-  found = launch_all([(name, args, {}) for name, args, _ in cases], tmp_path / "told")
+  found = launch_all([(name, args, {}) for name, args, _ in cases], tmp_path / "mistakes")
   for done, (*_, part) in zip(found, cases, strict=True):
     assert done.returncode == 1
     assert part in done.stderr

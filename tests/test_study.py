@@ -185,7 +185,7 @@ def test_errors_are_one_line(tmp_path):
     ("--study=configs/studies/asp.py", "configs/studies/aspp.py"),
   ]
   jobs = [("study", [*arguments(tmp_path), arg], {}) for arg, _ in cases]
-  for done, (_, message) in zip(launch_all(jobs, tmp_path / "told"), cases, strict=True):
+  for done, (_, message) in zip(launch_all(jobs, tmp_path / "mistakes"), cases, strict=True):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert message in line

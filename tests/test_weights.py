@@ -196,7 +196,7 @@ def test_training_starts_from_a_file_and_from_a_run(tmp_path):
     more = [] if "init_from" in field else [f"--config.init_from={path}"]
     place = f"--workdir={tmp_path / field.split('=')[0]}"
     jobs.append(("train", [*common, *more, f"--config.{field}", place], {}))
-  for done, words in zip(launch_all(jobs, tmp_path / "told"), cases.values(), strict=True):
+  for done, words in zip(launch_all(jobs, tmp_path / "mistakes"), cases.values(), strict=True):
     assert done.returncode == 1, done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr

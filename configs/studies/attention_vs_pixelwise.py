@@ -14,7 +14,7 @@ a softmax trained 1.15 times as long, which gives it the time of an attention, 0
 
 All variants have equal epochs, but for softmaxes that train longer, which is to give them the wall
 time of an attention. How many times as long is said by `additive=`, `dot=` and `scaled_dot=`: take
-the ratios of the minutes that the report tells. The report compares each attention with both.
+the ratios of the minutes in the report. The report compares each attention with both.
 """
 
 from segjax import config as config_lib

@@ -1,4 +1,4 @@
-"""What pretraining without labels is worth to segmentation: encoders that stay as they came.
+"""The worth of self-supervised pretraining for segmentation: frozen encoders.
 
 DeepLabv3+'s decoder over a frozen ResNet-18: random, or pretrained by the runs that are named; and,
 as the mark to reach, the same net trained whole from random weights.
@@ -32,7 +32,7 @@ def get_study(arg=""):
   }
   return Study(
     title="Frozen encoders, pretrained without labels and random",
-    question="How much of what a segmentation net needs has an encoder learned without labels?",
+    question="How useful are features that were learned without labels for segmentation?",
     variants={"frozen, random": random, **pretrained, "trained whole": random},
     changes={"trained whole": {"freeze": ""}},
     seeds=(0, 1) if a.smoke else (0, 1, 2),

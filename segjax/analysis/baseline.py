@@ -1,4 +1,4 @@
-"""What colour and position alone say: a logistic regression per pixel."""
+"""Baseline of colour and position alone: a logistic regression per pixel."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def count(source, threads=4):
   counts = label_histograms(source, threads)
   scored = counts[:, :classes]
   there = scored > 0
-  of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would tell nothing
+  of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would say nothing
   return ClassStatistics(
     names=source.labels.names,
     pixels=scored.sum(0),

@@ -1,4 +1,4 @@
-"""What launch/analyze.py does, a function for each command."""
+"""The commands of launch/analyze.py, a function each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from segjax.training.writers import finite
 
 
 def run(command, given):
-  """Runs a command, and prints what it writes.
+  """Runs a command, and prints the names of its files.
 
   Args:
     command: one of `COMMANDS`.
@@ -34,7 +34,7 @@ def run(command, given):
       arguments.
 
   Raises:
-    UserError: no such command, it needs a flag that is None, or what the command finds.
+    UserError: no such command, it needs a flag that is None, or an error of the command.
   """
   function = choose(COMMANDS, command, "command")
   taken = {name: given[name] for name in inspect.signature(function).parameters}
@@ -129,7 +129,7 @@ def stages(workdir, output, folder, samples):
 
 
 def cost(workdir, output, checkpoint):
-  """Measures what the net costs."""
+  """Measures size, FLOPs, memory and time of the net."""
   experiment, state = restore.run(workdir, checkpoint)
   measured = cost_lib.measure(experiment, state, experiment.config.data.size)
   print(cost_lib.table([measured]))

@@ -148,7 +148,7 @@ def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=
 
 
 def _view(features, source, i, side=48):
-  """The image of an example, or what surrounds its pixel, marked by a cross."""
+  """The image of an example, or the surroundings of its pixel, marked by a cross."""
   image = source[int(features.examples[i])]["image"]
   if features.places is None:
     return image

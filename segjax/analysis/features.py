@@ -46,7 +46,7 @@ class Features:
 def penultimate(model, variables, image):
   """The features before the layer that makes the outputs: f32[B,D] or f32[B,h,w,D].
 
-  What a classifier sows under this name, or else the input of the last convolution or dense layer
+  The array that a classifier sows under this name, or else the input of the last layer
   with as many channels as the net has outputs. Of a net that is asked for one class at a time, the
   features for all classes, one after the other.
 
@@ -124,7 +124,7 @@ def middle_stages(model, image):
 
 
 def _and_backbones(call):
-  """What a function returns, and what backbones returned in it."""
+  """(result of a function, results of the backbones called in it)."""
   found = []
 
   def note(call, args, kwargs, context):
@@ -163,7 +163,7 @@ def restore(workdir, step):
 def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stages=(None,)):
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
-  Of a net that gives a vector per image, masks tell the class of random crops of `data.size`: the
+  Of a net that gives a vector per image, masks give the class of random crops of `data.size`: the
   most frequent in the crop. A crop of which less than half is labelled does not count.
 
   Args:

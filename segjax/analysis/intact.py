@@ -45,7 +45,7 @@ def checked(results):
 
 
 def _check_files(result):
-  """Raises a UserError where a file of a run lacks what the report needs."""
+  """Raises a UserError where a file of a run lacks an entry that the report needs."""
   workdir = result.workdir
   config_lib.load(workdir / "config.json")
   classes = experiment_lib.load_labels(workdir / "labels.json").names
@@ -64,7 +64,7 @@ def or_line(document, what, make):
 
   Args:
     document: Document.
-    what: that is missing then, for the line.
+    what: the part that is then missing, for the line.
     make: function without arguments.
   """
   try:

@@ -26,7 +26,7 @@ class Difference:
 
   @property
   def verdict(self):
-    """What may be said: "higher", "lower", "not distinguishable", or that seeds are missing."""
+    """The verdict: "higher", "lower", "not distinguishable", or that seeds are missing."""
     if self.pairs < 2:
       return "one seed: no interval" if self.pairs else "no seed in common"
     if self.low <= 0 <= self.high:

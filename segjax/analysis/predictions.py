@@ -131,7 +131,7 @@ def stages(workdir, *, wanted=3, moved=()):
 
 
 def side_by_side(workdirs, *, wanted=4, moved=()):
-  """Fixed validation examples, with what each of several runs makes of them.
+  """Fixed validation examples, with the predictions of several runs.
 
   Args:
     workdirs: label -> workdir, of runs of one task on the same data.

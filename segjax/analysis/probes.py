@@ -1,4 +1,4 @@
-"""What a run that learned without labels knows of classes: kNN accuracy of its layers."""
+"""Probes of a self-supervised run: kNN accuracy of its layers."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def write(study, results, output):
       report_figures.segmentation(document, study, done, figures)
     else:
       report_figures.confusions(document, done, figures)
-    # Label maps are among the stages above; what else a task shows is not.
+    # Label maps are among the stages above; other pictures of a task are not.
     shown = {
       v: runs for v, runs in done.items() if task_of(runs) != "segmentation" and v not in probes
     }

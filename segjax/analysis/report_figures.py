@@ -29,7 +29,7 @@ def curves(document, study, done, figures):
 
 def trade_offs(document, done, costs, judged, figures):
   """Draws the score against each cost, and writes the ranks and the costs."""
-  document.heading("What it costs")
+  document.heading("Costs")
   axes = {
     "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
     "size, MB": {v: costs[v][0].mb for v in done},
@@ -41,7 +41,7 @@ def trade_offs(document, done, costs, judged, figures):
     value_text, sign, value = judged
     ranks[value_text] = _ranking({v: -sign * np.mean(x) for v, x in value.items()})
     spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
-  # Where some start from weights, each dot says what it starts from.
+  # Where some start from weights, each dot is marked with its start.
   differ = len({start_of(runs) for runs in done.values()}) > 1
   names = {v: f"{v} ({start_of(runs)})" if differ else v for v, runs in done.items()}
   for text, by in axes.items():
@@ -150,7 +150,7 @@ def confusions(document, done, figures):
 
 
 def examples(document, done, figures):
-  """Validation examples with what each variant makes of them."""
+  """Validation examples with the predictions of each variant."""
   first = next(iter(done.values()))[0]
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}

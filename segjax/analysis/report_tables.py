@@ -1,4 +1,4 @@
-"""The tables of a study's report: what was run, results, differences, features."""
+"""The tables of a study's report: runs, results, differences, features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for
 
 
 def setup(document, study, results, done, costs):
-  """Writes what was run, and on what."""
+  """Writes the variants, their runs and their data."""
   document.heading("What was run")
   rows = []
   for label, spec in study.variants.items():
@@ -129,7 +129,7 @@ def _paired(first, second, value):
 
 
 def features(document, done, probes, figures):
-  """How well features tell the classes that no run was trained on, before and after."""
+  """How well features separate classes that no run was trained on, before and after."""
   document.heading("Features")
   rows = []
   for label, of_runs in probes.items():
@@ -149,9 +149,9 @@ def features(document, done, probes, figures):
     "neighbours (cosine) in the train split have. Where labels are masks, examples are crops, "
     f"{probes_lib.CROPS} of each class where there are as many; a crop's class is the one most of "
     "its pixels have. 'Before' are the random weights that a run began with. Stage i is the "
-    "backbone's at stride 2^i, 'last' what the head of a classifier would get; all are means over "
-    "positions. After rotation prediction a middle stage often tells more than the last. Student's "
-    "t interval, paired by seed: it is of other seeds, not of other images."
+    "backbone's at stride 2^i, 'last' the input of a classifier's head; all are means over "
+    "positions. After rotation prediction a middle stage often separates classes better than the "
+    "last. Student's t interval, paired by seed: it is of other seeds, not of other images."
   )
   for k, (label, of_runs) in enumerate(probes.items()):
     first = of_runs[0]

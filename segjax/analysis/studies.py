@@ -1,4 +1,4 @@
-"""Trains a study's missing runs and writes its report: what launch/study.py does."""
+"""The work of launch/study.py: trains a study's missing runs and writes its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segjax.errors import UserError
 
 
 def run(spec, *, overrides, seeds=None, runs, output=None):
-  """Trains what is missing of a study, writes its report, and prints where it is.
+  """Trains the missing runs of a study, writes its report, and prints where it is.
 
   Args:
     spec: file of the study, with an argument after a colon if it takes one.

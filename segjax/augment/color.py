@@ -60,7 +60,7 @@ def value_range(image):
   """Smallest and largest value of each channel, or 0 and 1 where they are inside.
 
   Weighted means may round to just above the largest value; clipped to this range, values that are
-  not in [0,1] stay what they are.
+  not in [0,1] stay as they are.
   """
   return jnp.minimum(image.min((0, 1)), 0), jnp.maximum(image.max((0, 1)), 1)
 
@@ -68,7 +68,7 @@ def value_range(image):
 def cut_out(image, center, side):
   """Hides a square under the image's mean colour (DeVries and Taylor, arXiv 1708.04552).
 
-  Labels stay as they are: the net infers what the square hides from what surrounds it.
+  Labels stay as they are: the net infers the hidden part from its surroundings.
 
   Args:
     image: f32[H,W,C].

@@ -1,4 +1,4 @@
-"""What launch/benchmark.py prints and writes."""
+"""The work of launch/benchmark.py: measures, prints, writes."""
 
 from __future__ import annotations
 

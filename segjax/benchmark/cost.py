@@ -1,4 +1,4 @@
-"""What a model costs: size, FLOPs, memory, latency, throughput, compile time."""
+"""Costs of a model: size, FLOPs, memory, latency, throughput, compile time."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import subprocess
 
 from segjax.errors import UserError
 
-# What `--peer` looks for in the other program's JSON, by mode.
+# The key of the other program's JSON that `--peer` reads, by mode.
 PEER_KEYS = {"train": "train_step_s", "infer": "infer_s"}
 
 

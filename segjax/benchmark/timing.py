@@ -25,7 +25,7 @@ def compile_anew(lowered):
 
 
 def peak_bytes(compiled):
-  """Arguments, results and temporaries of a compiled program; what it donates counts once."""
+  """Arguments, results and temporaries of a compiled program; donated arguments count once."""
   memory = compiled.memory_analysis()
   parts = ("argument_size", "output_size", "temp_size")
   total = sum(getattr(memory, f"{part}_in_bytes", 0) for part in parts)

@@ -1,4 +1,4 @@
-"""Looks for broken files: every pair is read once, and every fault is told."""
+"""Looks for broken files: every pair is read once, and every fault is listed."""
 
 from __future__ import annotations
 

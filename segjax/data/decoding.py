@@ -1,8 +1,8 @@
 """Image and mask files as they are stored: the one place that decodes them.
 
-Pillow's mode does not say what a file holds: it scales grey values of 1, 2 and 4 bits, inverts
+Pillow's mode hides the stored values: it scales grey values of 1, 2 and 4 bits, inverts
 where 0 is white, cuts colours of 16 bits to 8, reads the first of several pages, and runs
-Ghostscript for a file that is PostScript inside. So the header is read here as well.
+Ghostscript for a file that is PostScript inside. So the header is read here too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segjax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
-# What Pillow raises on damaged files, by format and by place of the damage.
+# Exceptions of Pillow on damaged files, by format and by place of the damage.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
           zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
@@ -46,7 +46,7 @@ TURNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An upright Pillow image and what its mode does not say.
+  """An upright Pillow image and the facts that its mode hides.
 
   Attributes:
     image: decoded.
@@ -63,7 +63,7 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """What a mask file stores.
+  """The stored values of a mask file.
 
   Attributes:
     values: grey values or palette indices, int[H,W], or colours, u8[H,W,3].
@@ -243,7 +243,7 @@ def _pages(image):
 
 
 def _fault(image, head, stream, size, pages, mask):
-  """What is wrong with a file by its header, or nothing."""
+  """The fault of a file by its header, a sentence or nothing."""
   width, height = image.size
   if pages > 1:
     return f"{pages} pages or frames, expected 1; save the one that counts by itself"

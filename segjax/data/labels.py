@@ -50,7 +50,7 @@ def read_table(file):
   """Reads a text file with a class on each line, in the order of the label values.
 
   A line is `name` or `name red green blue`; the numbers may be parted by commas or tabs and stand
-  in brackets, the name may hold blanks. Empty lines and what follows a `#` do not count.
+  in brackets, the name may hold blanks. Empty lines and comments after a `#` do not count.
 
   Raises:
     UserError: no such file, not UTF-8, a malformed line, two classes of one name or one colour.

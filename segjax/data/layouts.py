@@ -24,7 +24,7 @@ class Layout:
     images: part -> {name: file}; the parts are "train" and "val" where these have folders of their
       own, or else "all". Files in subfolders are named "subfolder/name".
     labels: part -> {name: file}.
-    notes: sentences about what is not read, or read in a way that may surprise.
+    notes: sentences about files that are not read, or are read in a way that may surprise.
   """
 
   images: dict[str, dict[str, Path]]

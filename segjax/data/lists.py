@@ -31,7 +31,7 @@ def read_lines(file, *, comments=False):
 
   Args:
     file: path.
-    comments: leave out a `#` that begins a line or follows a blank, and what is after it.
+    comments: leave out a `#` that begins a line or follows a blank, and the rest of the line.
 
   Returns:
     list of (number from 1, text).

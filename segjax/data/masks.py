@@ -1,4 +1,4 @@
-"""From what a mask file stores to labels: by value or by colour."""
+"""From the stored values of a mask file to labels: by value or by colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the values and colours of somebody's own masks mean: the masks decide where it is open.
+"""The meaning of values and colours in a user's own masks, decided by the masks where it is open.
 
 Grey 255 is ignored in one set, the class of a binary mask in another, and the colour of a class in
 a third. What a set's masks hold, all of them, says which it is:
@@ -85,7 +85,7 @@ def decide(labels, values, ignored, mask_files, where):
   plain = len(labels) == 2 and (values.get(0), values.get(1)) == (0, 1) and WHITE not in greys
   look = _grey_numbers if labels.own_colors else _numbers
   both = frozenset({0, WHITE})
-  if plain and _union(stamps, look, both) == both:  # of 255 alone nothing says what it means
+  if plain and _union(stamps, look, both) == both:  # 255 alone does not show its meaning
     note = f"masks in {where}/ hold 0 and 255 alone: 255 is read as 1, {names[1]!r}, not ignored"
     return dataclasses.replace(meaning, binary=True), (note,)
   return meaning, ()
@@ -197,7 +197,7 @@ def _require_indices(stored, file, meaning):
 
 
 def _hint(stored, meaning):
-  """What may be wrong with numbers outside the table."""
+  """The likely cause of numbers outside the table, a sentence."""
   used = masks.used_values(stored.values)
   count = len(meaning.labels)
   if meaning.binary:

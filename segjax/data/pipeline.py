@@ -131,7 +131,7 @@ class CenterCrop(_Cached):
     example = extend_all(example, self.size)
     shape = example["image"].shape[:2]
     top, left = ((m - n) // 2 for m, n in zip(shape, self.size, strict=True))
-    # Copies: what is kept must not hold the whole image.
+    # Copies, or a kept view would keep the whole image.
     return {k: np.array(v) for k, v in cut(example, top, left, self.size).items()}
 
 
@@ -276,8 +276,8 @@ def eval_batches(
 def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
   """Iterates once over every example of a `FullSize` source, batched with those of equal size.
 
-  As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
-  left of a size at the end is filled with masked copies: to a whole batch where the size had one
+  As many shapes as there are sizes come out, so the evaluation step compiles that often. The
+  rest of a size at the end is filled with masked copies: to a whole batch where the size had one
   before, which needs no other shape, or else to no more than the devices need. Holds at most a
   batch per size in memory.
 

@@ -141,8 +141,8 @@ def labelled(source, needs, what, user):
     source: any.
     needs: "mask" (u8[H,W]), "class" (u8[]), "target" (u8[H,W,3]) or "nothing" (0, whatever the
       source has).
-    what: of the source, for the message.
-    user: what needs it, for the message.
+    what: the source, for the message.
+    user: name of the task or net that needs it, for the message.
 
   Raises:
     UserError: the source's examples have another kind of label.

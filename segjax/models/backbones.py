@@ -66,7 +66,8 @@ class Classifier(Layered):
 
   Attributes:
     num_classes: classes.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`. The head of
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`. The head of
       one without a name is `MeanHead`.
   """
 

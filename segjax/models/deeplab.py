@@ -80,7 +80,8 @@ class DeepLabV3(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     output_stride: of the backbone.
     aspp: with ASPP.
     rates: dilations of ASPP.
@@ -144,7 +145,8 @@ class DeepLabV3Plus(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     output_stride: of the backbone.
     rates: dilations of ASPP.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].

@@ -37,7 +37,8 @@ class FCN(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     output_stride: of the backbone.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
   """
@@ -73,7 +74,8 @@ class FCN32s(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     hidden: width of the two convolutions (7x7 and 1x1, with dropout 0.5) before the scores,
       4096 in the paper; 0 for none, a 1x1 convolution on the features as head.
     finest: stride of the finest features whose scores are added: 32, 16 or 8.

@@ -1,4 +1,4 @@
-"""Layers that the nets share, and `Layered`, by which a net chooses what they are made of.
+"""Layers that the nets share, and `Layered`, by which a net chooses their parts.
 
 The transposed convolutions are exact rewrites of `nn.ConvTranspose`, which XLA lowers on a CPU to
 a slow convolution over a zero-dilated input.
@@ -52,10 +52,10 @@ class Layered(nn.Module, kw_only=True):
   the published net has in each place.
 
   Attributes:
-    norm: None, a name of `norms.NORMS`, or what makes a module when it is called with `name`, and
+    norm: None, a name of `norms.NORMS`, or a function that makes a module, called with `name`, and
       with `dtype` and `param_dtype` where it takes them, such as `nn.LayerNorm` or
       `partial(nn.GroupNorm, num_groups=8)`; the module is called with x, and with `train` or
-      `use_running_average` where it takes one, so `nn.BatchNorm` will do as well. A convolution
+      `use_running_average` where it takes one, so `nn.BatchNorm` works too. A convolution
       whose norm is "none" has a bias.
     activation: None, a name of `ACTIVATIONS` or a function of arrays; gates and attention keep
       their own.
@@ -74,7 +74,7 @@ class Layered(nn.Module, kw_only=True):
   def build(self, maker: Callable, *args: Any, **fields: Any) -> Any:
     """`maker(*args, **fields)`, and those of the fields above that it takes and that are not None.
 
-    What `fields` or a `functools.partial` set goes before these.
+    Fields set by `fields` or a `functools.partial` win over these.
     """
     takes = inspect.signature(maker).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())

@@ -40,7 +40,8 @@ class LRASPP(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     output_stride: of the backbone.
   """
 

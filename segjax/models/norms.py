@@ -19,9 +19,9 @@ from segjax.errors import UserError
 class BatchNorm(nn.Module):
   """Batch norm (Ioffe and Szegedy, ICML 2015) with PyTorch's conventions.
 
-  `momentum` is what the running averages move by in a step (`nn.BatchNorm` calls that 0.9), and
+  `momentum` is a step's share in the running averages (`nn.BatchNorm` takes one minus it), and
   the running variance is the unbiased one (Flax keeps the biased one), so that training from
-  PyTorch's weights goes on as it would there. Under `jit` the statistics are those of the global
+  PyTorch's weights continues as it would there. Under `jit` the statistics are those of the global
   batch, whatever the number of devices.
 
   Attributes:
@@ -117,7 +117,7 @@ NORMS = {
 
 
 def norm_maker(norm: str | Callable, features: int) -> Callable | None:
-  """What makes the norm of `features` channels that a net's field `norm` stands for.
+  """The function that makes the norm of a net's field `norm`, for `features` channels.
 
   Raises:
     UserError: an unknown name, or a module where something that makes one is expected.
@@ -127,7 +127,7 @@ def norm_maker(norm: str | Callable, features: int) -> Callable | None:
   if callable(norm) and not isinstance(norm, nn.Module):
     return norm
   raise UserError(
-    f"norm is {norm!r}, expected one of {', '.join(NORMS)}, or what makes a module, such as "
+    f"norm is {norm!r}, expected one of {', '.join(NORMS)}, or a function that makes one, such as "
     "nn.LayerNorm or partial(nn.GroupNorm, num_groups=8)"
   )
 

@@ -1,7 +1,7 @@
 """SegFormer: a pyramid of transformer blocks and a head of per-pixel layers.
 
 Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
-NeurIPS 2021, https://arxiv.org/abs/2105.15203. Computes what Hugging Face's `transformers`
+NeurIPS 2021, https://arxiv.org/abs/2105.15203. Computes the same as Hugging Face's `transformers`
 computes, and its parameters have the names of that library's checkpoints: with `.` and `/` read as
 `_`, `segformer.encoder` is `backbone` and `decode_head` is `head`.
 """
@@ -68,7 +68,7 @@ class Attention(Layered):
 
 
 class MixFFN(Layered):
-  """Two dense layers around a depthwise 3x3 convolution, which tells a pixel where it is.
+  """Two dense layers around a depthwise 3x3 convolution, which encodes the position of a pixel.
 
   Attributes:
     ratio: hidden channels over input channels.
@@ -224,7 +224,7 @@ class SegFormer(Layered):
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: "mit_b0" to "mit_b5"; a module, which brings all its fields; or what makes one, such
+    backbone: "mit_b0" to "mit_b5"; a module, which brings all its fields; or a function, such
       as `partial(MiT, depths=(1, 1, 1, 1))`. Its features from stride 4 on are used.
     decoder_width: channels in the head; None: 256 for "mit_b0" and "mit_b1", else 768.
     dropout: rate, before the classifier.

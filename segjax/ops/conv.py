@@ -36,7 +36,7 @@ WRITTEN_OUT = 8
 
 
 class Spec(NamedTuple):
-  """What the shapes of two arrays leave open.
+  """The parts of a convolution that the shapes of two arrays leave open.
 
   Attributes:
     stride: of both axes.

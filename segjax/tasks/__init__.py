@@ -1,4 +1,4 @@
-"""What a batch means: one file per task, with its loss, statistics, summary and pictures."""
+"""The tasks, one file each: loss, statistics, summary and pictures of a batch."""
 
 from segjax.tasks.class_query import ClassQuery
 from segjax.tasks.classification import Classification

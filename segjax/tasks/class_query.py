@@ -25,8 +25,8 @@ class ClassQuery(Segmentation):
   into one label map: the class of the largest logit, or the background where all are below 0, so
   that it scores as every other segmentation does.
 
-  A net may learn to look at everything but the asked class, which tells it what is asked as well. A
-  loss of the attention itself, -log of its share on the asked class, makes it look there (Liu et
+  A net may learn to look at everything but the asked class, which names it too. A loss of the
+  attention itself, -log of its share on the asked class, makes it look there (Liu et
   al., AAAI 2017).
 
   Attributes:

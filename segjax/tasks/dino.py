@@ -1,4 +1,4 @@
-"""DINO: a student learns what its own moving average says of other crops, without labels."""
+"""DINO: a student learns to predict its moving average on other crops, without labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Dino(Task):
     temperature: of the student's softmax.
     teacher_start: temperature of the teacher's softmax at first.
     teacher_end: the same from `teacher_steps` on; linear between.
-    teacher_steps: from the one to the other; in a config `teacher_epochs` as well.
+    teacher_steps: steps from the first to the last temperature; in a config also `teacher_epochs`.
     center_momentum: of the centre, the moving mean of the teacher's outputs.
     centering: "mean" subtracts the centre from the teacher's outputs, "sinkhorn" takes `balance`.
   """
@@ -98,7 +98,7 @@ class Dino(Task):
     return dict(large=large, small=jnp.concatenate(small) if small else None), label
 
   def outputs(self, net, inputs):
-    """What student and teacher say of the views; in prediction the net's outputs.
+    """Outputs of student and teacher for the views; in prediction the net's outputs.
 
     Returns:
       dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each,

@@ -59,7 +59,7 @@ class ImageToImage(Task):
     if not any(getattr(self, part) for part in PARTS):
       raise UserError(f"the loss is empty: one of {', '.join(PARTS)} must be above 0")
     if self.perceptual:
-      self.extractor  # noqa: B018 (weights that are missing are told now)
+      self.extractor  # noqa: B018 (reports missing weights at once)
 
   @classmethod
   def label_kind_of(cls, fields):

@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image are told from the views of all others, without labels."""
+"""SimCLR: two views of an image are matched among the views of all others, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps, the loop and the launchers ask of a task."""
+"""The interface of a task for the steps, the loop and the launchers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Task:
     return cls.label_kind
 
   def prepare(self, key, image, label, *, train, augment=None):
-    """What the net and the statistics get.
+    """Inputs of the net and labels of the statistics.
 
     Args:
       key: of jax.random; the same in every evaluation, None in prediction.
@@ -75,7 +75,7 @@ class Task:
     return augment(key, image, label) if train and augment else (image, label)
 
   def outputs(self, net, inputs):
-    """What the net says of the inputs; `net(image)` normalises and applies the model."""
+    """Outputs of the net for the inputs; `net(image)` normalises and applies the model."""
     return net(inputs)
 
   def batch_stats(self, batch_stats, outputs):
@@ -106,7 +106,7 @@ class Task:
     return self
 
   def answer(self, image, outputs):
-    """What prediction writes and says of an image.
+    """The files and the row of a predicted image.
 
     Args:
       image: u8[H,W,3].
@@ -125,6 +125,6 @@ class Task:
     )
 
   def warning(self, summary):
-    """What is wrong with an evaluation, a sentence, or nothing."""
+    """A warning about an evaluation, a sentence, or nothing."""
     del summary
     return ""

@@ -33,7 +33,7 @@ def write_sums(folder):
 
 
 def check(folder):
-  """Raises what is wrong with the files of a checkpoint; orbax would take other numbers from them.
+  """Raises an error for damaged files of a checkpoint; orbax would take other numbers from them.
 
   One of an older version, without their sums, is read as far as that shows.
   """

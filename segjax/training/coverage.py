@@ -1,4 +1,4 @@
-"""What a split leaves out: classes without a scored pixel, crops beyond the images."""
+"""Gaps of a split: classes without a scored pixel, crops beyond the images."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from segjax.errors import UserError, writing
 from segjax.training import steps
 
 SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
-# What NumPy raises for an .npz file that is cut or altered.
+# Exceptions of NumPy for an .npz file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
           NotImplementedError)  # fmt: skip
 
@@ -90,7 +90,7 @@ def step_of_sums(workdir):
 
 
 def example_panels(task, outputs, example):
-  """Pictures of one example and of what the net makes of it.
+  """Pictures of one example and of its prediction.
 
   Args:
     task: of `segjax.tasks`.

@@ -60,7 +60,7 @@ class Evaluator:
     return metrics
 
   def _write_images(self, state, step, chosen):
-    """Predicts fixed examples; they are drawn and written while training goes on."""
+    """Predicts fixed examples; they are drawn and written while training continues."""
     examples = [self._source[i] for i in chosen]
     outputs = [self._predict_step(state, e["image"][None]) for e in examples]
     jax.block_until_ready(outputs)  # as the rest of an evaluation, in no step's time

@@ -115,7 +115,7 @@ class Experiment:
     return steps.make_predict_step(self.model, self.task, **self._images())
 
   def _images(self):
-    """What all steps do with images: where they lie, and how they are normalised."""
+    """Fields of all steps for images: their devices and their normalisation."""
     return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
 
 

@@ -1,4 +1,4 @@
-"""What a training prints and writes besides its rows: its header and its summary."""
+"""The header and the summary of a training, printed and written besides its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def print_header(
   warnings=(),
   report=None,
 ):
-  """Prints what is trained, on which data, and what to look out for.
+  """Prints net, data, settings and warnings of a training.
 
   Args:
     experiment: Experiment.

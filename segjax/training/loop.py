@@ -163,7 +163,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
         if step > first and not isinstance(error, Stopped | NotFinite):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
-    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
+    if stop.signal:  # during the last step: no step is left, but the work after it must not begin
       raise Stopped(stop.signal, step)
   return state
 
@@ -181,7 +181,7 @@ def _closing_all():
 
 
 def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
-  """Evaluates a restored state where its evaluation failed, or what it wrote was lost."""
+  """Evaluates a restored state where its evaluation failed, or its files were lost."""
   done = checkpoints.evaluated(step)
   whole = step < plan.total or step_of_sums(workdir) == step
   if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):

@@ -1,4 +1,4 @@
-"""What would end a training late or spoil it without a word, checked before it begins."""
+"""Checks before a training for faults that would end it late or spoil it silently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segjax.errors import UserError, did_you_mean
 
 
 def check_labels(labels, task):
-  """Raises a UserError for classes that a training could not tell apart.
+  """Raises a UserError for classes that a training could not distinguish.
 
   Args:
     labels: LabelTable of the data.

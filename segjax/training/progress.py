@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar in a terminal, plain lines elsewhere."""
+"""The display of a training: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

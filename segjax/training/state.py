@@ -1,4 +1,4 @@
-"""The train state and what it is made of."""
+"""The train state and its parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
   ema_batch_stats: Any = None
 
   def eval_variables(self):
-    """What evaluation applies the model with: the moving average where there is one."""
+    """Variables of evaluation: the moving average of the parameters where there is one."""
     if self.ema_params is None:
       return dict(params=self.params, batch_stats=self.batch_stats)
     return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)

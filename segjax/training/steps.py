@@ -73,7 +73,7 @@ class Net:
 
   Attributes:
     batch_stats: as the last call left them.
-    sown: what the last call sowed.
+    sown: collections that the last call sowed.
     train: whether this is a train step.
     step: updates done so far.
     teacher: the net with the averaged parameters, a Net, where the task asks for one.
@@ -189,7 +189,7 @@ def make_train_step(
     ema = state.ema_params, state.ema_batch_stats
     if state.ema_params is not None:
       decay = ema_decay(state.step)
-      # This form leaves what does not change, such as frozen parameters, exactly as it is.
+      # This form leaves unchanged values, such as frozen parameters, exactly as they are.
       ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
     sums["grad_norm"] = global_norm(grads)
     new_state = state.replace(

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was trained with and on, which a resumed run must share."""
+"""The folder of a run: the config and the data that a resumed run must share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segjax.training import initial
 
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
-# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
+# Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
@@ -32,7 +32,7 @@ MAY_CHANGE = (
 
 
 def fingerprint(train_source, val_source, init_from=""):
-  """What a run starts from, ready for JSON.
+  """The start of a run, ready for JSON.
 
   The class names, number and hash of the examples' names of both splits, the hash of their
   contents, None where a source has none, and the hash of the initial weights, None where there are
@@ -97,7 +97,7 @@ def differences(old, new, may_change=MAY_CHANGE):
 
 
 def _depends_on_total(flat):
-  """What in a flat config goes by the length of the training, or nothing."""
+  """The field of a flat config that follows the length of the training, or nothing."""
   if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
     return f"the schedule {flat['schedule.name']!r}"
   return "ema_decay_end" if flat.get("ema_decay_end") else ""

@@ -1,6 +1,6 @@
 """The pickle in a PyTorch checkpoint, loaded without PyTorch and without running anything of it.
 
-A pickle names functions to call. Here it may name only what a state dict of plain tensors needs,
+A pickle names functions to call. Here it may name only those of a state dict of plain tensors,
 and each name stands for an inert object of this module. Opcodes are read before anything is loaded.
 """
 
@@ -39,7 +39,9 @@ _NOT_REAL = re.compile(
 _PLAIN = (str, bytes, float, bool, type(None))
 _LONGEST_KEY = 16  # elements of a tuple
 
-Storage = namedtuple("Storage", "key kind start length")  # a part of what the file has under key
+Storage = namedtuple(
+  "Storage", "key kind start length"
+)  # a part of the storage under key in the file
 Tensor = namedtuple("Tensor", "storage offset size stride")  # unchecked, as the pickle says it
 
 

@@ -108,7 +108,7 @@ def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
   how, notes = meaning.decide(labels, values, ignored, mask_files, where)
   if ignore_value + shift in range(len(labels)):
     name = labels.names[ignore_value + shift]
-    notes += (f"ignore_value {ignore_value} is the number of the class {name!r} as well",)
+    notes += (f"ignore_value {ignore_value} is also the number of the class {name!r}",)
   return functools.partial(meaning.read, meaning=how), notes
 
 

@@ -10,7 +10,7 @@ from segjax.data.shared_tables import ROAD
 from segjax.errors import UserError
 
 BLACK, BLUE, RED, MAGENTA = (0, 0, 0), (0, 0, 255), (255, 0, 0), (255, 0, 255)
-# Colours of the official labels: the evaluated area and what lies outside it.
+# Colours of the official labels: the evaluated area and its outside.
 COLORS = LabelTable((("not_road", RED), ("road", MAGENTA), ("outside", BLACK), ("road", BLUE)))
 
 

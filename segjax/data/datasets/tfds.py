@@ -12,7 +12,7 @@ from segjax.data import decoding
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 
-OURS = ("kitti_road", "camvid")  # what launch/prepare_data.py writes, see tfds_builders
+OURS = ("kitti_road", "camvid")  # sets that launch/prepare_data.py writes, see tfds_builders
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Paints what stands along the drawn road: walls are planes, trees billboards, vehicles boxes."""
+"""Paints the objects along the drawn road: walls are planes, trees billboards, vehicles boxes."""
 
 from math import cos, sin
 

@@ -16,7 +16,7 @@ from segjax.data.synthetic.road_world import ROAD_CLASSES
 from segjax.errors import UserError
 
 FIRST_VAL = 1_000_000  # index of the first scene of "val"
-# Merged classes of a road: their table and what becomes of the drawn ones, the rest being 0.
+# Merged classes of a road: their table, and drawn class -> merged class; the rest is 0.
 MERGED = {
   "four": (FOUR, dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)),
   "objects": (OBJECTS, dict(building=1, vegetation=2, vehicle=3, road=5, lane_marking=5)),

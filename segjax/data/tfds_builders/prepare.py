@@ -1,4 +1,4 @@
-"""Writes a set as sharded ArrayRecord files of TFDS: what launch/prepare_data.py does."""
+"""Writes a set as sharded ArrayRecord files of TFDS, for launch/prepare_data.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def prepare(name, source, data_dir, shards):
 
 
 def _describe(builder, data_dir):
-  """Prints what a prepared set holds and how to train from it."""
+  """Prints the contents of a prepared set and how to train from it."""
   splits = ", ".join(f"{s.num_examples} {name}" for name, s in builder.info.splits.items())
   print(f"  examples: {splits}; {builder.info.dataset_size / 1e6:.1f} MB")
   many = len(builder.info.metadata["labels"]) > 2

@@ -80,7 +80,7 @@ class Convolution(NamedTuple):
     return tuple(max(n, 0) if isinstance(n, int) else n for n in sizes)
 
   def seen(self):
-    """What each tap sees of the image, taps that see padding alone left out, the middle one first.
+    """The part of the image that each tap sees, the middle tap first; no taps of padding alone.
 
     Returns:
       list of (tap in row-major order, its shift and outputs down, the same to the right). It

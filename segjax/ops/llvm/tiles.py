@@ -1,6 +1,6 @@
-"""What both kernels are made of: strips of padded rows, blocks of output channels, tiles of sums.
+"""Building blocks of both kernels: strips of padded rows, blocks of output channels, tiles of sums.
 
-What is known when a kernel is written is an int, else a value of llvmlite's.
+Numbers known when a kernel is written are ints, all others values of llvmlite's.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def row_interleave(spec):
 
   Rows that are a dilation apart see the same rows of the input, others do not.
   """
-  step = spec.dilation if spec.stride == 1 and spec.out_size[0] % spec.dilation == 0 else 1
-  return step, spec._replace(dilation=spec.dilation // step)
+  interleave = spec.dilation if spec.stride == 1 and spec.out_size[0] % spec.dilation == 0 else 1
+  return interleave, spec._replace(dilation=spec.dilation // interleave)
 
 
-def copy_rows(e, spec, x, target, image, first, rows, block, step=1, lots=None):
+def copy_rows(e, spec, x, target, image, first, rows, block, interleave=1, lots=None):
   """Copies rows of an image with their padding, as [C//block,rows,padded width,block].
 
   Args:
@@ -96,7 +96,7 @@ def copy_rows(e, spec, x, target, image, first, rows, block, step=1, lots=None):
     first: row of the padded image to begin with.
     rows: count.
     block: channels that lie together; a last block may have fewer.
-    step: rows from one to the next.
+    interleave: rows from one copied row to the next.
     lots: (first, end, most) of the whole blocks that are copied, none by default left out; a last
       block of fewer channels comes `most` blocks after the first.
   """
@@ -107,7 +107,7 @@ def copy_rows(e, spec, x, target, image, first, rows, block, step=1, lots=None):
 
   def copy(low, high, block, start, after):
     with e.loop(high, low) as b, e.loop(rows) as r:
-      row = build.add(first, build.mul(r, integer(step)))
+      row = build.add(first, build.mul(r, integer(interleave)))
       row = build.sub(row, integer(top))
       inside = build.icmp_unsigned("<", row, integer(height))
       lot = build.sub(b, low) if low else b

@@ -63,7 +63,7 @@ def winograd(spec, machine):
   few = -(-PARTS // (spec.batch * strips))
   count = sum(n for _, n in blocks)
   shares = -(-count // -(-count // min(max(large, few), count)))  # none without a block
-  # The scratch memory: what tiles see, sums of a block, zeros around an image, what lies past it.
+  # The scratch memory: inputs of tiles, sums of a block, zeros around an image, outputs past it.
   products = e.at(scratch, PLACES * rows * pitch)
   zeros = e.at(products, PLACES * rows * together)
   nowhere = e.at(zeros, channels)
@@ -117,7 +117,7 @@ def grid(spec):
 
 
 def rows_of_product(blocks, machine):
-  """Rows of a matrix product whose sums fit into the registers, beside what they are sums of."""
+  """Rows of a matrix product whose sums fit into the registers, beside their factors."""
   return (machine.registers - 3) // max(len(vectors) for vectors, _ in blocks)
 
 

@@ -30,14 +30,14 @@ def winograd_gradient(spec, machine):
   rows = min(max(STRIP // (PLACES * (pitch + features)), 1), per)
   blocks = tiles.blocks(features, machine.lanes)
   most = w.rows_of_product(blocks, machine)
-  # The scratch memory: what tiles see, gradients of their outputs, sums, zeros around an image.
+  # The scratch memory: inputs of tiles, gradients of their outputs, sums, zeros around an image.
   wanted = e.at(scratch, PLACES * rows * pitch)
   sums = e.at(wanted, PLACES * rows * features)
   zeros = e.at(sums, PLACES * channels * features)
   e.clear(sums, PLACES * channels * features + max(channels, features))
   group, share = e.divide(part, of_input * of_output)
   channel, feature = e.divide(share, of_output)
-  # The last share begins early rather than be thinner; what two have in common comes out twice.
+  # The last share begins early rather than be thinner; the common part of two comes out twice.
   channel = e.smaller(build.mul(channel, integer(channels)), integer(spec.channels - channels))
   feature = e.smaller(build.mul(feature, integer(features)), integer(spec.features - features))
   begin = build.mul(group, integer(per))
