@@ -203,7 +203,7 @@ def set_task(c, name, **changes):
 
   Args:
     c: ConfigDict to change.
-    name: of the task.
+    name: name of the task.
     **changes: fields of either.
   """
   task, loss = task_fields(name)

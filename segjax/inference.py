@@ -18,7 +18,7 @@ def predict_image(predict_step, state, image, data, *, whole=True):
   size, extended to a multiple of some pixels, with "crop" to `data.size` at least.
 
   Args:
-    predict_step: from `steps.make_predict_step`.
+    predict_step: result of `steps.make_predict_step`.
     state: TrainState.
     image: u8[H,W,3].
     data: `config.data` of the run.

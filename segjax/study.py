@@ -35,7 +35,7 @@ class Study:
   """The variants to train and to compare; files of `configs/studies/` make one.
 
   Attributes:
-    title: of the report.
+    title: title of the report.
     question: the question of the study, a sentence or two.
     variants: name of a variant -> config file with its argument.
     seeds: each variant is trained with each.
@@ -66,8 +66,8 @@ class Result:
   """One run of a study.
 
   Attributes:
-    label: of the variant.
-    seed: of the run.
+    label: label of the variant.
+    seed: random seed of the run.
     config: ConfigDict, or None where it could not be made.
     workdir: path, or None likewise.
     error: why it failed, or empty.

@@ -165,7 +165,7 @@ def confusion(matrix, classes, title, file):
   Args:
     matrix: int[C,C], pixels or images; row = truth, column = prediction.
     classes: names.
-    title: of the figure.
+    title: title of the figure.
     file: path of the PNG.
   """
   matrix = np.asarray(matrix, float)

@@ -17,13 +17,13 @@ class ClassStatistics:
   """Counts over a source; with a class per image in place of a mask, an image is one pixel.
 
   Attributes:
-    names: of the classes.
+    names: names of the classes.
     pixels: i64[C], pixels of the class.
     images: i64[C], images that contain it.
     pixels_of_images: i64[C], scored pixels of the images that contain it; of all images where an
       image has one class.
     ignored: pixels that are not scored.
-    num_images: of the source.
+    num_images: number of images of the source.
   """
 
   names: tuple[str, ...]
@@ -49,7 +49,7 @@ def count(source, threads=4):
 
   Args:
     source: see `segjax.data.sources`.
-    threads: that read.
+    threads: number of threads that read.
 
   Returns:
     ClassStatistics.
@@ -176,7 +176,7 @@ def bar_chart(statistics, labels, title, file):
   Args:
     statistics: ClassStatistics.
     labels: LabelTable, for the colours.
-    title: of the figure.
+    title: title of the figure.
     file: path of the PNG.
   """
   import matplotlib

@@ -52,7 +52,7 @@ def penultimate(model, variables, image):
 
   Args:
     model: module of `segjax.models`, with `num_classes`.
-    variables: of the module.
+    variables: variables of the module.
     image: f32[B,H,W,3], normalised.
 
   Raises:
@@ -91,7 +91,7 @@ def of_stage(model, variables, image, stage):
 
   Args:
     model: module of `segjax.models` with a `backbone`.
-    variables: of the module.
+    variables: variables of the module.
     image: f32[B,H,W,3], normalised.
     stage: index among the features of the backbone; i is at stride 2^i, 0 is the image.
 
@@ -144,8 +144,8 @@ def sources_of(workdir, moved=()):
   from, else images resized as in evaluation.
 
   Args:
-    workdir: of a run.
-    moved: where the data lie now, if they have moved, see `restore.data_of_run`.
+    workdir: folder of a run.
+    moved: present folder of the data if they have moved, see `restore.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
   crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
@@ -169,12 +169,12 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   Args:
     experiment: training.experiment.Experiment.
     state: TrainState.
-    source: from `sources_of`.
-    limit: of images, or of pixels or crops of each class; chosen at random.
-    per_image: of pixels of a class in one image, or of its crops; None: as many as make `limit`
-      where all classes are alike, and at least 20.
-    seed: of the choice.
-    stages: of the backbone, see `of_stage`; None: `penultimate`.
+    source: result of `sources_of`.
+    limit: largest number of images, or of pixels or crops of each class; chosen at random.
+    per_image: largest number of pixels of a class in one image, or of its crops; None: as many as
+      make `limit` where all classes are alike, and at least 20.
+    seed: random seed of the choice.
+    stages: stages of the backbone, see `of_stage`; None: `penultimate`.
 
   Returns:
     list of Features, one per stage.

@@ -13,7 +13,7 @@ class Difference:
   """The difference of two variants over the seeds that both have.
 
   Attributes:
-    mean: of second minus first.
+    mean: mean of second minus first.
     low: lower end of the interval, nan with fewer than 2 pairs.
     high: upper end.
     pairs: seeds that count.
@@ -50,7 +50,7 @@ def paired_difference(first, second, level=0.95):
   Args:
     first: f[N], a value per seed; nan where a run has none.
     second: f[N], of the same seeds.
-    level: of confidence.
+    level: level of confidence.
 
   Returns:
     Difference.

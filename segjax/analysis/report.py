@@ -26,7 +26,7 @@ def write(study, results, output):
 
   Args:
     study: study.Study.
-    results: from `study.run`, without damaged runs, see `intact.checked`.
+    results: result of `study.run`, without damaged runs, see `intact.checked`.
     output: folder, made if need be.
 
   Returns:

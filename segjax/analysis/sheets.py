@@ -111,9 +111,9 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
 
   Args:
     source: whose examples have a "label", see `segjax.data.sources.labelled`.
-    augment: from `segjax.augment.make_augment`.
+    augment: result of `segjax.augment.make_augment`.
     size: (height, width) in pixels that the training sees.
-    seed: of the augmentation and the crops.
+    seed: random seed of the augmentation and the crops.
     crop: whether the training sees random parts of this size, `data.fit="crop"`, which stand
       beside the whole example; else it is resized.
     wanted: number of examples.

@@ -89,7 +89,7 @@ def draw_crop(key, area_min, area_max, aspect):
   the image, where the original draws again.
 
   Args:
-    key: of jax.random.
+    key: PRNG key.
     area_min: share of the image, above 0.
     area_max: share of the image, at most 1.
     aspect: the ratio of width to height, relative to the image's, is drawn from exp(+-aspect).

@@ -68,9 +68,10 @@ def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1
   Args:
     mixup: probability that an example that gets no rectangle is blended with the next (Zhang et
       al., ICLR 2018); class labels alone.
-    mixup_alpha: of the Beta distribution of its weight.
+    mixup_alpha: parameter of the Beta distribution of its weight.
     cutmix: probability that an example gets a rectangle of the next (Yun et al., ICCV 2019).
-    cutmix_alpha: of the Beta distribution of the rectangle's share, before the border cuts it.
+    cutmix_alpha: parameter of the Beta distribution of the rectangle's share, before the border
+      cuts it.
 
   Returns:
     (key, f32[B,H,W,C], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed. It raises

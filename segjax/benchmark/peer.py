@@ -16,7 +16,7 @@ def run_peer(command, mode):
   """Seconds of another program's step, from the JSON object that its last line of output is.
 
   Args:
-    command: of a shell.
+    command: a shell command.
     mode: "train" or "infer".
 
   Raises:

@@ -25,15 +25,15 @@ class Program:
 
   Attributes:
     call: runs it once, without waiting for the result.
-    steps: that a call makes.
-    images: that a step works on.
-    gflops: of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
-    gbytes: that a step's operations read and write on a device, 10^9, by XLA's count after it has
-      fused them; nan if unknown, or if a call makes several.
+    steps: number of steps of a call.
+    images: number of images of a step.
+    gflops: GFLOPs of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
+    gbytes: 10^9 bytes that a step's operations read and write on a device, by XLA's count
+      after it has fused them; nan if unknown, or if a call makes several.
     compile_s: seconds that XLA takes to compile, without the kernels of `segjax.ops.llvm`.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
-    parameters: of the net.
-    devices: that share the work.
+    parameters: number of parameters of the net.
+    devices: number of devices that share the work.
   """
 
   call: Any
@@ -59,7 +59,7 @@ def prepare(config, mode, classes=0):
   Args:
     config: ConfigDict of an experiment; images have `data.size`, batches `data.batch_size`.
     mode: "train" or "infer".
-    classes: of the labels; 0: 2 with a sigmoid, else 8.
+    classes: number of classes of the labels; 0: 2 with a sigmoid, else 8.
 
   Returns:
     Program.

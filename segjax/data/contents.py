@@ -43,7 +43,7 @@ def example_hashes(source, pairs):
   Folders and times do not count.
 
   Args:
-    source: with `names` and `labels`.
+    source: a source with `names` and `labels`.
     pairs: (image file, label) an example; the label is a file, a class number or None.
 
   Returns:

@@ -50,7 +50,7 @@ class Decoded:
 
   Attributes:
     image: decoded.
-    bits: of a channel, or of a palette index.
+    bits: number of bits of a channel, or of a palette index.
     signed: whether its integers are.
     min_is_white: whether Pillow has inverted the stored values.
   """
@@ -67,7 +67,7 @@ class Stored:
 
   Attributes:
     values: grey values or palette indices, int[H,W], or colours, u8[H,W,3].
-    bits: of a value.
+    bits: number of bits of a value.
     signed: whether the file can hold negative values.
     palette: u8[256,3], colours of the indices; None without a palette.
     hidden: bool[256], indices whose colour is not opaque; None without a palette.
@@ -90,7 +90,7 @@ def read_image(file, name=""):
 
   Args:
     file: path, or bytes of a file.
-    name: of the bytes, for messages.
+    name: name of the bytes, for messages.
 
   Returns:
     u8[H,W,3].
@@ -117,7 +117,7 @@ def read_stored(file, name=""):
 
   Args:
     file: path, or bytes of a file.
-    name: of the bytes, for messages.
+    name: name of the bytes, for messages.
 
   Returns:
     Stored.

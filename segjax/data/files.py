@@ -35,7 +35,7 @@ class Files(contents.OfFiles):
     names: one a pair.
     pairs: (image file, label file), with None for a missing one.
     read_label: label file -> u8[H,W] in [0, len(labels)) or 255; u8[H,W,3] for a target.
-    key: of the label in the example, "label" or "target".
+    key: key of the label in the example, "label" or "target".
     orphans: label files that belong to no image.
     remarks, elsewhere: see `contents.OfFiles`.
   """
@@ -100,7 +100,7 @@ def paired(
   Args:
     labels: label table.
     root: folder of the set.
-    names: of the pairs wanted, in order.
+    names: names of the pairs wanted, in order.
     images: name -> image file.
     label_files: name -> label file.
     read_label: see `Files`.
@@ -167,8 +167,8 @@ class Entries:
   """The entries of a folder, sorted by name; hidden entries are left out.
 
   Attributes:
-    files: that have one of the endings asked for.
-    folders: in it.
+    files: files that have one of the endings asked for.
+    folders: folders in it.
     others: files of other endings, and entries that are neither a file nor a folder.
   """
 
@@ -211,7 +211,7 @@ def unread(folder, root, taken=None, above=()):
   """Sentences about files in a folder that are not read.
 
   Args:
-    folder: to look in.
+    folder: folder to look in.
     root: folder of the set, for messages.
     taken: set of the files that are read, wherever they lie; None: all images in the folder.
     above: set of the folders that they lie in, however deep.
@@ -245,7 +245,7 @@ def images_by_stem(folder, strip=""):
   """{name without ending: image file} of a folder, sorted.
 
   Args:
-    folder: to look in.
+    folder: folder to look in.
     strip: end of the name that is left off; files without it are passed over.
 
   Raises:

@@ -66,7 +66,7 @@ def decide(labels, values, ignored, mask_files, where):
     labels: LabelTable.
     values: {number in a file: label}, if numbers count.
     ignored: colours of RGB masks that are not scored.
-    mask_files: of both splits.
+    mask_files: mask files of both splits.
     where: name of their folder, for the note.
 
   Returns:
@@ -96,7 +96,7 @@ def read(file, meaning):
 
   Args:
     file: path.
-    meaning: of the set's masks.
+    meaning: result of `decide` for the set.
 
   Returns:
     u8[H,W].
@@ -270,7 +270,7 @@ def _union(stamps, look, known):
   """All numbers of all masks; none where a mask holds another one than `known`.
 
   Args:
-    stamps: of the masks.
+    stamps: stamps of the masks.
     look: file -> numbers; a file that is broken counts when it is read.
     known: set of numbers.
   """

@@ -178,14 +178,14 @@ def train_iterator(
   Args:
     source: a `Resized`, or a `FullSize` with `crop`.
     batch_size: global, examples.
-    seed: of the order and the crops.
+    seed: random seed of the order and the crops.
     crop: (height, width) of a random part cut out of each example, or None.
     indices_only: batches are {"index": i32[B]}, for data that lie on the device.
-    num_threads: that decode, a batch each, in each worker if there are some.
+    num_threads: number of threads that decode, a batch each, in each worker if there are some.
     num_workers: processes that decode; 0: this one. The batches are the same.
     prefetch: examples decoded ahead, at least a batch per thread.
-    process_index: of this process.
-    process_count: of all.
+    process_index: index of this process.
+    process_count: number of processes.
 
   Returns:
     A grain DatasetIterator of batches; its state (`get_state`, orbax) is the next step's number.
@@ -282,7 +282,7 @@ def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=
   batch per size in memory.
 
   Args: see `train_iterator`.
-    devices: that share a batch.
+    devices: number of devices that share a batch.
   """
   examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
   waiting, whole = {}, set()

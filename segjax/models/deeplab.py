@@ -51,8 +51,8 @@ class DeepLabHead(Layered):
   Attributes:
     num_classes: logits per pixel.
     features: channels of the head; 0 for those of its input.
-    aspp: with ASPP.
-    rates: of ASPP.
+    aspp: whether the head has ASPP.
+    rates: dilation rates of ASPP.
   """
 
   num_classes: int
@@ -82,12 +82,12 @@ class DeepLabV3(Layered):
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    output_stride: of the backbone.
-    aspp: with ASPP.
+    output_stride: output stride of the backbone.
+    aspp: whether the head has ASPP.
     rates: dilations of ASPP.
     head_features: channels of the head; 0 for the backbone's.
     aux: a second head; sows `aux_logits`, f32[B,H,W,num_classes].
-    aux_index: of the features that the second head takes.
+    aux_index: index of the features that the second head takes.
   """
 
   num_classes: int = 21
@@ -147,7 +147,7 @@ class DeepLabV3Plus(Layered):
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    output_stride: of the backbone.
+    output_stride: output stride of the backbone.
     rates: dilations of ASPP.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
   """

@@ -39,7 +39,7 @@ class FCN(Layered):
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    output_stride: of the backbone.
+    output_stride: output stride of the backbone.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
   """
 

@@ -59,9 +59,9 @@ class Layered(nn.Module, kw_only=True):
       whose norm is "none" has a bias.
     activation: None, a name of `ACTIVATIONS` or a function of arrays; gates and attention keep
       their own.
-    kernel_init: of all kernels: None, a name of `conv.INITS` or a Flax initializer.
+    kernel_init: initializer of all kernels: None, a name of `conv.INITS` or a Flax initializer.
     dtype: compute dtype. Logits are float32, or wider where this is.
-    param_dtype: of the parameters; running statistics are float32 at least.
+    param_dtype: dtype of the parameters; running statistics are float32 at least.
   """
 
   norm: str | Callable | None = None
@@ -120,9 +120,9 @@ class ConvTranspose(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: 2 or 3.
-    kernel_init: of the kernel, see `initializer`.
+    kernel_init: initializer of the kernel, see `initializer`.
     dtype: compute dtype.
-    param_dtype: of the parameters.
+    param_dtype: dtype of the parameters.
   """
 
   features: int
@@ -174,7 +174,7 @@ def dilate(strides: Sequence[int], stride: int, output_stride: int) -> list[tupl
   """Replaces the strides that would pass `output_stride` by dilation.
 
   Args:
-    strides: of a backbone's stages in their order, 1 or 2.
+    strides: strides of a backbone's stages in their order, 1 or 2.
     stride: before the first of them.
     output_stride: 8, 16 or 32.
 
@@ -202,8 +202,8 @@ class ConvNorm(Layered):
 
   Attributes:
     features: output channels.
-    kernel_size: of both axes.
-    dilation: of both axes.
+    kernel_size: size of both axes.
+    dilation: dilation of both axes.
   """
 
   features: int
@@ -248,7 +248,7 @@ class MeanHead(Layered):
   Attributes:
     num_classes: classes.
     layer: name of the dense layer.
-    own_init: of its kernel, where `kernel_init` is None.
+    own_init: initializer of its kernel, where `kernel_init` is None.
   """
 
   num_classes: int = 1000

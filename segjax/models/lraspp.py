@@ -42,7 +42,7 @@ class LRASPP(Layered):
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    output_stride: of the backbone.
+    output_stride: output stride of the backbone.
   """
 
   num_classes: int = 21

@@ -26,10 +26,11 @@ class BatchNorm(nn.Module):
 
   Attributes:
     epsilon: added to the variance.
-    momentum: of the running averages.
-    scale_init: of the scale.
-    dtype: of the output; statistics are computed in float32, or in a wider dtype of the input.
-    param_dtype: of scale and bias; the running averages are float32 at least.
+    momentum: share of a step in the running averages.
+    scale_init: initializer of the scale.
+    dtype: dtype of the output; statistics are computed in float32, or in a wider dtype of the
+      input.
+    param_dtype: dtype of scale and bias; the running averages are float32 at least.
   """
 
   epsilon: float = 1e-5
@@ -54,8 +55,8 @@ class BatchNorm(nn.Module):
       train: see above; needs `mutable=["batch_stats"]`.
       scaled: (factor, shift), both f32[C], -> x * factor + shift, where there is a faster way to
         compute that with running averages, see `conv_norm`.
-      axis_name: of a pmap or shard_map whose devices' batches are normalised together, or None, see
-        `norms_over`.
+      axis_name: axis name of a pmap or shard_map whose devices' batches are normalised together, or
+        None, see `norms_over`.
 
     Returns:
       [...,C].
@@ -169,7 +170,8 @@ def norms_over(axis_name: str) -> contextlib.AbstractContextManager:
   """Context in which the nets' own batch norms take the statistics of all devices along an axis.
 
   Args:
-    axis_name: of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are applied.
+    axis_name: axis name of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are
+      applied.
   """
 
   def intercept(call, args, kwargs, context):

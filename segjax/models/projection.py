@@ -21,7 +21,7 @@ class Projection(Layered):
     num_classes: width of the projection.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    width: of the layer between.
+    width: number of channels of the layer between.
   """
 
   num_classes: int = 128
@@ -51,7 +51,7 @@ class Prototypes(Layered):
     num_classes: prototypes.
     backbone: a key of `BACKBONES`, a module, or a function that makes one; see
       `make_backbone`.
-    width: of the two hidden layers.
+    width: number of channels of the two hidden layers.
     bottleneck: width of the normalised projection.
   """
 

@@ -129,8 +129,9 @@ class MiT(Layered):
     depths: blocks of each stage.
     widths: channels of each stage.
     num_heads: attention heads of each stage.
-    sr_ratios: of each stage, how much smaller the keys' and values' map is in each direction.
-    mlp_ratios: of each stage, hidden channels of the mix-FFN over channels.
+    sr_ratios: for each stage, how much smaller the keys' and values' map is in each
+      direction.
+    mlp_ratios: for each stage, hidden channels of the mix-FFN over channels.
     patch_sizes: kernels of the convolutions that begin the stages.
     strides: their strides.
     drop_path: stochastic depth (Huang et al., ECCV 2016): the chance that a sample skips half a

@@ -90,7 +90,7 @@ class ClassQuery(Segmentation):
     """Sums over a batch.
 
     Args:
-      outputs: from `outputs`.
+      outputs: result of `outputs`.
       label: i32[B,H,W]; in training 1 for the asked class.
       mask: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, of all classes.

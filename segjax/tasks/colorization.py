@@ -33,11 +33,11 @@ class Colorization(Task):
       Zhang, Isola, Efros (ECCV 2016) do; or "lab", regression of the whole picture, lightness too,
       which the others take from the image.
     grid: side of a cell in units of a and b; cells that no sRGB colour falls into are left out.
-    temperature: of the mean that makes one colour of the cells' probabilities; towards 0 it
-      becomes the likeliest cell's.
+    temperature: temperature of the mean that makes one colour of the cells' probabilities; towards
+      0 it becomes the likeliest cell's.
     norm: "l1" or "l2", of the regressions.
-    rebalance: of "bins": a cell weighs 1 / ((1 - r) density + r / cells), so 1 is no weighting at
-      all; densities from exp(-chroma / 12).
+    rebalance: weighting of "bins": a cell weighs 1 / ((1 - r) density + r / cells), so 1 is no
+      weighting at all; densities from exp(-chroma / 12).
   """
 
   output: str = "regression"

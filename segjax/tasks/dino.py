@@ -34,11 +34,11 @@ class Dino(Task):
   Attributes:
     prototypes: outputs of the net.
     crops: small crops of each image.
-    temperature: of the student's softmax.
+    temperature: temperature of the student's softmax.
     teacher_start: temperature of the teacher's softmax at first.
     teacher_end: the same from `teacher_steps` on; linear between.
     teacher_steps: steps from the first to the last temperature; in a config also `teacher_epochs`.
-    center_momentum: of the centre, the moving mean of the teacher's outputs.
+    center_momentum: momentum of the centre, the moving mean of the teacher's outputs.
     centering: "mean" subtracts the centre from the teacher's outputs, "sinkhorn" takes `balance`.
   """
 
@@ -132,7 +132,7 @@ class Dino(Task):
     """Sums over a batch.
 
     Args:
-      outputs: from `outputs`.
+      outputs: result of `outputs`.
       label: not used.
       valid: bool[B], False for examples that do not count.
       evaluating: not used.
@@ -206,7 +206,7 @@ def balance(logits, rounds=3):
 
   Args:
     logits: f32[N,K].
-    rounds: of scaling; the more, the closer is the mean to 1/K.
+    rounds: number of rounds of scaling; the more, the closer is the mean to 1/K.
 
   Returns:
     f32[N,K], rows that sum to 1.

@@ -23,8 +23,8 @@ class SimCLR(Task):
   The loss of an evaluation is that of its batches, so it depends on their size.
 
   Attributes:
-    temperature: of the softmax over cosine similarities.
-    width: of the projection that the loss compares.
+    temperature: temperature of the softmax over cosine similarities.
+    width: number of channels of the projection that the loss compares.
   """
 
   temperature: float = 0.5

@@ -63,7 +63,7 @@ class Task:
     """Inputs of the net and labels of the statistics.
 
     Args:
-      key: of jax.random; the same in every evaluation, None in prediction.
+      key: PRNG key; the same in every evaluation, None in prediction.
       image: f32[B,H,W,3] in [0,1].
       label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `label_kind`, or None in prediction.
       train: whether this is a train step.
@@ -83,7 +83,7 @@ class Task:
 
     Args:
       batch_stats: as the net's last call left them.
-      outputs: of `outputs`.
+      outputs: result of `outputs`.
     """
     del outputs
     return batch_stats
@@ -110,7 +110,7 @@ class Task:
 
     Args:
       image: u8[H,W,3].
-      outputs: of `outputs`, the batch being this image; pictures among them at its size.
+      outputs: result of `outputs`, the batch being this image; pictures among them at its size.
 
     Returns:
       (pictures, shares): dicts of suffix -> u8[H,W] or u8[H,W,3], and of class -> share or

@@ -92,7 +92,7 @@ class Checkpoints:
     Args:
       step: updates done.
       state: TrainState, or any tree of arrays.
-      iterator: of the data, or its Position.
+      iterator: iterator of the data, or its Position.
       metrics: scalars of the evaluation at this step, or None.
 
     Raises:

@@ -32,10 +32,10 @@ def evaluate(eval_step, state, batches, mesh):
   """Sums of the task's statistics over all batches, each example once.
 
   Args:
-    eval_step: from `steps.make_eval_step`.
+    eval_step: result of `steps.make_eval_step`.
     state: TrainState.
-    batches: from `pipeline.eval_batches`.
-    mesh: of the devices.
+    batches: result of `pipeline.eval_batches`.
+    mesh: mesh of the devices.
 
   Returns:
     dict of numpy sums, see the task's `statistics`.
@@ -93,8 +93,8 @@ def example_panels(task, outputs, example):
   """Pictures of one example and of its prediction.
 
   Args:
-    task: of `segjax.tasks`.
-    outputs: of a predict step for this example alone, waited for here.
+    task: a task of `segjax.tasks`.
+    outputs: outputs of a predict step for this example alone, waited for here.
     example: {"image": u8[H,W,3], "label": as the task needs it}.
 
   Returns:

@@ -14,7 +14,7 @@ class Evaluator:
   """Evaluates, prints and writes.
 
   Attributes:
-    sums: of the last evaluation, see the task's `statistics`; None before the first.
+    sums: sums of the last evaluation, see the task's `statistics`; None before the first.
   """
 
   def __init__(self, experiment, eval_step, source, workdir, counted, *, writers, progress):
@@ -22,8 +22,8 @@ class Evaluator:
 
     Args:
       experiment: Experiment.
-      eval_step: of the experiment.
-      source: of the validation split.
+      eval_step: eval step of the experiment.
+      source: source of the validation split.
       workdir: path of the run, where the sums are kept.
       counted: whether all labels of the split have been looked at; if not, the first evaluation
         warns of classes that are missing.

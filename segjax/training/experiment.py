@@ -28,13 +28,13 @@ class Experiment:
     config: ConfigDict.
     labels: label table of the data.
     model: Flax module.
-    task: of `segjax.tasks`.
-    mesh: of the devices.
+    task: a task of `segjax.tasks`.
+    mesh: mesh of the devices.
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
     ema_decay: step -> decay of the moving averages.
-    augment: of one example, see `segjax.augment`.
-    batch_augment: of a batch, see `segjax.augment.mixing`.
+    augment: augmentation of one example, see `segjax.augment`.
+    batch_augment: augmentation of a batch, see `segjax.augment.mixing`.
     frozen: names of the parameters that are not trained.
   """
 
@@ -125,7 +125,7 @@ def build(config, labels, steps_per_epoch=1):
   Args:
     config: ConfigDict of an experiment.
     labels: LabelTable of its data.
-    steps_per_epoch: for durations in epochs.
+    steps_per_epoch: steps per epoch, for durations in epochs.
 
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.

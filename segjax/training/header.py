@@ -32,7 +32,7 @@ def print_header(
     resumed: step that the run resumes from; 0 for a new run.
     notes: sentences about the data.
     warnings: sentences.
-    report: of the initial weights, text or None.
+    report: report of the initial weights, text or None.
   """
   c, data = experiment.config, experiment.config.data
   count = models.count_params(params)
@@ -75,9 +75,9 @@ def print_summary(task, sums, minutes, config, checkpoints):
   """Prints the table of the last evaluation, and where the checkpoints are.
 
   Args:
-    task: of `segjax.tasks`.
-    sums: of the last evaluation.
-    minutes: that the training took.
+    task: a task of `segjax.tasks`.
+    sums: sums of the last evaluation.
+    minutes: minutes of the training.
     config: ConfigDict of the run.
     checkpoints: Checkpoints of the run.
   """

@@ -110,7 +110,7 @@ def train_iterator(config, source, data_on_device):
 
   Args:
     config: ConfigDict of an experiment.
-    source: of `make_source` for training.
+    source: result of `make_source` for training.
     data_on_device: whether the batches are indices of a split on the device.
   """
   data = config.data
@@ -130,9 +130,9 @@ def next_batch(iterator, count, mesh):
   """The batch of the next call, on the devices.
 
   Args:
-    iterator: of `train_iterator`.
+    iterator: result of `train_iterator`.
     count: steps of the call; from 2 on their batches are stacked.
-    mesh: of the devices.
+    mesh: mesh of the devices.
 
   Raises:
     UserError: a process that reads data has ended.

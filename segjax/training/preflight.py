@@ -15,7 +15,7 @@ def check_labels(labels, task):
 
   Args:
     labels: LabelTable of the data.
-    task: that is trained.
+    task: the trained task.
   """
   for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
     twice = [v for i, v in enumerate(values) if v in values[:i]]
@@ -68,8 +68,8 @@ def check_metric(experiment, state, eval_step, label):
   Args:
     experiment: Experiment.
     state: TrainState of arrays or ShapeDtypeStructs.
-    eval_step: of the experiment.
-    label: of an example, for its shape.
+    eval_step: eval step of the experiment.
+    label: label of an example, for its shape.
   """
   c = experiment.config
   shape = (c.data.batch_size, *c.data.size)

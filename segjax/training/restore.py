@@ -39,7 +39,7 @@ def run(workdir, checkpoint="latest"):
   """Restores the experiment of a run and the state of a checkpoint.
 
   Args:
-    workdir: of a run.
+    workdir: folder of a run.
     checkpoint: "latest", "best" or a step.
 
   Returns:
@@ -69,7 +69,7 @@ class RunData:
   """A split that a run is used on.
 
   Attributes:
-    source: of its examples, made to fit as in the run's evaluation.
+    source: source of its examples, made to fit as in the run's evaluation.
     folder: where its files lie; empty where they are drawn.
     digest: 16 hex digits over the contents of its files, or over its names where it has no files.
     changed: how it differs from the data that the run was trained with, a sentence; empty where it
@@ -88,7 +88,7 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
   Data with other contents than those of the training are taken, and a printed line says so.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     config: ConfigDict of the run; not changed.
     split: "train" or "val".
     moved: fields of `config.data.source` that say where the data lie now, see `moved_to`.

@@ -16,9 +16,10 @@ class TrainState(flax.struct.PyTreeNode):
     step: i32[], updates done.
     params: parameters, float32.
     batch_stats: running statistics of batch norm; empty without it.
-    opt_state: of the optax optimiser.
+    opt_state: state of the optax optimiser.
     ema_params: moving average of the parameters, or None.
-    ema_batch_stats: of the running statistics, with which the averaged parameters belong together.
+    ema_batch_stats: moving average of the running statistics, with which the averaged parameters
+      belong together.
   """
 
   step: Any
@@ -41,9 +42,9 @@ def init_state(model, optimizer, key, *, size, channels=3, ema=False):
   Args:
     model: a module of `segjax.models`.
     optimizer: optax GradientTransformation.
-    key: of jax.random, for the initial parameters.
+    key: PRNG key, for the initial parameters.
     size: (height, width) of the images; parameters do not depend on it.
-    channels: of the images.
+    channels: number of channels of the images.
     ema: keeps a moving average of the parameters.
   """
   variables = model.init(key, jnp.zeros((1, *size, channels)), train=False)

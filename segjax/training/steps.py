@@ -130,17 +130,17 @@ def make_train_step(
 
   Args:
     model: a module of `segjax.models`.
-    task: of `segjax.tasks`.
+    task: a task of `segjax.tasks`.
     optimizer: optax GradientTransformation.
-    mesh: from `make_mesh`.
-    seed: of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
+    mesh: result of `make_mesh`.
+    seed: random seed of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
     augment: function of one example from `segjax.augment`, or None.
     batch_augment: function of a batch from `segjax.augment`, or None; after `augment`.
     mean: subtracted from images in [0,1].
     std: divides them then.
     ema_decay: step -> decay of the moving averages of parameters and batch statistics, if the
       state has them.
-    aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
+    aux_weight: weight of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
     data_on_device: the step is train_step(state, data, batch) with the whole split, {"image":

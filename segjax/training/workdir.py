@@ -63,7 +63,7 @@ def check_classes(folder, run_labels, data_labels):
   """Raises a UserError where the classes of a run and of data differ in name, number or order.
 
   Args:
-    folder: of the run, for the message.
+    folder: folder of the run, for the message.
     run_labels: LabelTable that the run was trained with.
     data_labels: LabelTable of the data that it is used on.
   """
@@ -139,8 +139,8 @@ def check(config, folder, data, may_change=MAY_CHANGE):
 
   Args:
     config: ConfigDict.
-    folder: of a run.
-    data: from `fingerprint`.
+    folder: folder of a run.
+    data: result of `fingerprint`.
     may_change: starts of the names of fields that may differ.
 
   Returns:
@@ -245,8 +245,8 @@ def prepare(config, folder, labels, data, needed_mb):
     config: ConfigDict.
     folder: path.
     labels: LabelTable.
-    data: from `fingerprint`.
-    needed_mb: of its checkpoints, 10^6 bytes.
+    data: result of `fingerprint`.
+    needed_mb: size of its checkpoints, 10^6 bytes.
 
   Raises:
     UserError: another run is in it, it cannot be written to, or is too full.

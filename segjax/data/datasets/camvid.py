@@ -49,7 +49,7 @@ def camvid(split, *, folder="", classes="all"):
 
   Args:
     split: "train" or "val".
-    folder: that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
+    folder: folder that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
     classes: "all", "four" (other, road, sidewalk, vehicle) or "objects" (background, building,
       tree, car, pedestrian, road).
   """

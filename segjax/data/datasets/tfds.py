@@ -23,8 +23,8 @@ class TfdsSource:
     labels: label table.
     names: "set/split/index".
     data: TFDS data source, images still encoded.
-    image_key: of the image in an example.
-    label_key: of the label.
+    image_key: key of the image in an example.
+    label_key: key of the label.
     shift: added to the stored label values.
     ignore_value: stored label value that is not scored.
   """
@@ -100,7 +100,7 @@ def tfds_source(
   Args:
     split: "train" or "val".
     dataset: name for `tfds.builder`, with config and version where needed ("name/config:1.0.0").
-    data_dir: that it was prepared in; empty for TFDS's default.
+    data_dir: folder that it was prepared in; empty for TFDS's default.
     image_key: key of the image, uint8[H,W,3].
     label_key: key of the label, integers [H,W] or [H,W,1].
     train_split: its TFDS split for "train"; slices such as "train[:90%]" too.

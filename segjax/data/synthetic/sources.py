@@ -30,7 +30,7 @@ class Synthetic:
   Attributes:
     labels: label table.
     names: one per scene.
-    seed: of the drawings.
+    seed: random seed of the drawings.
     first: index of the first scene.
     height: pixels.
     width: pixels.
@@ -63,7 +63,7 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
 
   Args:
     split: "train" or "val"; the two never share an index.
-    seed: of the drawings, apart from the seed of training.
+    seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
     height: pixels.
@@ -101,7 +101,7 @@ def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, wid
 
   Args:
     split: "train" or "val"; the two never share an index.
-    seed: of the drawings, apart from the seed of training.
+    seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
     height: pixels.

@@ -20,7 +20,7 @@ def prepare(name, source, data_dir, shards):
   """Writes a set, unless it is there already, and prints how to train from it.
 
   Args:
-    name: of the set, one of `BUILDERS`.
+    name: name of the set, one of `BUILDERS`.
     source: absolute Path of the folder of the set's own files.
     data_dir: absolute Path of the folder of TFDS sets.
     shards: files per split, at most one per example.

@@ -31,11 +31,11 @@ class Convolution(NamedTuple):
     batch: images.
     height: rows of an image.
     width: pixels of a row.
-    channels: of the input.
+    channels: number of channels of the input.
     features: channels of the output.
     size: rows and columns of the kernel.
-    stride: of both axes.
-    dilation: of both axes.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
     pads: ((top, bottom), (left, right)), rows and columns of zeros, none negative.
     turned: the kernel is given as [K,K,F,C] and read from its end, as the gradient by the input of
       a convolution with it asks for.

@@ -22,7 +22,7 @@ def kept_code(folder: str | None, name: str, compile_: Callable[[], bytes]) -> b
 
   Args:
     folder: JAX's folder of compilations; None, or one that is not on disk, compiles each time.
-    name: of the kernel, its source and its machine.
+    name: name of the kernel, its source and its machine.
     compile_: gives the code.
   """
   if not folder or "://" in str(folder):

@@ -91,7 +91,7 @@ def copy_rows(e, spec, x, target, image, first, rows, block, interleave=1, lots=
     e: Emitter.
     spec: Convolution.
     x: the images.
-    target: where to.
+    target: pointer to write to.
     image: index.
     first: row of the padded image to begin with.
     rows: count.
@@ -155,7 +155,7 @@ def copy_tap(e, spec, target, kernel, i, j, feature, block, pitch):
   Args:
     e: Emitter.
     spec: Convolution.
-    target: where to.
+    target: pointer to write to.
     kernel: f32[K,K,C,F], or turned.
     i: row of the tap, a value.
     j: its column, an int.
@@ -202,7 +202,7 @@ def add_products(e, count, sums, vectors, left, right):
     e: Emitter.
     count: an int or a value.
     sums: variables, see `sums`.
-    vectors: of a block.
+    vectors: widths of the vectors of a block.
     left: (pointer, values from one term to the next, values from one row to the next).
     right: (pointer, values from one term to the next).
   """
