@@ -15,8 +15,8 @@ from segjax.errors import UserError, check_fields, choose
 
 FIELDS = {
   "name": ("unnamed", "begins the name of the run's folder"),
-  "seed": (0, "of initial parameters, data order, augmentation and dropout"),
-  "total_steps": (0, "length of the training; one of the two"),
+  "seed": (0, "seed of initial parameters, data order, augmentation and dropout"),
+  "total_steps": (0, "length of the training; set one of the two"),
   "total_epochs": (10.0, "the same in epochs"),
   "eval_steps": (
     0,
@@ -51,8 +51,8 @@ FIELDS = {
   ),
   "data.eval_fit": (
     "resize",
-    "the same in evaluations; `crop`: the middle; `full`: their own sizes, extended to multiples of "
-    "`data.eval_multiple`",
+    "the same in evaluations; `crop`: the middle; `full`: their own sizes, extended to multiples "
+    "of `data.eval_multiple`",
   ),
   "data.eval_multiple": (32, "pixels; each size that results is compiled once"),
   "data.threads": (2, "number of threads that decode"),

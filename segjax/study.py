@@ -66,14 +66,14 @@ class Result:
   """One run of a study.
 
   Attributes:
-    label: label of the variant.
+    variant: name of the variant.
     seed: random seed of the run.
     config: ConfigDict, or None where it could not be made.
     workdir: path, or None likewise.
     error: why it failed, or empty.
   """
 
-  label: str
+  variant: str
   seed: int
   config: Any
   workdir: Path
@@ -144,23 +144,23 @@ def override(config, field, text):
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
 
 
-def changes(study, label):
+def changes(study, variant):
   """Changes of a variant to its config file, {"field": value}, overrides left out."""
-  fixed = {k: v for k, v in study.changes.get(label, {}).items() if k not in study.overrides}
-  if label not in study.derived:
+  fixed = {k: v for k, v in study.changes.get(variant, {}).items() if k not in study.overrides}
+  if variant not in study.derived:
     return fixed
-  config = config_lib.read(study.variants[label])
+  config = config_lib.read(study.variants[variant])
   for field, value in (fixed | study.overrides).items():
     override(config, field, value)
-  derived = study.derived[label](config)
+  derived = study.derived[variant](config)
   won = {k for k in study.overrides if not k.startswith("total_")}
   return fixed | {k: v for k, v in derived.items() if k not in won}
 
 
-def make_config(study, label, seed):
+def make_config(study, variant, seed):
   """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
-  config = config_lib.read(study.variants[label])
-  for field, value in (study.overrides | changes(study, label)).items():
+  config = config_lib.read(study.variants[variant])
+  for field, value in (study.overrides | changes(study, variant)).items():
     override(config, field, value)
   config.seed = seed
   kind = "epochs" if config.total_epochs else "steps"
@@ -205,30 +205,30 @@ def run(study, pool):
   """
   configs, results = {}, {}
   for seed in study.seeds:
-    for label in study.variants:
+    for variant in study.variants:
       try:
-        configs[label, seed] = make_config(study, label, seed)
+        configs[variant, seed] = make_config(study, variant, seed)
       except UserError as error:
-        results[label, seed] = Result(label, seed, None, None, str(error))
-        print(f"{label}, seed {seed}: {error}", flush=True)
+        results[variant, seed] = Result(variant, seed, None, None, str(error))
+        print(f"{variant}, seed {seed}: {error}", flush=True)
   if not configs:
     raise UserError(next(iter(results.values())).error)
   _check_different(study, configs)
-  for number, ((label, seed), config) in enumerate(configs.items(), 1):
+  for number, ((variant, seed), config) in enumerate(configs.items(), 1):
     workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
-    print(f"[{number} of {len(configs)}] {label}, seed {seed}", flush=True)
-    results[label, seed] = Result(label, seed, config, workdir, _train(config, workdir))
+    print(f"[{number} of {len(configs)}] {variant}, seed {seed}", flush=True)
+    results[variant, seed] = Result(variant, seed, config, workdir, _train(config, workdir))
     jax.clear_caches()  # compiled steps of runs that are over
   return [results[v, s] for v in study.variants for s in study.seeds]
 
 
 def _check_different(study, configs):
-  first, of_a_seed = {}, {label: config for (label, _), config in configs.items()}
-  for label, config in of_a_seed.items():
-    same = first.setdefault(identity(config), label)
-    if same != label:
+  first, of_a_seed = {}, {variant: config for (variant, _), config in configs.items()}
+  for variant, config in of_a_seed.items():
+    same = first.setdefault(identity(config), variant)
+    if same != variant:
       raise UserError(
-        f"the variants {same!r} and {label!r} of the study have the same config; is a field that "
+        f"the variants {same!r} and {variant!r} of the study have the same config; is a field that "
         "distinguishes them overridden?"
       )
 

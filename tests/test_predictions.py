@@ -582,7 +582,7 @@ def test_sums_of_the_last_evaluation(run):
 
 def result(run, **fields):
   config = config_lib.load(run / "config.json")
-  return Result(**dict(label="a", seed=0, config=config, workdir=run) | fields)
+  return Result(**dict(variant="a", seed=0, config=config, workdir=run) | fields)
 
 
 def damage_metrics(run):

@@ -559,10 +559,10 @@ def run_and_check(study, pool, output, trades=TRADES):
   report.write(study, results, output)
   text = (output / "report.md").read_text()
   for row, result in zip(table(output / "results.csv"), results, strict=True):
-    assert (row["variant"], row["seed"]) == (result.label, str(result.seed))
+    assert (row["variant"], row["seed"]) == (result.variant, str(result.seed))
     wanted = {k: v for k, v in result.final().items() if k.startswith("val/")}
     np.testing.assert_equal({k: float(row[k]) for k in wanted}, wanted)
-  runs = {label: [r for r in results if r.label == label] for label in study.variants}
+  runs = {label: [r for r in results if r.variant == label] for label in study.variants}
   for label, of_label in runs.items():
     score = mean_and_deviation([r.final()[study.metric] for r in of_label])
     assert f"| {label} | {len(of_label)} | {score} |" in text
@@ -624,10 +624,10 @@ def test_a_study_of_pretraining_scores_features(tmp_path):
   rows = {(r["variant"], int(r["seed"])): r for r in table(tmp_path / "results.csv")}
   before, after = {}, {}
   for r in results:
-    row, (start, end) = rows[r.label, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
+    row, (start, end) = rows[r.variant, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
     assert (float(row["knn_accuracy_before"]), float(row["knn_accuracy"])) == (start, end)
-    before.setdefault(r.label, []).append(start)
-    after.setdefault(r.label, []).append(end)
+    before.setdefault(r.variant, []).append(start)
+    after.setdefault(r.variant, []).append(end)
   assert before["DINO"] != after["DINO"] and len(set(before["DINO"])) == 2
   numbers = " | ".join(map(mean_and_deviation, (before["DINO"], after["DINO"])))
   assert f"| DINO | last | 2 | {numbers} |" in text

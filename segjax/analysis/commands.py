@@ -160,21 +160,21 @@ def feature_stages(workdir, output, folder, samples, epochs, metric, stage, quer
     f"kNN {r['knn_accuracy']:.3f}, linear {r['linear_accuracy']:.3f}, "
     f"silhouette {r['silhouette']:.3f}" for r in rows.values()
   ]  # fmt: skip
-  target, of_stage = _run_folder(workdir, output), "" if stage is None else f"_stage{stage}"
-  file = target / f"features{of_stage}.png"
+  target, suffix = _run_folder(workdir, output), "" if stage is None else f"_stage{stage}"
+  file = target / f"features{suffix}.png"
   embedded = feature_pictures.embed(vectors, seed=config.seed)
   table = pair[1].source.labels
   feature_pictures.scatter(embedded, val.labels, table, list(rows), captions, file)
   if len(set(val.labels.tolist())) < 2:
     print("  the examples have one class, so there is nothing to score; only pictures are drawn")
   numbers = {epoch: finite(row) for epoch, row in rows.items()}
-  scores = target / f"features{of_stage}.json"
+  scores = target / f"features{suffix}.json"
   with errors.writing(scores):
     scores.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
   print(f"  written to {file}")
   queries = [int(q) for q in queries] or 6
   picture = feature_pictures.neighbor_picture(train, val, *pair, queries=queries, metric=metric)
-  _write(picture, target / f"neighbors{of_stage}.png")
+  _write(picture, target / f"neighbors{suffix}.png")
 
 
 def _steps(kept, epochs, per_epoch):

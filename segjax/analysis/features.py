@@ -83,7 +83,7 @@ def penultimate(model, variables, image):
   raise UserError(f"no layer of {type(model).__name__} has {model.num_classes} channels")
 
 
-def of_stage(model, variables, image, stage):
+def stage_features(model, variables, image, stage):
   """The outputs of a stage of the net's backbone.
 
   After rotation prediction a middle one knows more of the classes than the last, which has become
@@ -102,7 +102,7 @@ def of_stage(model, variables, image, stage):
     UserError: no backbone, or none with such a stage.
   """
   run = lambda: model.apply(variables, image, train=False, mutable=["intermediates"])  # noqa: E731
-  (output, _), found = _and_backbones(run)
+  (output, _), found = _call_and_capture_backbones(run)
   if not found:
     raise UserError(f"{type(model).__name__} has no backbone, so there are no stages of one")
   if not 0 <= stage < len(found[-1]):
@@ -119,11 +119,11 @@ def middle_stages(model, image):
     image: f32[B,H,W,3], or a jax.ShapeDtypeStruct.
   """
   run = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-  _, found = _and_backbones(lambda: jax.eval_shape(run, image))
+  _, found = _call_and_capture_backbones(lambda: jax.eval_shape(run, image))
   return tuple(range(2, len(found[-1]) - 1)) if found else ()
 
 
-def _and_backbones(call):
+def _call_and_capture_backbones(call):
   """(result of a function, results of the backbones called in it)."""
   found = []
 
@@ -174,7 +174,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     per_image: largest number of pixels of a class in one image, or of its crops; None: as many as
       make `limit` where all classes are alike, and at least 20.
     seed: random seed of the choice.
-    stages: stages of the backbone, see `of_stage`; None: `penultimate`.
+    stages: stages of the backbone, see `stage_features`; None: `penultimate`.
 
   Returns:
     list of Features, one per stage.
@@ -189,7 +189,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
     of = experiment.model, variables, image
-    return [penultimate(*of) if stage is None else of_stage(*of, stage) for stage in stages]
+    return [penultimate(*of) if stage is None else stage_features(*of, stage) for stage in stages]
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")

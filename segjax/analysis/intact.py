@@ -35,11 +35,11 @@ def checked(results):
       continue
     try:
       _check_files(result)
-      if result.label not in whole or TASKS[result.config.task.name].self_supervised:
+      if result.variant not in whole or TASKS[result.config.task.name].self_supervised:
         restore.run(result.workdir)
-      whole.add(result.label)
+      whole.add(result.variant)
     except UserError as error:
-      print(f"{result.label}, seed {result.seed}: {error}", flush=True)
+      print(f"{result.variant}, seed {result.seed}: {error}", flush=True)
       out[-1] = dataclasses.replace(result, error=str(error))
   return out
 

@@ -110,7 +110,7 @@ def segmentation(document, study, done, figures):
   document.heading("Stages of training")
   for k, runs in enumerate(done.values()):
     file = figures / f"stages_{k}.png"
-    what = f"Stages of {runs[0].label}"
+    what = f"Stages of {runs[0].variant}"
     intact.or_line(document, what, lambda r=runs[0], f=file: _stages(document, r, f))
 
 
@@ -129,7 +129,7 @@ def _stages(document, run, file):
   picture, steps = predictions.stages(run.workdir, moved=data_now(run))
   write_picture(picture, file)
   text = ", ".join(map(str, steps))
-  document.figure(file, f"{run.label}, seed {run.seed}: fixed examples after {text} steps.")
+  document.figure(file, f"{run.variant}, seed {run.seed}: fixed examples after {text} steps.")
 
 
 def _confusions(document, names, done, figures):

@@ -23,8 +23,8 @@ def setup(document, study, results, done, costs):
   document.heading("What was run")
   rows = []
   for label, spec in study.variants.items():
-    errors = [f"seed {r.seed}: {r.error}" for r in results if r.label == label and r.error]
-    start = start_of([r for r in results if r.label == label])
+    errors = [f"seed {r.seed}: {r.error}" for r in results if r.variant == label and r.error]
+    start = start_of([r for r in results if r.variant == label])
     rows.append(
       (
         label,
@@ -104,7 +104,7 @@ def differences(document, study, done, knn):
       if any(TASKS[t].self_supervised for t in tasks):  # all of theirs are
         values = {}
     if knn:
-      values["kNN accuracy"] = lambda r: knn.get((r.label, r.seed), (np.nan,))[-1]
+      values["kNN accuracy"] = lambda r: knn.get((r.variant, r.seed), (np.nan,))[-1]
     values |= {"training minutes": study_lib.Result.minutes}
     for text, value in values.items():
       d = paired_difference(*_paired(done[base], done[label], value))

@@ -38,7 +38,7 @@ def run(spec, *, overrides, seeds=None, runs, output=None):
   with errors.writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
     page = report.write(study, results, folder)
-  failed = [f"{r.label}, seed {r.seed}: {r.error}" for r in results if r.error]
+  failed = [f"{r.variant}, seed {r.seed}: {r.error}" for r in results if r.error]
   print(f"{len(results) - len(failed)} of {len(results)} runs done; report in {page}")
   if failed:
     print("failed: " + "; ".join(failed))
