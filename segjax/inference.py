@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax.data import pipeline
+from segjax.training.state import TrainState
+
+__all__ = ["predict_image", "scale_warning"]
 
 
-def predict_image(predict_step, state, image, data, *, whole=True):
+def predict_image(
+  predict_step: Callable,
+  state: TrainState,
+  image: np.ndarray,
+  data: ConfigDict,
+  *,
+  whole: bool = True,
+) -> Any:
   """The task's outputs for an image, pictures among them at the image's own size.
 
   The net sees the image at the scale of the run's evaluation: with `eval_fit="resize"` resized to
@@ -57,7 +71,7 @@ def _extended(shape, multiple, least):
   return tuple(max(n, m) for n, m in zip(size, least, strict=True))
 
 
-def scale_warning(data, shape):
+def scale_warning(data: ConfigDict, shape: Sequence[int]) -> str:
   """A sentence where a net sees an image at another scale than those it was trained on, or "".
 
   Args:

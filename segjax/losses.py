@@ -14,6 +14,17 @@ from jax.typing import ArrayLike
 from segjax.class_index import class_index, counted
 from segjax.ops import by_platform, wide
 
+__all__ = [
+  "class_probabilities",
+  "content",
+  "cross_entropy",
+  "dice",
+  "focal",
+  "gram",
+  "log_likelihood",
+  "style",
+]
+
 
 def _arguments(logits, label, valid):
   """Wide logits; class indices that are safe to look up; bool valid; and a factor of the loss.

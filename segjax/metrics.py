@@ -14,6 +14,18 @@ from jax.typing import ArrayLike
 from segjax.class_index import class_index, counted
 from segjax.ops import by_platform, undivided, wide
 
+__all__ = [
+  "colorfulness",
+  "confusion_matrix",
+  "max_f1",
+  "psnr",
+  "score_histogram",
+  "ssim",
+  "summarize",
+  "unit_deviation",
+  "unit_moments",
+]
+
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
 

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax.errors import Stopped, UserError, check_fields, explain
@@ -20,6 +22,8 @@ from segjax.training import input_pipeline, loop
 from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
+
+__all__ = ["Result", "Study", "changes", "identity", "make_config", "override", "read", "run"]
 
 # Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
 # their fingerprint shows whether they are the same.
@@ -79,30 +83,30 @@ class Result:
   workdir: Path
   error: str = ""
 
-  def rows(self):
+  def rows(self) -> list[dict]:
     """Rows of `metrics.jsonl`."""
     return read_metrics(self.workdir / "metrics.jsonl")
 
-  def final(self):
+  def final(self) -> dict[str, float]:
     """Scalars of the last evaluation, nan where one was not defined."""
     row = [r for r in self.rows() if "val/loss" in r][-1]
     return {k: np.nan if v is None else v for k, v in row.items()}
 
-  def best(self):
+  def best(self) -> float:
     """The best value of `config.best_metric` over all evaluations."""
     name, sign = self.config.best_metric, 1 if self.config.best_mode == "max" else -1
     values = [r[name] for r in self.rows() if r.get(name) is not None]
     return sign * max((sign * v for v in values), default=np.nan)
 
-  def minutes(self):
-    """Of training, evaluations included."""
+  def minutes(self) -> float:
+    """Minutes of training, evaluations included."""
     return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
 
-  def sums(self):
+  def sums(self) -> dict[str, np.ndarray]:
     """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
     return {k: v for k, v in read_sums(self.workdir).items() if k != "step"}
 
-  def complete(self):
+  def complete(self) -> bool:
     """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""
     rows = self.rows()
     try:
@@ -112,8 +116,11 @@ class Result:
     return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))
 
 
-def read(spec):
+def read(spec: str) -> Study:
   """The Study of a file with its argument, `configs/studies/aspp.py:smoke`.
+
+  Args:
+    spec: path, or path:argument.
 
   Raises:
     UserError: no such file, or an argument that its `get_study` refuses.
@@ -121,7 +128,7 @@ def read(spec):
   return config_lib.call_file(spec, "get_study", "study")
 
 
-def override(config, field, text):
+def override(config: ConfigDict, field: str, text: Any) -> None:
   """Sets a field from a string, as the command line gives it, or from a value of its type.
 
   Raises:
@@ -144,7 +151,7 @@ def override(config, field, text):
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
 
 
-def changes(study, variant):
+def changes(study: Study, variant: str) -> dict[str, Any]:
   """Changes of a variant to its config file, {"field": value}, overrides left out."""
   fixed = {k: v for k, v in study.changes.get(variant, {}).items() if k not in study.overrides}
   if variant not in study.derived:
@@ -157,7 +164,7 @@ def changes(study, variant):
   return fixed | {k: v for k, v in derived.items() if k not in won}
 
 
-def make_config(study, variant, seed):
+def make_config(study: Study, variant: str, seed: int) -> ConfigDict:
   """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
   config = config_lib.read(study.variants[variant])
   for field, value in (study.overrides | changes(study, variant)).items():
@@ -172,7 +179,7 @@ def make_config(study, variant, seed):
   return config
 
 
-def identity(config):
+def identity(config: ConfigDict) -> str:
   """Hash of the fields that affect results, 8 hexadecimal digits: equal for runs of equal numbers.
 
   Fields at their defaults are left out, those of the net, the task and the data source too, so a
@@ -185,7 +192,7 @@ def identity(config):
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run(study, pool):
+def run(study: Study, pool: str | os.PathLike) -> list[Result]:
   """Trains the missing runs, in the order of seeds; one that fails does not stop the rest.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the

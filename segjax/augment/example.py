@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +22,24 @@ from segjax.errors import UserError
 
 def make_augment(
   *,
-  flip=0.0,
-  flip_vertical=0.0,
-  scale_min=1.0,
-  scale_max=1.0,
-  aspect=0.0,
-  crop_area_min=1.0,
-  crop_area_max=1.0,
-  crop_aspect=0.288,
-  rotate=0.0,
-  brightness=0.0,
-  contrast=0.0,
-  saturation=0.0,
-  hue=0.0,
-  rgb_shift=0.0,
-  blur=0.0,
-  noise=0.0,
-  cutout=0.0,
-):
+  flip: float = 0.0,
+  flip_vertical: float = 0.0,
+  scale_min: float = 1.0,
+  scale_max: float = 1.0,
+  aspect: float = 0.0,
+  crop_area_min: float = 1.0,
+  crop_area_max: float = 1.0,
+  crop_aspect: float = 0.288,
+  rotate: float = 0.0,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+  rgb_shift: float = 0.0,
+  blur: float = 0.0,
+  noise: float = 0.0,
+  cutout: float = 0.0,
+) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
   """Builds the augmentation of one example, or None where everything is off.
 
   Flips come first and are exact. Crop, scale and rotation resample once, together; what lies

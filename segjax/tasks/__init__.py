@@ -9,6 +9,11 @@ from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
+__all__ = [
+  "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage", "Rotation",
+  "Segmentation", "SimCLR",
+]  # fmt: skip
+
 TASKS = {
   "class_query": ClassQuery,
   "classification": Classification,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import models, ranges
@@ -21,10 +24,18 @@ from segjax.training.log import Log
 from segjax.training.plan import make_plan
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
+from segjax.training.state import TrainState
 from segjax.training.writers import Writers, read_metrics
 
+__all__ = ["train"]
 
-def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: PLR0912, PLR0915
+
+def train(  # noqa: PLR0912, PLR0915
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  profile_steps: Sequence[int] = (),
+  before_evaluation: Callable[[], None] | None = None,
+) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same

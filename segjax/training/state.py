@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
+
+__all__ = ["TrainState", "init_state"]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -29,14 +34,22 @@ class TrainState(flax.struct.PyTreeNode):
   ema_params: Any = None
   ema_batch_stats: Any = None
 
-  def eval_variables(self):
+  def eval_variables(self) -> dict:
     """Variables of evaluation: the moving average of the parameters where there is one."""
     if self.ema_params is None:
       return dict(params=self.params, batch_stats=self.batch_stats)
     return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)
 
 
-def init_state(model, optimizer, key, *, size, channels=3, ema=False):
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  size: Sequence[int],
+  channels: int = 3,
+  ema: bool = False,
+) -> TrainState:
   """A fresh state, pure in `key`.
 
   Args:
@@ -45,7 +58,10 @@ def init_state(model, optimizer, key, *, size, channels=3, ema=False):
     key: PRNG key, for the initial parameters.
     size: (height, width) of the images; parameters do not depend on it.
     channels: number of channels of the images.
-    ema: keeps a moving average of the parameters.
+    ema: whether to keep a moving average of the parameters.
+
+  Returns:
+    TrainState of step 0.
   """
   variables = model.init(key, jnp.zeros((1, *size, channels)), train=False)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})

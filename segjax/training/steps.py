@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from segjax.errors import UserError
 from segjax.ops.conv import conv_p
+from segjax.tasks.task import Task
 from segjax.training.freezing import frozen_norms, stop_gradients
+from segjax.training.state import TrainState
+
+__all__ = [
+  "Net", "make_eval_step", "make_mesh", "make_predict_step", "make_train_step", "put_batch",
+]  # fmt: skip
 
 
-def make_mesh(devices=None):
-  """A one-dimensional mesh called "data" over all devices.
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A one-dimensional mesh called "data" over devices, all of them by default.
 
   Axes are Auto: convolutions divide the batch alone over Explicit ones.
   """
@@ -44,10 +54,16 @@ def check_batch_size(batch_size, mesh):
     )
 
 
-def put_batch(batch, mesh, *, stacked=False):
+def put_batch(batch: dict, mesh: Mesh, *, stacked: bool = False) -> dict:
   """Moves this process's part of a batch to the devices; batches of one process are whole.
 
-  With `stacked` the first axis counts batches.
+  Args:
+    batch: dict of numpy arrays [B,...].
+    mesh: result of `make_mesh`.
+    stacked: whether the first axis counts batches, and the second is B.
+
+  Returns:
+    dict of jax.Array, divided over the devices along B.
   """
   sharding = batched(mesh, stacked)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
@@ -109,23 +125,23 @@ def as_key(bits):
 
 
 def make_train_step(
-  model,
-  task,
-  optimizer,
+  model: nn.Module,
+  task: Task,
+  optimizer: optax.GradientTransformation,
   *,
-  mesh,
-  seed=0,
-  augment=None,
-  batch_augment=None,
-  mean=(0.0,) * 3,
-  std=(1.0,) * 3,
-  ema_decay=None,
-  aux_weight=0.4,
-  frozen=(),
-  data_on_device=False,
-  multi_step=False,
-  remat=False,
-):
+  mesh: Mesh,
+  seed: int = 0,
+  augment: Callable | None = None,
+  batch_augment: Callable | None = None,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+  ema_decay: Callable | None = None,
+  aux_weight: float = 0.4,
+  frozen: Sequence[str] = (),
+  data_on_device: bool = False,
+  multi_step: bool = False,
+  remat: bool = False,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
   Args:
@@ -262,10 +278,22 @@ def _both(augment, batch_augment):
   return change
 
 
-def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`.
+def make_eval_step(
+  model: nn.Module,
+  task: Task,
+  *,
+  mesh: Mesh,
+  augment: Callable | None = None,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+) -> Callable[[TrainState, dict], dict]:
+  """Builds eval_step(state, batch) -> sums of the task's statistics.
 
-  `augment` is for tasks whose evaluation needs it, as contrastive learning does.
+  Args: see `make_train_step`.
+    augment: for tasks whose evaluation needs it, as contrastive learning does.
+
+  Returns:
+    A jitted function; its batch has "image" u8[B,H,W,3], "label" and "valid" bool[B].
   """
   change = _both(augment, None)
 
@@ -285,8 +313,21 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
 
 
-def make_predict_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each."""
+def make_predict_step(
+  model: nn.Module,
+  task: Task,
+  *,
+  mesh: Mesh,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+) -> Callable[[TrainState, ArrayLike], Any]:
+  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each.
+
+  Args: see `make_train_step`.
+
+  Returns:
+    A jitted function.
+  """
 
   def predict_step(state, image):
     image = image.astype(jnp.float32) / 255
