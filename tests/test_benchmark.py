@@ -80,7 +80,7 @@ def test_several_steps_a_call_are_told_a_step():
 
 @pytest.fixture
 def timed(monkeypatch):
-  """What calls that are timed give; the fastest of them takes a quarter of a second."""
+  """Times of calls; the fastest of them takes a quarter of a second."""
   results = []
 
   def time_samples(call, repeats):

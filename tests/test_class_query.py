@@ -1,4 +1,4 @@
-"""Asking for one class at a time: what is asked, merged masks, where attention looks, training."""
+"""Asking for one class at a time: asked classes, merged masks, attention, training."""
 
 import jax
 import jax.numpy as jnp

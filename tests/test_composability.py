@@ -1,7 +1,7 @@
 """Every net under every transformation of JAX.
 
 Transformations are traced for every net of the zoo and lowered where a rule could be missing; they
-are computed for nets of few blocks, and what they compute is compared. Programs for eight devices
+are computed for nets of few blocks, and their results are compared. Programs for eight devices
 are made by one process that has eight virtual ones, which runs this file.
 """
 
@@ -144,7 +144,7 @@ TRANSFORMATIONS = {
 
 
 def once_traced(p):
-  """`p.loss` as programs that were traced once: what is left is each transformation's own work."""
+  """`p.loss` as programs that were traced once, so that transformations alone count."""
   programs = {
     (images.shape, train): jax.extend.core.jaxpr_as_fun(
       jax.make_jaxpr(lambda q, x, train=train: p.loss(q, x, train))(p.params, images)

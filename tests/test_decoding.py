@@ -1,4 +1,4 @@
-"""What image and mask files store, from files that are written here byte by byte or by Pillow."""
+"""Stored values of image and mask files, from files written here byte by byte or by Pillow."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Other people's folders: what masks mean, classes.txt, layouts, lists, and what is not read."""
+"""Users' folders: meaning of masks, classes.txt, layouts, lists, and files that are not read."""
 
 import os
 import shutil

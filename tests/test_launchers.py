@@ -20,7 +20,7 @@ from segjax.training.writers import read_metrics
 
 @pytest.fixture(scope="module", params=["unet_road"])
 def smoked(request, tmp_path_factory):
-  """A workdir in which the config's :smoke variant ran, and what it printed."""
+  """A workdir in which the config's :smoke variant ran, and its output."""
   workdir = tmp_path_factory.mktemp(request.param) / "run"
   done = launch("train", f"--config=configs/{request.param}.py:smoke", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The road U-Net and what all nets share; `test_zoo` has one tester over every net."""
+"""The road U-Net and the properties of all nets; `test_zoo` has one tester over every net."""
 
 import functools
 

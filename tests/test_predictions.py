@@ -615,7 +615,7 @@ def test_a_damaged_run_is_a_line_of_the_report(run, tmp_path, capsys, damage):
   write_sums(run)
   whole = shutil.copytree(run, tmp_path / "whole")
   damage(run)
-  given = [result(run), result(whole, seed=1), result(whole, label="b", error="before")]
+  given = [result(run), result(whole, seed=1), result(whole, variant="b", error="before")]
   first, second, third = intact.checked(given)
   assert str(run) in first.error and "\n" not in first.error
   assert (second.error, third.error) == ("", "before")

@@ -1,4 +1,4 @@
-"""Training without labels: what the net is asked, losses by hand, collapse, starting from it."""
+"""Training without labels: pretext tasks, losses by hand, collapse, starting from it."""
 
 import jax
 import jax.numpy as jnp

@@ -598,7 +598,7 @@ def test_every_study_has_a_report_that_is_tested():
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids="-".join)
 def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
-  """At smoke size with stand-ins, from one pool: what two studies share is trained once."""
+  """At smoke size with stand-ins, from one pool: a run that two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
     study = dataclasses.replace(read_smoke(name), seeds=(0,))

@@ -107,7 +107,7 @@ def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
 
 @pytest.mark.slow
 def test_seeds_share_a_program_and_draw_otherwise():
-  """What a study compiles for its first seed serves the others."""
+  """The programs of a study's first seed serve the others."""
   config = config_lib.read(f"{ROOT}/configs/unet_road.py:smoke")
   config.augment.brightness, config.data.size = 0.5, SIZE
   config.model.update(widths=(4, 8))
@@ -212,7 +212,7 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
-  """As one by one but for the last bits; split by what is due in between, and resumed exactly."""
+  """As one by one but for the last bits; split by other work that is due, and resumed exactly."""
   changes = {"data.feed": "device", "total_steps": 9, "eval_steps": 4, "log_steps": 3}
   one = training.train(tiny_config(data, **changes), tmp_path / "one")
   changes |= {"steps_per_dispatch": 2}
