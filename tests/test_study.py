@@ -171,6 +171,30 @@ def check_resumed(root, other):
     }
 
 
+def test_a_damaged_run_counts_as_failed(tmp_path, monkeypatch, capsys):
+  config = config_lib.read("configs/unet_road.py:smoke")
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    config_lib.save(config, tmp_path / name / "config.json")
+  (tmp_path / "b" / "labels.json").write_text("{")
+  trained = [study_lib.Result(n, 0, config, tmp_path / n) for n in "ab"]
+  written = []
+  monkeypatch.setattr(study_lib, "run", lambda study, pool: trained)
+  monkeypatch.setattr(report, "write", lambda study, results, folder: written.append(results))
+  spec = "configs/studies/skip_connections.py:smoke"
+  how = dict(overrides={}, runs=tmp_path, output=tmp_path / "report")
+  with pytest.raises(UserError, match="every run failed"):  # neither has labels
+    studies.run(spec, **how)
+  assert "0 of 2 runs done" in capsys.readouterr().out
+  check = studies.intact._check_files
+  monkeypatch.setattr(studies.intact, "_check_files", lambda r: r.variant == "a" or check(r))
+  monkeypatch.setattr(studies.intact.restore, "run", lambda workdir: None)
+  studies.run(spec, **how)
+  assert [bool(r.error) for r in written[-1]] == [False, True]
+  out = capsys.readouterr().out
+  assert "1 of 2 runs done" in out and "failed: b, seed 0: " in out and "labels.json" in out
+
+
 @pytest.mark.slow
 def test_errors_are_one_line(tmp_path):
   write_study(tmp_path)
@@ -539,7 +563,7 @@ def read_smoke(name, more=""):
   """A study of the project at smoke size, from random weights."""
   study = study_lib.read(f"configs/studies/{name}.py:smoke{more}")
   changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in study.variants}
-  return dataclasses.replace(study, changes=changes)
+  return dataclasses.replace(study, changes=changes, overrides={"writers": "('pictures',)"})
 
 
 TRADES = ("trade_training_minutes.png", "trade_size.png")
@@ -597,7 +621,8 @@ def test_every_study_has_a_report_that_is_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids="-".join)
-def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
+@pytest.mark.usefixtures("stand_in_nets", "no_pdf")
+def test_studies_write_whole_reports(names, tmp_path, capsys):
   """At smoke size with stand-ins, from one pool: a run that two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
@@ -615,6 +640,7 @@ def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pdf")
 def test_a_study_of_pretraining_scores_features(tmp_path):
   study = read_smoke("pretraining", ",backbone=small_cnn,methods=rotation+dino")
   results, text, there = run_and_check(study, tmp_path / "pool", tmp_path)
