@@ -97,7 +97,7 @@ def check_fields(fields, known, what):
       raise UserError(f"{what} has no field {field!r}{hint} (fields: {', '.join(known)})")
 
 
-# ---------------------------------------------------------------------------- what went wrong
+# ---------------------------------------------------------------------------- messages of errors
 
 
 @contextlib.contextmanager

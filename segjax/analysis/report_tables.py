@@ -83,7 +83,7 @@ def numbers(document, study, done, costs, judged, knn):
   )
   if knn:
     document.text(
-      "Loss, accuracy and the like are of what a net was trained to say without labels; kNN "
+      "Loss and accuracy are those of the pretext task; kNN "
       "accuracy is of the classes, by the last layer's features."
     )
 

@@ -42,8 +42,8 @@ def make_augment(
 ) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
   """Builds the augmentation of one example, or None where everything is off.
 
-  Flips come first and are exact. Crop, scale and rotation resample once, together; what lies
-  beyond the image then is black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
+  Flips come first and are exact. Crop, scale and rotation resample once, together; places
+  beyond the image are black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
   all channels alike and keep values that are not in [0,1]. Brightness, contrast, saturation, hue
   and rgb_shift change the first three channels, red, green and blue, and so does noise where there
   are more than three; they expect values in [0,1] and clip to it.

@@ -322,6 +322,6 @@ def _require_opaque(opaque, name):
   if not opaque.all():
     raise UserError(
       f"{name}: {np.count_nonzero(~opaque)} pixels of the mask are transparent, expected none; "
-      "give them the colour or the number of a class, or of what is ignored, and save the mask "
+      "give them the colour or the number of a class, or of ignored pixels, and save the mask "
       "without transparency"
     )

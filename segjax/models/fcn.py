@@ -69,8 +69,8 @@ class FCN32s(Layered):
   """Scores of the stride-32 features, up-sampled 32 times.
 
   With `finest` the scores of finer features are added, as in the paper's FCN-16s and FCN-8s; over a
-  VGG those are the last ones before the pooling that would halve them, where the paper takes what
-  the pooling before gave.
+  VGG those are the last ones before the pooling that would halve them, where the paper takes the
+  output of the pooling before.
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.

@@ -253,7 +253,7 @@ def _batch(operands, dims, *, wanted, spec):
 
   x, at, to = operands[k], AXES[slot][shared], AXES[wanted][shared]
   count = x.shape[dims[k]]
-  # Within each group, that axis counts first the mapped copies and then what they have.
+  # Within each group, that axis counts first the mapped copies and then their channels.
   x = jnp.moveaxis(x, dims[k], at)
   x = x.reshape(
     *x.shape[: at + 1], groups(slot), x.shape[at + 1] // groups(slot), *x.shape[at + 2 :]

@@ -41,7 +41,7 @@ def check(folder):
     sums = textfiles.read_json(folder / SUMS, dict)
     for name, expected in sums.items():
       if _checksum(folder / name) != expected:
-        raise ValueError(f"{name} is not what was saved")
+        raise ValueError(f"{name} has other bytes than were saved")
     return
   positions = sorted((folder / "data").glob("process_*.json"))
   for file in (folder / "state" / "_METADATA", *positions):

@@ -28,7 +28,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- what must be the same
+# ---------------------------------------------------------------------------- parts to compare
 
 
 def fingerprint(train_source, val_source, init_from=""):

@@ -14,7 +14,7 @@ from segjax import textfiles
 from segjax.errors import choose, writing
 from segjax.training.background import Background
 
-PNG_SIZE = 16  # where a PNG file tells its width and height
+PNG_SIZE = 16  # offset of width and height in a PNG file
 
 
 def finite(values):

@@ -180,7 +180,7 @@ def unpickle(data, start, spend):
     if not _OPCODES.fullmatch(opcode.name):
       raise UserError(f"its pickle has the opcode {opcode.name}, which is refused; save it anew")
     tuples += "TUPLE" in opcode.name
-    # A tensor takes about five tuples, and no index of the memo is beyond what was read.
+    # A tensor takes about five tuples, and no index of the memo is beyond the bytes read.
     if tuples > 50_000 or (opcode.name == "LONG_BINPUT" and arg > count):
       raise UserError("its pickle is larger than a state dict's; save model.state_dict() alone")
   unpickler = _Unpickler(data[start : file.tell()], spend)

@@ -1,9 +1,9 @@
 """Convolutions 3x3 by Winograd's minimal filtering: 16 products for the 36 of 2x2 outputs.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(2x2, 3x3). A tile of
-2x2 outputs sees 4x4 pixels. These are added up to 16 values and the taps of the kernel to as many;
-what the first sum up to with the second, over all channels, are 16 matrix products, and additions
-make the outputs of them. The rounding is no worse than of the sums taken one by one, which are
+2x2 outputs sees 4x4 pixels. Additions make 16 values of these and 16 of the taps of the kernel;
+products of the two, summed over all channels, are 16 matrix products, and additions make the
+outputs of them. The rounding is no worse than of the sums taken one by one, which are
 longer. With dilation the pixels and the outputs of a tile are a dilation apart.
 """
 

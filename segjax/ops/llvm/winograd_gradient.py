@@ -1,6 +1,6 @@
 """The weight gradient of `winograd`, by matrix products over tiles.
 
-It is the transpose of the convolution in its kernel: what a tile sees, as there, and the gradient
+It is the transpose of the convolution in its kernel: inputs of a tile, as there, and the gradient
 of its outputs, added up to 16 values, give 16 matrix products over all tiles. These are the
 gradient of the transformed kernel, of which additions make that of the kernel.
 """
