@@ -131,6 +131,11 @@ def read(spec: str) -> Study:
 def override(config: ConfigDict, field: str, text: Any) -> None:
   """Sets a field from a string, as the command line gives it, or from a value of its type.
 
+  Args:
+    config: ConfigDict, changed in place.
+    field: its name, such as "data.batch_size".
+    text: string or value.
+
   Raises:
     UserError: no such field, or a value of another type.
   """
@@ -152,7 +157,15 @@ def override(config: ConfigDict, field: str, text: Any) -> None:
 
 
 def changes(study: Study, variant: str) -> dict[str, Any]:
-  """Changes of a variant to its config file, {"field": value}, overrides left out."""
+  """Changes of a variant to its config file, overrides left out.
+
+  Args:
+    study: Study.
+    variant: name of a variant.
+
+  Returns:
+    {"field": value}.
+  """
   fixed = {k: v for k, v in study.changes.get(variant, {}).items() if k not in study.overrides}
   if variant not in study.derived:
     return fixed
@@ -165,7 +178,19 @@ def changes(study: Study, variant: str) -> dict[str, Any]:
 
 
 def make_config(study: Study, variant: str, seed: int) -> ConfigDict:
-  """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
+  """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay.
+
+  Args:
+    study: Study.
+    variant: name of a variant.
+    seed: random seed of the run.
+
+  Returns:
+    ConfigDict.
+
+  Raises:
+    UserError: the file cannot be read, or has no such field.
+  """
   config = config_lib.read(study.variants[variant])
   for field, value in (study.overrides | changes(study, variant)).items():
     override(config, field, value)
@@ -180,10 +205,16 @@ def make_config(study: Study, variant: str, seed: int) -> ConfigDict:
 
 
 def identity(config: ConfigDict) -> str:
-  """Hash of the fields that affect results, 8 hexadecimal digits: equal for runs of equal numbers.
+  """Hash of the fields that affect results; equal for runs of the same numbers on the same data.
 
   Fields at their defaults are left out, those of the net, the task and the data source too, so a
   field that comes with a new version changes nothing.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    8 hexadecimal digits.
   """
   flat = config_lib.flatten(config)
   default = config_lib.flatten(config_lib.default()) | workdir_lib.defaults(config)
