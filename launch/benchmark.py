@@ -8,9 +8,9 @@
 Modes: train and infer (one step at data.size and data.batch_size; no data needed), input (the data
 pipeline alone), end_to_end (a whole training in a folder of its own: its wall time, and the time of
 a step beside that of the step alone, which runs before each evaluation). --peer runs another
-program in turn with ours (ours, theirs, ours, theirs ...) and prints the ratio; its last line must be
-a JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax, ml_collections, absl and
-numpy alone for train and infer.
+program in turn with ours (ours, theirs, ours, theirs ...) and prints the ratio; its last line must
+be a JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax, ml_collections, absl
+and numpy alone for train and infer.
 """
 
 from pathlib import Path
