@@ -92,7 +92,7 @@ FIELDS = {
   "pictures": (4, "validation examples drawn at each evaluation"),
   "writers": (
     ("clu", "pictures"),
-    "writers besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow",
+    "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow",
   ),
 }
 

@@ -13,7 +13,7 @@ class Document:
   """Blocks of a report, in order; rendered as Markdown or HTML.
 
   Attributes:
-    title: title of the report.
+    title: of the report.
     blocks: ("heading" | "text", text), ("table", (header, rows)), ("figure", (file, caption)).
   """
 

@@ -62,7 +62,7 @@ def numbers(document, study, done, costs, judged, knn):
   header += ["training minutes"]
   devices = [c.device for c in next(iter(costs.values()))]
   header += [f"latency, ms ({d})" for d in devices]
-  header += ["parameters", "MB", "GFLOPs per image"]
+  header += ["parameters", "MB", "GFLOPs an image"]
   rows = []
   for label, runs in done.items():
     finals = [r.final() for r in runs]

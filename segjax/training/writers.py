@@ -14,7 +14,7 @@ from segjax import textfiles
 from segjax.errors import choose, writing
 from segjax.training.background import Background
 
-PNG_SIZE = 16  # offset of width and height in a PNG file
+PNG_SIZE = 16  # where a PNG file tells its width and height
 
 
 def finite(values):
@@ -23,7 +23,7 @@ def finite(values):
 
 
 class JsonLines:
-  """Appends a line per step to `metrics.jsonl`; nan and infinity are written as null.
+  """Appends a line a step to `metrics.jsonl`; nan and infinity are written as null.
 
   Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and
   damaged lines are dropped.
