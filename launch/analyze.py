@@ -44,7 +44,7 @@ flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data, 4 for au
   "most 20 per image.")  # fmt: skip
 flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
-flags.DEFINE_integer("stage", None, "For features: of the backbone; 0 is the image.")
+flags.DEFINE_integer("stage", None, "For features: stage of the backbone; 0: the image.")
 flags.DEFINE_list("queries", [], "For features: examples of the val split, by index.")
 flags.declare_key_flag("config")
 

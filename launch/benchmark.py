@@ -26,7 +26,7 @@ PEER = flags.DEFINE_string("peer", None, "Shell command of a program to compare 
 ROUNDS = flags.DEFINE_integer("rounds", 3, "With --peer: how often both are measured in turn.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Timed steps, after three that are not; of "
                                "end_to_end so many before each evaluation.")  # fmt: skip
-CLASSES = flags.DEFINE_integer("classes", 0, "Of the random labels; 0: 2 with a sigmoid, else 8.")
+CLASSES = flags.DEFINE_integer("classes", 0, "Number of classes; 0: 2 with a sigmoid, else 8.")
 flags.mark_flag_as_required("config")
 flags.declare_key_flag("config")
 
