@@ -254,7 +254,7 @@ def test_color_factors_by_hand():
   np.testing.assert_allclose(grey, 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6, atol=1e-4)
 
 
-def test_rgb_shift_is_one_amount_a_channel():
+def test_rgb_shift_is_one_amount_per_channel():
   fn = augment.make_augment(rgb_shift=0.2)
   grey, label = jnp.full((4, 4, 3), 0.5), jnp.zeros((4, 4), int)
   keys = jax.random.split(jax.random.key(0), 1000)

@@ -64,7 +64,7 @@ def test_a_train_program_trains():
 
 
 @pytest.mark.slow
-def test_several_steps_a_call_are_told_a_step():
+def test_several_steps_per_call_are_reported_per_step():
   config = tiny_config()
   single = step.prepare(config, "train")
   config.steps_per_dispatch = 3
@@ -143,7 +143,7 @@ def test_a_peers_figure_is_read():
   [("raise SystemExit('no torch')", "no torch"), ("print(3)", "expected JSON"),
    ("pass", "no output")],
 )  # fmt: skip
-def test_a_peer_that_fails_is_told(code, part):
+def test_a_peer_that_fails_is_reported(code, part):
   with pytest.raises(UserError, match=part):
     peer.run_peer(command(code), "train")
 

@@ -100,7 +100,7 @@ def test_label_smoothing_of_one_logit_is_refused():
     (dict(names=("a",)), "at least 2"),
   ],
 )
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 
@@ -208,7 +208,7 @@ def test_training_with_mixed_examples(name, tmp_path):
   ],
 )
 @pytest.mark.slow
-def test_what_does_not_fit_is_told(changes, part, tmp_path):
+def test_fields_that_do_not_fit_are_reported(changes, part, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=part):

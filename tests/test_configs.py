@@ -125,7 +125,7 @@ def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, stand_in_nets
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_header_tells_the_command(name):
+def test_header_prints_the_command(name):
   text = (ROOT / "configs" / f"{name}.py").read_text()
   assert f"python launch/train.py --config=configs/{name}.py" in text
   assert f"--config=configs/{name}.py:smoke" in text

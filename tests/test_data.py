@@ -191,7 +191,7 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
     folder_source(tmp_path)
 
 
-def test_numbers_outside_their_limits_are_told(tmp_path):
+def test_numbers_outside_their_limits_are_reported(tmp_path):
   write_pairs(tmp_path)
   with pytest.raises(UserError, match=r"train_fraction is 1\.5, expected a number from 0 to 1"):
     folder_source(tmp_path, train_fraction=1.5)
@@ -216,7 +216,7 @@ def test_a_label_table_has_from_1_to_255_classes(tmp_path, count):
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
-def test_files_that_differ_in_their_ending_alone_are_told(tmp_path, part):
+def test_files_that_differ_in_their_ending_alone_are_reported(tmp_path, part):
   write_pairs(tmp_path)
   file = tmp_path / part / "x002.png"
   Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
@@ -227,7 +227,7 @@ def test_files_that_differ_in_their_ending_alone_are_told(tmp_path, part):
 @pytest.mark.parametrize(
   ("dtype", "ending"), [(np.uint16, "png"), (np.int32, "tif"), (np.float32, "tif")]
 )
-def test_images_of_more_than_8_bits_are_told(tmp_path, dtype, ending):
+def test_images_of_more_than_8_bits_are_reported(tmp_path, dtype, ending):
   write_pairs(tmp_path)
   (tmp_path / "images" / "x001.png").unlink()
   file = tmp_path / "images" / f"x001.{ending}"

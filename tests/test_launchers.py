@@ -280,7 +280,7 @@ def test_every_error_is_one_clear_message_with_exit_code_1(failures):
 
 
 @pytest.mark.slow
-def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
+def test_a_full_folder_is_reported_and_the_last_good_checkpoint_stays(tmp_path):
   """Trains on a file system of 6 MB, which its checkpoints outgrow."""
   disk = tmp_path / "disk"
   disk.mkdir()

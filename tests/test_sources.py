@@ -275,7 +275,7 @@ def test_folder_of_classes(tmp_path, layout):
     sources.make("folder", "train", classes=("cat_small",), **fields)
 
 
-def test_a_name_without_its_class_is_told(tmp_path):
+def test_a_name_without_its_class_is_reported(tmp_path):
   for name in ("cat_1", "dog_1", "dog2"):
     write(tmp_path / f"{name}.png", picture())
   fields = dict(folder=str(tmp_path), kind="classification", train_fraction=1.0)

@@ -99,7 +99,7 @@ def test_threads_read_the_same_batches_as_from_files(prepared):
       np.testing.assert_array_equal(ours[key], theirs[key])
 
 
-def test_launcher_tells_what_it_wrote_and_writes_once(prepared):
+def test_launcher_prints_its_files_and_writes_once(prepared):
   folder, data_dir, done = prepared
   assert "8 train, 1 val" in done.stdout and " MB" in done.stdout and "written in" in done.stdout
   assert "launch/train.py" in done.stdout and f"data_dir={data_dir}" in done.stdout
