@@ -25,6 +25,7 @@ BASELINE = flags.DEFINE_bool(
   False,
   "Also fits and scores a per-pixel logistic regression on colour and position.",
 )
+cli.define_own_code()
 
 
 def main():

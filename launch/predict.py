@@ -25,6 +25,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=Tr
 INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
+cli.define_own_code()
 
 
 def main():

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
-from segjax import errors
+from segjax import errors, own_code, project
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 
@@ -35,8 +35,34 @@ def define_config():
     lock_config=True,
   )
   # It would split "a:b/x.py:arg" at the first colon.
-  flags.FLAGS["config"].parser.parse = config_lib.read
+  flags.FLAGS["config"].parser.parse = _read
   return holder
+
+
+def define_own_code():
+  """Defines --config for launchers that take everything else from the folder of a run."""
+  flags.DEFINE_string(
+    "config", None, "Config file of the training, where it names code of your own (a net, loss, "
+    "data source ...): that code is imported, all else is read from the run's config.json."
+  )  # fmt: skip
+
+
+def _read(spec):
+  """The config of a file; an optimiser that the command line names has its own fields already."""
+  config = config_lib.read(spec)
+  for arg in sys.argv:
+    if name := re.fullmatch(r"--?config\.optimizer\.name=(.*)", arg):
+      config_lib.change_optimizer(config, name[1])
+  return config
+
+
+def _allow_own_code():
+  """Lets the code be imported that the config of the command line names."""
+  config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+  if isinstance(config, str):
+    config_lib.read(config)
+  elif config is not None:
+    own_code.allow(config)
 
 
 def run(main):
@@ -187,10 +213,11 @@ def _parse(argv):
     if arg in ("--config", "-config") or re.match(r"--?config=", arg):
       spec = after if "=" not in arg else arg.partition("=")[2]
       file, _ = config_lib.split_spec(spec)
-      if not Path(file).is_file():
+      if not Path(project.find(file)).is_file():
         _fail(f"--config: {config_lib.no_such_file(file)}")
   try:
     program, *more = flags.FLAGS(argv)
+    _allow_own_code()
     if more:
       _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, see --help")
     return [program]
@@ -200,7 +227,7 @@ def _parse(argv):
     cause = error.__context__  # absl wraps errors of a config file
     if isinstance(cause, UserError):
       _fail(f"--config={spec}: {cause}")
-    if cause is not None and _in_file(cause, config_lib.split_spec(spec)[0]):
+    if cause is not None and _in_file(cause, project.find(config_lib.split_spec(spec)[0])):
       raise cause from None
     text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", str(error))
     _fail(f"{text}; see --help")
@@ -221,7 +248,7 @@ def _in_file(error, file):
 
 def _check_overrides(argv, spec):
   """Fails for the first --config.FIELD that the config does not have."""
-  known = list(config_lib.flatten(config_lib.read(spec))) if spec else []
+  known = list(config_lib.flatten(_read(spec))) if spec else []
   for arg in argv:
     given = re.match(r"--?config\.([\w.]+)", arg)
     field = given and given[1]

@@ -14,16 +14,19 @@ from pathlib import Path
 
 import ml_collections
 
-from segjax import textfiles
-from segjax.errors import UserError, check_fields, choose, did_you_mean
+from segjax import own_code, project, textfiles
+from segjax.errors import UserError, check_fields, choose, did_you_mean, nearest
 from segjax.fields import (  # noqa: F401
   DATA_SOURCES,
   TASK_FIELDS,
+  THREE,
+  change_optimizer,
   data_source,
   default,
   image_source,
   initial_weights,
   set_task,
+  settle_optimizer,
   smoke,
   task_fields,
 )
@@ -41,10 +44,14 @@ RENAMED = {"data.eval_fit": {"native": "full"}}
 def read(spec):
   """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
 
+  Code outside the library that it names may be imported from now on, see `segjax.own_code`.
+
   Raises:
     UserError: no such file, or an argument that its `get_config` refuses.
   """
   config = call_file(spec, "get_config")
+  own_code.allow(config, file=split_spec(spec)[0])
+  settle_optimizer(config)
   paths = {k: expand_home(v) for k, v in flatten(config).items() if str(v).startswith("~")}
   config.update_from_flattened_dict(paths)
   config.lock()
@@ -58,13 +65,23 @@ def call_file(spec, function, what="file"):
     UserError: no such file, or it lacks the function.
   """
   file, arg = split_spec(spec)
+  file = project.find(file)
   if not Path(file).is_file():
     raise UserError(no_such_file(file, what))
+  own_code.add_folder(Path(file).parent)
   names = runpy.run_path(file)
   if function not in names:
     raise UserError(f"{file}: no function {function!r} in it, expected `def {function}(arg)`")
   call = names[function]
-  return call(arg) if arg or inspect.signature(call).parameters else call()
+  try:
+    return call(arg) if arg or inspect.signature(call).parameters else call()
+  except TypeError as error:
+    if "override field" not in str(error) or " type" not in str(error):
+      raise
+    raise UserError(
+      f"{file}: {' '.join(str(error).split())}; a class or function of your own stands in a config "
+      "by its name, 'package.module:attribute'"
+    ) from error
 
 
 def split_spec(spec):
@@ -87,7 +104,12 @@ def expand_home(text):
 def no_such_file(file, what="file"):
   """The message for a missing Python file; names the nearest beside it, and all of them."""
   near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-  hint = f"{did_you_mean(file, near)}; there is {', '.join(near)}" if near else ""
+  known = project.folder()
+  if not near and known is not None and not Path(file).is_absolute():
+    near = sorted(str(p.relative_to(known)) for p in (known / file).parent.glob("*.py"))
+  by_stem = {Path(n).stem: n for n in near}  # the endings are all alike
+  alike = [f"; did you mean {by_stem[s]!r}?" for s in nearest(Path(file).stem, by_stem)]
+  hint = f"{''.join(alike)}; there is {', '.join(near)}" if near else ""
   return f"no such {what} {file!r}{hint}"
 
 
@@ -229,7 +251,13 @@ def load(file):
 
 
 def check(config):
-  """Raises a UserError for a field that is not known or has a value of another type."""
+  """Raises a UserError for a field that is not known or has a value of another type.
+
+  Code outside the library that the config names may be imported from now on, and an optimiser gets
+  the fields that it has itself, see `settle_optimizer`.
+  """
+  own_code.allow(config)
+  settle_optimizer(config)
   values = config.to_dict()
   _fill(values, _known(values))
 
@@ -258,8 +286,15 @@ def _known(values):
   task, loss = task_fields(_name_of(values["task"], "task"))
   known["task"], known["loss"] = dict(name="") | task, loss
   source = values["data"].get("source")
-  fields = choose(DATA_SOURCES, _name_of(source, "data.source"), "data source")
+  name = _name_of(source, "data.source")
+  own = own_code.is_own(name)  # then the fields are those of its function
+  fields = source if own else choose(DATA_SOURCES, name, "data source")
   known["data"]["source"] = dict(name="") | fields
+  if _name_of(values["optimizer"], "optimizer") not in THREE:
+    known["optimizer"] = values["optimizer"]
+  for part in ("loss", "augment"):
+    if hasattr(values.get(part), "items") and values[part].get("own"):
+      known[part] = values[part] | known[part]
   _name_of(values["model"], "model")
   known["model"] = values["model"]  # whose fields are those of its class
   return known

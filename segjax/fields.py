@@ -11,6 +11,7 @@ import inspect
 
 import ml_collections
 
+from segjax import own_code
 from segjax.errors import UserError, check_fields, choose
 
 FIELDS = {
@@ -98,7 +99,14 @@ FIELDS = {
 
 # Which fields of a task's class stand in `task` and which in `loss`.
 TASK_FIELDS = dict(
-  segmentation=(("sigmoid",), ("cross_entropy", "dice", "focal", "focal_gamma", "class_weights")),
+  segmentation=(
+    ("sigmoid",),
+    (
+      "cross_entropy", "label_smoothing", "class_weights", "focal", "focal_gamma", "ohem",
+      "ohem_share", "dice", "dice_weighted", "jaccard", "tversky", "tversky_alpha", "tversky_beta",
+      "tversky_gamma", "lovasz", "boundary", "own",
+    ),
+  ),
   classification=(("top_k",), ("label_smoothing", "class_weights")),
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),
@@ -116,6 +124,10 @@ TASK_FIELDS = dict(
 
 # Defaults of a config that differ from those of the class.
 CHANGED = dict(segmentation=dict(sigmoid=True))
+
+# Optimisers that share fields, and those fields; others of optax have fields and defaults of their
+# own.
+THREE, SHARED = ("sgd", "adam", "adamw"), ("momentum", "b1", "b2", "eps")
 
 # Arguments of the functions of `segjax.data.sources`. They are repeated, and a test compares them,
 # because those functions need packages that a config does without.
@@ -172,11 +184,64 @@ def default():
     (c[part] if part else c)[field] = value
   c.data.source = data_source("road_scenes")
   set_task(c, "segmentation")
-  c.optimizer = dict(name="adam") | defaults_of(optim.make_optimizer)
+  c.optimizer = dict(name="adam") | defaults_of(optim.make_shared)
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
   c.batch_augment = defaults_of(augment.make_batch_augment)
   return c
+
+
+def settle_optimizer(c):
+  """Gives an optimiser beyond sgd, adam and adamw the fields that it has itself.
+
+  Call it after a config, or the command line, has named one. Values that a config sets stay; what
+  is left of the defaults of those three goes.
+
+  Args:
+    c: ConfigDict, changed.
+
+  Raises:
+    UserError: no such optimiser.
+  """
+  from segjax.training import optim
+
+  name = c.optimizer.name
+  if name in THREE:
+    return
+  known, given = optim.settings(name), c.optimizer.to_dict()
+  if set(SHARED) <= given.keys() and not set(SHARED) <= known.keys():
+    before = defaults_of(optim.make_shared)
+    set_here = {k: given[k] != before[k] and k in known for k in SHARED}
+    given = {k: v for k, v in given.items() if set_here.get(k, True)}
+  with c.unlocked():
+    c.optimizer = known | given
+
+
+def change_optimizer(c, name):
+  """Gives a config another optimiser; of the former's fields those stay that the config had set.
+
+  Args:
+    c: ConfigDict, changed.
+    name: of the optimiser.
+
+  Raises:
+    UserError: no such optimiser.
+  """
+  before, given = c.optimizer.name, c.optimizer.to_dict()
+  c.optimizer.name = name
+  own_code.allow(c)
+  if {before, name} <= set(THREE):
+    return
+  default, known = _optimizer_defaults(before), _optimizer_defaults(name)
+  chosen = {k: v for k, v in given.items() if k in known and default.get(k, v) != v}
+  with c.unlocked():
+    c.optimizer = dict(name=name) | known | chosen
+
+
+def _optimizer_defaults(name):
+  from segjax.training import optim
+
+  return defaults_of(optim.make_shared) if name in THREE else optim.settings(name)
 
 
 def defaults_of(function):
@@ -205,7 +270,9 @@ def task_fields(name):
 
 
 def data_source(name, **changes):
-  """The fields of a data source as they stand in `config.data.source`."""
+  """The fields of a data source, ours or your own, as they stand in `config.data.source`."""
+  if own_code.is_own(name) or callable(name):
+    return dict(name=name) | changes
   choose(DATA_SOURCES, name, "data source")
   check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
   return dict(name=name) | DATA_SOURCES[name] | changes

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
+from segjax import own_code
 from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import input_pipeline, loop
 from segjax.training import workdir as workdir_lib
@@ -142,11 +143,15 @@ def override(config: ConfigDict, field: str, text: Any) -> None:
   flat = config_lib.flatten(config)
   check_fields([field], list(flat), "the config")
   old, value = flat[field], config_lib.expand_home(text)
+  if field == "optimizer.name" and isinstance(text, str):
+    config_lib.change_optimizer(config, text)
   if isinstance(text, str) and not isinstance(old, str):
     try:
       value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
       value = text
+  if isinstance(old, tuple) and isinstance(value, str):
+    value = (value,)  # as the other launchers read it
   if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
   try:
@@ -154,6 +159,7 @@ def override(config: ConfigDict, field: str, text: Any) -> None:
   except TypeError:
     kind = type(old).__name__
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
+  own_code.allow(config)
 
 
 def changes(study: Study, variant: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from segjax import config as config_lib
-from segjax import losses, training
+from segjax import training
 from segjax.augment import Mixed, make_augment
 from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
@@ -83,12 +83,6 @@ def test_label_smoothing_and_weights_equal_optax():
   task = make_task(label_smoothing=0.2, class_weights=tuple(weights))
   found = task.summary(summed(task, logits, label))["loss"]
   assert found == pytest.approx((each * weights[label]).sum() / weights[label].sum(), rel=1e-6)
-
-
-def test_label_smoothing_of_one_logit_is_refused():
-  one = jnp.zeros((1, 1))
-  with pytest.raises(ValueError, match="one logit"):
-    losses.cross_entropy(one, one[:, 0].astype(int), valid=one[:, 0] == 0, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(

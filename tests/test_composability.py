@@ -564,8 +564,10 @@ def losses_on_an_explicit_mesh():
 
   def both(logits, label):
     matrix = metrics.confusion_matrix(logits.argmax(-1), label, num_classes=3)
-    each = losses.cross_entropy(logits, label), losses.focal(logits, label)
-    return *(x.mean() for x in each), losses.dice(logits, label), matrix
+    pixels = (losses.cross_entropy, losses.focal, losses.ohem, losses.boundary)
+    images = (losses.dice, losses.jaccard, losses.focal_tversky, losses.lovasz)
+    each = [loss(logits, label) for loss in pixels]
+    return *(x.mean() for x in each), *(loss(logits, label) for loss in images), matrix
 
   want = both(jnp.asarray(logits), jnp.asarray(label))
   for a, b in zip(jax.jit(both)(put(logits), put(label)), want, strict=True):

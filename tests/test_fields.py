@@ -15,7 +15,7 @@ from segjax.tasks import TASKS
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # Fields of a task's class that no config sets.
 LEFT_OUT = dict(
-  class_query={"sigmoid", "dice", "focal", "focal_gamma", "class_weights"},
+  class_query={"sigmoid", *fields.TASK_FIELDS["segmentation"][1]} - {"cross_entropy"},
   rotation={"top_k", "class_weights"},
 )
 

@@ -61,6 +61,14 @@ def test_imports_run_one_way():
   assert sorted(floors, key=order.index) == list(floors)
 
 
+def test_the_command_and_what_it_runs_are_shipped():
+  assert PROJECT["scripts"] == {"segjax": "segjax.__main__:main"}
+  shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+  found = {f"{folder}/{f.name}" for folder, (g,) in shipped.items() for f in ROOT.glob(g)}
+  files = [f for folder in ("launch", "configs") for f in (ROOT / folder).rglob("*.py")]
+  assert found == {f"share/segjax/{f.relative_to(ROOT)}" for f in files}
+
+
 def test_the_licence_is_there():
   assert PROJECT["license"] == "Apache-2.0"
   (file,) = PROJECT["license-files"]

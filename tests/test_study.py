@@ -553,8 +553,11 @@ REPORTS = {
     0, 5, ("regions.png", "examples.png", "attention ratio", "times as long")),
   "optimizers": (0, 6, ("confusion_5.png", "examples.png", "top5 accuracy")),
   "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
+  "losses": (0, 3, (*SEGMENTED, "median_frequency")),
   "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
 }  # fmt: skip
+# Variants that are trained of a study with many; all of them are read.
+SOME = {"losses": ("median-frequency weights", "hardest quarter", "with boundary")}
 GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "backbones")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
 
@@ -562,8 +565,10 @@ GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GRO
 def read_smoke(name, more=""):
   """A study of the project at smoke size, from random weights."""
   study = study_lib.read(f"configs/studies/{name}.py:smoke{more}")
-  changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in study.variants}
-  return dataclasses.replace(study, changes=changes, overrides={"writers": "('pictures',)"})
+  variants = {label: study.variants[label] for label in SOME.get(name, study.variants)}
+  changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in variants}
+  writers = {"writers": "('pictures',)"}
+  return dataclasses.replace(study, variants=variants, changes=changes, overrides=writers)
 
 
 TRADES = ("trade_training_minutes.png", "trade_size.png")

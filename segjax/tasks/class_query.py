@@ -16,6 +16,8 @@ from segjax.pictures import blend
 from segjax.tasks.segmentation import RED, Segmentation
 from segjax.tasks.task import mean
 
+TABLE = ("classes", "palette")  # fields that the data give
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassQuery(Segmentation):
@@ -43,10 +45,13 @@ class ClassQuery(Segmentation):
     super().__post_init__()
     if len(self.classes) < 2:
       raise UserError("class_query needs a background and at least one class")
-    if self.sigmoid or self.dice or self.focal or self.class_weights:
+    others = [
+      f for f in dataclasses.fields(Segmentation) if f.name not in ("cross_entropy", *TABLE)
+    ]
+    if switched := [f.name for f in others if getattr(self, f.name) != f.default]:
       raise UserError(
-        "class_query has the binary cross-entropy and the loss of the attention alone; switch "
-        "sigmoid, dice, focal and class_weights off"
+        "class_query has the binary cross-entropy and the loss of the attention alone; switch off "
+        f"{', '.join(switched)}"
       )
     if self.attention < 0:
       raise UserError(f"loss.attention is {self.attention}, expected 0 or more")

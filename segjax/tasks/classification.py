@@ -24,7 +24,8 @@ class Classification(Task):
       2016), in [0,1).
     top_k: an answer counts for `top<k>_accuracy` if the truth is among the k likeliest classes; of
       fewer classes, among all but one.
-    class_weights: empty, or a weight per class; the mean loss is then taken over the weights.
+    class_weights: empty, or a weight per class; the mean loss is then taken over the weights. In a
+      config also the name of a rule, see `Segmentation`.
   """
 
   label_smoothing: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +12,17 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend
+from segjax.tasks import own_loss
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
 UNSCORED = (70, 70, 70)
 RED = (255, 0, 0)
+# Losses and what the mean of each is taken over.
+MEANS = dict(
+  cross_entropy="pixels", focal="pixels", dice="examples", ohem="ohem_pixels", boundary="pixels",
+  jaccard="examples", tversky="examples", lovasz="examples",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +32,46 @@ class Segmentation(Task):
   Attributes:
     sigmoid: one logit for two classes; else a softmax over all classes.
     cross_entropy: weight of the cross-entropy in the loss.
-    dice: weight of the Dice loss.
+    label_smoothing: share of the cross-entropy's target that is spread over all classes, in [0,1).
+    class_weights: empty, or a weight per class for the cross-entropy, whose mean is then taken over
+      the weights, as PyTorch does. In a config also the name of a rule, `("median_frequency",)`,
+      `("inverse_log",)` or `("inverse",)`: weights from the labels of the train split, see
+      `losses.class_weights`.
     focal: weight of the focal loss.
     focal_gamma: exponent of the focal loss.
-    class_weights: empty, or a weight per class for the cross-entropy; its mean is then taken over
-      the weights, as PyTorch does.
+    ohem: weight of the cross-entropy of each image's hardest pixels.
+    ohem_share: which share of the scored pixels that is, in (0,1].
+    dice: weight of the Dice loss.
+    dice_weighted: whether `class_weights` weigh the classes of Dice too; needs a softmax.
+    jaccard: weight of the Jaccard loss.
+    tversky: weight of the Tversky loss.
+    tversky_alpha: factor of false positives in it.
+    tversky_beta: factor of missed pixels in it.
+    tversky_gamma: exponent of each class's Tversky loss; 0.75 is the focal Tversky loss.
+    lovasz: weight of the Lovasz loss, softmax or hinge.
+    boundary: weight of the boundary loss, which is in pixels: 0.01, beside another loss.
+    own: empty, or a loss of your own that is added, "package.module:function" of (logits, label,
+      valid); further fields of `loss` are its arguments.
   """
 
   sigmoid: bool = False
   cross_entropy: float = 1.0
-  dice: float = 0.0
+  label_smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
   focal: float = 0.0
   focal_gamma: float = 2.0
-  class_weights: tuple[float, ...] = ()
+  ohem: float = 0.0
+  ohem_share: float = 0.25
+  dice: float = 0.0
+  dice_weighted: bool = False
+  jaccard: float = 0.0
+  tversky: float = 0.0
+  tversky_alpha: float = 0.3
+  tversky_beta: float = 0.7
+  tversky_gamma: float = 1.0
+  lovasz: float = 0.0
+  boundary: float = 0.0
+  own: Any = ""
 
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
 
@@ -52,8 +85,13 @@ class Segmentation(Task):
         f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
         f"{', '.join(self.classes)}"
       )
-    if not (self.cross_entropy or self.dice or self.focal):
-      raise UserError("the loss is empty: one of cross_entropy, dice, focal must be above 0")
+    if self.dice_weighted and (self.sigmoid or not self.class_weights):
+      raise UserError(
+        "loss.dice_weighted needs loss.class_weights and a softmax (task.sigmoid=False); set it to "
+        "False"
+      )
+    if not (self.own or any(getattr(self, name) for name in MEANS)):
+      raise UserError(f"the loss is empty: one of {', '.join(MEANS)} must be above 0")
 
   @property
   def num_outputs(self):
@@ -84,35 +122,59 @@ class Segmentation(Task):
         self.predict(logits), label, num_classes=len(self.classes), valid=valid
       ),
     )
-    if self.cross_entropy:
-      weights = jnp.array(self.class_weights) if self.class_weights else None
-      loss = losses.cross_entropy(logits, label, valid=valid, class_weights=weights)
-      sums["cross_entropy"] = loss.sum()
-      if self.class_weights:
-        sums["weight"] = jnp.where(valid, weights[jnp.where(valid, label, 0)], 0.0).sum()
-    if self.focal:
-      sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
-    if self.dice:
-      sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
+    sums |= self._losses(logits, label, mask, valid)
+    if self.own:
+      sums |= own_loss.sums(self.own, logits, label, mask, valid)
     if evaluating and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
     return sums
 
+  def _losses(self, logits, label, mask, valid):
+    """Sums of the losses that have a weight, and what their means divide by."""
+    sums, weights = {}, jnp.array(self.class_weights) if self.class_weights else None
+    if self.cross_entropy:
+      how = dict(class_weights=weights, label_smoothing=self.label_smoothing)
+      sums["cross_entropy"] = losses.cross_entropy(logits, label, valid=valid, **how).sum()
+      if self.class_weights:
+        sums["weight"] = jnp.where(valid, weights[jnp.where(valid, label, 0)], 0.0).sum()
+    if self.focal:
+      sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
+    if self.ohem:
+      loss = losses.cross_entropy(logits, label, valid=valid)
+      hardest = losses.hardest(loss, valid=valid, share=self.ohem_share)
+      sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), hardest.sum()
+    if self.boundary:
+      sums["boundary"] = losses.boundary(logits, label, valid=valid).sum()
+    tversky = dict(alpha=self.tversky_alpha, beta=self.tversky_beta)
+    if self.tversky_gamma != 1:
+      tversky["gamma"] = self.tversky_gamma
+    of_images = dict(
+      dice=(losses.dice, dict(class_weights=weights if self.dice_weighted else None)),
+      jaccard=(losses.jaccard, {}),
+      tversky=(losses.focal_tversky if "gamma" in tversky else losses.tversky, tversky),
+      lovasz=(losses.lovasz, {}),
+    )
+    for name, (loss, how) in of_images.items():
+      if getattr(self, name):
+        sums[name] = jnp.where(mask, loss(logits, label, valid=valid, **how), 0.0).sum()
+    return sums
+
   def loss(self, sums):
-    """The loss from summed statistics: pixel means, for Dice the mean over examples.
+    """The loss from summed statistics: means over pixels or over examples, see `MEANS`.
 
     Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
     at all is 0.
     """
     total = 0.0
-    if self.cross_entropy:
-      scale, least = (sums["weight"], 1e-12) if self.class_weights else (sums["pixels"], 1)
-      total = total + mean(self.cross_entropy * sums["cross_entropy"], scale, least)
-    if self.focal:
-      total = total + mean(self.focal * sums["focal"], sums["pixels"])
-    if self.dice:
-      total = total + mean(self.dice * sums["dice"], sums["examples"])
+    for name, count in MEANS.items():
+      scale, least = sums.get(count), 1
+      if name == "cross_entropy" and self.class_weights:
+        scale, least = sums.get("weight"), 1e-12
+      if factor := getattr(self, name):
+        total = total + mean(factor * sums[name], scale, least)
+    if self.own:
+      total = total + own_loss.value(sums)
     return total
 
   def summary(self, sums):

@@ -73,7 +73,8 @@ def train(  # noqa: PLR0912, PLR0915
   plan = make_plan(config, steps_per_epoch)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  experiment = experiment_lib.build(config, labels, steps_per_epoch)
+  class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
+  experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
   abstract, eval_step = experiment.abstract_state(), experiment.eval_step()
@@ -87,7 +88,9 @@ def train(  # noqa: PLR0912, PLR0915
     if jax.process_index() == 0:
       stack.enter_context(workdir_lib.locked(workdir))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
-    workdir_lib.prepare(config, workdir, labels, fingerprint, _megabytes(abstract) * 4)
+    class_weights = getattr(task, "class_weights", ())
+    needed = _megabytes(abstract) * 4
+    workdir_lib.prepare(config, workdir, labels, fingerprint, needed, class_weights)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
     first = checkpoints.step_of("latest") or 0

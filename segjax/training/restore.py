@@ -15,8 +15,8 @@ from segjax import config as config_lib
 from segjax import textfiles
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
+from segjax.training import class_balance, input_pipeline
 from segjax.training import experiment as experiment_lib
-from segjax.training import input_pipeline
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
 from segjax.training.experiment import Experiment
@@ -64,7 +64,8 @@ def run(
   workdir = Path(workdir)
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
-  experiment = experiment_lib.build(config, labels)
+  weights = class_balance.read(workdir, config, labels)
+  experiment = experiment_lib.build(config, labels, class_weights=weights)
   checkpoints = _checkpoints(workdir, config)
   step = checkpoints.step_of(checkpoint)
   if step is None:

@@ -11,11 +11,11 @@ import shutil
 import socket
 
 from segjax import config as config_lib
-from segjax import models, textfiles
+from segjax import models, own_code, textfiles
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
+from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
-from segjax.training import initial
 
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
@@ -105,11 +105,17 @@ def _depends_on_total(flat):
 
 def defaults(config):
   """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
-  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
+  source = dict(config_lib.DATA_SOURCES.get(config.data.source.name, {}))
   task, loss = _task_fields(config)
-  net = _fields(models.MODELS.get(config.model.name))
+  source |= own_code.known_defaults(config.data.source.name)
+  net = _fields(models.MODELS.get(config.model.name)) | own_code.known_defaults(config.model.name)
   net |= dict(dtype="float32", param_dtype="float32")
-  return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
+  parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
+  if own_code.is_own(config.optimizer.name):
+    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+  elif config.optimizer.name not in config_lib.THREE:
+    parts["optimizer"] = optim.settings(config.optimizer.name)
+  return config_lib.flatten(parts)
 
 
 def _of_task(config):
@@ -238,7 +244,21 @@ def _lock(descriptor, folder):
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
-def prepare(config, folder, labels, data, needed_mb):
+def begun(folder):
+  """Whether a folder holds a run with a checkpoint, which is then resumed."""
+  saved = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
+  return saved and (folder / "config.json").exists()
+
+
+def kept_class_weights(config, folder, labels):
+  """The class weights of the run that a folder holds, tuple of floats; None where there are none.
+
+  A run that ended before its first checkpoint starts anew, and so do its weights.
+  """
+  return class_balance.read(folder, config, labels) if begun(folder) else None
+
+
+def prepare(config, folder, labels, data, needed_mb, class_weights=()):
   """Checks that the run in a folder, if any, is this one; writes config, labels and data.
 
   Args:
@@ -247,6 +267,7 @@ def prepare(config, folder, labels, data, needed_mb):
     labels: LabelTable.
     data: result of `fingerprint`.
     needed_mb: size of its checkpoints, 10^6 bytes.
+    class_weights: class weights of the task, kept where the config names a rule for them.
 
   Raises:
     UserError: another run is in it, it cannot be written to, or is too full.
@@ -254,8 +275,7 @@ def prepare(config, folder, labels, data, needed_mb):
   with _writing(folder):
     folder.mkdir(parents=True, exist_ok=True)  # the lock has made it, in the first process
     # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
-    begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-    if begun and (folder / "config.json").exists():
+    if begun(folder):
       old = check(config, folder, data)
       before = old.get("contents") or {}
       contents = {k: v or before.get(k) for k, v in data["contents"].items()}
@@ -263,6 +283,8 @@ def prepare(config, folder, labels, data, needed_mb):
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_json(folder / "data.json", data)
+    if class_weights:
+      class_balance.write(folder, config, labels, class_weights)
     free = shutil.disk_usage(folder).free / 1e6
   if free < needed_mb:
     raise UserError(
