@@ -1,4 +1,4 @@
-"""The fields of a config: what there is, its default, what it means.
+"""The fields of a config: names, defaults, meanings.
 
 Each default stands in one place. Those of the task, its loss, the optimiser, the schedule and the
 augmentation are the defaults of the class or function that takes them, documented there:
@@ -222,7 +222,7 @@ def change_optimizer(c, name):
 
   Args:
     c: ConfigDict, changed.
-    name: of the optimiser.
+    name: name of the optimiser.
 
   Raises:
     UserError: no such optimiser.

@@ -69,7 +69,7 @@ def trade_offs(document, done, costs, judged, figures):
 
 
 def _ranking(values):
-  """Place of each, 1 for the lowest; equal values share one, what is not a number has none.
+  """Place of each, 1 for the lowest; equal values share one, nan has none.
 
   >>> _ranking({"a": 3, "b": 1, "c": 3, "d": np.nan})
   {'a': 2, 'b': 1, 'c': 2, 'd': '-'}

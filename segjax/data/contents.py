@@ -44,7 +44,7 @@ def example_hashes(source, pairs):
 
   Args:
     source: a source with `names` and `labels`.
-    pairs: (image file, label) an example; the label is a file, a class number or None.
+    pairs: (image file, label) per example; the label is a file, a class number or None.
 
   Returns:
     list of bytes, one per example.

@@ -217,7 +217,7 @@ def _has_two_tones(stored):
 
 
 def _name(labels, label):
-  return "what is ignored" if label == IGNORE else repr(labels.names[label])
+  return "ignored pixels" if label == IGNORE else repr(labels.names[label])
 
 
 def _one_channel(rgb):
@@ -231,7 +231,7 @@ def _one_channel(rgb):
 
 
 def _stamp(file):
-  """A file and what changes with its contents, a key for what was seen in it."""
+  """A key for the values seen in a file: its path, size and time."""
   try:
     status = file.stat()
   except OSError:

@@ -83,7 +83,7 @@ def score_histogram(
 
 
 def _whole(counts, name, shape):
-  """Counts as int64 of the host; `shape` is what the message expects of them.
+  """Counts as int64 of the host; `shape` is their expected shape, for the message.
 
   Raises:
     ValueError: counts that are negative or not whole, or are no matrix.

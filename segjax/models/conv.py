@@ -99,7 +99,7 @@ class Conv(nn.Module):
 
     Args:
       x: [B,H,W,C].
-      y: [B,H',W',features], what the module returned for x.
+      y: [B,H',W',features], the output of the module for x.
       factor: f32[features].
       shift: f32[features].
 
