@@ -17,14 +17,17 @@ from segjax.errors import UserError, check_fields, choose
 FIELDS = {
   "name": ("unnamed", "begins the name of the run's folder"),
   "seed": (0, "seed of initial parameters, data order, augmentation and dropout"),
-  "total_steps": (0, "length of the training; set one of the two"),
+  "total_steps": (0, "length of the training; set this or total_epochs"),
   "total_epochs": (10.0, "the same in epochs"),
   "eval_steps": (
     0,
-    "steps between evaluations, each with pictures and a checkpoint; set one of the two",
+    "steps between evaluations, each with pictures and a checkpoint; set this or eval_epochs",
   ),
   "eval_epochs": (1.0, "the same in epochs"),
-  "checkpoint_steps": (0, "steps between further checkpoints; set at most one of the two"),
+  "checkpoint_steps": (
+    0,
+    "steps between further checkpoints; set at most this or checkpoint_epochs",
+  ),
   "checkpoint_epochs": (0.0, "the same in epochs"),
   "keep_steps": (
     (),

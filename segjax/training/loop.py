@@ -39,8 +39,8 @@ def train(  # noqa: PLR0912, PLR0915
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
-  workdir, it ends with the same parameters, bit for bit. Whatever ends it early, the state of the
-  last step is saved before the error is raised, if it can be.
+  workdir, it ends with the same parameters, bit for bit. After an error and after a first Ctrl-C
+  or SIGTERM the state of the last step is saved, if it is finite; a second Ctrl-C ends at once.
 
   Args:
     config: ConfigDict with the fields of `segjax.config.default`.

@@ -59,7 +59,7 @@ class Synthetic:
 
 
 def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
-  """Embedded driver's views, each a pure function of (seed, index).
+  """Drawn driver's views, each a pure function of (seed, index).
 
   Args:
     split: "train" or "val"; the two never share an index.
@@ -97,7 +97,7 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
 
 
 def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
-  """Embedded aerial views of a flooded suburb, each a pure function of (seed, index).
+  """Drawn aerial views of a flooded suburb, each a pure function of (seed, index).
 
   Args:
     split: "train" or "val"; the two never share an index.

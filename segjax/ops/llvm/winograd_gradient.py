@@ -93,7 +93,7 @@ def partial_shape(spec):
 
 
 def _share(channels):
-  """(channels of a part, parts), so many that they have least in common."""
+  """(channels of a part, parts), chosen so that the padded channels in total are fewest."""
   least = -(-channels // CHANNELS)
   found = []
   for parts in range(least, 2 * least):
