@@ -1,4 +1,4 @@
-"""What the launchers share: flags, one message for an error of the user's, exit codes."""
+"""Shared by the launchers: flags, one message for an error of the user's, exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-# Before CLU brings TensorFlow in, which would tell of its kernels at every start.
+# Before CLU imports TensorFlow, which would print a notice at every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -107,7 +107,7 @@ def _keep_heap():
 
   XLA allocates the temporaries of a CPU step anew each time. From 4 KB pages of the system their
   page faults take a fifth to a third of the step, from huge ones of a heap that is kept nothing.
-  Blocks from 256 MB on still go back to the system, and so does what is free above 1 GB, so that
+  Blocks from 256 MB on still go back to the system, and so does free memory above 1 GB, so that
   large nets take no more memory. A GLIBC_TUNABLES of the user's own is left alone, and programs
   that this one starts, such as the benchmark's peer, do not see ours.
   """
@@ -121,16 +121,16 @@ def _keep_heap():
 
 
 def _keep_compilations():
-  """What takes a second to compile is kept in ~/.cache/segjax, or JAX_COMPILATION_CACHE_DIR.
+  """Keeps programs that take a second to compile, in ~/.cache/segjax by default.
 
-  JAX reads the variable when it is imported, which is later.
+  JAX reads JAX_COMPILATION_CACHE_DIR when it is imported, which is later.
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Without a home, or one that can be written to: compile each time.
     with contextlib.suppress(OSError, RuntimeError):
       folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
       folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-      folder.chmod(folder.stat().st_mode & ~0o022)  # what runs from it is the user's alone
+      folder.chmod(folder.stat().st_mode & ~0o022)  # code that runs from it is the user's alone
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
@@ -146,7 +146,7 @@ def _use_all_cores():
 
 
 def _show_any_text():
-  """Escapes what a terminal cannot show, which would end the program."""
+  """Escapes characters that the terminal cannot show, which would end the program."""
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")
@@ -170,7 +170,7 @@ def _ends_by_signal():
 
 
 def _guarded(main):
-  # orbax tells of every rename, and warns of read-only folders and of saving without metrics.
+  # orbax logs every rename, and warns of read-only folders and of saving without metrics.
   logging.set_verbosity(logging.ERROR)
   try:
     main()
@@ -207,7 +207,7 @@ def _fail(message):
 
 
 def _parse(argv):
-  """Parses flags; turns what a wrong --config raises into one line."""
+  """Parses flags; turns errors of a wrong --config into one line."""
   spec = ""
   for arg, after in zip(argv, [*argv[1:], ""], strict=True):
     if arg in ("--config", "-config") or re.match(r"--?config=", arg):
@@ -219,18 +219,18 @@ def _parse(argv):
     program, *more = flags.FLAGS(argv)
     _allow_own_code()
     if more:
-      _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, --help tells which")
+      _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, see --help")
     return [program]
   except UserError as error:
     _fail(error)
   except flags.Error as error:
-    cause = error.__context__  # absl wraps what a config file raises
+    cause = error.__context__  # absl wraps errors of a config file
     if isinstance(cause, UserError):
       _fail(f"--config={spec}: {cause}")
     if cause is not None and _in_file(cause, project.find(config_lib.split_spec(spec)[0])):
       raise cause from None
     text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", str(error))
-    _fail(f"{text}; --help tells more")
+    _fail(f"{text}; see --help")
   except (AttributeError, KeyError):
     _check_overrides(argv, spec)
     raise

@@ -1,7 +1,7 @@
 """Configs: reading a file with its argument, durations, and the config.json of a run.
 
-A config file's `get_config(arg="")` starts from `default()` and says what differs; the fields are
-in `segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
+A config file's `get_config(arg="")` starts from `default()` and sets the fields that differ, see
+`segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
 above 0.
 """
 
@@ -37,6 +37,9 @@ NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depen
 # Fields that older runs have in their config.json and that change nothing any more.
 REMOVED = ("fused_loss",)
 
+# Values that older runs have under another name: {field: {old: new}}. See `with_old_names`.
+RENAMED = {"data.eval_fit": {"native": "full"}}
+
 
 def read(spec):
   """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
@@ -44,7 +47,7 @@ def read(spec):
   Code outside the library that it names may be imported from now on, see `segjax.own_code`.
 
   Raises:
-    UserError: no such file, or what its `get_config` says of the argument.
+    UserError: no such file, or an argument that its `get_config` refuses.
   """
   config = call_file(spec, "get_config")
   own_code.allow(config, file=split_spec(spec)[0])
@@ -142,13 +145,13 @@ def parse_arg(arg, **defaults):
 
 
 def write_arg(**values):
-  """The argument that `parse_arg` reads as these values; what is False or empty is left out.
+  """The argument that `parse_arg` reads as these values; False and empty ones are left out.
 
   >>> write_arg(data="x", smoke=True, weights="", small=False)
   'data=x,smoke'
   """
-  told = {k: v for k, v in values.items() if v is not False and v != ""}
-  return ",".join(k if v is True else f"{k}={v}" for k, v in told.items())
+  given = {k: v for k, v in values.items() if v is not False and v != ""}
+  return ",".join(k if v is True else f"{k}={v}" for k, v in given.items())
 
 
 def duration(config, name, steps_per_epoch, *, required=False):
@@ -228,7 +231,7 @@ def save(config, file):
 def load(file):
   """Reads a config that `save` wrote; fields that are newer than it get their defaults.
 
-  Fields of the data source, the task, its loss and the net are left to what they are fields of.
+  Fields of the data source, the task, its loss and the net are left to their own classes.
 
   Raises:
     UserError: no such file, not JSON, or not a config: some of it is missing, a field is not known
@@ -237,6 +240,7 @@ def load(file):
   values = textfiles.read_json(file, dict)
   for name in REMOVED:
     values.pop(name, None)
+  _rename(values)
   try:
     _fill(values, _known(values))
   except UserError as error:
@@ -256,6 +260,21 @@ def check(config):
   settle_optimizer(config)
   values = config.to_dict()
   _fill(values, _known(values))
+
+
+def with_old_names(flat):
+  """A flat config with values named as older versions did, so that hashes of runs stay."""
+  old = {k: {new: name for name, new in names.items()} for k, names in RENAMED.items()}
+  return {k: old[k].get(v, v) if k in old else v for k, v in flat.items()}
+
+
+def _rename(values):
+  """Gives values of `RENAMED` fields in a nested dict their present names."""
+  for field, names in RENAMED.items():
+    part, _, key = field.rpartition(".")
+    node = values.get(part)
+    if isinstance(node, dict) and isinstance(node.get(key), str):
+      node[key] = names.get(node[key], node[key])
 
 
 def _known(values):

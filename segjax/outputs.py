@@ -1,4 +1,4 @@
-"""What evaluation and prediction write, never over anything that they did not write."""
+"""The files of evaluation and prediction, which never replace files of others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evaluate_run(workdir, experiment, state, data, split):
   evaluation_<split>_<step>_<folder>_<digest>.json, so that neither replaces the other.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     experiment: Experiment, from `restore`.
     state: TrainState, from `restore`.
     data: RunData.
@@ -73,7 +73,7 @@ def evaluate_run(workdir, experiment, state, data, split):
 
 
 def _suffix(data):
-  """What tells the evaluation of other data from that of the run's own."""
+  """Suffix of the file that evaluates other data than the run's own; empty for its own."""
   if not data.changed:
     return ""
   name = re.sub(r"[^\w-]+", "_", Path(data.folder).name)[:40]
@@ -125,8 +125,8 @@ class Predictions:
     """Checks that nothing of the user's would be replaced.
 
     Args:
-      names: of the image files, in order.
-      kinds: of pictures, such as "index".
+      names: names of the image files, in order.
+      kinds: kinds of pictures, such as "index".
       classes: columns of the table.
 
     Raises:
@@ -172,7 +172,7 @@ class Predictions:
     """Writes the row and the pictures of an image that `begin` was given.
 
     Args:
-      name: of the image file.
+      name: name of the image file.
       size: (width, height), pixels.
       pictures: {kind: u8[H,W] or u8[H,W,3]}.
       shares: {class: share}.
@@ -230,7 +230,7 @@ def _base(name, owners):
   """The beginning of the names of an image's pictures: its stem, else its name, or with a number.
 
   Args:
-    name: of the image file.
+    name: name of the image file.
     owners: {beginning: name of the image that has it}; this one's is added.
   """
   choices = itertools.chain((Path(name).stem, name), (f"{name}_{k}" for k in itertools.count(2)))

@@ -50,11 +50,11 @@ def add_folder(folder):
 
 
 def allow(config, file=""):
-  """Lets `find` import what a config names; a class or function in it becomes its name.
+  """Lets `find` import the names in a config; a class or function in it becomes its name.
 
   Args:
     config: ConfigDict; changed where it holds a class or function.
-    file: that made the config, for what is defined in the file itself.
+    file: path of the config file, for objects defined in it.
 
   Raises:
     UserError: a class or function that no other program could import.
@@ -78,8 +78,8 @@ def name_of(thing, field, file=""):
 
   Args:
     thing: class or function.
-    field: of a config, for the message.
-    file: that defines it, where it comes of `runpy.run_path`.
+    field: name of a field of a config, for the message.
+    file: path of the file that defines it, if `runpy.run_path` ran it.
 
   Raises:
     UserError: it is a lambda, a partial, within a function, or defined in the main program.
@@ -110,7 +110,7 @@ def find(name, what):
 
   Raises:
     UserError: nobody has allowed it, there is no such module or attribute, the module fails, or
-      what it names cannot be called.
+      its object cannot be called.
   """
   where = f"{what} {name!r}"
   if name not in _allowed:
@@ -201,7 +201,7 @@ def defaults(function):
 
 
 def known_defaults(name):
-  """`defaults` of what a name of one's own stands for; {} where it cannot be imported."""
+  """`defaults` of the object of a user's name; {} where it cannot be imported."""
   if not is_own(name):
     return {}
   try:
@@ -214,7 +214,7 @@ def check_arguments(function, fields, what, passed=()):
   """Raises a UserError where fields of a config do not fit the arguments of a function.
 
   Args:
-    function: that gets the fields by keyword.
+    function: a function that gets the fields by keyword.
     fields: dict of the config's fields.
     what: the function is, for messages.
     passed: names of the arguments that the library itself passes.

@@ -59,7 +59,7 @@ def panel(rows, *, gap=6, most=400):
   sheet, see `letter_size`.
 
   Args:
-    rows: a list a row of (title, u8[H,W,3]).
+    rows: a list per row of (title, u8[H,W,3]).
     gap: pixels between pictures.
     most: pixels of a picture's longer side; larger pictures are shrunk, and in each row the longest
       side becomes that of the largest picture of all.

@@ -1,4 +1,4 @@
-"""What values the fields of a config may have, checked before anything is read or trained."""
+"""The valid values of a config's fields, checked before anything is read or trained."""
 
 from __future__ import annotations
 

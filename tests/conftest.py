@@ -43,7 +43,7 @@ DATA = Path(os.environ.get("SEGJAX_DATA", "/nonexistent"))
 
 
 def pytest_configure(config):
-  """What is compiled once serves all workers and the launchers that the tests run.
+  """Compiled programs serve all workers and the launchers that the tests run.
 
   The folder is that of `JAX_COMPILATION_CACHE_DIR` where it is set, as CI does for both of its
   stages, else one for this run. Workers of pytest-xdist inherit the environment.

@@ -261,7 +261,7 @@ def test_augment_draws_a_sheet(tmp_path):
   assert "switches nothing on" in off.stderr
 
 
-def test_wrong_commands_are_told_in_one_line(tmp_path):
+def test_wrong_commands_are_reported_in_one_line(tmp_path):
   cases = (
     ([], "unknown command ''"),
     (

@@ -94,7 +94,7 @@ def test_label_smoothing_and_weights_equal_optax():
     (dict(names=("a",)), "at least 2"),
   ],
 )
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 
@@ -115,7 +115,7 @@ def test_classes_pass_the_pipeline_and_the_augmentation():
   resized = pipeline.Resized(source, (12, 12), 10)
   for batch in pipeline.eval_batches(resized, batch_size=64):
     assert batch["image"].shape == (64, 12, 12, 3) and batch["label"].shape == (64,)
-    found += batch["label"][batch["mask"]].tolist()
+    found += batch["label"][batch["valid"]].tolist()
   assert found == source.classes.tolist()
   augment = jax.jit(make_augment(flip=1.0, crop_area_min=0.5, noise=0.1))
   image, label = augment(jax.random.key(0), jnp.ones((12, 12, 3)), jnp.array(7))
@@ -202,7 +202,7 @@ def test_training_with_mixed_examples(name, tmp_path):
   ],
 )
 @pytest.mark.slow
-def test_what_does_not_fit_is_told(changes, part, tmp_path):
+def test_fields_that_do_not_fit_are_reported(changes, part, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=part):
@@ -212,5 +212,5 @@ def test_what_does_not_fit_is_told(changes, part, tmp_path):
 def test_a_task_that_needs_masks_is_refused(tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke").unlock()
   config_lib.set_task(config, "segmentation")
-  with pytest.raises(UserError, match="one class an image"):
+  with pytest.raises(UserError, match="one class per image"):
     training.train(config, tmp_path)

@@ -1,7 +1,7 @@
 """Every net under every transformation of JAX.
 
 Transformations are traced for every net of the zoo and lowered where a rule could be missing; they
-are computed for nets of few blocks, and what they compute is compared. Programs for eight devices
+are computed for nets of few blocks, and their results are compared. Programs for eight devices
 are made by one process that has eight virtual ones, which runs this file.
 """
 
@@ -144,7 +144,7 @@ TRANSFORMATIONS = {
 
 
 def once_traced(p):
-  """`p.loss` as programs that were traced once: what is left is each transformation's own work."""
+  """`p.loss` as programs that were traced once, so that transformations alone count."""
   programs = {
     (images.shape, train): jax.extend.core.jaxpr_as_fun(
       jax.make_jaxpr(lambda q, x, train=train: p.loss(q, x, train))(p.params, images)
@@ -488,7 +488,7 @@ def by_sharding(spec, kind=AxisType.Auto):
   """The gradient of a batch that is divided by a mesh as `spec` says.
 
   Where a map has fewer rows than there are devices along them, XLA gives wrong gradients of strided
-  kernels, of `jax.lax.conv_general_dilated` alone as well.
+  kernels, also of `jax.lax.conv_general_dilated` alone.
   """
 
   def make(p):

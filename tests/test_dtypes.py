@@ -34,7 +34,7 @@ OF_IMAGES = ("dice", "weighted_dice", "jaccard", "tversky", "focal_tversky", "lo
 
 @pytest.fixture(params=["cpu", "accelerator"])
 def platform(request, monkeypatch):
-  """Both forms of what is computed in another way on a CPU."""
+  """Both forms of an operation that has another one on a CPU."""
   if request.param == "accelerator":
     plain = lambda *args, default, **_: default(*args)  # noqa: E731
     monkeypatch.setattr(jax.lax, "platform_dependent", plain)

@@ -44,7 +44,7 @@ def name_of(file):
 
 
 def test_imports_run_one_way():
-  """At the top of files; between modules as well as between rooms, such as data and training."""
+  """At the top of files; between modules and between rooms, such as data and training."""
   files = {name_of(f): f for f in (ROOT / "segjax").rglob("*.py")}
   modules = {name: set() for name in files}
   rooms = {name.split(".")[1]: set() for name in files if "." in name}

@@ -254,12 +254,12 @@ def seen_shapes(image, outputs_of, eval_fit, whole=True):
 
 @pytest.mark.parametrize(("fit", "shape", "seen"), [
   ("resize", (40, 60), SIZE),
-  ("native", (40, 60), (40, 64)),
+  ("full", (40, 60), (40, 64)),
   ("crop", (40, 60), (40, 64)),
   ("crop", (10, 60), (16, 64)),  # to data.size at least, as in evaluation
   ("crop", (10, 20), SIZE),
   ("crop", SIZE, SIZE),
-  ("native", (10, 20), (16, 24)),
+  ("full", (10, 20), (16, 24)),
 ])  # fmt: skip
 def test_the_net_sees_an_image_at_the_scale_of_evaluation(fit, shape, seen):
   image = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(np.uint8)
@@ -277,19 +277,19 @@ def test_one_answer_for_an_image_is_of_its_middle_as_in_evaluation():
   answer = lambda batch: keep.append(batch) or np.zeros((1, 3), "f4")  # noqa: E731
   shapes, out = seen_shapes(image, answer, eval_fit="crop", whole=False)
   assert (shapes, out.shape) == ([SIZE], (1, 3))
-  evaluated = pipeline.Middle([dict(image=image)], SIZE, 1)[0]["image"]
+  evaluated = pipeline.CenterCrop([dict(image=image)], SIZE, 1)[0]["image"]
   np.testing.assert_array_equal(keep[0][0], evaluated)
-  assert seen_shapes(image, answer, eval_fit="native", whole=False)[0] == [(40, 64)]
+  assert seen_shapes(image, answer, eval_fit="full", whole=False)[0] == [(40, 64)]
 
 
 def test_a_scale_that_the_net_was_not_trained_at_is_said():
   data = lambda fit, eval_fit: ConfigDict(  # noqa: E731
     dict(size=SIZE, fit=fit, eval_fit=eval_fit)
   )
-  for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "native")):
+  for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "full")):
     assert inference.scale_warning(data(fit, eval_fit), (40, 60)) == ""
   assert "crops of 16x24" in inference.scale_warning(data("crop", "resize"), (40, 60))
-  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "native"), (40, 60))
+  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "full"), (40, 60))
   assert inference.scale_warning(data("crop", "resize"), SIZE) == ""
 
 
@@ -615,7 +615,7 @@ def test_sums_of_the_last_evaluation(run):
 
 def result(run, **fields):
   config = config_lib.load(run / "config.json")
-  return Result(**dict(label="a", seed=0, config=config, workdir=run) | fields)
+  return Result(**dict(variant="a", seed=0, config=config, workdir=run) | fields)
 
 
 def damage_metrics(run):
@@ -648,7 +648,7 @@ def test_a_damaged_run_is_a_line_of_the_report(run, tmp_path, capsys, damage):
   write_sums(run)
   whole = shutil.copytree(run, tmp_path / "whole")
   damage(run)
-  given = [result(run), result(whole, seed=1), result(whole, label="b", error="before")]
+  given = [result(run), result(whole, seed=1), result(whole, variant="b", error="before")]
   first, second, third = intact.checked(given)
   assert str(run) in first.error and "\n" not in first.error
   assert (second.error, third.error) == ("", "before")

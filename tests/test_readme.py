@@ -155,5 +155,5 @@ def test_the_packages_of_the_nets_alone():
 
 def test_the_readme_stays_short():
   lines = text_of("README.md").splitlines()
-  assert len(lines) <= 170
+  assert len(lines) < 170
   assert max(len(line) for line in lines if not line.startswith("|")) <= 110

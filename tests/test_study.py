@@ -187,7 +187,7 @@ def test_a_damaged_run_counts_as_failed(tmp_path, monkeypatch, capsys):
     studies.run(spec, **how)
   assert "0 of 2 runs done" in capsys.readouterr().out
   check = studies.intact._check_files
-  monkeypatch.setattr(studies.intact, "_check_files", lambda r: r.label == "a" or check(r))
+  monkeypatch.setattr(studies.intact, "_check_files", lambda r: r.variant == "a" or check(r))
   monkeypatch.setattr(studies.intact.restore, "run", lambda workdir: None)
   studies.run(spec, **how)
   assert [bool(r.error) for r in written[-1]] == [False, True]
@@ -209,7 +209,7 @@ def test_errors_are_one_line(tmp_path):
     ("--study=configs/studies/asp.py", "configs/studies/aspp.py"),
   ]
   jobs = [("study", [*arguments(tmp_path), arg], {}) for arg, _ in cases]
-  for done, (_, message) in zip(launch_all(jobs, tmp_path / "told"), cases, strict=True):
+  for done, (_, message) in zip(launch_all(jobs, tmp_path / "mistakes"), cases, strict=True):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert message in line
@@ -588,10 +588,10 @@ def run_and_check(study, pool, output, trades=TRADES):
   report.write(study, results, output)
   text = (output / "report.md").read_text()
   for row, result in zip(table(output / "results.csv"), results, strict=True):
-    assert (row["variant"], row["seed"]) == (result.label, str(result.seed))
+    assert (row["variant"], row["seed"]) == (result.variant, str(result.seed))
     wanted = {k: v for k, v in result.final().items() if k.startswith("val/")}
     np.testing.assert_equal({k: float(row[k]) for k in wanted}, wanted)
-  runs = {label: [r for r in results if r.label == label] for label in study.variants}
+  runs = {label: [r for r in results if r.variant == label] for label in study.variants}
   for label, of_label in runs.items():
     score = mean_and_deviation([r.final()[study.metric] for r in of_label])
     assert f"| {label} | {len(of_label)} | {score} |" in text
@@ -628,7 +628,7 @@ def test_every_study_has_a_report_that_is_tested():
 @pytest.mark.parametrize("names", GROUPS, ids="-".join)
 @pytest.mark.usefixtures("stand_in_nets", "no_pdf")
 def test_studies_write_whole_reports(names, tmp_path, capsys):
-  """At smoke size with stand-ins, from one pool: what two studies share is trained once."""
+  """At smoke size with stand-ins, from one pool: a run that two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
     study = dataclasses.replace(read_smoke(name), seeds=(0,))
@@ -655,10 +655,10 @@ def test_a_study_of_pretraining_scores_features(tmp_path):
   rows = {(r["variant"], int(r["seed"])): r for r in table(tmp_path / "results.csv")}
   before, after = {}, {}
   for r in results:
-    row, (start, end) = rows[r.label, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
+    row, (start, end) = rows[r.variant, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
     assert (float(row["knn_accuracy_before"]), float(row["knn_accuracy"])) == (start, end)
-    before.setdefault(r.label, []).append(start)
-    after.setdefault(r.label, []).append(end)
+    before.setdefault(r.variant, []).append(start)
+    after.setdefault(r.variant, []).append(end)
   assert before["DINO"] != after["DINO"] and len(set(before["DINO"])) == 2
   numbers = " | ".join(map(mean_and_deviation, (before["DINO"], after["DINO"])))
   assert f"| DINO | last | 2 | {numbers} |" in text

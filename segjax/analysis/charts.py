@@ -17,7 +17,7 @@ from segjax.analysis.figures import (
   write,
 )
 
-# Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
+# Okabe and Ito's palette, which colour-blind people can distinguish; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
 MARKERS = "osD^vP*X"
 
@@ -81,7 +81,7 @@ def curves(runs, metrics, file, best=None):
 def pareto(cost, value):
   """bool[N]: no other point costs no more and is worth no less, one of them strictly.
 
-  What is not a number is not on the front.
+  Points with nan are not on the front.
 
   >>> pareto([1, 2, 3], [0.5, 0.4, 0.6]).tolist()
   [True, False, True]
@@ -93,7 +93,7 @@ def pareto(cost, value):
 
 
 def scatter(points, axes_labels, file, *, high_is_good=True):
-  """Dots of variants with the Pareto front of what is cheap and good.
+  """Dots of variants with the Pareto front of cost and score.
 
   Args:
     points: label -> (cost, value, standard deviation of the value or nan).
@@ -123,7 +123,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
 
 
 def class_bars(values, classes, colors, file):
-  """IoU of each class, a bar a variant, with the standard deviation over seeds.
+  """IoU of each class, a bar per variant, with the standard deviation over seeds.
 
   Args:
     values: label -> f[seeds,C].
@@ -167,7 +167,7 @@ def _legend_below(figure, axis):
 
 
 def _over_seeds(values):
-  """Means and sample deviations over the first axis, of what is not nan."""
+  """Means and sample deviations over the first axis, nan left out."""
   count = (~np.isnan(values)).sum(0)
   mean = np.where(count, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
   squares = np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1)
@@ -180,7 +180,7 @@ def confusion(matrix, classes, title, file):
   Args:
     matrix: int[C,C], pixels or images; row = truth, column = prediction.
     classes: names.
-    title: of the figure.
+    title: title of the figure.
     file: path of the PNG.
   """
   matrix = np.asarray(matrix, float)

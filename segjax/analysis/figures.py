@@ -70,8 +70,8 @@ def interval_means(rows, name, ends):
   """Means of a training scalar over the intervals that end at the given steps.
 
   Args:
-    rows: of metrics.jsonl; a train row holds the mean over its last `train/steps` steps.
-    name: of the scalar.
+    rows: rows of metrics.jsonl; a train row holds the mean over its last `train/steps` steps.
+    name: name of the scalar.
     ends: increasing steps; the first interval starts at 0.
 
   Returns:
@@ -149,8 +149,8 @@ def curves(workdir, title, file):
   best checkpoint.
 
   Args:
-    workdir: of a run.
-    title: of the figure.
+    workdir: folder of a run.
+    title: title of the figure.
     file: path of the PNG; a PDF is written beside it.
 
   Returns:

@@ -15,7 +15,7 @@ class Difference:
   """The difference of two variants over the seeds that both have.
 
   Attributes:
-    mean: of second minus first.
+    mean: mean of second minus first.
     low: lower end of the interval, nan with fewer than 2 pairs.
     high: upper end.
     pairs: seeds that count.
@@ -28,7 +28,7 @@ class Difference:
 
   @property
   def verdict(self):
-    """What may be said: "higher", "lower", "not distinguishable", or that seeds are missing."""
+    """The verdict: "higher", "lower", "not distinguishable", or that seeds are missing."""
     if self.pairs < 2:
       return "one seed: no interval" if self.pairs else "no seed in common"
     if self.low <= 0 <= self.high:
@@ -78,9 +78,9 @@ def paired_difference(first, second, level=0.95):
   the noise that both variants have in common cancels.
 
   Args:
-    first: f[N], a value a seed; nan where a run has none.
+    first: f[N], a value per seed; nan where a run has none.
     second: f[N], of the same seeds.
-    level: of confidence.
+    level: level of confidence.
 
   Returns:
     Difference.

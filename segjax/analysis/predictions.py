@@ -24,7 +24,7 @@ class Prediction:
   """One validation example.
 
   Attributes:
-    name: of the example.
+    name: name of the example.
     image: u8[H,W,3].
     label: u8[H,W], truth; 255 is ignored.
     pred: u8[H,W], class indices.
@@ -49,9 +49,9 @@ class Predictor:
     """Restores a checkpoint.
 
     Args:
-      workdir: of a run.
+      workdir: folder of a run.
       checkpoint: "latest", "best" or a step.
-      moved: where the data lie now, if they have moved, see `restore.data_of_run`.
+      moved: present folder of the data if they have moved, see `restore.data_of_run`.
 
     Raises:
       UserError: no such run or checkpoint, a run of another task than segmentation, or data with
@@ -97,9 +97,9 @@ def stages(workdir, *, wanted=3, moved=()):
   """Fixed validation examples as the first, the middle and the last kept checkpoint see them.
 
   Args:
-    workdir: of a run.
+    workdir: folder of a run.
     wanted: number of examples, spread over the split.
-    moved: where the data lie now, see `Predictor`.
+    moved: present folder of the data, see `Predictor`.
 
   Returns:
     (u8[height,width,3], steps): rows of image | predictions | truth, and the classes' colours.
@@ -131,15 +131,15 @@ def stages(workdir, *, wanted=3, moved=()):
 
 
 def side_by_side(workdirs, *, wanted=4, moved=()):
-  """Fixed validation examples, with what each of several runs makes of them.
+  """Fixed validation examples, with the predictions of several runs.
 
   Args:
     workdirs: label -> workdir, of runs of one task on the same data.
     wanted: number of examples, spread over the split.
-    moved: where the data lie now, see `Predictor`.
+    moved: present folder of the data, see `Predictor`.
 
   Returns:
-    u8[height,width,3]: a row an example; panels that all runs share stand there once.
+    u8[height,width,3]: a row per example; panels that all runs share stand there once.
   """
   found, rows, seen = {}, [], set()
   for label, workdir in workdirs.items():

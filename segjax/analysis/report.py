@@ -26,7 +26,7 @@ def write(study, results, output):
 
   Args:
     study: study.Study.
-    results: from `study.run`, without damaged runs, see `intact.checked`.
+    results: result of `study.run`, without damaged runs, see `intact.checked`.
     output: folder, made if need be.
 
   Returns:
@@ -37,7 +37,7 @@ def write(study, results, output):
   for file in figures.iterdir():  # of a report before, of more variants perhaps
     if FIGURES.fullmatch(file.name):
       file.unlink()
-  done = {v: [r for r in results if r.label == v and not r.error] for v in study.variants}
+  done = {v: [r for r in results if r.variant == v and not r.error] for v in study.variants}
   done = {v: runs for v, runs in done.items() if runs}
   document = Document(study.title)
   document.text(study.question)
@@ -64,7 +64,7 @@ def write(study, results, output):
       report_figures.segmentation(document, study, done, figures)
     else:
       report_figures.confusions(document, done, figures)
-    # Label maps are among the stages above; what else a task shows is not.
+    # Label maps are among the stages above; other pictures of a task are not.
     shown = {
       v: runs for v, runs in done.items() if task_of(runs) != "segmentation" and v not in probes
     }
@@ -76,7 +76,7 @@ def write(study, results, output):
 
 
 def _csv(study, results, costs, knn):
-  """A row a run; columns that begin with time/ differ from run to run, the others do not."""
+  """A row per run; columns that begin with time/ differ from run to run, the others do not."""
   done = [r for r in results if not r.error]
   names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
   buffer = io.StringIO()
@@ -85,13 +85,13 @@ def _csv(study, results, costs, knn):
   head += ["knn_accuracy_before", "knn_accuracy"] if knn else []
   writer.writerow([*head, *names, "time/minutes", "time/latency_ms", "time/images_per_s"])
   for r in results:
-    start = [r.label, r.seed, r.error or "done", r.config and study_lib.identity(r.config)]
+    start = [r.variant, r.seed, r.error or "done", r.config and study_lib.identity(r.config)]
     if r.error:
       writer.writerow(start)
       continue
-    c, final = costs[r.label][0], r.final()
+    c, final = costs[r.variant][0], r.final()
     numbers = [c.parameters, c.mb, c.gflops, r.best()]
-    numbers += knn.get((r.label, r.seed), (np.nan, np.nan)) if knn else ()
+    numbers += knn.get((r.variant, r.seed), (np.nan, np.nan)) if knn else ()
     numbers += [final.get(n, np.nan) for n in names]
     writer.writerow([*start, *numbers, r.minutes(), c.latency_ms, c.images_per_s])
   return buffer.getvalue()

@@ -36,7 +36,7 @@ def curves(document, study, done, figures):
 
 def trade_offs(document, done, costs, judged, figures):
   """Draws the score against each cost, and writes the ranks and the costs."""
-  document.heading("What it costs")
+  document.heading("Costs")
   axes = {
     "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
     "size, MB": {v: costs[v][0].mb for v in done},
@@ -48,7 +48,7 @@ def trade_offs(document, done, costs, judged, figures):
     value_text, sign, value = judged
     ranks[value_text] = _ranking({v: -sign * np.mean(x) for v, x in value.items()})
     spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
-  # Where some start from weights, each dot says what it starts from.
+  # Where some start from weights, each dot is marked with its start.
   differ = len({start_of(runs) for runs in done.values()}) > 1
   names = {v: f"{v} ({start_of(runs)})" if differ else v for v, runs in done.items()}
   for text, by in axes.items():
@@ -76,7 +76,7 @@ def trade_offs(document, done, costs, judged, figures):
 
 
 def _ranking(values):
-  """Place of each, 1 for the lowest; equal values share one, what is not a number has none.
+  """Place of each, 1 for the lowest; equal values share one, nan has none.
 
   >>> _ranking({"a": 3, "b": 1, "c": 3, "d": np.nan})
   {'a': 2, 'b': 1, 'c': 2, 'd': '-'}
@@ -117,7 +117,7 @@ def segmentation(document, study, done, figures):
   document.heading("Stages of training")
   for k, runs in enumerate(done.values()):
     file = figures / f"stages_{k}.png"
-    what = f"Stages of {runs[0].label}"
+    what = f"Stages of {runs[0].variant}"
     intact.or_line(document, what, lambda r=runs[0], f=file: _stages(document, r, f))
 
 
@@ -136,7 +136,7 @@ def _stages(document, run, file):
   picture, steps = predictions.stages(run.workdir, moved=data_now(run))
   write_picture(picture, file)
   text = ", ".join(map(str, steps))
-  document.figure(file, f"{run.label}, seed {run.seed}: fixed examples after {text} steps.")
+  document.figure(file, f"{run.variant}, seed {run.seed}: fixed examples after {text} steps.")
 
 
 def _confusions(document, names, done, figures):
@@ -157,7 +157,7 @@ def confusions(document, done, figures):
 
 
 def examples(document, done, figures):
-  """Validation examples with what each variant makes of them."""
+  """Validation examples with the predictions of each variant."""
   first = next(iter(done.values()))[0]
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}

@@ -47,7 +47,7 @@ def samples(source, wanted=8):
       colors = colorize(source.labels, label)
       both = blend(image, colors, np.ones_like(label, bool))
       rows.append([(name, image), ("label", colors), ("label over image", both)])
-  if len(rows[0]) == 1:  # of single images, four a row
+  if len(rows[0]) == 1:  # of single images, four per row
     flat = [cell for row in rows for cell in row]
     rows = [flat[i : i + 4] for i in range(0, len(flat), 4)]
   return with_legend(panel(rows), source.labels, shown)
@@ -58,9 +58,9 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
 
   Args:
     source: whose examples have a "label", see `segjax.data.sources.labelled`.
-    augment: from `segjax.augment.make_augment`.
+    augment: result of `segjax.augment.make_augment`.
     size: (height, width) in pixels that the training sees.
-    seed: of the augmentation and the crops.
+    seed: random seed of the augmentation and the crops.
     crop: whether the training sees random parts of this size, `data.fit="crop"`, which stand
       beside the whole example; else it is resized.
     wanted: number of examples.

@@ -1,4 +1,4 @@
-"""What a study's results say, for its report: names, starts, scores and costs of the variants.
+"""Summaries of a study's results for its report: names, starts, scores, costs of the variants.
 
 `done` is {variant: its finished runs}, a `study.Result` each.
 """
@@ -24,7 +24,7 @@ def scalars_of(study, done):
 
 
 def start_of(runs):
-  """What the runs of a variant start from, in words."""
+  """The initial weights of a variant's runs, in words."""
   if runs[0].config is None:
     return "-"
   start = runs[0].config.init_from
@@ -60,7 +60,7 @@ def knn_of(done, probes):
 
 
 def common_score(done, knn):
-  """What all variants are ranked by: (text, 1 where high values are good or -1, variant -> values).
+  """The score that ranks the variants: (text, 1 if high values are good else -1, values).
 
   None where they have nothing in common.
   """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +24,30 @@ from segjax.errors import UserError, check_fields
 
 def make_augment(
   *,
-  flip=0.0,
-  flip_vertical=0.0,
-  scale_min=1.0,
-  scale_max=1.0,
-  aspect=0.0,
-  crop_area_min=1.0,
-  crop_area_max=1.0,
-  crop_aspect=0.288,
-  rotate=0.0,
-  brightness=0.0,
-  contrast=0.0,
-  saturation=0.0,
-  hue=0.0,
-  rgb_shift=0.0,
-  blur=0.0,
-  noise=0.0,
-  cutout=0.0,
-  own="",
-  **fields,
-):
+  flip: float = 0.0,
+  flip_vertical: float = 0.0,
+  scale_min: float = 1.0,
+  scale_max: float = 1.0,
+  aspect: float = 0.0,
+  crop_area_min: float = 1.0,
+  crop_area_max: float = 1.0,
+  crop_aspect: float = 0.288,
+  rotate: float = 0.0,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+  rgb_shift: float = 0.0,
+  blur: float = 0.0,
+  noise: float = 0.0,
+  cutout: float = 0.0,
+  own: str = "",
+  **fields: Any,
+) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
   """Builds the augmentation of one example, or None where everything is off.
 
-  Flips come first and are exact. Crop, scale and rotation resample once, together; what lies
-  beyond the image then is black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
+  Flips come first and are exact. Crop, scale and rotation resample once, together; places
+  beyond the image are black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
   all channels alike and keep values that are not in [0,1]. Brightness, contrast, saturation, hue
   and rgb_shift change the first three channels, red, green and blue, and so does noise where there
   are more than three; they expect values in [0,1] and clip to it.

@@ -1,7 +1,7 @@
 """Random-access sources of labelled images.
 
-A source has `labels` (a LabelTable), `names` (one string an example, unique), `len()` and
-`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at the native size, with label values in
+A source has `labels` (a LabelTable), `names` (one string per example, unique), `len()` and
+`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.
@@ -110,7 +110,7 @@ def _check_parts(source, what):
 
 KINDS = {
   "mask": "a label image for each image",
-  "class": "one class an image",
+  "class": "one class per image",
   "target": "a target image for each image",
 }
 
@@ -158,8 +158,8 @@ def labelled(source, needs, what, user):
     source: any.
     needs: "mask" (u8[H,W]), "class" (u8[]), "target" (u8[H,W,3]) or "nothing" (0, whatever the
       source has).
-    what: of the source, for the message.
-    user: what needs it, for the message.
+    what: the source, for the message.
+    user: name of the task or net that needs it, for the message.
 
   Raises:
     UserError: the source's examples have another kind of label.

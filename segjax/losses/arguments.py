@@ -1,4 +1,4 @@
-"""What the losses of segmentation make of their arguments."""
+"""Checks and conversions of the arguments of the losses of segmentation."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from segjax.ops import wide
 
 
 def gram(features: ArrayLike) -> jax.Array:
-  """Products of channels, the mean over positions: what is left of a texture without its place.
+  """Products of channels, the mean over positions: the texture without its place.
 
   Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016;
   divided by positions and channels as Johnson, Alahi, Fei-Fei (ECCV 2016) do.

@@ -69,7 +69,7 @@ def _gathered(values, label):
 
 
 def _summed(values, label):
-  """`_gathered` as a sum, whose gradient is no scatter and fuses with what is around it."""
+  """`_gathered` as a sum, whose gradient is no scatter and fuses with its neighbours."""
   own = label[..., None] == jnp.arange(values.shape[-1])
   return jnp.where(own, values, 0).sum(-1)
 
@@ -152,7 +152,7 @@ def hardest(loss: ArrayLike, *, valid: ArrayLike | None = None, share: float = 0
   Args:
     loss: [B,H,W]; nan counts as the largest.
     valid: bool[B,H,W], or None for all pixels.
-    share: of the scored pixels, in (0,1].
+    share: share of the scored pixels, in (0,1].
 
   Returns:
     bool[B,H,W], False everywhere in an image without a scored pixel.
@@ -187,7 +187,7 @@ def ohem(
     logits: [B,H,W,K], see `log_likelihood`.
     label: [B,H,W], see `log_likelihood`.
     valid: bool[B,H,W], or None for all pixels.
-    share: of the scored pixels of an image, in (0,1]; 1 gives the cross-entropy.
+    share: share of the scored pixels of an image, in (0,1]; 1 gives the cross-entropy.
 
   Returns:
     f32[B,H,W]. A label that counts and is none of the classes gives nan.

@@ -11,14 +11,14 @@ from segjax.class_index import class_index, counted
 from segjax.metrics.counting import counts_of, ratio
 from segjax.ops import undivided, wide
 
-BINS = 15  # of equal width; bin k holds k/15 <= probability < (k+1)/15, the last one 1 as well
+BINS = 15  # of equal width; bin k holds k/15 <= probability < (k+1)/15, the last one also 1
 SHARPNESS = 2.0 ** np.linspace(-4, 4, 33)  # 1 / temperature, at which `temperature_sums` looks
 
 
 def calibration_sums(
   logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None
 ) -> dict[str, jax.Array]:
-  """What the calibration errors and the reliability diagram need of a batch; add over batches.
+  """Sums of a batch for calibration errors and the reliability diagram; add over batches.
 
   Args:
     logits: [B,H,W,K] of any float dtype, one logit (sigmoid) or one per class (softmax).
@@ -49,7 +49,7 @@ def calibration_sums(
 
 
 def _read(logits, label, valid):
-  """Probabilities f32[B,H,W,C], labels and what is counted."""
+  """Probabilities f32[B,H,W,C], labels and counted pixels."""
   z = _of_classes(logits)
   label = class_index(label, z.shape[-1])
   inside = counted(valid, label.shape) & (label >= 0) & ~jnp.isnan(z).any(-1)
@@ -108,7 +108,7 @@ def _gap(pixels, hits, offset):
 def temperature_sums(
   logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None
 ) -> jax.Array:
-  """What `fit_temperature` needs of a batch, to be added over batches in float64.
+  """Sums of a batch for `fit_temperature`, to be added over batches in float64.
 
   Args:
     logits: [B,H,W,K], see `calibration_sums`.

@@ -63,7 +63,7 @@ def score_histogram(
     valid: bool[B,H,W], True where the pixel is scored; None for all pixels.
 
   Returns:
-    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin 1 as well. Pixels
+    i32[2,256], pixels; bin k holds k/256 <= probability < (k+1)/256, the last bin also 1. Pixels
     with another label or a probability that is nan are counted in no bin.
 
   Raises:
@@ -83,7 +83,7 @@ def score_histogram(
 
 
 def _whole(counts, name, shape):
-  """Counts as int64 of the host; `shape` is what the message expects of them.
+  """Counts as int64 of the host; `shape` is their expected shape, for the message.
 
   Raises:
     ValueError: counts that are negative or not whole, or are no matrix.

@@ -11,7 +11,7 @@ from segjax.ops import wide
 
 
 def unit_moments(vectors: jax.Array, mask: jax.Array) -> jax.Array:
-  """What `unit_deviation` needs of a batch of vectors, to be summed over batches.
+  """Sums of a batch of vectors for `unit_deviation`, to be added over batches.
 
   Args:
     vectors: f32[B,D]; they are scaled to length 1.
@@ -33,7 +33,7 @@ def unit_deviation(moments: ArrayLike, count: float) -> float:
 
   Args:
     moments: f32[2,D], summed `unit_moments`.
-    count: of vectors.
+    count: number of vectors.
   """
   mean, square = np.asarray(moments, np.float64) / max(float(count), 1.0)
   return float(np.sqrt(np.maximum(square - mean**2, 0).sum()))

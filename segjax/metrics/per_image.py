@@ -98,10 +98,10 @@ def bootstrap(
 
   Args:
     rows: [N,...], a row per image: counts or values.
-    statistic: of such rows -> float.
+    statistic: function of such rows -> float.
     samples: how often N images are drawn.
     level: share of the samples within the interval, in (0,1).
-    seed: of numpy's generator; the same one gives the same interval.
+    seed: random seed of numpy's generator; the same one gives the same interval.
 
   Returns:
     (low, high); nan where the statistic is nan in each sample. Samples where it is nan are left

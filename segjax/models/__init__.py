@@ -148,7 +148,7 @@ def make(name: str, **fields: Any) -> nn.Module:
       `param_dtype` may be strings: bfloat16, float16, float32 or float64.
 
   Raises:
-    UserError: (a ValueError) for an unknown name, field or dtype; lists what there is. Also for
+    UserError: (a ValueError) for an unknown name, field or dtype; lists the known ones. Also for
       float64 where JAX has it not enabled.
   """
   cls = own_code.choose(MODELS, name, "model")

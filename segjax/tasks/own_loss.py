@@ -17,7 +17,7 @@ def bind(fields, known):
   """The fields of a loss, `own` made a function that has its own fields already.
 
   Args:
-    fields: of `config.loss`.
+    fields: fields of `config.loss`.
     known: names of the fields of the task's own losses.
 
   Returns:
@@ -37,7 +37,7 @@ def bind(fields, known):
   return fields | dict(own=functools.partial(function, **mine))
 
 
-def sums(own, logits, label, mask, valid):
+def sums(own, logits, label, valid, scored):
   """Sums of a loss of one's own over a batch.
 
   Args:
@@ -45,8 +45,8 @@ def sums(own, logits, label, mask, valid):
       f32[B], a loss per example.
     logits: f32[B,H,W,K].
     label: i32[B,H,W].
-    mask: bool[B], False for examples that do not count.
-    valid: bool[B,H,W], True where a pixel is scored.
+    valid: bool[B], False for examples that do not count.
+    scored: bool[B,H,W], True where a pixel is scored.
 
   Returns:
     dict of the sum, "own_pixels" or "own_examples".
@@ -54,15 +54,15 @@ def sums(own, logits, label, mask, valid):
   Raises:
     UserError: a result of another shape.
   """
-  loss = own(logits, label, valid=valid)
+  loss = own(logits, label, valid=scored)
   shape = jnp.shape(loss)
   if shape == label.shape:
-    return dict(own_pixels=jnp.where(valid, loss, 0.0).sum())
-  if shape == mask.shape:
-    return dict(own_examples=jnp.where(mask, loss, 0.0).sum())
+    return dict(own_pixels=jnp.where(scored, loss, 0.0).sum())
+  if shape == valid.shape:
+    return dict(own_examples=jnp.where(valid, loss, 0.0).sum())
   raise UserError(
     f"the loss of loss.own has shape {shape}, expected {label.shape}, a loss per pixel, or "
-    f"{mask.shape}, a loss per example"
+    f"{valid.shape}, a loss per example"
   )
 
 

@@ -17,7 +17,7 @@ from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
 RED = (255, 0, 0)
-# Losses and what the mean of each is taken over.
+# Losses, and the count that the mean of each is taken over.
 MEANS = dict(
   cross_entropy="pixels", focal="pixels", dice="examples", ohem="ohem_pixels", boundary="pixels",
   jaccard="examples", tversky="examples", lovasz="examples",
@@ -119,50 +119,50 @@ class Segmentation(Task):
     """f32[B,H,W,K] -> i32[B,H,W], the most likely class."""
     return (logits[..., 0] >= 0).astype(jnp.int32) if self.sigmoid else logits.argmax(-1)
 
-  def statistics(self, logits, label, mask, *, evaluating):
+  def statistics(self, logits, label, valid, *, evaluating):
     """Sums over a batch, from which loss and metrics follow; add them up over batches.
 
     Args:
       logits: f32[B,H,W,K].
       label: i32[B,H,W], class indices or 255.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, which with a sigmoid also counts scores for MaxF.
 
     Returns:
       dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
     """
-    valid = (label != IGNORE) & mask[:, None, None]
+    scored = (label != IGNORE) & valid[:, None, None]
     sums = dict(
-      examples=mask.sum(),
-      pixels=valid.sum(),
+      examples=valid.sum(),
+      pixels=scored.sum(),
       matrix=metrics.confusion_matrix(
-        self.predict(logits), label, num_classes=len(self.classes), valid=valid
+        self.predict(logits), label, num_classes=len(self.classes), valid=scored
       ),
     )
-    sums |= self._losses(logits, label, mask, valid)
+    sums |= self._losses(logits, label, valid, scored)
     if self.own:
-      sums |= own_loss.sums(self.own, logits, label, mask, valid)
+      sums |= own_loss.sums(self.own, logits, label, valid, scored)
     if evaluating and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
-      sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
+      sums["histogram"] = metrics.score_histogram(positive, label, valid=scored)
     return sums
 
-  def _losses(self, logits, label, mask, valid):
-    """Sums of the losses that have a weight, and what their means divide by."""
+  def _losses(self, logits, label, valid, scored):
+    """Sums of the losses that have a weight, and the divisors of their means."""
     sums, weights = {}, jnp.array(self.class_weights) if self.class_weights else None
     if self.cross_entropy:
       how = dict(class_weights=weights, label_smoothing=self.label_smoothing)
-      sums["cross_entropy"] = losses.cross_entropy(logits, label, valid=valid, **how).sum()
+      sums["cross_entropy"] = losses.cross_entropy(logits, label, valid=scored, **how).sum()
       if self.class_weights:
-        sums["weight"] = jnp.where(valid, weights[jnp.where(valid, label, 0)], 0.0).sum()
+        sums["weight"] = jnp.where(scored, weights[jnp.where(scored, label, 0)], 0.0).sum()
     if self.focal:
-      sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
+      sums["focal"] = losses.focal(logits, label, valid=scored, gamma=self.focal_gamma).sum()
     if self.ohem:
-      loss = losses.cross_entropy(logits, label, valid=valid)
-      hardest = losses.hardest(loss, valid=valid, share=self.ohem_share)
+      loss = losses.cross_entropy(logits, label, valid=scored)
+      hardest = losses.hardest(loss, valid=scored, share=self.ohem_share)
       sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), hardest.sum()
     if self.boundary:
-      sums["boundary"] = losses.boundary(logits, label, valid=valid).sum()
+      sums["boundary"] = losses.boundary(logits, label, valid=scored).sum()
     tversky = dict(alpha=self.tversky_alpha, beta=self.tversky_beta)
     if self.tversky_gamma != 1:
       tversky["gamma"] = self.tversky_gamma
@@ -174,7 +174,7 @@ class Segmentation(Task):
     )
     for name, (loss, how) in of_images.items():
       if getattr(self, name):
-        sums[name] = jnp.where(mask, loss(logits, label, valid=valid, **how), 0.0).sum()
+        sums[name] = jnp.where(valid, loss(logits, label, valid=scored, **how), 0.0).sum()
     return sums
 
   def terms(self, sums):
@@ -240,7 +240,7 @@ class Segmentation(Task):
     return super().line(summary) | dict(constant_accuracy=summary["constant_accuracy"])
 
   def table(self, sums):
-    """Text table of an evaluation: scalars, then a row a class."""
+    """Text table of an evaluation: scalars, then a row per class."""
     s = self.summary(sums)
     lines = [
       "",

@@ -22,7 +22,7 @@ def count(config, source=None):
 
   Args:
     config: ConfigDict whose loss names a rule.
-    source: of the train split, see `segjax.data.sources`; None: it is made by the config.
+    source: source of the train split, see `segjax.data.sources`; None: it is made by the config.
 
   Returns:
     tuple of C floats.

@@ -18,7 +18,7 @@ class Evaluator:
   """Evaluates, prints and writes.
 
   Attributes:
-    sums: of the last evaluation, see the task's `statistics`; None before the first.
+    sums: sums of the last evaluation, see the task's `statistics`; None before the first.
   """
 
   def __init__(self, experiment, eval_step, source, workdir, counted, *, writers, progress):
@@ -26,8 +26,8 @@ class Evaluator:
 
     Args:
       experiment: Experiment.
-      eval_step: of the experiment.
-      source: of the validation split.
+      eval_step: eval step of the experiment.
+      source: source of the validation split.
       workdir: path of the run, where the sums are kept.
       counted: whether all labels of the split have been looked at; if not, the first evaluation
         warns of classes that are missing.
@@ -83,7 +83,7 @@ class Evaluator:
       )
 
   def _write_images(self, state, step, chosen):
-    """Predicts fixed examples; they are drawn and written while training goes on."""
+    """Predicts fixed examples; they are drawn and written while training continues."""
     examples = [self._source[i] for i in chosen]
     outputs = [self._predict_step(state, e["image"][None]) for e in examples]
     jax.block_until_ready(outputs)  # as the rest of an evaluation, in no step's time

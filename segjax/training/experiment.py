@@ -28,13 +28,13 @@ class Experiment:
     config: ConfigDict.
     labels: label table of the data.
     model: Flax module.
-    task: of `segjax.tasks`.
-    mesh: of the devices.
+    task: a task of `segjax.tasks`.
+    mesh: mesh of the devices.
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
     ema_decay: step -> decay of the moving averages.
-    augment: of one example, see `segjax.augment`.
-    batch_augment: of a batch, see `segjax.augment.mixing`.
+    augment: augmentation of one example, see `segjax.augment`.
+    batch_augment: augmentation of a batch, see `segjax.augment.mixing`.
     frozen: names of the parameters that are not trained.
   """
 
@@ -115,7 +115,7 @@ class Experiment:
     return steps.make_predict_step(self.model, self.task, **self._images())
 
   def _images(self):
-    """What all steps do with images: where they lie, and how they are normalised."""
+    """Fields of all steps for images: their devices and their normalisation."""
     return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
 
 
@@ -125,7 +125,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   Args:
     config: ConfigDict of an experiment.
     labels: LabelTable of its data.
-    steps_per_epoch: for durations in epochs.
+    steps_per_epoch: steps per epoch, for durations in epochs.
     class_weights: C floats in place of the rule that `config.loss.class_weights` names; None: where
       it names one, the labels of the train split are counted.
 

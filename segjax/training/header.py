@@ -1,4 +1,4 @@
-"""What a training prints and writes besides its rows: its header and its summary."""
+"""The header and the summary of a training, printed and written besides its rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def print_header(
   warnings=(),
   report=None,
 ):
-  """Prints what is trained, on which data, and what to look out for.
+  """Prints net, data, settings and warnings of a training.
 
   Args:
     experiment: Experiment.
@@ -34,13 +34,13 @@ def print_header(
     resumed: step that the run resumes from; 0 for a new run.
     notes: sentences about the data.
     warnings: sentences.
-    report: of the initial weights, text or None.
+    report: report of the initial weights, text or None.
   """
   c, data = experiment.config, experiment.config.data
   count = models.count_params(params)
   size = f"{data.size[0]}x{data.size[1]}"
   fit = f"random crops of {size}" if data.fit == "crop" else f"at {size}"
-  how = dict(native="at their own sizes", crop="on their middle", resize="resized")
+  how = dict(full="at their own sizes", crop="on their middle", resize="resized")
   if (data.fit, data.eval_fit) != ("resize", "resize"):
     fit += f", evaluated {how[data.eval_fit]}"
   where = "kept on the device" if data_on_device else "sent by the host"
@@ -81,9 +81,9 @@ def print_summary(task, sums, minutes, config, checkpoints):
   """Prints the table of the last evaluation, and where the checkpoints are.
 
   Args:
-    task: of `segjax.tasks`.
-    sums: of the last evaluation.
-    minutes: that the training took.
+    task: a task of `segjax.tasks`.
+    sums: sums of the last evaluation.
+    minutes: minutes of the training.
     config: ConfigDict of the run.
     checkpoints: Checkpoints of the run.
   """

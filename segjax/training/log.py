@@ -23,7 +23,7 @@ class Log:
     """Starts without steps.
 
     Args:
-      task: of `segjax.tasks`.
+      task: a task of `segjax.tasks`.
       schedule: step -> learning rate.
       every: a row ends at each multiple of so many steps.
       writers: Writers of the rows.
@@ -41,7 +41,7 @@ class Log:
     Args:
       step: last step of the call.
       count: steps of the call.
-      sums: of the train step, on the device; of more steps than one with a leading axis.
+      sums: sums of the train step, on the device; of more steps than one with a leading axis.
 
     Raises:
       NotFinite: a loss or a gradient is not finite.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import models, ranges
@@ -22,15 +25,23 @@ from segjax.training.log import Log
 from segjax.training.plan import make_plan
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
+from segjax.training.state import TrainState
 from segjax.training.writers import Writers, read_metrics
 
+__all__ = ["train"]
 
-def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: PLR0912, PLR0915
+
+def train(  # noqa: PLR0912, PLR0915
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  profile_steps: Sequence[int] = (),
+  before_evaluation: Callable[[], None] | None = None,
+) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
-  workdir, it ends with the same parameters, bit for bit. Whatever ends it early, the state of the
-  last step is saved before the error is raised, if it can be.
+  workdir, it ends with the same parameters, bit for bit. After an error and after a first Ctrl-C
+  or SIGTERM the state of the last step is saved, if it is finite; a second Ctrl-C ends at once.
 
   Args:
     config: ConfigDict with the fields of `segjax.config.default`.
@@ -169,7 +180,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
         if step > first and not isinstance(error, Stopped | NotFinite):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
-    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
+    if stop.signal:  # during the last step: no step is left, but the work after it must not begin
       raise Stopped(stop.signal, step)
   return state
 
@@ -187,7 +198,7 @@ def _closing_all():
 
 
 def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
-  """Evaluates a restored state where its evaluation failed, or what it wrote was lost."""
+  """Evaluates a restored state where its evaluation failed, or its files were lost."""
   done = checkpoints.evaluated(step)
   whole = step < plan.total or step_of_sums(workdir) == step
   if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):

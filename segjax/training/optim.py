@@ -40,13 +40,13 @@ def make_schedule(
       "one_cycle" (cosine up from 1/25 in `peak_fraction` of the time, then down to 0: Smith and
       Topin, "Super-Convergence", 2018).
     learning_rate: the largest one.
-    total_steps: of the training; warm-up included.
+    total_steps: number of steps of the training; warm-up included.
     warmup_steps: linear from 0, before the others start; none with "one_cycle".
-    factor: of a step.
+    factor: factor of a step.
     every_steps: between steps.
     milestone_steps: counted from the start of training.
-    power: of the polynomial.
-    peak_fraction: of a cycle, in (0,1).
+    power: power of the polynomial.
+    peak_fraction: share of a cycle before its peak, in (0,1).
 
   Raises:
     UserError: unknown name; "step" without `every_steps`, "one_cycle" with a warm-up, or a
@@ -80,8 +80,8 @@ def make_optimizer(name, schedule, **fields):
   """Builds an optimiser.
 
   Args:
-    name: of `make_shared`, of any other optimiser of optax, or "package.module:function" of your
-      own, a function of (learning_rate, ...).
+    name: one of `make_shared`, any other optimiser of optax, or "package.module:function" of
+      your own, a function of (learning_rate, ...).
     schedule: step -> learning rate.
     **fields: of `make_shared`; or arguments of that function, and `weight_decay` and `clip_norm`,
       which mean the same for all: an optimiser without a weight decay of its own has it added to
@@ -149,10 +149,10 @@ def make_shared(
       "package.module:function" of your own: the fields below but the last two are then those of
       that function.
     schedule: step -> learning rate.
-    momentum: of SGD.
+    momentum: momentum of SGD.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
-    eps: of Adam.
+    eps: epsilon of Adam.
     weight_decay: for "sgd" and "adam" added to the gradient (L2, as in PyTorch), for "adamw"
       decoupled (Loshchilov and Hutter, ICLR 2019).
     clip_norm: largest global norm of the gradient; 0 for no clipping.

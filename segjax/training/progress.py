@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar in a terminal, plain lines elsewhere."""
+"""The display of a training: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Progress:
 
   Attributes:
     total: steps in all.
-    steps_per_epoch: to show epochs.
-    images_per_step: for the rate.
+    steps_per_epoch: steps per epoch, to show epochs.
+    images_per_step: images per step, for the rate.
     images_per_second: over the last window.
     loss: the mean over the last window, nan before the first.
   """
@@ -25,9 +25,9 @@ class Progress:
     Args:
       total: steps in all.
       first: steps that are done.
-      steps_per_epoch: to show epochs.
-      images_per_step: for the rate.
-      minutes_before: that the steps so far took.
+      steps_per_epoch: steps per epoch, to show epochs.
+      images_per_step: images per step, for the rate.
+      minutes_before: minutes of the steps so far.
     """
     self.total, self.steps_per_epoch = total, steps_per_epoch
     self.images_per_step = images_per_step

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import textfiles
@@ -15,6 +19,10 @@ from segjax.training import class_balance, input_pipeline
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
+from segjax.training.experiment import Experiment
+from segjax.training.state import TrainState
+
+__all__ = ["RunData", "checkpoint_steps", "data_of_run", "moved_to", "run"]
 
 
 def _checkpoints(workdir, config):
@@ -22,8 +30,11 @@ def _checkpoints(workdir, config):
   return Checkpoints(workdir / "checkpoints", read_only=True, **best)
 
 
-def checkpoint_steps(workdir):
+def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
   """Steps of the checkpoints in a run's folder, increasing.
+
+  Args:
+    workdir: folder of a run.
 
   Raises:
     UserError: no run in the folder.
@@ -35,11 +46,13 @@ def checkpoint_steps(workdir):
   return steps
 
 
-def run(workdir, checkpoint="latest"):
+def run(
+  workdir: str | os.PathLike, checkpoint: str | int = "latest"
+) -> tuple[Experiment, TrainState]:
   """Restores the experiment of a run and the state of a checkpoint.
 
   Args:
-    workdir: of a run.
+    workdir: folder of a run.
     checkpoint: "latest", "best" or a step.
 
   Returns:
@@ -89,7 +102,7 @@ class RunData:
   """A split that a run is used on.
 
   Attributes:
-    source: of its examples, made to fit as in the run's evaluation.
+    source: source of its examples, made to fit as in the run's evaluation.
     folder: where its files lie; empty where they are drawn.
     digest: 16 hex digits over the contents of its files, or over its names where it has no files.
     changed: how it differs from the data that the run was trained with, a sentence; empty where it
@@ -102,16 +115,23 @@ class RunData:
   changed: str
 
 
-def data_of_run(workdir, config, split, *, moved=(), labelled=True):
+def data_of_run(
+  workdir: str | os.PathLike,
+  config: ConfigDict,
+  split: str,
+  *,
+  moved: Mapping[str, str] | tuple = (),
+  labelled: bool = True,
+) -> RunData:
   """The data that a run is used on; every place that puts a run beside data gets it here.
 
   Data with other contents than those of the training are taken, and a printed line says so.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     config: ConfigDict of the run; not changed.
     split: "train" or "val".
-    moved: fields of `config.data.source` that say where the data lie now, see `moved_to`.
+    moved: fields of `config.data.source` for data in another folder now, see `moved_to`.
     labelled: see `input_pipeline.make_source`.
 
   Returns:
@@ -137,8 +157,16 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
   return RunData(source, _root(source, config), contents or names[1], changed)
 
 
-def moved_to(config, folder):
-  """Fields of `config.data.source` for data that lie in another folder now; {} for no folder."""
+def moved_to(config: ConfigDict, folder: str | os.PathLike | None) -> dict[str, str]:
+  """Fields of `config.data.source` for data in another folder now.
+
+  Args:
+    config: ConfigDict of the run.
+    folder: path; None or empty for data that have not moved.
+
+  Returns:
+    {field: folder}, or {} without a folder.
+  """
   name = "data_dir" if "data_dir" in config.data.source else "folder"
   return {name: str(folder)} if folder else {}
 

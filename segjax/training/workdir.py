@@ -1,4 +1,4 @@
-"""The folder of a run: what it was trained with and on, which a resumed run must share."""
+"""The folder of a run: the config and the data that a resumed run must share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segjax.training import experiment as experiment_lib
 
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
-# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
+# Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
@@ -28,11 +28,11 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- what must be the same
+# ---------------------------------------------------------------------------- parts to compare
 
 
 def fingerprint(train_source, val_source, init_from=""):
-  """What a run starts from, ready for JSON.
+  """The start of a run, ready for JSON.
 
   The class names, number and hash of the examples' names of both splits, the hash of their
   contents, None where a source has none, and the hash of the initial weights, None where there are
@@ -63,7 +63,7 @@ def check_classes(folder, run_labels, data_labels):
   """Raises a UserError where the classes of a run and of data differ in name, number or order.
 
   Args:
-    folder: of the run, for the message.
+    folder: folder of the run, for the message.
     run_labels: LabelTable that the run was trained with.
     data_labels: LabelTable of the data that it is used on.
   """
@@ -97,7 +97,7 @@ def differences(old, new, may_change=MAY_CHANGE):
 
 
 def _depends_on_total(flat):
-  """What in a flat config goes by the length of the training, or nothing."""
+  """The field of a flat config that follows the length of the training, or nothing."""
   if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
     return f"the schedule {flat['schedule.name']!r}"
   return "ema_decay_end" if flat.get("ema_decay_end") else ""
@@ -145,8 +145,8 @@ def check(config, folder, data, may_change=MAY_CHANGE):
 
   Args:
     config: ConfigDict.
-    folder: of a run.
-    data: from `fingerprint`.
+    folder: folder of a run.
+    data: result of `fingerprint`.
     may_change: starts of the names of fields that may differ.
 
   Returns:
@@ -267,9 +267,9 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
     config: ConfigDict.
     folder: path.
     labels: LabelTable.
-    data: from `fingerprint`.
-    needed_mb: of its checkpoints, 10^6 bytes.
-    class_weights: that the task has, kept where the config names a rule for them.
+    data: result of `fingerprint`.
+    needed_mb: size of its checkpoints, 10^6 bytes.
+    class_weights: class weights of the task, kept where the config names a rule for them.
 
   Raises:
     UserError: another run is in it, it cannot be written to, or is too full.
