@@ -545,19 +545,24 @@ REPORTS = {
   "simple_vs_unet": (2, 3, SEGMENTED),
   "augmentation": (0, 2, SEGMENTED),
   "aspp": (0, 2, SEGMENTED),
-  "backbones": (1, 5, SEGMENTED),
+  "backbones": (1, 2, SEGMENTED),
   "fcn_vs_unet": (0, 2, SEGMENTED),
   "fcn_vs_deeplab": (0, 2, SEGMENTED),
   "frozen_encoder": (0, 2, (*SEGMENTED, "freeze=")),
   "attention_vs_pixelwise": (
-    0, 5, ("regions.png", "examples.png", "attention ratio", "times as long")),
-  "optimizers": (0, 6, ("confusion_5.png", "examples.png", "top5 accuracy")),
+    0, 3, ("regions.png", "examples.png", "attention ratio", "times as long")),
+  "optimizers": (0, 3, ("confusion_2.png", "examples.png", "top5 accuracy")),
   "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
   "losses": (0, 3, (*SEGMENTED, "median_frequency")),
   "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
 }  # fmt: skip
 # Variants that are trained of a study with many; all of them are read.
-SOME = {"losses": ("median-frequency weights", "hardest quarter", "with boundary")}
+SOME = {
+  "attention_vs_pixelwise": ("softmax per pixel", "dot product", "softmax, 1.5 times as long"),
+  "backbones": ("U-Net", "DeepLab VGG11-bn"),
+  "losses": ("median-frequency weights", "hardest quarter", "with boundary"),
+  "optimizers": ("SGD, step", "Adam, constant", "Adam, multi-step"),
+}
 GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "backbones")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
 
@@ -655,8 +660,10 @@ def test_a_study_of_pretraining_scores_features(tmp_path):
   rows = {(r["variant"], int(r["seed"])): r for r in table(tmp_path / "results.csv")}
   before, after = {}, {}
   for r in results:
-    row, (start, end) = rows[r.variant, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
-    assert (float(row["knn_accuracy_before"]), float(row["knn_accuracy"])) == (start, end)
+    row = rows[r.variant, r.seed]
+    start, end = float(row["knn_accuracy_before"]), float(row["knn_accuracy"])
+    if r.seed == 1:
+      assert probes.probe(r.workdir).accuracy[probes.LAST] == (start, end)
     before.setdefault(r.variant, []).append(start)
     after.setdefault(r.variant, []).append(end)
   assert before["DINO"] != after["DINO"] and len(set(before["DINO"])) == 2
