@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
   workdir, config, moved = Path(workdir), copy.deepcopy(config), dict(moved)
   elsewhere = any(v and v != config.data.source.get(k) for k, v in moved.items())
   config.data.source.update(moved)
+  _check_set(workdir, config.data.source.get("dataset", ""))
   source = input_pipeline.make_source(config, split, labelled=labelled)
   labels = experiment_lib.load_labels(workdir / "labels.json")
   task = choose(TASKS, config.task.name, "task")
@@ -117,6 +119,16 @@ def data_of_run(workdir, config, split, *, moved=(), labelled=True):
   return RunData(source, _root(source, config), contents or names[1], changed)
 
 
+def _check_set(workdir, dataset):
+  """Raises a UserError for a TFDS set of another host, such as "huggingface:a/b"."""
+  if re.match(r"[\w-]+:(?![\d*])", dataset):
+    raise UserError(
+      f"{workdir}: its data are the TFDS set {dataset!r}, which may be loaded from the network; "
+      "only the command line of a training can ask for that. Prepare the set under a name without "
+      "':'"
+    )
+
+
 def moved_to(config, folder):
   """Fields of `config.data.source` for data that lie in another folder now; {} for no folder."""
   name = "data_dir" if "data_dir" in config.data.source else "folder"
@@ -126,7 +138,7 @@ def moved_to(config, folder):
 def _difference(workdir, split, names, contents, elsewhere):
   """How a split differs from that of the training, by the run's data.json: a sentence or ""."""
   file = workdir / "data.json"
-  trained = textfiles.read_json(file, dict) if file.exists() else {}
+  trained = textfiles.read_state(file, workdir_lib.DATA_KEYS) if file.exists() else {}
   before = trained.get("contents")
   before = before.get(split) if isinstance(before, dict) else None
   if trained.get(split, names) != names:

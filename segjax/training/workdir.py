@@ -17,6 +17,7 @@ from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial
 
+DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
 # Fields that a resumed run may change: they do not change what was computed so far (`total_` does
@@ -153,7 +154,7 @@ def check(config, folder, data, may_change=MAY_CHANGE):
       f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}"
     )
   file = folder / "data.json"
-  old = textfiles.read_json(file, dict) if file.exists() else data
+  old = textfiles.read_state(file, DATA_KEYS) if file.exists() else data
   if None not in (old.get("start"), data["start"]) and old["start"] != data["start"]:
     raise UserError(
       f"{folder} holds a run that started from other weights: {config.init_from!r} has changed "
@@ -262,7 +263,7 @@ def prepare(config, folder, labels, data, needed_mb):
       data = data | dict(start=data["start"] or old.get("start"), contents=contents)
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
-    textfiles.write_json(folder / "data.json", data)
+    textfiles.write_state(folder / "data.json", data)
     free = shutil.disk_usage(folder).free / 1e6
   if free < needed_mb:
     raise UserError(
