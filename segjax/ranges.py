@@ -98,7 +98,10 @@ def check(config):
 
 
 def _check_shape(field, value):
-  """Raises a UserError where a field lacks elements, or has some that are no numbers."""
+  """Raises a UserError where a field lacks elements, or has some of another type."""
+  names = value if field == "data.source.classes" and isinstance(value, tuple) else ()
+  if not all(isinstance(name, str) for name in names):
+    raise UserError(f"{field} is {value!r}, expected names, such as ('road', 'sky')")
   count, names = LENGTHS.get(field, (None, ""))
   wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
   wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))
