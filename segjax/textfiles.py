@@ -75,7 +75,7 @@ def checksum(value):
 def write_state(file, value, **how):
   """Writes a dict as JSON with a checksum of itself, see `write_json`."""
   plain = json.loads(json.dumps(value, **how))  # as it will be read
-  write_json(file, plain | {CHECKSUM: checksum(plain)}, **how)
+  write_json(file, {CHECKSUM: checksum(plain)} | plain, **how)
 
 
 def read_state(file, known=None):
@@ -101,8 +101,8 @@ def check_state(file, value, known=None):
   found = value.pop(CHECKSUM, None)
   if found is not None and found != checksum(value):
     raise UserError(
-      f"{file}: damaged or edited: its content does not fit its {CHECKSUM!r}. After an edit that "
-      f"is meant, remove that line; else {MEND}"
+      f"{file}: damaged or edited: its content does not fit its {CHECKSUM!r}. If you edited it, "
+      f"remove the {CHECKSUM!r} entry; else {MEND}"
     )
   more = sorted(value.keys() - set(known)) if known is not None else ()
   if more:

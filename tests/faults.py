@@ -30,6 +30,7 @@ from segjax.training.plan import make_plan
 from segjax.weights import torch_files
 
 OUTCOMES = ("right", "clear error", "stack", "silent", "crash", "hang")
+ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32")
 CODE = bytes(range(256)) * 8
 EDGES = {
   int: (-1, 0, 1, 3, 2**31, 2**63, 2**64, 10**12),
@@ -145,8 +146,7 @@ def try_list(world, draw):
   data = world.copy("data")
   file = data / draw.choice(("classes.txt", "train.txt", "val.txt"))
   text = file.read_bytes()
-  encoding = draw.choice(("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"))
-  file.write_bytes(mutate(text.decode().encode(encoding), draw))
+  file.write_bytes(mutate(text.decode().encode(draw.choice(ENCODINGS)), draw))
   return file.name, lambda: _are_examples(data), True
 
 
