@@ -114,7 +114,7 @@ def try_compilation(world, draw):
     with warnings.catch_warnings():
       cli._mend_compilations()
       first = compiled()
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True, action="always") as seen:
       return first, compiled(), list(map(str, seen))
 
   return where, twice, (expected, expected, [])

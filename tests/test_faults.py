@@ -166,3 +166,11 @@ def test_names_in_results_csv_are_no_formulas():
   result = study_lib.Result("=cmd", 0, None, None, "-1: failed")
   text = report._csv(None, [result], {}, {})
   assert text.splitlines()[1] == "'=cmd,0,'-1: failed,"
+
+
+def test_class_names_that_are_numbers_are_refused(world, tmp_path):
+  config = world.config()
+  with config.ignore_type():
+    config.data.source.classes = (1, 2)
+  with pytest.raises(UserError, match=r"data.source.classes is \(1, 2\), expected names"):
+    training.train(config, tmp_path)
