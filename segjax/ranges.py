@@ -9,18 +9,19 @@ from segjax.config import flatten
 from segjax.errors import UserError
 
 INF = math.inf
+MOST_EPOCHS = 10**9
 # field: (least, most, text where the ends are not as the numbers say). Each element of a tuple is
 # checked; nan is in no range. Fields of the source, the task and its loss, where they are there.
 RANGES = {
   "seed": (0, 2**32 - 1),
   "total_steps": (0, INF),
-  "total_epochs": (0, INF),
+  "total_epochs": (0, MOST_EPOCHS),
   "eval_steps": (0, INF),
-  "eval_epochs": (0, INF),
+  "eval_epochs": (0, MOST_EPOCHS),
   "checkpoint_steps": (0, INF),
-  "checkpoint_epochs": (0, INF),
+  "checkpoint_epochs": (0, MOST_EPOCHS),
   "keep_steps": (1, INF),
-  "keep_epochs": (0, INF),
+  "keep_epochs": (0, MOST_EPOCHS),
   "log_steps": (1, INF),
   "steps_per_dispatch": (0, INF),
   "data.size": (1, 2**16),
@@ -37,6 +38,7 @@ RANGES = {
   "data.source.num_val": (1, 10**8),
   "data.source.height": (16, 2**14),
   "data.source.width": (16, 2**14),
+  "data.source.shift": (-(2**16), 2**16),
   "data.source.train_fraction": (0, 1),
   "data.source.split_seed": (0, 2**32 - 1),
   "optimizer.momentum": (0, "below 1"),
@@ -47,12 +49,12 @@ RANGES = {
   "optimizer.clip_norm": (0, INF),
   "schedule.learning_rate": (0, INF),
   "schedule.warmup_steps": (0, INF),
-  "schedule.warmup_epochs": (0, INF),
+  "schedule.warmup_epochs": (0, MOST_EPOCHS),
   "schedule.factor": (0, INF),
   "schedule.every_steps": (0, INF),
-  "schedule.every_epochs": (0, INF),
+  "schedule.every_epochs": (0, MOST_EPOCHS),
   "schedule.milestone_steps": (0, INF),
-  "schedule.milestone_epochs": (0, INF),
+  "schedule.milestone_epochs": (0, MOST_EPOCHS),
   "schedule.power": (0, INF),
   "schedule.peak_fraction": ("above 0", "below 1"),
   "aux_weight": (0, INF),
@@ -72,7 +74,7 @@ RANGES = {
   "loss.style": (0, INF),
   "task.temperature": ("above 0", INF),
   "task.teacher_steps": (0, INF),
-  "task.teacher_epochs": (0, INF),
+  "task.teacher_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
 }
 LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from segjax import study as study_lib
 from segjax import textfiles, training
 from segjax.analysis import report
 from segjax.data import decoding
-from segjax.errors import UserError
+from segjax.errors import UserError, explain
 from segjax.training import experiment as experiment_lib
 from segjax.training import restore
 from segjax.training.evaluation import read_sums, write_sums
@@ -168,9 +169,23 @@ def test_names_in_results_csv_are_no_formulas():
   assert text.splitlines()[1] == "'=cmd,0,'-1: failed,"
 
 
-def test_class_names_that_are_numbers_are_refused(world, tmp_path):
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("classes", (1, 2), r"data.source.classes is \(1, 2\), expected names"),
+    ("shift", 2**31, r"data.source.shift is 2147483648, expected a number from -65536 to 65536"),
+    (
+      "shift",
+      9,
+      r"x\d+.png: label value 0 .* outside the table, expected -9 to -8 \(ground, thing",
+    ),
+    ("masks", "x" * 300, "xxx...: longer than the name of a file can be; shorten it"),
+  ],
+)
+def test_fields_of_a_folder_without_a_sense(field, value, message, world, tmp_path):
   config = world.config()
   with config.ignore_type():
-    config.data.source.classes = (1, 2)
-  with pytest.raises(UserError, match=r"data.source.classes is \(1, 2\), expected names"):
+    config.data.source[field] = value
+  with pytest.raises((UserError, OSError)) as caught:
     training.train(config, tmp_path)
+  assert re.search(message, explain(caught.value))
