@@ -36,7 +36,7 @@ def get_config(arg=""):
   c.data.size = (256, 256)
   c.data.batch_size = 16
   c.data.fit = "crop"
-  c.data.eval_fit = "native"
+  c.data.eval_fit = "full"
 
   c.data.mean, c.data.std = weights.normalization(a.backbone)
   c.model = dict(

@@ -22,7 +22,7 @@ def get_config(arg=""):
   c.data.size = (240, 320)
   c.data.batch_size = 8
   c.data.fit = "crop"
-  c.data.eval_fit = "native"
+  c.data.eval_fit = "full"
 
   c.data.mean, c.data.std = weights.normalization("resnet18")
   c.model = dict(name="fcn32s", backbone="resnet18", hidden=0, dtype="float32")

@@ -12,7 +12,7 @@ Zen 4 cores, 2026-11-27: mean IoU 0.650 ± 0.002, 2.6 minutes.
   python launch/train.py --config=configs/pixelwise_objects.py:smoke
 
 `weights=imagenet` takes EfficientNet-Lite0's (the extra `pretrained`); without weights the frozen
-encoder is random, which is what pretraining has to beat.
+encoder is random, the baseline of pretraining.
 """
 
 from segjax import config as config_lib

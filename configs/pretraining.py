@@ -6,7 +6,7 @@
   python launch/train.py --config=configs/pretraining.py:method=dino,backbone=vit_tiny
   python launch/train.py --config=configs/pretraining.py:smoke
 
-A dense layer between the features and what a loss compares, or the class of a rotation, keeps the
+A dense layer between the features and the compared vectors, or the class of a rotation, keeps the
 features general. Any source of images will do, `data=folder` without labels too; of large ones
 random crops of 64x64 are taken, and their middle to validate. AdamW, one cycle up to 1e-3; random
 resized crops, colour changes and mirroring, weaker ones for rotation.
@@ -25,7 +25,7 @@ from segjax.errors import choose
 METHODS = {"dino": "prototypes", "rotation": "projection", "simclr": "projection"}
 # Sets whose classes differ by colour: an augmentation of colour would make features blind to it.
 KNOWN_BY_COLOR = ("aerial_scenes", "cifar10_subset", "dubai_aerial")
-SMALL = {"digits": 32, "cifar10_subset": 48}  # images no larger than 32x32: what side they get
+SMALL = {"digits": 32, "cifar10_subset": 48}  # images no larger than 32x32 -> side in training
 
 
 def get_config(arg=""):
@@ -70,7 +70,7 @@ def get_config(arg=""):
     c.total_epochs, c.eval_epochs = (8.0, 2.0) if small else (15.0, 5.0)
     if a.data == "dubai_aerial":
       c.total_epochs, c.eval_epochs = 90.0, 30.0
-    c.augment.crop_area_min = 0.6  # what is up must stay to be seen
+    c.augment.crop_area_min = 0.6  # the upper side must stay visible
     color = a.data not in KNOWN_BY_COLOR
     c.augment.brightness = 0.2 if color else 0.0
     c.augment.contrast = 0.2 if color else 0.0

@@ -7,7 +7,7 @@ of 50 classes, which were not at hand: there is no figure of ours.
   python launch/train.py --config=configs/resnext101_classification.py:data=folder,weights=FILE
   python launch/train.py --config=configs/resnext101_classification.py:smoke
 
-`data=folder` reads $SEGJAX_DATA/folder, or --config.data.source.folder: one folder a class, or
+`data=folder` reads $SEGJAX_DATA/folder, or --config.data.source.folder: one folder per class, or
 files named <class>_<id>.png. Images are enlarged to `size` pixels.
 """
 

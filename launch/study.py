@@ -21,7 +21,7 @@ from segjax import cli
 
 STUDY = flags.DEFINE_string("study", None, "File of configs/studies/, with an argument after a "
                             "colon if it takes one.", required=True)  # fmt: skip
-SEEDS = flags.DEFINE_string("seeds", None, "How many (5: seeds 0 to 4), or a list such as 0,3,7.")
+SEEDS = flags.DEFINE_string("seeds", None, "Number of seeds (5: 0 to 4), or a list such as 0,3,7.")
 RUNS = flags.DEFINE_string("runs", "runs/pool", "Folder of the runs, shared by studies.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the report.")
 OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)

@@ -16,7 +16,7 @@ def class_index(values, count, *, name="label"):
   Args:
     values: integers of any dtype, or bool; an array of NumPy or JAX, or nested lists.
     count: number of classes.
-    name: of the argument, for the message.
+    name: name of the argument, for the message.
 
   Returns:
     i32[...] in [-1, count).
@@ -41,7 +41,7 @@ def counted(valid, shape):
 
   Args:
     valid: bool (or numbers, where 0 is False) of a shape that broadcasts to `shape`, or None.
-    shape: of the labels.
+    shape: shape of the labels.
 
   Raises:
     ValueError: the shapes do not fit.

@@ -1,4 +1,4 @@
-"""What the launchers share: flags, one message for an error of the user's, exit codes."""
+"""Shared by the launchers: flags, one message for an error of the user's, exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
-# Before CLU brings TensorFlow in, which would tell of its kernels at every start.
+# Before CLU imports TensorFlow, which would print a notice at every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
-from segjax import errors
+from segjax import errors, own_code, project
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 
@@ -36,8 +36,34 @@ def define_config():
     lock_config=True,
   )
   # It would split "a:b/x.py:arg" at the first colon.
-  flags.FLAGS["config"].parser.parse = config_lib.read
+  flags.FLAGS["config"].parser.parse = _read
   return holder
+
+
+def define_own_code():
+  """Defines --config for launchers that take everything else from the folder of a run."""
+  flags.DEFINE_string(
+    "config", None, "Config file of the training, where it names code of your own (a net, loss, "
+    "data source ...): that code is imported, all else is read from the run's config.json."
+  )  # fmt: skip
+
+
+def _read(spec):
+  """The config of a file; an optimiser that the command line names has its own fields already."""
+  config = config_lib.read(spec)
+  for arg in sys.argv:
+    if name := re.fullmatch(r"--?config\.optimizer\.name=(.*)", arg):
+      config_lib.change_optimizer(config, name[1])
+  return config
+
+
+def _allow_own_code():
+  """Lets the code be imported that the config of the command line names."""
+  config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+  if isinstance(config, str):
+    config_lib.read(config)
+  elif config is not None:
+    own_code.allow(config)
 
 
 def run(main):
@@ -83,7 +109,7 @@ def _keep_heap():
 
   XLA allocates the temporaries of a CPU step anew each time. From 4 KB pages of the system their
   page faults take a fifth to a third of the step, from huge ones of a heap that is kept nothing.
-  Blocks from 256 MB on still go back to the system, and so does what is free above 1 GB, so that
+  Blocks from 256 MB on still go back to the system, and so does free memory above 1 GB, so that
   large nets take no more memory. A GLIBC_TUNABLES of the user's own is left alone, and programs
   that this one starts, such as the benchmark's peer, do not see ours.
   """
@@ -97,16 +123,16 @@ def _keep_heap():
 
 
 def _keep_compilations():
-  """What takes a second to compile is kept in ~/.cache/segjax, or JAX_COMPILATION_CACHE_DIR.
+  """Keeps programs that take a second to compile, in ~/.cache/segjax by default.
 
-  JAX reads the variable when it is imported, which is later.
+  JAX reads JAX_COMPILATION_CACHE_DIR when it is imported, which is later.
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Without a home, or one that can be written to: compile each time.
     with contextlib.suppress(OSError, RuntimeError):
       folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax"
       folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-      folder.chmod(folder.stat().st_mode & ~0o022)  # what runs from it is the user's alone
+      folder.chmod(folder.stat().st_mode & ~0o022)  # code that runs from it is the user's alone
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
@@ -146,7 +172,7 @@ def _use_all_cores():
 
 
 def _show_any_text():
-  """Escapes what a terminal cannot show, which would end the program."""
+  """Escapes characters that the terminal cannot show, which would end the program."""
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")
@@ -170,7 +196,7 @@ def _ends_by_signal():
 
 
 def _guarded(main):
-  # orbax tells of every rename, and warns of read-only folders and of saving without metrics.
+  # orbax logs every rename, and warns of read-only folders and of saving without metrics.
   logging.set_verbosity(logging.ERROR)
   try:
     main()
@@ -207,29 +233,30 @@ def _fail(message):
 
 
 def _parse(argv):
-  """Parses flags; turns what a wrong --config raises into one line."""
+  """Parses flags; turns errors of a wrong --config into one line."""
   spec = ""
   for arg, after in zip(argv, [*argv[1:], ""], strict=True):
     if arg in ("--config", "-config") or re.match(r"--?config=", arg):
       spec = after if "=" not in arg else arg.partition("=")[2]
       file, _ = config_lib.split_spec(spec)
-      if not Path(file).is_file():
+      if not Path(project.find(file)).is_file():
         _fail(f"--config: {config_lib.no_such_file(file)}")
   try:
     program, *more = flags.FLAGS(argv)
+    _allow_own_code()
     if more:
-      _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, --help tells which")
+      _fail(f"unexpected argument {more[0]!r}; flags are --NAME=VALUE, see --help")
     return [program]
   except UserError as error:
     _fail(error)
   except flags.Error as error:
-    cause = error.__context__  # absl wraps what a config file raises
+    cause = error.__context__  # absl wraps errors of a config file
     if isinstance(cause, UserError):
       _fail(f"--config={spec}: {cause}")
-    if cause is not None and _in_file(cause, config_lib.split_spec(spec)[0]):
+    if cause is not None and _in_file(cause, project.find(config_lib.split_spec(spec)[0])):
       raise cause from None
     text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", str(error))
-    _fail(f"{text}; --help tells more")
+    _fail(f"{text}; see --help")
   except (AttributeError, KeyError):
     _check_overrides(argv, spec)
     raise
@@ -247,7 +274,7 @@ def _in_file(error, file):
 
 def _check_overrides(argv, spec):
   """Fails for the first --config.FIELD that the config does not have."""
-  known = list(config_lib.flatten(config_lib.read(spec))) if spec else []
+  known = list(config_lib.flatten(_read(spec))) if spec else []
   for arg in argv:
     given = re.match(r"--?config\.([\w.]+)", arg)
     field = given and given[1]

@@ -1,7 +1,7 @@
 """Configs: reading a file with its argument, durations, and the config.json of a run.
 
-A config file's `get_config(arg="")` starts from `default()` and says what differs; the fields are
-in `segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
+A config file's `get_config(arg="")` starts from `default()` and sets the fields that differ, see
+`segjax.fields`. Durations come in pairs, `x_steps` and `x_epochs`, of which at most one may be
 above 0.
 """
 
@@ -14,16 +14,19 @@ from pathlib import Path
 
 import ml_collections
 
-from segjax import textfiles
-from segjax.errors import UserError, check_fields, choose, did_you_mean
+from segjax import own_code, project, textfiles
+from segjax.errors import UserError, check_fields, choose, did_you_mean, nearest
 from segjax.fields import (  # noqa: F401
   DATA_SOURCES,
   TASK_FIELDS,
+  THREE,
+  change_optimizer,
   data_source,
   default,
   image_source,
   initial_weights,
   set_task,
+  settle_optimizer,
   smoke,
   task_fields,
 )
@@ -34,14 +37,21 @@ NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depen
 # Fields that older runs have in their config.json and that change nothing any more.
 REMOVED = ("fused_loss",)
 
+# Values that older runs have under another name: {field: {old: new}}. See `with_old_names`.
+RENAMED = {"data.eval_fit": {"native": "full"}}
+
 
 def read(spec):
   """The config of a file with its argument, `configs/unet_road.py:skip=0,smoke`, locked.
 
+  Code outside the library that it names may be imported from now on, see `segjax.own_code`.
+
   Raises:
-    UserError: no such file, or what its `get_config` says of the argument.
+    UserError: no such file, or an argument that its `get_config` refuses.
   """
   config = call_file(spec, "get_config")
+  own_code.allow(config, file=split_spec(spec)[0])
+  settle_optimizer(config)
   paths = {k: expand_home(v) for k, v in flatten(config).items() if str(v).startswith("~")}
   config.update_from_flattened_dict(paths)
   config.lock()
@@ -55,13 +65,23 @@ def call_file(spec, function, what="file"):
     UserError: no such file, or it lacks the function.
   """
   file, arg = split_spec(spec)
+  file = project.find(file)
   if not Path(file).is_file():
     raise UserError(no_such_file(file, what))
+  own_code.add_folder(Path(file).parent)
   names = runpy.run_path(file)
   if function not in names:
     raise UserError(f"{file}: no function {function!r} in it, expected `def {function}(arg)`")
   call = names[function]
-  return call(arg) if arg or inspect.signature(call).parameters else call()
+  try:
+    return call(arg) if arg or inspect.signature(call).parameters else call()
+  except TypeError as error:
+    if "override field" not in str(error) or " type" not in str(error):
+      raise
+    raise UserError(
+      f"{file}: {' '.join(str(error).split())}; a class or function of your own stands in a config "
+      "by its name, 'package.module:attribute'"
+    ) from error
 
 
 def split_spec(spec):
@@ -84,7 +104,12 @@ def expand_home(text):
 def no_such_file(file, what="file"):
   """The message for a missing Python file; names the nearest beside it, and all of them."""
   near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
-  hint = f"{did_you_mean(file, near)}; there is {', '.join(near)}" if near else ""
+  known = project.folder()
+  if not near and known is not None and not Path(file).is_absolute():
+    near = sorted(str(p.relative_to(known)) for p in (known / file).parent.glob("*.py"))
+  by_stem = {Path(n).stem: n for n in near}  # the endings are all alike
+  alike = [f"; did you mean {by_stem[s]!r}?" for s in nearest(Path(file).stem, by_stem)]
+  hint = f"{''.join(alike)}; there is {', '.join(near)}" if near else ""
   return f"no such {what} {file!r}{hint}"
 
 
@@ -120,13 +145,13 @@ def parse_arg(arg, **defaults):
 
 
 def write_arg(**values):
-  """The argument that `parse_arg` reads as these values; what is False or empty is left out.
+  """The argument that `parse_arg` reads as these values; False and empty ones are left out.
 
   >>> write_arg(data="x", smoke=True, weights="", small=False)
   'data=x,smoke'
   """
-  told = {k: v for k, v in values.items() if v is not False and v != ""}
-  return ",".join(k if v is True else f"{k}={v}" for k, v in told.items())
+  given = {k: v for k, v in values.items() if v is not False and v != ""}
+  return ",".join(k if v is True else f"{k}={v}" for k, v in given.items())
 
 
 def duration(config, name, steps_per_epoch, *, required=False):
@@ -206,7 +231,7 @@ def save(config, file):
 def load(file):
   """Reads a config that `save` wrote; fields that are newer than it get their defaults.
 
-  Fields of the data source, the task, its loss and the net are left to what they are fields of.
+  Fields of the data source, the task, its loss and the net are left to their own classes.
 
   Raises:
     UserError: no such file, not JSON, not what was written, or not a config: some of it is missing,
@@ -215,6 +240,7 @@ def load(file):
   values = textfiles.read_state(file)
   for name in REMOVED:
     values.pop(name, None)
+  _rename(values)
   try:
     _fill(values, _known(values))
   except UserError as error:
@@ -225,9 +251,30 @@ def load(file):
 
 
 def check(config):
-  """Raises a UserError for a field that is not known or has a value of another type."""
+  """Raises a UserError for a field that is not known or has a value of another type.
+
+  Code outside the library that the config names may be imported from now on, and an optimiser gets
+  the fields that it has itself, see `settle_optimizer`.
+  """
+  own_code.allow(config)
+  settle_optimizer(config)
   values = config.to_dict()
   _fill(values, _known(values))
+
+
+def with_old_names(flat):
+  """A flat config with values named as older versions did, so that hashes of runs stay."""
+  old = {k: {new: name for name, new in names.items()} for k, names in RENAMED.items()}
+  return {k: old[k].get(v, v) if k in old else v for k, v in flat.items()}
+
+
+def _rename(values):
+  """Gives values of `RENAMED` fields in a nested dict their present names."""
+  for field, names in RENAMED.items():
+    part, _, key = field.rpartition(".")
+    node = values.get(part)
+    if isinstance(node, dict) and isinstance(node.get(key), str):
+      node[key] = names.get(node[key], node[key])
 
 
 def _known(values):
@@ -239,8 +286,15 @@ def _known(values):
   task, loss = task_fields(_name_of(values["task"], "task"))
   known["task"], known["loss"] = dict(name="") | task, loss
   source = values["data"].get("source")
-  fields = choose(DATA_SOURCES, _name_of(source, "data.source"), "data source")
+  name = _name_of(source, "data.source")
+  own = own_code.is_own(name)  # then the fields are those of its function
+  fields = source if own else choose(DATA_SOURCES, name, "data source")
   known["data"]["source"] = dict(name="") | fields
+  if _name_of(values["optimizer"], "optimizer") not in THREE:
+    known["optimizer"] = values["optimizer"]
+  for part in ("loss", "augment"):
+    if hasattr(values.get(part), "items") and values[part].get("own"):
+      known[part] = values[part] | known[part]
   _name_of(values["model"], "model")
   known["model"] = values["model"]  # whose fields are those of its class
   return known

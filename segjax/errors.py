@@ -8,7 +8,7 @@ import os
 import re
 from difflib import SequenceMatcher
 
-# What a disk, its permissions or its quota can be blamed for.
+# Errors that a disk, its permissions or its quota can cause.
 WRITE_FAULTS = frozenset(
   getattr(errno, name)
   for name in (
@@ -97,7 +97,7 @@ def check_fields(fields, known, what):
       raise UserError(f"{what} has no field {field!r}{hint} (fields: {', '.join(known)})")
 
 
-# ---------------------------------------------------------------------------- what went wrong
+# ---------------------------------------------------------------------------- messages of errors
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def writing(what, advice="check the permissions and the free space"):
   """Context in which a fault of the disk becomes a UserError; any other error keeps its stack.
 
   Args:
-    what: that is written, a path as a rule.
+    what: the thing that is written, mostly a path.
     advice: end of the message.
   """
   try:

@@ -1,7 +1,7 @@
-"""The fields of a config: what there is, its default, what it means.
+"""The fields of a config: names, defaults, meanings.
 
 Each default stands in one place. Those of the task, its loss, the optimiser, the schedule and the
-augmentation are the defaults of the class or function that takes them, and so is what they mean:
+augmentation are the defaults of the class or function that takes them, documented there:
 `segjax.reference` makes the tables in configs/README.md of it.
 """
 
@@ -11,24 +11,34 @@ import inspect
 
 import ml_collections
 
+from segjax import own_code
 from segjax.errors import UserError, check_fields, choose
 
 FIELDS = {
   "name": ("unnamed", "begins the name of the run's folder"),
-  "seed": (0, "of initial parameters, data order, augmentation and dropout"),
-  "total_steps": (0, "length of the training; one of the two"),
+  "seed": (0, "seed of initial parameters, data order, augmentation and dropout"),
+  "total_steps": (0, "length of the training; set this or total_epochs"),
   "total_epochs": (10.0, "the same in epochs"),
-  "eval_steps": (0, "between evaluations, each with pictures and a checkpoint; one of the two"),
+  "eval_steps": (
+    0,
+    "steps between evaluations, each with pictures and a checkpoint; set this or eval_epochs",
+  ),
   "eval_epochs": (1.0, "the same in epochs"),
-  "checkpoint_steps": (0, "between checkpoints besides those at evaluations; at most one"),
+  "checkpoint_steps": (
+    0,
+    "steps between further checkpoints; set at most this or checkpoint_epochs",
+  ),
   "checkpoint_epochs": (0.0, "the same in epochs"),
-  "keep_steps": ((), "of which checkpoints stay, besides the best and the latest; at most one"),
+  "keep_steps": (
+    (),
+    "steps whose checkpoints stay, besides the best and the latest; set at most one",
+  ),
   "keep_epochs": ((), "the same in epochs"),
-  "log_steps": (10, "between lines of training loss"),
+  "log_steps": (10, "steps between rows of training"),
   "steps_per_dispatch": (
     0,
-    "that one call makes when the train split lies on the device; 0: as many as there are between "
-    "two lines on an accelerator, one on a CPU",
+    "steps per jitted call, where the train split lies on the device; 0: `log_steps` on an "
+    "accelerator, 1 on a CPU",
   ),
   "remat": (False, "recomputes all but convolutions in the backward pass: less memory, more time"),
   "data.size": ((256, 256), "height, width in pixels that images are resized to"),
@@ -45,21 +55,27 @@ FIELDS = {
   ),
   "data.eval_fit": (
     "resize",
-    "of evaluations; `crop`: the middle; `native`: the images' own sizes, extended to multiples of "
-    "`data.eval_multiple`",
+    "the same in evaluations; `crop`: the middle; `full`: their own sizes, extended to multiples "
+    "of `data.eval_multiple`",
   ),
   "data.eval_multiple": (32, "pixels; each size that results is compiled once"),
-  "data.threads": (2, "that decode"),
-  "data.workers": (0, "processes with so many threads each that decode train images; 0: this one"),
-  "data.cache_mb": (2048, "of each split, decoded, that stay in memory, shared among the workers"),
+  "data.threads": (2, "number of threads that decode"),
+  "data.workers": (0, "number of processes that decode train images; 0: in this one"),
+  "data.cache_mb": (
+    2048,
+    "decoded images of each split kept in memory, 2^20 bytes over all workers",
+  ),
   "data.feed": ("auto", "`host` sends batches to the device, `device` keeps the train split there"),
-  "data.device_mb": (1024, "largest split that `auto` keeps on an accelerator"),
+  "data.device_mb": (1024, "largest split that `auto` keeps on an accelerator, 2^20 bytes"),
   "model.name": (
     "unet",
     "`python -m segjax.models` lists them; further fields: those of its class",
   ),
-  "model.dtype": ("float32", "of the computation; `bfloat16` and `float16` for a GPU, `float64`"),
-  "aux_weight": (0.4, "of the loss of an auxiliary head, if the net has one"),
+  "model.dtype": (
+    "float32",
+    "dtype of the computation; `bfloat16` and `float16` for a GPU, `float64`",
+  ),
+  "aux_weight": (0.4, "weight of the loss of an auxiliary head, if the net has one"),
   "init_from": (
     "",
     "weights to start from: a torch or safetensors file, the workdir of a run, or "
@@ -70,17 +86,31 @@ FIELDS = {
     "",
     "regular expression; parameters whose names it finds are not trained: `^backbone/`",
   ),
-  "ema_decay": (0.0, "of a moving average of the parameters, which is then evaluated; 0: none"),
-  "ema_decay_end": (0.0, "`ema_decay` goes there along a half cosine; 0: it stays"),
-  "best_metric": ("val/mean_iou", "the best checkpoint by it is kept beside the latest"),
+  "ema_decay": (
+    0.0,
+    "decay of a moving average of the parameters, which is then evaluated; 0: none",
+  ),
+  "ema_decay_end": (0.0, "`ema_decay` approaches it along a half cosine; 0: it stays"),
+  "best_metric": ("val/mean_iou", "metric of the best checkpoint, which is kept beside the latest"),
   "best_mode": ("max", "or `min`"),
   "pictures": (4, "validation examples drawn at each evaluation"),
-  "writers": (("clu", "pictures"), "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow"),
+  "writers": (
+    ("clu", "pictures"),
+    "besides metrics.jsonl; `clu`: TensorBoard, needs TensorFlow; "
+    "`wandb`: Weights & Biases, needs the extra `wandb`, offline unless WANDB_MODE is set",
+  ),
 }
 
 # Which fields of a task's class stand in `task` and which in `loss`.
 TASK_FIELDS = dict(
-  segmentation=(("sigmoid",), ("cross_entropy", "dice", "focal", "focal_gamma", "class_weights")),
+  segmentation=(
+    ("sigmoid",),
+    (
+      "cross_entropy", "label_smoothing", "class_weights", "focal", "focal_gamma", "ohem",
+      "ohem_share", "dice", "dice_weighted", "jaccard", "tversky", "tversky_alpha", "tversky_beta",
+      "tversky_gamma", "lovasz", "boundary", "own",
+    ),
+  ),
   classification=(("top_k",), ("label_smoothing", "class_weights")),
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),
@@ -98,6 +128,10 @@ TASK_FIELDS = dict(
 
 # Defaults of a config that differ from those of the class.
 CHANGED = dict(segmentation=dict(sigmoid=True))
+
+# Optimisers that share fields, and those fields; others of optax have fields and defaults of their
+# own.
+THREE, SHARED = ("sgd", "adam", "adamw"), ("momentum", "b1", "b2", "eps")
 
 # Arguments of the functions of `segjax.data.sources`. They are repeated, and a test compares them,
 # because those functions need packages that a config does without.
@@ -154,11 +188,64 @@ def default():
     (c[part] if part else c)[field] = value
   c.data.source = data_source("road_scenes")
   set_task(c, "segmentation")
-  c.optimizer = dict(name="adam") | defaults_of(optim.make_optimizer)
+  c.optimizer = dict(name="adam") | defaults_of(optim.make_shared)
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
   c.batch_augment = defaults_of(augment.make_batch_augment)
   return c
+
+
+def settle_optimizer(c):
+  """Gives an optimiser beyond sgd, adam and adamw the fields that it has itself.
+
+  Call it after a config, or the command line, has named one. Values that a config sets stay; what
+  is left of the defaults of those three goes.
+
+  Args:
+    c: ConfigDict, changed.
+
+  Raises:
+    UserError: no such optimiser.
+  """
+  from segjax.training import optim
+
+  name = c.optimizer.name
+  if name in THREE:
+    return
+  known, given = optim.settings(name), c.optimizer.to_dict()
+  if set(SHARED) <= given.keys() and not set(SHARED) <= known.keys():
+    before = defaults_of(optim.make_shared)
+    set_here = {k: given[k] != before[k] and k in known for k in SHARED}
+    given = {k: v for k, v in given.items() if set_here.get(k, True)}
+  with c.unlocked():
+    c.optimizer = known | given
+
+
+def change_optimizer(c, name):
+  """Gives a config another optimiser; of the former's fields those stay that the config had set.
+
+  Args:
+    c: ConfigDict, changed.
+    name: name of the optimiser.
+
+  Raises:
+    UserError: no such optimiser.
+  """
+  before, given = c.optimizer.name, c.optimizer.to_dict()
+  c.optimizer.name = name
+  own_code.allow(c)
+  if {before, name} <= set(THREE):
+    return
+  default, known = _optimizer_defaults(before), _optimizer_defaults(name)
+  chosen = {k: v for k, v in given.items() if k in known and default.get(k, v) != v}
+  with c.unlocked():
+    c.optimizer = dict(name=name) | known | chosen
+
+
+def _optimizer_defaults(name):
+  from segjax.training import optim
+
+  return defaults_of(optim.make_shared) if name in THREE else optim.settings(name)
 
 
 def defaults_of(function):
@@ -187,7 +274,9 @@ def task_fields(name):
 
 
 def data_source(name, **changes):
-  """The fields of a data source as they stand in `config.data.source`."""
+  """The fields of a data source, ours or your own, as they stand in `config.data.source`."""
+  if own_code.is_own(name) or callable(name):
+    return dict(name=name) | changes
   choose(DATA_SOURCES, name, "data source")
   check_fields(changes, list(DATA_SOURCES[name]), f"data source {name!r}")
   return dict(name=name) | DATA_SOURCES[name] | changes
@@ -203,7 +292,7 @@ def set_task(c, name, **changes):
 
   Args:
     c: ConfigDict to change.
-    name: of the task.
+    name: name of the task.
     **changes: fields of either.
   """
   task, loss = task_fields(name)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax.data import pipeline
+from segjax.training.state import TrainState
+
+__all__ = ["predict_image", "scale_warning"]
 
 
-def predict_image(predict_step, state, image, data, *, whole=True):
+def predict_image(
+  predict_step: Callable,
+  state: TrainState,
+  image: np.ndarray,
+  data: ConfigDict,
+  *,
+  whole: bool = True,
+) -> Any:
   """The task's outputs for an image, pictures among them at the image's own size.
 
   The net sees the image at the scale of the run's evaluation: with `eval_fit="resize"` resized to
   the size it was trained at (one compilation whatever the images' sizes; maps of outputs are
-  resized back bilinearly, so that class borders are smooth); with "native" and "crop" at its own
+  resized back bilinearly, so that class borders are smooth); with "full" and "crop" at its own
   size, extended to a multiple of some pixels, with "crop" to `data.size` at least.
 
   Args:
-    predict_step: from `steps.make_predict_step`.
+    predict_step: result of `steps.make_predict_step`.
     state: TrainState.
     image: u8[H,W,3].
     data: `config.data` of the run.
@@ -32,7 +46,7 @@ def predict_image(predict_step, state, image, data, *, whole=True):
   if not own_scale:
     seen = pipeline.resize(dict(image=image), size)["image"]
   elif data.eval_fit == "crop" and not whole:
-    seen = pipeline.Middle([dict(image=image)], size, 0)[0]["image"]
+    seen = pipeline.CenterCrop([dict(image=image)], size, 0)[0]["image"]
   else:
     least = size if data.eval_fit == "crop" else (0, 0)
     size = _extended(image.shape[:2], data.eval_multiple, least)
@@ -57,7 +71,7 @@ def _extended(shape, multiple, least):
   return tuple(max(n, m) for n, m in zip(size, least, strict=True))
 
 
-def scale_warning(data, shape):
+def scale_warning(data: ConfigDict, shape: Sequence[int]) -> str:
   """A sentence where a net sees an image at another scale than those it was trained on, or "".
 
   Args:
@@ -70,7 +84,7 @@ def scale_warning(data, shape):
   if data.fit == "crop":
     return (
       f"the net was trained on crops of {size} at the images' own scale, but is evaluated, and so "
-      f"predicts, on whole images squeezed to that size; a run with data.eval_fit='native' keeps "
+      f"predicts, on whole images squeezed to that size; a run with data.eval_fit='full' keeps "
       "the scale"
     )
   return (

@@ -1,4 +1,4 @@
-"""What evaluation and prediction write, never over anything that they did not write."""
+"""The files of evaluation and prediction, which never replace files of others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from segjax import inference, textfiles
+from segjax import inference, legends, textfiles
 from segjax.data import sources
 from segjax.errors import UserError, writing
 from segjax.stopping import STOP
@@ -22,6 +22,7 @@ from segjax.training.evaluation import evaluate
 from segjax.training.writers import finite
 
 TABLE = "predictions.csv"
+LEGEND, LEGEND_WIDTH = "legend.png", 600  # of the classes' colours; pixels
 COLUMNS = ["file", "width", "height"]  # before those of the classes
 MARK = ("Software", "segjax")  # text in each picture
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # that a cell of a spreadsheet begins with
@@ -38,7 +39,7 @@ def evaluate_run(workdir, experiment, state, data, split):
   evaluation_<split>_<step>_<folder>_<digest>.json, so that neither replaces the other.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     experiment: Experiment, from `restore`.
     state: TrainState, from `restore`.
     data: RunData.
@@ -72,7 +73,7 @@ def evaluate_run(workdir, experiment, state, data, split):
 
 
 def _suffix(data):
-  """What tells the evaluation of other data from that of the run's own."""
+  """Suffix of the file that evaluates other data than the run's own; empty for its own."""
   if not data.changed:
     return ""
   name = re.sub(r"[^\w-]+", "_", Path(data.folder).name)[:40]
@@ -124,8 +125,8 @@ class Predictions:
     """Checks that nothing of the user's would be replaced.
 
     Args:
-      names: of the image files, in order.
-      kinds: of pictures, such as "index".
+      names: names of the image files, in order.
+      kinds: kinds of pictures, such as "index".
       classes: columns of the table.
 
     Raises:
@@ -153,11 +154,25 @@ class Predictions:
   def _picture(self, base, kind):
     return self.folder / f"{base}_{kind}.png"
 
+  def add_legend(self, picture):
+    """Writes u8[H,W,3], the legend of the pictures' colours.
+
+    Raises:
+      UserError: a file of its name is there that prediction did not write.
+    """
+    file = self.folder / LEGEND
+    if file.exists() and not _is_marked(file):
+      raise UserError(
+        f"{file} is there already and not a result of predict.py; choose another --output"
+      )
+    with writing(file):
+      textfiles.replace(file, lambda part: _save(picture, part))
+
   def add(self, name, size, pictures, shares):
     """Writes the row and the pictures of an image that `begin` was given.
 
     Args:
-      name: of the image file.
+      name: name of the image file.
       size: (width, height), pixels.
       pictures: {kind: u8[H,W] or u8[H,W,3]}.
       shares: {class: share}.
@@ -168,15 +183,14 @@ class Predictions:
     """
     base = _base(name, self._owners)
     self._check_free(name, base, pictures)
-    text, row = PngImagePlugin.PngInfo(), [name, *size, *(f"{s:.6f}" for s in shares.values())]
-    text.add_text(*MARK)
+    row = [name, *size, *(f"{s:.6f}" for s in shares.values())]
     parts = {}
     try:
       for kind, picture in pictures.items():
         part, file = self.folder / f".{os.getpid()}_{kind}.part", self._picture(base, kind)
         parts[part] = file
         with writing(file):
-          Image.fromarray(picture).save(part, format="PNG", pnginfo=text)
+          _save(picture, part)
       self._append(row)
       for part, file in parts.items():
         with writing(file):
@@ -216,7 +230,7 @@ def _base(name, owners):
   """The beginning of the names of an image's pictures: its stem, else its name, or with a number.
 
   Args:
-    name: of the image file.
+    name: name of the image file.
     owners: {beginning: name of the image that has it}; this one's is added.
   """
   choices = itertools.chain((Path(name).stem, name), (f"{name}_{k}" for k in itertools.count(2)))
@@ -263,6 +277,13 @@ def _table(rows):
   return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+def _save(picture, file):
+  """Writes a picture as PNG with our mark."""
+  text = PngImagePlugin.PngInfo()
+  text.add_text(*MARK)
+  Image.fromarray(picture).save(file, format="PNG", pnginfo=text)
+
+
 def _is_marked(file):
   """Whether a picture says that prediction wrote it."""
   try:
@@ -305,6 +326,11 @@ def predict_files(files, predictions, experiment, state):
       if not begun:
         predictions.begin([f.name for f in files], pictures, shares)
         begun = True
+        if task.class_colors:
+          strip = legends.legend(
+            experiment.labels, list(range(len(task.classes))), LEGEND_WIDTH, untinted=True
+          )
+          predictions.add_legend(strip)
       size = image.shape[1::-1]
       predictions.add(file.name, size, pictures, shares)
       first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # of Okabe and Ito's palette
+STRIPES = (130, 225)  # greys of pixels that are not scored
+DARKEST = (8, 48, 107)  # of a share of 1 in a confusion matrix
 
 
 def blend(image, color, where, alpha=0.45):
@@ -15,6 +17,14 @@ def blend(image, color, where, alpha=0.45):
   """
   mixed = (1 - alpha) * image + alpha * np.asarray(color)
   return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
+
+
+def stripes(height, width):
+  """u8[H,W,3], diagonal stripes: no class has a pattern, while some are black, white or grey."""
+  rows, columns = np.mgrid[0:height, 0:width]
+  period = max(8, width // 40)
+  light = (rows + columns) % period >= period // 2
+  return np.repeat(np.where(light, STRIPES[1], STRIPES[0])[..., None], 3, -1).astype(np.uint8)
 
 
 def spread(count, wanted):
@@ -49,7 +59,7 @@ def panel(rows, *, gap=6, most=400):
   sheet, see `letter_size`.
 
   Args:
-    rows: a list a row of (title, u8[H,W,3]).
+    rows: a list per row of (title, u8[H,W,3]).
     gap: pixels between pictures.
     most: pixels of a picture's longer side; larger pictures are shrunk, and in each row the longest
       side becomes that of the largest picture of all.
@@ -132,4 +142,45 @@ def bars(rows, *, width=220, height=18):
     end = start + round((width - start - 34) * share)
     draw.rectangle((start, y + 3, end, y + height - 4), fill=BLUE if right else ORANGE)
     draw.text((end + 4, y + 2), f"{share:.2f}", fill="black", font=font)
+  return np.asarray(canvas)
+
+
+def confusion(matrix, names):
+  """A confusion matrix as a picture: each row (truth) sums to 1, dark blue stands for 1.
+
+  Args:
+    matrix: int[C,C], counts; row = truth, column = prediction.
+    names: of the classes; they stand beside the cells where these are large enough.
+
+  Returns:
+    u8[height,width,3].
+  """
+  from PIL import Image, ImageDraw, ImageFont
+
+  share = np.asarray(matrix, float)
+  share = share / np.maximum(share.sum(1, keepdims=True), 1)
+  cell = int(np.clip(480 // len(share), 4, 64))
+  font, named = ImageFont.load_default(13), cell >= 14
+  texts = [_fit(str(name), font, 150) if named else "" for name in names]
+  margin = 12 + int(max(map(font.getlength, texts)))
+  side, top = cell * len(share), 26
+  width = max(margin + side + 12, 280)
+  canvas = Image.new("RGB", (width, top + side + margin), "white")
+  draw = ImageDraw.Draw(canvas)
+  draw.text((6, 4), "rows: truth, columns: prediction", fill="black", font=font)
+  shades = 255 + share[..., None] * (np.array(DARKEST) - 255)
+  cells = Image.fromarray(shades.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+  canvas.paste(cells, (margin, top))
+  draw.rectangle((margin, top, margin + side - 1, top + side - 1), outline="#999999")
+  down = Image.new("RGB", (margin, side), "white")  # the columns' names, then turned
+  for image, x, anchor in ((draw, margin - 6, top), (ImageDraw.Draw(down), margin - 6, 0)):
+    for i, text in enumerate(texts):
+      image.text((x, anchor + i * cell + cell / 2), text, fill="black", font=font, anchor="rm")
+  canvas.paste(down.transpose(Image.Transpose.ROTATE_90), (margin, top + side))
+  if cell >= 32:
+    for (r, c), value in np.ndenumerate(share):
+      if value >= 0.005:
+        place = margin + (c + 0.5) * cell, top + (r + 0.5) * cell
+        fill = "white" if value > 0.5 else "black"
+        draw.text(place, f"{value:.2f}", fill=fill, font=font, anchor="mm")
   return np.asarray(canvas)

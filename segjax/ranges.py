@@ -1,12 +1,14 @@
-"""What values the fields of a config may have, checked before anything is read or trained."""
+"""The valid values of a config's fields, checked before anything is read or trained."""
 
 from __future__ import annotations
 
 import math
 import os
 
+from segjax import losses
 from segjax.config import flatten
-from segjax.errors import UserError
+from segjax.errors import UserError, choose
+from segjax.fields import SHARED, THREE
 
 INF = math.inf
 MOST_EPOCHS = 10**9
@@ -62,11 +64,20 @@ RANGES = {
   "ema_decay_end": (0, 1),
   "pictures": (0, INF),
   "loss.cross_entropy": (0, INF),
-  "loss.dice": (0, INF),
+  "loss.label_smoothing": (0, "below 1"),
+  "loss.class_weights": (0, INF),
   "loss.focal": (0, INF),
   "loss.focal_gamma": (0, INF),
-  "loss.class_weights": (0, INF),
-  "loss.label_smoothing": (0, "below 1"),
+  "loss.ohem": (0, INF),
+  "loss.ohem_share": ("above 0", 1),
+  "loss.dice": (0, INF),
+  "loss.jaccard": (0, INF),
+  "loss.tversky": (0, INF),
+  "loss.tversky_alpha": (0, INF),
+  "loss.tversky_beta": (0, INF),
+  "loss.tversky_gamma": ("above 0", INF),
+  "loss.lovasz": (0, INF),
+  "loss.boundary": (0, INF),
   "loss.attention": (0, INF),
   "loss.l1": (0, INF),
   "loss.l2": (0, INF),
@@ -85,18 +96,32 @@ WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps")  # of whole numb
 def check(config):
   """Raises a UserError for the first field whose value is in no range that makes sense."""
   flat = flatten(config)
+  of_three = [f"optimizer.{name}" for name in SHARED]
   for field, value in flat.items():
     values = value if isinstance(value, tuple) else (value,)
     _check_shape(field, value)
-    if field in RANGES:
+    if field == "loss.class_weights" and any(isinstance(v, str) for v in value):
+      _check_rule(value)
+      continue
+    if field in RANGES and not (field in of_three and flat["optimizer.name"] not in THREE):
       least, most = RANGES[field]
       for v in values:
         if not _inside(v, least, most):
           raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
-  weights = flat.get("loss.class_weights")
+  weights = flat.get("loss.class_weights")  # of numbers, or the name of a rule
   if weights and not any(weights):
     raise UserError("loss.class_weights are all 0, expected one above 0")
   _check_memory(flat["data.batch_size"], flat["data.size"])
+
+
+def _check_rule(value):
+  """Raises a UserError where class weights are a text that is no rule, or are mixed with one."""
+  if len(value) > 1:
+    raise UserError(
+      f"loss.class_weights is {value!r}, expected a number per class or the name of one rule, such "
+      "as ('median_frequency',)"
+    )
+  choose(losses.RULES, value[0], "rule for class weights")
 
 
 def _check_shape(field, value):

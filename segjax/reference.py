@@ -17,7 +17,7 @@ from segjax.training import optim
 
 BEGIN, END = "<!-- python -m segjax.reference configs/README.md -->", "<!-- end of the fields -->"
 PARTS = dict(
-  optimizer=optim.make_optimizer,
+  optimizer=optim.make_shared,
   schedule=optim.make_schedule,
   augment=augment.make_augment,
   batch_augment=augment.make_batch_augment,
@@ -29,7 +29,7 @@ def meanings(thing):
 
   After `x_steps` comes `x_epochs`, as in a config.
 
-  >>> meanings(optim.make_optimizer)["clip_norm"]
+  >>> meanings(optim.make_shared)["clip_norm"]
   'largest global norm of the gradient; 0 for no clipping'
   """
   found = {}

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
+from segjax import own_code
 from segjax.errors import Stopped, UserError, check_fields, explain
 from segjax.training import input_pipeline, loop
 from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
 
+__all__ = ["Result", "Study", "changes", "identity", "make_config", "override", "read", "run"]
+
 # Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
-# whether they are the same is told by their fingerprint.
+# their fingerprint shows whether they are the same.
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
@@ -32,21 +37,21 @@ NEUTRAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """What to train and what to compare; files of `configs/studies/` make one.
+  """The variants to train and to compare; files of `configs/studies/` make one.
 
   Attributes:
-    title: of the report.
-    question: what the study asks, a sentence or two.
-    variants: label -> config file with its argument.
+    title: title of the report.
+    question: the question of the study, a sentence or two.
+    variants: name of a variant -> config file with its argument.
     seeds: each variant is trained with each.
     metric: scalar of an evaluation that the study is about, e.g. "val/mean_iou".
-    compare: pairs of labels, the second is compared with the first; empty: all with the first.
+    compare: pairs of variants, the second is compared with the first; empty: all with the first.
     overrides: "field" -> value, of every run.
-    changes: label -> "field" -> value, of one variant; `overrides` win.
-    derived: label -> function of the variant's config, overridden already -> "field" -> value; for
-      what depends on other fields, such as the length of the training. `overrides` win but for the
+    changes: variant -> "field" -> value, of one variant; `overrides` win.
+    derived: variant -> function of its overridden config -> "field" -> value; for
+      fields that depend on others, such as the length of the training. `overrides` win but for the
       length itself.
-    notes: label -> what a reader must know of the variant.
+    notes: variant -> a remark for the reader of the report.
   """
 
   title: str
@@ -66,43 +71,43 @@ class Result:
   """One run of a study.
 
   Attributes:
-    label: of the variant.
-    seed: of the run.
+    variant: name of the variant.
+    seed: random seed of the run.
     config: ConfigDict, or None where it could not be made.
     workdir: path, or None likewise.
     error: why it failed, or empty.
   """
 
-  label: str
+  variant: str
   seed: int
   config: Any
   workdir: Path
   error: str = ""
 
-  def rows(self):
+  def rows(self) -> list[dict]:
     """Rows of `metrics.jsonl`."""
     return read_metrics(self.workdir / "metrics.jsonl")
 
-  def final(self):
+  def final(self) -> dict[str, float]:
     """Scalars of the last evaluation, nan where one was not defined."""
     row = [r for r in self.rows() if "val/loss" in r][-1]
     return {k: np.nan if v is None else v for k, v in row.items()}
 
-  def best(self):
+  def best(self) -> float:
     """The best value of `config.best_metric` over all evaluations."""
     name, sign = self.config.best_metric, 1 if self.config.best_mode == "max" else -1
     values = [r[name] for r in self.rows() if r.get(name) is not None]
     return sign * max((sign * v for v in values), default=np.nan)
 
-  def minutes(self):
-    """Of training, evaluations included."""
+  def minutes(self) -> float:
+    """Minutes of training, evaluations included."""
     return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
 
-  def sums(self):
+  def sums(self) -> dict[str, np.ndarray]:
     """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
     return {k: v for k, v in read_sums(self.workdir).items() if k != "step"}
 
-  def complete(self):
+  def complete(self) -> bool:
     """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""
     rows = self.rows()
     try:
@@ -112,17 +117,25 @@ class Result:
     return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))
 
 
-def read(spec):
+def read(spec: str) -> Study:
   """The Study of a file with its argument, `configs/studies/aspp.py:smoke`.
 
+  Args:
+    spec: path, or path:argument.
+
   Raises:
-    UserError: no such file, or what its `get_study` says of the argument.
+    UserError: no such file, or an argument that its `get_study` refuses.
   """
   return config_lib.call_file(spec, "get_study", "study")
 
 
-def override(config, field, text):
+def override(config: ConfigDict, field: str, text: Any) -> None:
   """Sets a field from a string, as the command line gives it, or from a value of its type.
+
+  Args:
+    config: ConfigDict, changed in place.
+    field: its name, such as "data.batch_size".
+    text: string or value.
 
   Raises:
     UserError: no such field, or a value of another type.
@@ -130,11 +143,15 @@ def override(config, field, text):
   flat = config_lib.flatten(config)
   check_fields([field], list(flat), "the config")
   old, value = flat[field], config_lib.expand_home(text)
+  if field == "optimizer.name" and isinstance(text, str):
+    config_lib.change_optimizer(config, text)
   if isinstance(text, str) and not isinstance(old, str):
     try:
       value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
       value = text
+  if isinstance(old, tuple) and isinstance(value, str):
+    value = (value,)  # as the other launchers read it
   if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
   try:
@@ -142,25 +159,46 @@ def override(config, field, text):
   except TypeError:
     kind = type(old).__name__
     raise UserError(f"config.{field} is {text!r}, expected a {kind} such as {old!r}") from None
+  own_code.allow(config)
 
 
-def changes(study, label):
-  """What sets a variant apart from its config file: {"field": value}, overrides left out."""
-  fixed = {k: v for k, v in study.changes.get(label, {}).items() if k not in study.overrides}
-  if label not in study.derived:
+def changes(study: Study, variant: str) -> dict[str, Any]:
+  """Changes of a variant to its config file, overrides left out.
+
+  Args:
+    study: Study.
+    variant: name of a variant.
+
+  Returns:
+    {"field": value}.
+  """
+  fixed = {k: v for k, v in study.changes.get(variant, {}).items() if k not in study.overrides}
+  if variant not in study.derived:
     return fixed
-  config = config_lib.read(study.variants[label])
+  config = config_lib.read(study.variants[variant])
   for field, value in (fixed | study.overrides).items():
     override(config, field, value)
-  derived = study.derived[label](config)
+  derived = study.derived[variant](config)
   won = {k for k in study.overrides if not k.startswith("total_")}
   return fixed | {k: v for k, v in derived.items() if k not in won}
 
 
-def make_config(study, label, seed):
-  """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay."""
-  config = config_lib.read(study.variants[label])
-  for field, value in (study.overrides | changes(study, label)).items():
+def make_config(study: Study, variant: str, seed: int) -> ConfigDict:
+  """The config of a run: file, overrides, seed; checkpoints of an early and a middle stage stay.
+
+  Args:
+    study: Study.
+    variant: name of a variant.
+    seed: random seed of the run.
+
+  Returns:
+    ConfigDict.
+
+  Raises:
+    UserError: the file cannot be read, or has no such field.
+  """
+  config = config_lib.read(study.variants[variant])
+  for field, value in (study.overrides | changes(study, variant)).items():
     override(config, field, value)
   config.seed = seed
   kind = "epochs" if config.total_epochs else "steps"
@@ -172,20 +210,27 @@ def make_config(study, label, seed):
   return config
 
 
-def identity(config):
-  """Eight letters that two configs share if their runs give the same numbers on the same data.
+def identity(config: ConfigDict) -> str:
+  """Hash of the fields that affect results; equal for runs of the same numbers on the same data.
 
   Fields at their defaults are left out, those of the net, the task and the data source too, so a
   field that comes with a new version changes nothing.
+
+  Args:
+    config: ConfigDict of a run.
+
+  Returns:
+    8 hexadecimal digits.
   """
   flat = config_lib.flatten(config)
   default = config_lib.flatten(config_lib.default()) | workdir_lib.defaults(config)
-  told = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
-  return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+  changed = {k: v for k, v in flat.items() if not k.startswith(NEUTRAL) and default.get(k, k) != v}
+  text = json.dumps(config_lib.with_old_names(changed), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run(study, pool):
-  """Trains what is missing, in the order of seeds; a run that fails does not stop the rest.
+def run(study: Study, pool: str | os.PathLike) -> list[Result]:
+  """Trains the missing runs, in the order of seeds; one that fails does not stop the rest.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
   same pool: a finished one is not trained again, an interrupted one resumes where it stopped, one
@@ -204,31 +249,31 @@ def run(study, pool):
   """
   configs, results = {}, {}
   for seed in study.seeds:
-    for label in study.variants:
+    for variant in study.variants:
       try:
-        configs[label, seed] = make_config(study, label, seed)
+        configs[variant, seed] = make_config(study, variant, seed)
       except UserError as error:
-        results[label, seed] = Result(label, seed, None, None, str(error))
-        print(f"{label}, seed {seed}: {error}", flush=True)
+        results[variant, seed] = Result(variant, seed, None, None, str(error))
+        print(f"{variant}, seed {seed}: {error}", flush=True)
   if not configs:
     raise UserError(next(iter(results.values())).error)
   _check_different(study, configs)
-  for number, ((label, seed), config) in enumerate(configs.items(), 1):
+  for number, ((variant, seed), config) in enumerate(configs.items(), 1):
     workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
-    print(f"[{number} of {len(configs)}] {label}, seed {seed}", flush=True)
-    results[label, seed] = Result(label, seed, config, workdir, _train(config, workdir))
+    print(f"[{number} of {len(configs)}] {variant}, seed {seed}", flush=True)
+    results[variant, seed] = Result(variant, seed, config, workdir, _train(config, workdir))
     jax.clear_caches()  # compiled steps of runs that are over
   return [results[v, s] for v in study.variants for s in study.seeds]
 
 
 def _check_different(study, configs):
-  first, of_a_seed = {}, {label: config for (label, _), config in configs.items()}
-  for label, config in of_a_seed.items():
-    same = first.setdefault(identity(config), label)
-    if same != label:
+  first, of_a_seed = {}, {variant: config for (variant, _), config in configs.items()}
+  for variant, config in of_a_seed.items():
+    same = first.setdefault(identity(config), variant)
+    if same != variant:
       raise UserError(
-        f"the variants {same!r} and {label!r} of the study have the same config; is a field that "
-        "tells them apart overridden?"
+        f"the variants {same!r} and {variant!r} of the study have the same config; is a field that "
+        "distinguishes them overridden?"
       )
 
 
@@ -247,7 +292,7 @@ def _train(config, workdir):
         print(f"  finished before: {workdir}")
         return ""
       print(f"  finished before, but some results are lost: {workdir}", flush=True)
-    loop.train(config, workdir)  # of a finished run this restores what is lost
+    loop.train(config, workdir)  # of a finished run this restores lost results
     finished.touch()
   except Stopped:
     raise

@@ -29,6 +29,7 @@ import jax
 import numpy as np
 import pytest
 from light import SHALLOW, TINY, make_stand_in
+from matplotlib.figure import Figure
 from PIL import Image
 
 from segjax import models
@@ -42,7 +43,7 @@ DATA = Path(os.environ.get("SEGJAX_DATA", "/nonexistent"))
 
 
 def pytest_configure(config):
-  """What is compiled once serves all workers and the launchers that the tests run.
+  """Compiled programs serve all workers and the launchers that the tests run.
 
   The folder is that of `JAX_COMPILATION_CACHE_DIR` where it is set, as CI does for both of its
   stages, else one for this run. Workers of pytest-xdist inherit the environment.
@@ -76,6 +77,18 @@ def light_backbones(monkeypatch, shallow_backbones):
 def stand_in_nets(monkeypatch, light_backbones):
   """Configs give nets that compile at once, see `light.make_stand_in`; nothing is downloaded."""
   monkeypatch.setattr(models, "make", make_stand_in)
+
+
+@pytest.fixture
+def no_pdf(monkeypatch):
+  """Figures are written as PNG alone, which takes half of the time."""
+  save = Figure.savefig
+
+  def savefig(figure, file, **how):
+    if Path(file).suffix != ".pdf":
+      save(figure, file, **how)
+
+  monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -181,10 +181,10 @@ def prepared():
                                             "abstract_state")  # fmt: skip
   plain = {name: getattr(kind, name) for name in names}
 
-  def shared(config, labels, steps_per_epoch=1):
-    key = repr((config_lib.flatten(config), labels, steps_per_epoch))
+  def shared(config, *args, **kwargs):
+    key = repr((config_lib.flatten(config), args, kwargs))
     if key not in made:
-      made[key] = build(config, labels, steps_per_epoch)
+      made[key] = build(config, *args, **kwargs)
     return made[key]
 
   def remembered(name):

@@ -74,7 +74,7 @@ class TinyMobile(layers.Layered):
 
 
 class Light(layers.Layered):
-  """A strided convolution per stride, for nets whose head is what is tested."""
+  """A strided convolution per stride, for tests of a net's head."""
 
   output_stride: int = 32
 

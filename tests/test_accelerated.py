@@ -1,4 +1,4 @@
-"""What a GPU computes in place of a CPU's forms gives the same, run here on the CPU."""
+"""The forms for GPUs give the same numbers as the plain ones, run here on the CPU."""
 
 import re
 
@@ -19,7 +19,7 @@ from segjax.training import steps
 
 @pytest.fixture
 def accelerated(monkeypatch):
-  """A function that takes the forms of a GPU in what it is given to call."""
+  """A function that calls another with the forms of a GPU."""
 
   def take(*args, default, cuda=None, **_):
     return (cuda or default)(*args)
@@ -49,7 +49,7 @@ def library(x, kernel, stride=1, padding=0, dilation=1):
 
 
 def program(function, *args):
-  """What a function is on a GPU, as text."""
+  """The program of a function on a GPU, as text."""
   return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from segjax import config as config_lib
-from segjax import pictures, training
+from segjax import legends, pictures, training
 from segjax.analysis import class_statistics, sheets
 from segjax.augment import make_augment
 from segjax.data.labels import IGNORE, LabelTable, default_table
@@ -93,15 +93,15 @@ def test_ignored_pixels_are_striped_and_classes_keep_their_colors():
   table = LabelTable((("black", (0, 0, 0)), ("white", (255, 255, 255))))
   label = np.full((20, 30), IGNORE, np.uint8)
   label[:5], label[5:10] = 0, 1
-  colors = sheets.colorize(table, label)
+  colors = legends.colorize(table, label)
   assert (colors[:5] == 0).all()
   assert (colors[5:10] == 255).all()
-  assert set(np.unique(colors[10:])) == set(sheets.STRIPES)
+  assert set(np.unique(colors[10:])) == set(pictures.STRIPES)
 
 
 def test_legend_wraps_and_counts_what_it_leaves_out():
   table = default_table(tuple(f"class_{i}" for i in range(60)))
-  few, many = (sheets.legend(table, list(range(n)), 300) for n in (3, 60))
+  few, many = (legends.legend(table, list(range(n)), 300) for n in (3, 60))
   assert few.shape[1] == many.shape[1] == 300
   assert few.shape[0] < 40 < many.shape[0] < 400
   for _, color in table.classes[:3]:
@@ -261,7 +261,7 @@ def test_augment_draws_a_sheet(tmp_path):
   assert "switches nothing on" in off.stderr
 
 
-def test_wrong_commands_are_told_in_one_line(tmp_path):
+def test_wrong_commands_are_reported_in_one_line(tmp_path):
   cases = (
     ([], "unknown command ''"),
     (

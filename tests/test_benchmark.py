@@ -50,7 +50,7 @@ def test_figures_fit_together(mode):
   net = models.make(**config.model, num_classes=1)
   assert found["parameters"] == static_cost(net, (16, 24))[0]
   assert found["compile_s"] > 0 and found["peak_mb"] > 0
-  # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products a pixel at the least, twice more to train.
+  # 2 * 9 * (3*4 + 4*4 + 4*6 + 6*6 ...) products per pixel at the least, twice more to train.
   least = 2 * 2 * 16 * 24 * 9 * (3 * 4 + 4 * 4) / 1e9 * (3 if mode == "train" else 1)
   assert least < found["gflops"] < 20 * least
 
@@ -64,7 +64,7 @@ def test_a_train_program_trains():
 
 
 @pytest.mark.slow
-def test_several_steps_a_call_are_told_a_step():
+def test_several_steps_per_call_are_reported_per_step():
   config = tiny_config()
   single = step.prepare(config, "train")
   config.steps_per_dispatch = 3
@@ -80,7 +80,7 @@ def test_several_steps_a_call_are_told_a_step():
 
 @pytest.fixture
 def timed(monkeypatch):
-  """What calls that are timed give; the fastest of them takes a quarter of a second."""
+  """Times of calls; the fastest of them takes a quarter of a second."""
   results = []
 
   def time_samples(call, repeats):
@@ -143,7 +143,7 @@ def test_a_peers_figure_is_read():
   [("raise SystemExit('no torch')", "no torch"), ("print(3)", "expected JSON"),
    ("pass", "no output")],
 )  # fmt: skip
-def test_a_peer_that_fails_is_told(code, part):
+def test_a_peer_that_fails_is_reported(code, part):
   with pytest.raises(UserError, match=part):
     peer.run_peer(command(code), "train")
 
@@ -234,7 +234,7 @@ def test_the_launcher_prints_and_writes(tmp_path):
   done = launch("benchmark", *args, "--mode=end_to_end")
   assert done.returncode == 0, done.stderr
   figures = json.loads(file.read_text())
-  # Six steps of which the rows after the first tell four.
+  # Six steps of which the rows after the first report four.
   assert figures["seconds"] > 4 * figures["step_s"] > 0 and figures["bare_step_s"] > 0
   done = launch("benchmark", *args, "--mode=trian")
   assert done.returncode == 1 and "'train'" in done.stderr

@@ -1,4 +1,4 @@
-"""Asking for one class at a time: what is asked, merged masks, where attention looks, training."""
+"""Asking for one class at a time: asked classes, merged masks, attention, training."""
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,7 @@ def test_the_loss_of_the_attention_by_hand():
     (dict(names=("a",)), "background"),
   ],
 )
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 

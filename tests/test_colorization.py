@@ -148,7 +148,7 @@ def test_bins_cover_all_colours_and_the_loss_is_weighted():
   [(dict(output="bin"), "bins"), (dict(norm="l3"), "l2"), (dict(grid=1.0), "grid"),
    (dict(temperature=0.0), "temperature"), (dict(rebalance=0.0), "rebalance")],
 )  # fmt: skip
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 

@@ -68,7 +68,7 @@ def test_steps_of_the_full_config_fit_its_net_task_and_data(name, tmp_path):
   batch = dict(
     image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
     label=jax.ShapeDtypeStruct((*shape, *label.shape[2:]) if label.ndim else shape[:1], np.uint8),
-    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+    valid=jax.ShapeDtypeStruct(shape[:1], bool),
   )
   state, step = experiment.abstract_state(), experiment.train_step()
   new, sums = jax.eval_shape(step, state, batch)
@@ -125,7 +125,7 @@ def test_smoke_variant_resumes_and_evaluates_alike(name, tmp_path, stand_in_nets
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_header_tells_the_command(name):
+def test_header_prints_the_command(name):
   text = (ROOT / "configs" / f"{name}.py").read_text()
   assert f"python launch/train.py --config=configs/{name}.py" in text
   assert f"--config=configs/{name}.py:smoke" in text

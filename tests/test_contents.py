@@ -68,14 +68,14 @@ def test_a_digest_changes_with_the_contents_alone(tmp_path):
 def test_a_digest_of_a_part_and_of_targets(tmp_path):
   write_pairs(tmp_path)
   source = source_of(tmp_path)
-  part = checks.Part(source, (0, 2))
+  part = checks.Subset(source, (0, 2))
   assert part.digest() != source.digest()
-  assert checks.Part(source, tuple(range(len(source)))).digest() == source.digest()
+  assert checks.Subset(source, tuple(range(len(source)))).digest() == source.digest()
   assert sources.labelled(source, "nothing", "it", "the net").digest() == source.digest()
   os.rename(tmp_path / "masks", tmp_path / "targets")
   assert len(source_of(tmp_path, kind="pairs").digest()) == 16
   drawn = sources.make("road_scenes", "val", num_val=2, height=32, width=32)
-  for lacks in (drawn, checks.Part(drawn, (0,)), sources.labelled(drawn, "nothing", "it", "net")):
+  for lacks in (drawn, checks.Subset(drawn, (0,)), sources.labelled(drawn, "nothing", "it", "net")):
     assert not hasattr(lacks, "digest")
 
 

@@ -187,11 +187,11 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"classes\.txt, line 2: found 'thing 300 0 0'"):
     folder_source(tmp_path)
   (tmp_path / "classes.txt").unlink()
-  with pytest.raises(UserError, match="write one class a line"):
+  with pytest.raises(UserError, match="write one class per line"):
     folder_source(tmp_path)
 
 
-def test_numbers_outside_their_limits_are_told(tmp_path):
+def test_numbers_outside_their_limits_are_reported(tmp_path):
   write_pairs(tmp_path)
   with pytest.raises(UserError, match=r"train_fraction is 1\.5, expected a number from 0 to 1"):
     folder_source(tmp_path, train_fraction=1.5)
@@ -216,7 +216,7 @@ def test_a_label_table_has_from_1_to_255_classes(tmp_path, count):
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
-def test_files_that_differ_in_their_ending_alone_are_told(tmp_path, part):
+def test_files_that_differ_in_their_ending_alone_are_reported(tmp_path, part):
   write_pairs(tmp_path)
   file = tmp_path / part / "x002.png"
   Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
@@ -227,22 +227,22 @@ def test_files_that_differ_in_their_ending_alone_are_told(tmp_path, part):
 @pytest.mark.parametrize(
   ("dtype", "ending"), [(np.uint16, "png"), (np.int32, "tif"), (np.float32, "tif")]
 )
-def test_images_of_more_than_8_bits_are_told(tmp_path, dtype, ending):
+def test_images_of_more_than_8_bits_are_reported(tmp_path, dtype, ending):
   write_pairs(tmp_path)
   (tmp_path / "images" / "x001.png").unlink()
   file = tmp_path / "images" / f"x001.{ending}"
   Image.fromarray(np.full((40, 60), 30000, dtype)).save(file)
   ((name, fault),) = sources.check(folder_source(tmp_path))
   assert name == "x001"
-  assert f"{file}: an image of mode {Image.open(file).mode}, expected 8 bits a channel" in fault
+  assert f"{file}: an image of mode {Image.open(file).mode}, expected 8 bits per channel" in fault
 
 
 @pytest.mark.parametrize("task", ["colorization", "image_to_image"])
 def test_padding_is_not_scored_as_a_part_of_a_picture(task):
   config = config_lib.default()
   config_lib.set_task(config, task)
-  config.data.eval_fit = "native"
-  with pytest.raises(UserError, match=rf"'native'.* the task '{task}' scores every pixel"):
+  config.data.eval_fit = "full"
+  with pytest.raises(UserError, match=rf"'full'.* the task '{task}' scores every pixel"):
     input_pipeline.make_source(config, "val")
 
 
@@ -320,7 +320,7 @@ def test_processes_split_the_same_global_batches(processes):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_cut_the_crops_that_one_would(processes):
   images = np.random.default_rng(0).integers(0, 256, (9, 12, 15, 3)).astype(np.uint8)
-  source = pipeline.Native([dict(image=i, label=i[..., 0]) for i in images], 1, 1)
+  source = pipeline.FullSize([dict(image=i, label=i[..., 0]) for i in images], 1, 1)
 
   def stream(index, count):
     how = dict(batch_size=4, seed=3, crop=(5, 6), process_index=index, process_count=count)
@@ -355,9 +355,9 @@ def test_evaluation_sees_every_example_once(count, processes):
       numbered(count), batch_size=4, process_index=i, process_count=processes
     )
     for batch in batches:
-      assert len(batch["mask"]) == 4 // processes
-      seen += [n for n, real in zip(numbers(batch), batch["mask"], strict=True) if real]
-      assert (batch["label"][~batch["mask"]] == IGNORE).all()
+      assert len(batch["valid"]) == 4 // processes
+      seen += [n for n, real in zip(numbers(batch), batch["valid"], strict=True) if real]
+      assert (batch["label"][~batch["valid"]] == IGNORE).all()
   assert sorted(seen) == list(range(count))
 
 
@@ -409,7 +409,7 @@ def test_a_split_on_the_device_is_not_kept_on_the_host():
 
 
 @pytest.mark.parametrize(("devices", "filled"), [(1, 7), (2, 8)])
-def test_native_batches_see_every_example_once_by_size(devices, filled):
+def test_full_size_batches_see_every_example_once_by_size(devices, filled):
   sizes = [(5, 9), (8, 12), (5, 9), (6, 10), (8, 12), (3, 3), (8, 11)]
 
   class Sizes:
@@ -420,14 +420,14 @@ def test_native_batches_see_every_example_once_by_size(devices, filled):
       image = np.full((*sizes[i], 3), i, np.uint8)
       return dict(image=image, label=np.full(sizes[i], i, np.uint8))
 
-  source = pipeline.Native(Sizes(), 4, 1)
-  batches = list(pipeline.native_batches(source, batch_size=2, devices=devices))
+  source = pipeline.FullSize(Sizes(), 4, 1)
+  batches = list(pipeline.full_size_batches(source, batch_size=2, devices=devices))
   assert {b["label"].shape[1:] for b in batches} == {(8, 12), (4, 4)}
   seen = []
   for batch in batches:
     assert batch["image"].shape == (*batch["label"].shape, 3)
-    for image, label, mask in zip(batch["image"], batch["label"], batch["mask"], strict=True):
-      if not mask:
+    for image, label, valid in zip(batch["image"], batch["label"], batch["valid"], strict=True):
+      if not valid:
         assert (label == IGNORE).all()
         continue
       i = int(image[0, 0, 0])
@@ -437,16 +437,16 @@ def test_native_batches_see_every_example_once_by_size(devices, filled):
       assert (label == i).sum() == height * width
       assert (image == i).all()  # the edge is repeated
   assert sorted(seen) == list(range(len(sizes)))
-  assert sum(len(b["mask"]) for b in batches) == filled
+  assert sum(len(b["valid"]) for b in batches) == filled
 
 
-def test_native_batches_of_a_size_have_one_shape():
+def test_full_size_batches_of_a_size_have_one_shape():
   examples = [dict(image=np.zeros((8, 8, 3), "u1"), label=np.zeros((8, 8), "u1"))] * 7
   for batch_size, devices, want in ((4, 1, [4, 4]), (16, 1, [7]), (16, 4, [8]), (16, 8, [8])):
-    source = pipeline.Native(examples, 1, 1)
-    batches = list(pipeline.native_batches(source, batch_size=batch_size, devices=devices))
+    source = pipeline.FullSize(examples, 1, 1)
+    batches = list(pipeline.full_size_batches(source, batch_size=batch_size, devices=devices))
     assert [len(b["image"]) for b in batches] == want
-    assert sum(b["mask"].sum() for b in batches) == 7
+    assert sum(b["valid"].sum() for b in batches) == 7
 
 
 def test_random_crops_follow_from_seed_and_step():
@@ -461,7 +461,7 @@ def test_random_crops_follow_from_seed_and_step():
       return dict(image=image, label=(label // 30).astype(np.uint8))
 
   def stream(seed, **more):
-    source = pipeline.Native(Ramp(), 1, 1)
+    source = pipeline.FullSize(Ramp(), 1, 1)
     return pipeline.train_iterator(source, batch_size=2, seed=seed, crop=(8, 6), **more)
 
   first, again, other = stream(0), stream(0, num_threads=0), stream(1)
@@ -490,7 +490,7 @@ def test_worker_processes_give_the_same_batches_and_resume(tmp_path):
   source = sources.make("folder", "train", folder=str(write_pairs(tmp_path)))
 
   def stream(workers):
-    fitted = pipeline.Native(source, 1, 0)
+    fitted = pipeline.FullSize(source, 1, 0)
     how = dict(batch_size=2, seed=0, crop=(24, 32), num_workers=workers)
     return pipeline.train_iterator(fitted, **how)
 
@@ -545,10 +545,10 @@ def test_label_table():
 def test_the_middle_is_that_of_the_image_and_small_ones_are_extended():
   image = np.arange(7 * 9 * 3, dtype=np.uint8).reshape(7, 9, 3)
   label = np.arange(63, dtype=np.uint8).reshape(7, 9)
-  source = pipeline.Middle([dict(image=image, label=label)], (3, 5), 0)
+  source = pipeline.CenterCrop([dict(image=image, label=label)], (3, 5), 0)
   np.testing.assert_array_equal(source[0]["image"], image[2:5, 2:7])
   np.testing.assert_array_equal(source[0]["label"], label[2:5, 2:7])
-  small = pipeline.Middle([dict(image=image, label=label)], (8, 5), 0)[0]
+  small = pipeline.CenterCrop([dict(image=image, label=label)], (8, 5), 0)[0]
   assert small["image"].shape == (8, 5, 3)
   np.testing.assert_array_equal(small["label"][7], np.full(5, 255))
   np.testing.assert_array_equal(small["image"][7], image[6, 2:7])

@@ -1,4 +1,4 @@
-"""What image and mask files store, from files that are written here byte by byte or by Pillow."""
+"""Stored values of image and mask files, from files written here byte by byte or by Pillow."""
 
 import io
 import os
@@ -197,8 +197,8 @@ def test_a_transparent_colour_of_an_rgb_mask_is_refused():
     (saved(Image.new("RGBA", (9, 9)), "WEBP"), "a mask in lossy WebP"),
     (saved(Image.new("RGB", (9, 9)), "TIFF", compression="jpeg"), "a mask in TIFF with .*jpeg"),
     (saved(Image.new("CMYK", (9, 9)), "TIFF"), "a mask of mode CMYK, expected grey values"),
-    (png(np.zeros((2, 2, 3)), 16, 2), "a mask of mode RGB with 16 bits a channel, expected 8"),
-    (png(np.zeros((2, 2, 2)), 16, 4), "with 16 bits a channel, expected 8"),
+    (png(np.zeros((2, 2, 3)), 16, 2), "a mask of mode RGB with 16 bits per channel, expected 8"),
+    (png(np.zeros((2, 2, 2)), 16, 4), "with 16 bits per channel, expected 8"),
   ],
   ids=short,
 )
@@ -245,7 +245,7 @@ def test_images_are_shown_as_viewers_show_them(bits, min_is_white):
   ids=short,
 )
 def test_images_of_16_bits_and_more_are_refused(data):
-  with pytest.raises(UserError, match=r"x: an image of mode .*expected 8 bits a channel, found"):
+  with pytest.raises(UserError, match=r"x: an image of mode .*expected 8 bits per channel, found"):
     decoding.read_image(data, "x")
 
 

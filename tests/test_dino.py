@@ -37,7 +37,7 @@ def parts():
 
 def batch(count=4):
   image = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
-  return dict(image=image, label=np.zeros(count, np.uint8), mask=np.ones(count, bool))
+  return dict(image=image, label=np.zeros(count, np.uint8), valid=np.ones(count, bool))
 
 
 def softmax(x):
@@ -81,7 +81,7 @@ def test_loss_entropies_and_mask_against_numpy():
   assert s["mean_entropy"] == pytest.approx(-(mean * np.log(mean)).sum() / np.log(K), rel=1e-5)
 
 
-def test_collapse_is_told():
+def test_collapse_is_reported():
   task = make_task()
   good = dict(teacher_entropy=0.3, mean_entropy=0.9, feature_deviation=0.5)
   assert not task.warning(good)
@@ -218,7 +218,7 @@ def test_it_trains_and_resumes_bit_for_bit(tmp_path):
   [(dict(temperature=0.0), "temperature"), (dict(teacher_end=2.0), "teacher_end"),
    (dict(center_momentum=1.5), "center_momentum"), (dict(crops=-1), "crops")],
 )  # fmt: skip
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 
@@ -227,7 +227,7 @@ def test_wrong_fields_are_told(fields, part):
   ("changes", "part"),
   [({"ema_decay": 0.0}, "needs a teacher"), ({"ema_decay": 1.5}, "from 0 and below 1")],
 )
-def test_a_missing_teacher_is_told(changes, part, tmp_path):
+def test_a_missing_teacher_is_reported(changes, part, tmp_path):
   config = smoke_config()
   config.update_from_flattened_dict(changes)
   with pytest.raises(UserError, match=part):

@@ -144,7 +144,7 @@ def test_a_field_of_no_use_in_a_users_own_config_is_named(tmp_path):
    ((("a", (9, 0, 0)), ("b", (9, 0, 0))), r"one colour, \(9, 0, 0\) .classes 0, 1"),
    ((("a", (0, 0, 0)),), "one class, a, so every answer is right")],
 )  # fmt: skip
-def test_classes_that_cannot_be_told_apart(classes, message):
+def test_classes_that_cannot_be_distinguished(classes, message):
   task = type("Task", (), dict(label_kind="mask"))
   with pytest.raises(UserError, match=message):
     preflight.check_labels(LabelTable(classes), task)

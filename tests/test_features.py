@@ -57,7 +57,7 @@ def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
   @jax.jit
   def run(variables, own):
     every = backbone.apply(own, image, train=False)
-    found = [features.of_stage(net, variables, image, stage) for stage in stages]
+    found = [features.stage_features(net, variables, image, stage) for stage in stages]
     return found, [every[stage] for stage in stages]
 
   for found, feature in zip(*run(variables, own), strict=True):
@@ -65,13 +65,13 @@ def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   assert features.middle_stages(net, image) == (2, 3, 4)
   with pytest.raises(UserError, match="stage 6: the backbone has the stages 0 to 5"):
-    features.of_stage(net, variables, image, 6)
+    features.stage_features(net, variables, image, 6)
 
 
 def test_a_net_without_a_backbone_has_no_stages():
   net, variables, image = applied("unet", widths=(4, 6), num_classes=3)
   with pytest.raises(UserError, match="UNet has no backbone"):
-    features.of_stage(net, variables, image, 1)
+    features.stage_features(net, variables, image, 1)
   assert features.middle_stages(net, image) == ()
 
 
@@ -161,7 +161,7 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
   scores = json.loads((tmp_path / "run" / "figures" / "features.json").read_text())["epoch 0"]
   assert scores["linear_accuracy"] > 0.9  # bright or dark: even random weights see that
   restored = restore.run(tmp_path / "run")
-  restored[0].config.data.update(eval_fit="native", eval_multiple=1)
+  restored[0].config.data.update(eval_fit="full", eval_multiple=1)
   source = make_source(restored[0].config, "val", labelled=False)
   (many,) = features.extract(*restored, source, limit=100, per_image=None)
   assert np.bincount(many.examples).max() > 20  # two classes of 100, six images
@@ -226,8 +226,8 @@ def test_the_launcher_writes_pictures_and_scores(runs):
     assert np.asarray(Image.open(figures / name).convert("RGB")).std() > 10
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--epochs=0", "--stage=1")
   assert done.returncode == 0, done.stderr
-  of_stage = json.loads((figures / "features_stage1.json").read_text())["epoch 0"]
-  assert 0 <= of_stage["knn_accuracy"] <= 1 and (figures / "features_stage1.png").is_file()
+  scores = json.loads((figures / "features_stage1.json").read_text())["epoch 0"]
+  assert 0 <= scores["knn_accuracy"] <= 1 and (figures / "features_stage1.png").is_file()
   assert len(json.loads((figures / "features.json").read_text())) == 3  # the others stay
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--epochs=7")
   assert done.returncode == 1 and "epoch 7: its checkpoint was not kept" in done.stderr

@@ -1,4 +1,4 @@
-"""Other people's folders: what masks mean, classes.txt, layouts, lists, and what is not read."""
+"""Users' folders: meaning of masks, classes.txt, layouts, lists, and files that are not read."""
 
 import os
 import shutil
@@ -277,7 +277,7 @@ def test_shift_and_ignored_values(tmp_path):
   write_set(tmp_path / "e", [signed], ending="tif")
   assert_labels(labels(tmp_path / "e", ignore_value=-1), want)
   notes = make(tmp_path / "d", ignore_value=1).notes
-  assert notes == ("ignore_value 1 is the number of the class 'road' as well",)
+  assert notes == ("ignore_value 1 is also the number of the class 'road'",)
 
 
 # ---------------------------------------------------------------------------- classes.txt
@@ -319,7 +319,7 @@ def test_malformed_lines_of_classes_txt_are_named(tmp_path, line):
   [
     ("a\n\nb\na\n", "lines 1 and 4: two classes of the name 'a'"),
     ("a 1 2 3\nb 4 5 6\nc 1 2 3\n", r"lines 1 and 3: two classes of the colour \(1, 2, 3\)"),
-    ("background,road\n", "expected one class a line, without commas"),
+    ("background,road\n", "expected one class per line, without commas"),
   ],
 )
 def test_classes_that_contradict_themselves_are_refused(tmp_path, text, says):
@@ -552,7 +552,7 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
   (tmp_path / "masks" / "x0.png").rename(tmp_path / "masks" / "x0.json")
   with pytest.raises(UserError, match=r"1 of 1 images have no label: x0\.png.*2 \.json files"):
     make(tmp_path)
-  part = checks.Part(make(tmp_path, complete=False), (0,))
+  part = checks.Subset(make(tmp_path, complete=False), (0,))
   assert len(part.notes) == 6
 
 

@@ -91,7 +91,7 @@ def test_perceptual_loss_is_zero_for_the_truth_and_pulls_towards_it():
     (dict(content=1.0, backbone="resnet180"), "resnet18"),
   ],
 )
-def test_wrong_fields_are_told(fields, part):
+def test_wrong_fields_are_reported(fields, part):
   with pytest.raises(UserError, match=part):
     make_task(**fields)
 

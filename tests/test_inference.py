@@ -1,4 +1,4 @@
-"""What a net of each task says of an image of another size than it was trained at."""
+"""Predictions of each task for an image of another size than the training's."""
 
 import numpy as np
 import pytest

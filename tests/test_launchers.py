@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
@@ -20,11 +21,11 @@ from segjax.training.writers import read_metrics
 
 @pytest.fixture(scope="module", params=["unet_road"])
 def smoked(request, tmp_path_factory):
-  """A workdir in which the config's :smoke variant ran, and what it printed."""
+  """A workdir in which the config's :smoke variant ran, and its output."""
   workdir = tmp_path_factory.mktemp(request.param) / "run"
   done = launch("train", f"--config=configs/{request.param}.py:smoke", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
-  assert "TF_" not in done.stderr  # TensorFlow tells of its kernels at every start if it may
+  assert "TF_" not in done.stderr  # else TensorFlow prints a notice of its kernels
   return workdir, done.stdout
 
 
@@ -73,18 +74,23 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(smoked):
   workdir, _ = smoked
   events = EventAccumulator(str(workdir), size_guidance=dict(tensors=0)).Reload()
   tags = events.Tags()["tensors"]
-  assert {"train/loss", "val/loss", "val/mean_iou", "val/f1/road", "val/examples"} <= set(tags)
+  assert {"train/loss", "val/loss", "val/mean_iou", "val/f1/road", "val/confusion"} <= set(tags)
   assert [e.step for e in events.Tensors("val/loss")] == [3, 6]
   assert "_hparams_/session_start_info" in " ".join(
     [*tags, *events.summary_metadata, *(events.PluginTagToContent("hparams") or {})]
   )
-  # TensorBoard shows what lies in the folder: width, height and the PNG file.
-  assert events.summary_metadata["val/examples"].plugin_data.plugin_name == "images"
-  for event in events.Tensors("val/examples"):
-    width, height, png = event.tensor_proto.string_val
-    file = workdir / "images" / f"val_examples_step{event.step:06d}.png"
-    assert png == file.read_bytes()
-    assert (int(width), int(height)) == Image.open(file).size
+  # A picture for each example and evaluation: width, height and the PNG file.
+  shown = [tag for tag in tags if tag.startswith("examples/")]
+  assert len(shown) > 1
+  for tag in shown:
+    assert events.summary_metadata[tag].plugin_data.plugin_name == "images"
+    assert [e.step for e in events.Tensors(tag)] == [3, 6]
+    width, height, png = events.Tensors(tag)[0].tensor_proto.string_val
+    assert (int(width), int(height)) == Image.open(io.BytesIO(png)).size
+    assert int(width) >= 400  # two pictures of a usable size side by side
+  assert sorted(p.name for p in (workdir / "images").iterdir()) == [
+    "val_examples_step000003.png", "val_examples_step000006.png",
+  ]  # fmt: skip
 
 
 @pytest.fixture
@@ -221,9 +227,9 @@ def error_cases(root):
     "unknown loss": ([own_config(root, "a", "c.loss.dise = 1.0")], ["'dise'", "'dice'"], {}),
     "unknown model field": (
       [own_config(root, "b", "c.model.witdhs = (4, 8)")], ["'witdhs'", "'widths'"], {}),
-    "one class an image": (
+    "one class per image": (
       [own_config(root, "digits", "c.data.source = config_lib.data_source('digits')")],
-      ["'digits' has one class an image", "'segmentation'"], {}),
+      ["'digits' has one class per image", "'segmentation'"], {}),
     "unknown task": ([*EMBEDDED, "--config.task.name=segment"], ["'segmentation'"], {}),
     "unknown writer": ([*EMBEDDED, "--config.writers=('cluu',)"], ["'cluu'", "'clu'"], {}),
     "mistyped field": (
@@ -264,7 +270,7 @@ def failures(tmp_path_factory):
     given = any(a.startswith("--workdir") for a in args)
     more = [] if given else [f"--workdir={root / name.replace(' ', '_') / 'run'}"]
     jobs.append(("train", [*args, *more], env))
-  found = zip(cases, launch_all(jobs, root / "told"), strict=True)
+  found = zip(cases, launch_all(jobs, root / "mistakes"), strict=True)
   return {name: (done, cases[name][1]) for name, done in found}
 
 
@@ -280,7 +286,7 @@ def test_every_error_is_one_clear_message_with_exit_code_1(failures):
 
 
 @pytest.mark.slow
-def test_a_full_folder_is_told_and_the_last_good_checkpoint_stays(tmp_path):
+def test_a_full_folder_is_reported_and_the_last_good_checkpoint_stays(tmp_path):
   """Trains on a file system of 6 MB, which its checkpoints outgrow."""
   disk = tmp_path / "disk"
   disk.mkdir()
@@ -317,7 +323,7 @@ def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
     ("predict", [f"--workdir={trained}", "--input=/no/where", f"--output={tmp_path}"], "/no/where"),
     ("predict", [f"--workdir={trained}", f"--output={tmp_path}"], "--input is required"),
   ]
-  found = launch_all([(name, args, {}) for name, args, _ in cases], tmp_path / "told")
+  found = launch_all([(name, args, {}) for name, args, _ in cases], tmp_path / "mistakes")
   for done, (*_, part) in zip(found, cases, strict=True):
     assert done.returncode == 1
     assert part in done.stderr

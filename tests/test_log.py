@@ -1,4 +1,4 @@
-"""The rows of training: which steps each is of, when it is written, and what else is due when."""
+"""The rows of training: their steps, when they are written, and when other work is due."""
 
 import jax.numpy as jnp
 import numpy as np

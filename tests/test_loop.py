@@ -66,7 +66,7 @@ def test_a_run_is_a_pure_function_of_its_config_and_resumes_bit_for_bit(whole, d
 
 
 @pytest.mark.slow
-def test_a_run_whose_rows_were_lost_says_so_and_goes_on(whole, data, tmp_path, capsys):
+def test_a_run_whose_rows_were_lost_says_so_and_continues(whole, data, tmp_path, capsys):
   run = tmp_path / "run"
   training.train(tiny_config(data, total_steps=3), run)
   (run / "metrics.jsonl").unlink()
@@ -114,7 +114,7 @@ def test_what_a_workdir_holds(data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
+def test_training_continues_while_pictures_are_drawn(data, tmp_path, monkeypatch):
   after, seen, run = threading.Event(), [], tmp_path / "run"
 
   def panel(rows):
@@ -132,7 +132,7 @@ def test_training_goes_on_while_pictures_are_drawn(data, tmp_path, monkeypatch):
   assert seen == [True, True]
 
 
-def test_background_works_in_order_and_tells_errors_once():
+def test_background_works_in_order_and_reports_errors_once():
   done, background = [], Background("test")
   gate = threading.Event()
   background.submit(gate.wait, 20)
@@ -204,7 +204,7 @@ def test_a_checkpoint_holds_what_was_when_it_was_saved(tmp_path, monkeypatch):
     assert next(again) == 2
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_is_reported_at_the_next(tmp_path, monkeypatch):
   def save(*args, **kwargs):
     raise OSError("no space left")
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_pictures_that_cannot_be_written_are_told(data, tmp_path):
+def test_pictures_that_cannot_be_written_are_reported(data, tmp_path):
   (tmp_path / "images").write_text("")
   with pytest.raises(UserError, match=r"cannot write to .*images"):
     training.train(tiny_config(data, writers=("pictures",)), tmp_path)
@@ -243,7 +243,7 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(data, tmp_path):
 @pytest.mark.slow
 def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
   config = tiny_config(data, total_steps=9, eval_steps=9, keep_epochs=(0.34, 4 / 3))
-  training.train(config, tmp_path / "run")  # of 3 steps an epoch
+  training.train(config, tmp_path / "run")  # of 3 steps per epoch
   kept = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert kept == {1, 4, 9}
   assert int(restore.run(tmp_path / "run", "4")[1].step) == 4

@@ -1,4 +1,4 @@
-"""The road U-Net and what all nets share; `test_zoo` has one tester over every net."""
+"""The road U-Net and the properties of all nets; `test_zoo` has one tester over every net."""
 
 import functools
 
@@ -137,7 +137,7 @@ def test_models_and_a_train_step_need_only_the_core_packages():
     s = state.init_state(net, optimizer, jax.random.key(0), size=(16, 16))
     step = steps.make_train_step(net, task, optimizer, mesh=mesh)
     batch = dict(image=np.zeros((2, 16, 16, 3), np.uint8), label=np.ones((2, 16, 16), np.uint8),
-                 mask=np.ones(2, bool))
+                 valid=np.ones(2, bool))
     s, sums = step(s, steps.put_batch(batch, mesh))
     print("loss", float(task.loss(sums)), int(s.step))
   """

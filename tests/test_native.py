@@ -46,7 +46,7 @@ FORMS = [(c, "direct") for c in CASES] + [(c, "tiles") for c in CASES if CASES[c
 
 @pytest.fixture
 def form(request, monkeypatch):
-  """What a convolution goes by, of whatever size it is."""
+  """The kernel that a convolution takes, whatever its size."""
   monkeypatch.setattr(convolution, "in_tiles", lambda spec: request.param == "tiles")
 
 

@@ -1,4 +1,4 @@
-"""What every net takes: norm, activation, initialisation, dtypes, a backbone, images of C channels.
+"""Arguments of every net: norm, activation, initialisation, dtypes, backbone, number of channels.
 
 Programs are traced, not compiled, where the values do not matter.
 """
@@ -53,7 +53,7 @@ def flat(tree):
 
 
 def program(net, variables, channels=3, **how):
-  """What applying a net to images of 64x64 traces to, as text, and the logits' shape."""
+  """The traced program of a net on images of 64x64, as text, and the logits' shape."""
   dtype = jnp.result_type(net.dtype, jnp.float32)
   image = jax.ShapeDtypeStruct((2, 64, 64, channels), dtype)
 

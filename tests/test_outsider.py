@@ -81,7 +81,7 @@ def test_a_loop_over_the_train_step_and_a_task(data, channels):
   history = []
   for i in range(UPDATES):
     batch = np.arange(8) + 8 * (i % 2)
-    data = dict(image=pictures[batch], label=labels[batch], mask=np.ones(8, bool))
+    data = dict(image=pictures[batch], label=labels[batch], valid=np.ones(8, bool))
     state, sums = step(state, steps.put_batch(data, mesh))
     history.append((float(task.loss(sums)), task.summary(jax.device_get(sums))["mean_iou"]))
   check(history)

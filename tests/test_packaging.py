@@ -30,7 +30,8 @@ def test_imported_packages_are_declared():
   names = {name for file in files for name in imported(file)}
   names -= {"segjax", *sys.stdlib_module_names}
   assert {"jax", "scipy", "PIL"} <= names
-  declared = {normal(re.match(r"[\w.-]+", d)[0]) for d in PROJECT["dependencies"]}
+  wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["wandb"]]
+  declared = {normal(re.match(r"[\w.-]+", d)[0]) for d in wanted}
   known = metadata.packages_distributions()
   missing = {n for n in names if not {normal(d) for d in known.get(n, [n])} & declared}
   assert not missing
@@ -43,7 +44,7 @@ def name_of(file):
 
 
 def test_imports_run_one_way():
-  """At the top of files; between modules as well as between rooms, such as data and training."""
+  """At the top of files; between modules and between rooms, such as data and training."""
   files = {name_of(f): f for f in (ROOT / "segjax").rglob("*.py")}
   modules = {name: set() for name in files}
   rooms = {name.split(".")[1]: set() for name in files if "." in name}
@@ -59,6 +60,14 @@ def test_imports_run_one_way():
   list(TopologicalSorter(modules).static_order())
   floors = ("ops", "models", "tasks", "training", "benchmark", "analysis")
   assert sorted(floors, key=order.index) == list(floors)
+
+
+def test_the_command_and_what_it_runs_are_shipped():
+  assert PROJECT["scripts"] == {"segjax": "segjax.__main__:main"}
+  shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+  found = {f"{folder}/{f.name}" for folder, (g,) in shipped.items() for f in ROOT.glob(g)}
+  files = [f for folder in ("launch", "configs") for f in (ROOT / folder).rglob("*.py")]
+  assert found == {f"share/segjax/{f.relative_to(ROOT)}" for f in files}
 
 
 def test_the_licence_is_there():

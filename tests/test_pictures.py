@@ -40,7 +40,7 @@ def test_captions_grow_with_the_sheet():
 
 
 def test_a_caption_that_is_too_wide_takes_two_lines():
-  """In its row alone; what does not fit into two is cut, and words stay whole."""
+  """In its row alone; text beyond two lines is cut, and words stay whole."""
   long = "scaled dot product: attention to SignSymbol"
   sheet = pictures.panel(
     [[(long, plain(220, 220, 77)), ("b", plain(220, 220, 77))], [("c", plain(220, 220, 78))]]

@@ -255,12 +255,12 @@ def seen_shapes(image, outputs_of, eval_fit, whole=True):
 
 @pytest.mark.parametrize(("fit", "shape", "seen"), [
   ("resize", (40, 60), SIZE),
-  ("native", (40, 60), (40, 64)),
+  ("full", (40, 60), (40, 64)),
   ("crop", (40, 60), (40, 64)),
   ("crop", (10, 60), (16, 64)),  # to data.size at least, as in evaluation
   ("crop", (10, 20), SIZE),
   ("crop", SIZE, SIZE),
-  ("native", (10, 20), (16, 24)),
+  ("full", (10, 20), (16, 24)),
 ])  # fmt: skip
 def test_the_net_sees_an_image_at_the_scale_of_evaluation(fit, shape, seen):
   image = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(np.uint8)
@@ -278,19 +278,19 @@ def test_one_answer_for_an_image_is_of_its_middle_as_in_evaluation():
   answer = lambda batch: keep.append(batch) or np.zeros((1, 3), "f4")  # noqa: E731
   shapes, out = seen_shapes(image, answer, eval_fit="crop", whole=False)
   assert (shapes, out.shape) == ([SIZE], (1, 3))
-  evaluated = pipeline.Middle([dict(image=image)], SIZE, 1)[0]["image"]
+  evaluated = pipeline.CenterCrop([dict(image=image)], SIZE, 1)[0]["image"]
   np.testing.assert_array_equal(keep[0][0], evaluated)
-  assert seen_shapes(image, answer, eval_fit="native", whole=False)[0] == [(40, 64)]
+  assert seen_shapes(image, answer, eval_fit="full", whole=False)[0] == [(40, 64)]
 
 
 def test_a_scale_that_the_net_was_not_trained_at_is_said():
   data = lambda fit, eval_fit: ConfigDict(  # noqa: E731
     dict(size=SIZE, fit=fit, eval_fit=eval_fit)
   )
-  for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "native")):
+  for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "full")):
     assert inference.scale_warning(data(fit, eval_fit), (40, 60)) == ""
   assert "crops of 16x24" in inference.scale_warning(data("crop", "resize"), (40, 60))
-  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "native"), (40, 60))
+  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "full"), (40, 60))
   assert inference.scale_warning(data("crop", "resize"), SIZE) == ""
 
 
@@ -321,6 +321,7 @@ def listing(folder):
 
 
 KINDS = ("color", "index", "overlay")
+SHARED = ["legend.png", "predictions.csv"]  # by all images of a folder
 
 
 def test_results_never_lie_among_the_images(world, tmp_path):
@@ -340,7 +341,7 @@ def test_the_table_is_complete_over_several_calls(world, tmp_path):
   first = rows(out)["a.png"]
   predict(world, b, out)
   assert rows(out)["a.png"] == first
-  assert listing(out) == sorted([f"{n}_{k}.png" for n in "ab" for k in KINDS] + ["predictions.csv"])
+  assert listing(out) == sorted([f"{n}_{k}.png" for n in "ab" for k in KINDS] + SHARED)
   photo(a, shape=(30, 50))
   predict(world, a, out)
   assert list(rows(out)) == ["a.png", "b.png"]
@@ -348,6 +349,31 @@ def test_the_table_is_complete_over_several_calls(world, tmp_path):
   assert (out / "predictions.csv").read_text().count("a.png") == 1
   index = np.asarray(Image.open(out / "a_index.png"))
   assert float(rows(out)["a.png"]["thing"]) == pytest.approx((index == 1).mean(), abs=1e-6)
+
+
+def test_a_legend_lies_beside_the_pictures(world, tmp_path):
+  predict(world, photo(tmp_path / "in" / "a.png"), tmp_path / "out")
+  legend = np.asarray(Image.open(tmp_path / "out" / "legend.png"))
+  colors = [color for _, color in world.experiment.labels.classes]
+  assert len(colors) == 2
+  assert [(legend == color).all(-1).sum() > 100 for color in colors] == [True] * 2
+
+
+def test_the_checkpoint_that_is_used_is_named(run):
+  assert restore.checkpoint_text(run, 2) == (
+    "checkpoint of step 2, the latest and the best by val/mean_iou"
+  )
+  best = dict(best_metric="val/mean_iou", best_mode="max")
+  checkpoints = Checkpoints(run / "checkpoints", **best)
+  state = restore.run(run)[1]
+  checkpoints.save(4, state, Position(b"{}"), {"val/mean_iou": 0.4})
+  checkpoints.close()
+  assert restore.checkpoint_text(run, 4) == (
+    "checkpoint of step 4, the latest (the best by val/mean_iou is of step 2)"
+  )
+  assert restore.checkpoint_text(run, 2) == (
+    "checkpoint of step 2, the best by val/mean_iou (the latest is of step 4)"
+  )
 
 
 def test_files_of_the_users_are_not_replaced(world, tmp_path):
@@ -358,6 +384,13 @@ def test_files_of_the_users_are_not_replaced(world, tmp_path):
     predict(world, image, out)
   assert listing(out) == ["a_overlay.png"] and mine.read_bytes() == before
   mine.unlink()
+  (out / "predictions.csv").unlink(missing_ok=True)
+  legend = photo(out / "legend.png")
+  before = legend.read_bytes()
+  with pytest.raises(UserError, match=r"legend\.png is there already and not a result"):
+    predict(world, image, out)
+  assert listing(out) == ["legend.png"] and legend.read_bytes() == before
+  legend.unlink()
   table = out / "predictions.csv"
   for text in ("name,price\nx,1\n", "\0\1", "file;width\n"):
     table.write_text(text)
@@ -394,7 +427,7 @@ def test_two_images_of_one_stem_have_their_own_pictures(world, tmp_path):
   for given in (first, second, second, first):
     predict(world, given, out)
   names = [f"{n}_{k}.png" for n in ("a", "a.png") for k in KINDS]
-  assert listing(out) == sorted([*names, "predictions.csv"])
+  assert listing(out) == sorted([*names, *SHARED])
   for base, name in (("a", "a.jpg"), ("a.png", "a.png")):
     share = (np.asarray(Image.open(out / f"{base}_index.png")) == 1).mean()
     assert float(rows(out)[name]["thing"]) == pytest.approx(share, abs=1e-6)
@@ -583,7 +616,7 @@ def test_sums_of_the_last_evaluation(run):
 
 def result(run, **fields):
   config = config_lib.load(run / "config.json")
-  return Result(**dict(label="a", seed=0, config=config, workdir=run) | fields)
+  return Result(**dict(variant="a", seed=0, config=config, workdir=run) | fields)
 
 
 def damage_metrics(run):
@@ -616,7 +649,7 @@ def test_a_damaged_run_is_a_line_of_the_report(run, tmp_path, capsys, damage):
   write_sums(run)
   whole = shutil.copytree(run, tmp_path / "whole")
   damage(run)
-  given = [result(run), result(whole, seed=1), result(whole, label="b", error="before")]
+  given = [result(run), result(whole, seed=1), result(whole, variant="b", error="before")]
   first, second, third = intact.checked(given)
   assert str(run) in first.error and "\n" not in first.error
   assert (second.error, third.error) == ("", "before")

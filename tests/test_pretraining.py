@@ -1,4 +1,4 @@
-"""Training without labels: what the net is asked, losses by hand, collapse, starting from it."""
+"""Training without labels: pretext tasks, losses by hand, collapse, starting from it."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def test_contrastive_loss_by_hand(temperature):
     np.testing.assert_allclose(masked[key], some[key], rtol=1e-5)
 
 
-def test_equal_views_are_found_and_collapse_is_told():
+def test_equal_views_are_found_and_collapse_is_reported():
   task = SimCLR(("x",), PALETTE)
   z = np.random.default_rng(0).normal(size=(50, 128)).astype(np.float32)
   sums = task.statistics(jnp.array(np.concatenate([z, z])), None, jnp.ones(50, bool),
@@ -130,6 +130,6 @@ def test_pretraining_starts_other_nets(method, tmp_path):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 11.0])
-def test_a_wrong_temperature_is_told(temperature):
+def test_a_wrong_temperature_is_reported(temperature):
   with pytest.raises(UserError, match="temperature"):
     SimCLR(("x",), PALETTE, temperature=temperature)

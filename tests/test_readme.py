@@ -15,6 +15,7 @@ from segjax.analysis.commands import COMMANDS
 from segjax.errors import UserError
 
 DOCUMENTS = ("README.md", "configs/README.md")
+DEFINE_CONFIG = ("define_config", "define_own_code")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -48,7 +49,7 @@ def flags_of(launcher):
   calls = [n for n in ast.walk(ast.parse(launcher.read_text())) if isinstance(n, ast.Call)]
   calls = [n for n in calls if isinstance(n.func, ast.Attribute)]
   names = {n.args[0].value for n in calls if n.func.attr.startswith("DEFINE_")}
-  return names | ({"config"} if any(n.func.attr == "define_config" for n in calls) else set())
+  return names | ({"config"} if any(n.func.attr in DEFINE_CONFIG for n in calls) else set())
 
 
 def check_launcher(words):
@@ -62,7 +63,8 @@ def check_launcher(words):
   for argument in arguments:
     name, _, value = re.fullmatch(r"--([\w.]+)(=(.+))?", argument, re.DOTALL).groups()
     if name.startswith("config."):
-      assert "config" in flags or launcher == "launch/study.py", argument
+      sets_fields = "cli.define_config()" in (ROOT / launcher).read_text()
+      assert sets_fields or launcher == "launch/study.py", argument
       fields.append(name.removeprefix("config."))
       continue
     assert name in flags, f"{launcher} has no flag --{name}"
@@ -153,5 +155,5 @@ def test_the_packages_of_the_nets_alone():
 
 def test_the_readme_stays_short():
   lines = text_of("README.md").splitlines()
-  assert len(lines) <= 170
+  assert len(lines) < 170
   assert max(len(line) for line in lines if not line.startswith("|")) <= 110

@@ -274,14 +274,14 @@ def test_crops_that_evaluation_does_not_share(tmp_path):
   source = sources.make("folder", "train", folder=str(data), train_fraction=1.0)
   small, scale = coverage.crops(config, source, source)
   assert small.startswith("10% of the train images (1 of 10 looked at) are smaller than the crops")
-  assert "squeezed" in scale and "data.eval_fit='native'" in scale
-  for eval_fit in ("native", "crop"):
+  assert "squeezed" in scale and "data.eval_fit='full'" in scale
+  for eval_fit in ("full", "crop"):
     config.data.eval_fit = eval_fit
     assert coverage.crops(config, source, source) == [small]
   config.data.fit = "resize"
   assert coverage.crops(config, source, source) == []
   same_size = tiny_config(data, **{"data.fit": "crop", "data.size": (40, 60)})
-  one = checks.Part(source, (1, 2, 3))
+  one = checks.Subset(source, (1, 2, 3))
   assert coverage.crops(same_size, one, one) == []
 
 

@@ -275,7 +275,7 @@ def test_folder_of_classes(tmp_path, layout):
     sources.make("folder", "train", classes=("cat_small",), **fields)
 
 
-def test_a_name_without_its_class_is_told(tmp_path):
+def test_a_name_without_its_class_is_reported(tmp_path):
   for name in ("cat_1", "dog_1", "dog2"):
     write(tmp_path / f"{name}.png", picture())
   fields = dict(folder=str(tmp_path), kind="classification", train_fraction=1.0)
@@ -309,7 +309,7 @@ def test_images_alone_need_no_labels(tmp_path, place):
   for source in (train, val):
     for i, name in enumerate(source.names):
       np.testing.assert_array_equal(source[i]["image"], pictures[int(name)])
-  with pytest.raises(UserError, match="one class an image, the net needs a label image"):
+  with pytest.raises(UserError, match="one class per image, the net needs a label image"):
     sources.labelled(train, "mask", "it", "the net")
   with pytest.raises(UserError, match=r"classes is 'four', expected names such as"):
     sources.make("folder", "train", folder=str(folder), classes="four")

@@ -171,6 +171,30 @@ def check_resumed(root, other):
     }
 
 
+def test_a_damaged_run_counts_as_failed(tmp_path, monkeypatch, capsys):
+  config = config_lib.read("configs/unet_road.py:smoke")
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    config_lib.save(config, tmp_path / name / "config.json")
+  (tmp_path / "b" / "labels.json").write_text("{")
+  trained = [study_lib.Result(n, 0, config, tmp_path / n) for n in "ab"]
+  written = []
+  monkeypatch.setattr(study_lib, "run", lambda study, pool: trained)
+  monkeypatch.setattr(report, "write", lambda study, results, folder: written.append(results))
+  spec = "configs/studies/skip_connections.py:smoke"
+  how = dict(overrides={}, runs=tmp_path, output=tmp_path / "report")
+  with pytest.raises(UserError, match="every run failed"):  # neither has labels
+    studies.run(spec, **how)
+  assert "0 of 2 runs done" in capsys.readouterr().out
+  check = studies.intact._check_files
+  monkeypatch.setattr(studies.intact, "_check_files", lambda r: r.variant == "a" or check(r))
+  monkeypatch.setattr(studies.intact.restore, "run", lambda workdir: None)
+  studies.run(spec, **how)
+  assert [bool(r.error) for r in written[-1]] == [False, True]
+  out = capsys.readouterr().out
+  assert "1 of 2 runs done" in out and "failed: b, seed 0: " in out and "labels.json" in out
+
+
 @pytest.mark.slow
 def test_errors_are_one_line(tmp_path):
   write_study(tmp_path)
@@ -185,7 +209,7 @@ def test_errors_are_one_line(tmp_path):
     ("--study=configs/studies/asp.py", "configs/studies/aspp.py"),
   ]
   jobs = [("study", [*arguments(tmp_path), arg], {}) for arg, _ in cases]
-  for done, (_, message) in zip(launch_all(jobs, tmp_path / "told"), cases, strict=True):
+  for done, (_, message) in zip(launch_all(jobs, tmp_path / "mistakes"), cases, strict=True):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert message in line
@@ -529,8 +553,11 @@ REPORTS = {
     0, 5, ("regions.png", "examples.png", "attention ratio", "times as long")),
   "optimizers": (0, 6, ("confusion_5.png", "examples.png", "top5 accuracy")),
   "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
+  "losses": (0, 3, (*SEGMENTED, "median_frequency")),
   "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
 }  # fmt: skip
+# Variants that are trained of a study with many; all of them are read.
+SOME = {"losses": ("median-frequency weights", "hardest quarter", "with boundary")}
 GROUPS = [("skip_connections", "simple_vs_unet"), ("augmentation", "backbones")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
 
@@ -538,8 +565,10 @@ GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GRO
 def read_smoke(name, more=""):
   """A study of the project at smoke size, from random weights."""
   study = study_lib.read(f"configs/studies/{name}.py:smoke{more}")
-  changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in study.variants}
-  return dataclasses.replace(study, changes=changes)
+  variants = {label: study.variants[label] for label in SOME.get(name, study.variants)}
+  changes = {label: study.changes.get(label, {}) | {"init_from": ""} for label in variants}
+  writers = {"writers": "('pictures',)"}
+  return dataclasses.replace(study, variants=variants, changes=changes, overrides=writers)
 
 
 TRADES = ("trade_training_minutes.png", "trade_size.png")
@@ -559,10 +588,10 @@ def run_and_check(study, pool, output, trades=TRADES):
   report.write(study, results, output)
   text = (output / "report.md").read_text()
   for row, result in zip(table(output / "results.csv"), results, strict=True):
-    assert (row["variant"], row["seed"]) == (result.label, str(result.seed))
+    assert (row["variant"], row["seed"]) == (result.variant, str(result.seed))
     wanted = {k: v for k, v in result.final().items() if k.startswith("val/")}
     np.testing.assert_equal({k: float(row[k]) for k in wanted}, wanted)
-  runs = {label: [r for r in results if r.label == label] for label in study.variants}
+  runs = {label: [r for r in results if r.variant == label] for label in study.variants}
   for label, of_label in runs.items():
     score = mean_and_deviation([r.final()[study.metric] for r in of_label])
     assert f"| {label} | {len(of_label)} | {score} |" in text
@@ -597,8 +626,9 @@ def test_every_study_has_a_report_that_is_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids="-".join)
-def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
-  """At smoke size with stand-ins, from one pool: what two studies share is trained once."""
+@pytest.mark.usefixtures("stand_in_nets", "no_pdf")
+def test_studies_write_whole_reports(names, tmp_path, capsys):
+  """At smoke size with stand-ins, from one pool: a run that two studies share is trained once."""
   for name in names:
     shared, count, parts = REPORTS[name]
     study = dataclasses.replace(read_smoke(name), seeds=(0,))
@@ -615,6 +645,7 @@ def test_studies_write_whole_reports(names, tmp_path, stand_in_nets, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pdf")
 def test_a_study_of_pretraining_scores_features(tmp_path):
   study = read_smoke("pretraining", ",backbone=small_cnn,methods=rotation+dino")
   results, text, there = run_and_check(study, tmp_path / "pool", tmp_path)
@@ -624,10 +655,10 @@ def test_a_study_of_pretraining_scores_features(tmp_path):
   rows = {(r["variant"], int(r["seed"])): r for r in table(tmp_path / "results.csv")}
   before, after = {}, {}
   for r in results:
-    row, (start, end) = rows[r.label, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
+    row, (start, end) = rows[r.variant, r.seed], probes.probe(r.workdir).accuracy[probes.LAST]
     assert (float(row["knn_accuracy_before"]), float(row["knn_accuracy"])) == (start, end)
-    before.setdefault(r.label, []).append(start)
-    after.setdefault(r.label, []).append(end)
+    before.setdefault(r.variant, []).append(start)
+    after.setdefault(r.variant, []).append(end)
   assert before["DINO"] != after["DINO"] and len(set(before["DINO"])) == 2
   numbers = " | ".join(map(mean_and_deviation, (before["DINO"], after["DINO"])))
   assert f"| DINO | last | 2 | {numbers} |" in text

@@ -1,4 +1,4 @@
-"""The tests themselves: what CI's second stage selects by its markers."""
+"""The tests themselves: the selection of CI's second stage by markers."""
 
 import ast
 

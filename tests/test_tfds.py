@@ -99,12 +99,12 @@ def test_threads_read_the_same_batches_as_from_files(prepared):
       np.testing.assert_array_equal(ours[key], theirs[key])
 
 
-def test_launcher_tells_what_it_wrote_and_writes_once(prepared):
+def test_launcher_prints_its_files_and_writes_once(prepared):
   folder, data_dir, done = prepared
   assert "8 train, 1 val" in done.stdout and " MB" in done.stdout and "written in" in done.stdout
   assert "launch/train.py" in done.stdout and f"data_dir={data_dir}" in done.stdout
   shards = {f: f.stat().st_mtime_ns for f in data_dir.rglob("*.array_record*")}
-  assert len(shards) == 2  # one a split: val has one example
+  assert len(shards) == 2  # one per split: val has one example
   again = launch(
     "prepare_data", "--name=kitti_road", f"--source={folder}", f"--data_dir={data_dir}"
   )
@@ -212,7 +212,7 @@ def test_errors(pets, fields, says):
   [
     (dict(label_key="segmentation_mask", classes=("x", "y", "z")), "label value 3"),
     (dict(label_key="segmentation_mask", classes=("x", "y"), shift=-1), "expected 1 to 2"),
-    (dict(label_key="label"), "one value a pixel"),
+    (dict(label_key="label"), "one value per pixel"),
     (dict(label_key="named", image_key="label"), "uint8"),
   ],
 )

@@ -1,4 +1,4 @@
-"""Files of PyTorch and .safetensors: every format and type, and what must be refused."""
+"""Files of PyTorch and .safetensors: every format and type, and files that must be refused."""
 
 import contextlib
 import copyreg
@@ -59,13 +59,13 @@ def pickled(x):
 def tensor(
   kind="Float", key="0", count=6, *, size=(2, 3), stride=(3, 1), offset=0, view=(), more=()
 ):
-  """A float32 tensor [2,3] that fills the storage "0", or what differs from it."""
+  """A float32 tensor [2,3] that fills the storage "0", or a variation of it."""
   saved = ("storage", Global("torch", kind + "Storage"), key, "cpu", count, *view)
   return Call(REBUILD, (Stored(saved), offset, size, stride, False, Call(ORDERED, ()), *more))
 
 
 def write_zip(path, top, storages, compression=zipfile.ZIP_STORED, **entries):
-  """What torch.save writes: `top` pickled, and {key: bytes}."""
+  """A file of torch.save: `top` pickled, and {key: bytes}."""
   with zipfile.ZipFile(path, "w", compression) as archive:
     archive.writestr("archive/data.pkl", pickled(top))
     for name, data in entries.items():
@@ -76,7 +76,7 @@ def write_zip(path, top, storages, compression=zipfile.ZIP_STORED, **entries):
 
 
 def write_old(path, top, storages, itemsize=4):
-  """What torch.save wrote before 1.6."""
+  """A file of torch.save before 1.6."""
   system = dict(protocol_version=1001, little_endian=True)
   parts = [0x1950A86A20F9469CFC6C, 1001, system, top, list(storages)]
   data = [struct.pack("<q", len(v) // itemsize) + v for v in storages.values()]
@@ -126,7 +126,7 @@ TYPES = {
 
 
 def stored(name, array):
-  """The bytes of a file, and what is read back."""
+  """(bytes of a file, tensors read from it)."""
   if name != "BFloat16":
     return array.tobytes(), array
   upper = array.view("u4") & 0xFFFF0000

@@ -68,7 +68,7 @@ def random_batch(count, num_classes=2, seed=0):
   return dict(
     image=rng.integers(0, 256, (count, *SIZE, 3)).astype(np.uint8),
     label=rng.choice([*range(num_classes), 255], (count, *SIZE)).astype(np.uint8),
-    mask=np.ones(count, bool),
+    valid=np.ones(count, bool),
   )
 
 
@@ -107,7 +107,7 @@ def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
 
 @pytest.mark.slow
 def test_seeds_share_a_program_and_draw_otherwise():
-  """What a study compiles for its first seed serves the others."""
+  """The programs of a study's first seed serve the others."""
   config = config_lib.read(f"{ROOT}/configs/unet_road.py:smoke")
   config.augment.brightness, config.data.size = 0.5, SIZE
   config.model.update(widths=(4, 8))
@@ -212,7 +212,7 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
-  """As one by one but for the last bits; split by what is due in between, and resumed exactly."""
+  """As one by one but for the last bits; split by other work that is due, and resumed exactly."""
   changes = {"data.feed": "device", "total_steps": 9, "eval_steps": 4, "log_steps": 3}
   one = training.train(tiny_config(data, **changes), tmp_path / "one")
   changes |= {"steps_per_dispatch": 2}
@@ -297,7 +297,7 @@ def test_a_trace_of_some_steps(tmp_path, data, capsys):
   assert [f.stat().st_size > 1000 for f in folder.rglob("*.xplane.pb")] == [True]
   with gzip.open(next(folder.rglob("perfetto_trace.json.gz"))) as file:
     names = [str(event.get("name")) for event in json.load(file)["traceEvents"]]
-  assert sum(name.endswith(" put_batch") for name in names) == 2  # a call a step
+  assert sum(name.endswith(" put_batch") for name in names) == 2  # a call per step
   assert any("train_step" in name for name in names)
   for wrong in (("3", "2"), ("0", "2"), ("a", "b"), ("4",)):
     with pytest.raises(UserError, match=r"profile_steps is .*, expected the first and the last"):
@@ -322,11 +322,11 @@ def test_feeding_chooses_by_size_and_device(data, monkeypatch):
   with pytest.raises(UserError, match=r"data\.feed is 'gpu', expected"):
     input_pipeline.is_on_device(config, source)
   config.data.eval_fit = "whole"
-  with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'native'"):
+  with pytest.raises(UserError, match=r"data\.eval_fit is 'whole', expected 'resize' or 'full'"):
     input_pipeline.make_source(config, "val")
 
 
-def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
+def test_full_size_evaluation_equals_one_by_one_and_compiles_once_per_size():
   net, task, optimizer = parts(3, False, norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
   state = fresh_state(net, optimizer)
@@ -340,10 +340,10 @@ def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
     for s in shapes
   ]
   eval_step = steps.make_eval_step(net, task, mesh=mesh)
-  batches = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=4)
+  batches = pipeline.full_size_batches(pipeline.FullSize(examples, 8, 1), batch_size=4)
   sums = evaluate(eval_step, state, batches, mesh)
   assert eval_step._cache_size() == 2  # 16x24 and 24x32
-  alone = pipeline.native_batches(pipeline.Native(examples, 8, 1), batch_size=1)
+  alone = pipeline.full_size_batches(pipeline.FullSize(examples, 8, 1), batch_size=1)
   each = evaluate(eval_step, state, alone, mesh)
   np.testing.assert_array_equal(sums["matrix"], each["matrix"])
   assert sums["examples"] == each["examples"] == 7
@@ -352,8 +352,8 @@ def test_native_evaluation_equals_one_by_one_and_compiles_once_a_size():
 
 
 @pytest.mark.slow
-def test_crops_and_native_evaluation_train_evaluate_and_predict(tmp_path, data):
-  config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "native"})
+def test_crops_and_full_size_evaluation_train_evaluate_and_predict(tmp_path, data):
+  config = tiny_config(data, **{"data.fit": "crop", "data.eval_fit": "full"})
   config.writers = ("pictures",)
   workdir = tmp_path / "run"
   training.train(config, workdir)
@@ -471,7 +471,7 @@ def test_four_scenes_are_overfitted():
   source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)
   examples = [pipeline.resize(source[i], (64, 64)) for i in range(4)]
   batch = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
-  batch["mask"] = np.ones(4, bool)
+  batch["valid"] = np.ones(4, bool)
   net, task, optimizer = parts(widths=(8, 16, 32), norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
   state = fresh_state(net, optimizer, size=(64, 64))

@@ -128,7 +128,7 @@ CONVOLUTIONAL = [name for name in SHALLOW if name != "shallow_vit"]
   "backbone", ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in CONVOLUTIONAL)]
 )
 def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones):
-  """Everything of the backbone is loaded, and the report names what was not."""
+  """Everything of the backbone is loaded, and the report names the rest."""
   path, variables = classifier_file(tmp_path, backbone)
   net = models.make("deeplabv3", backbone=backbone, num_classes=3)
   mine = random_variables(net)
@@ -147,7 +147,7 @@ def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones)
 
 @pytest.mark.slow
 def test_training_starts_from_a_file_and_from_a_run(tmp_path):
-  """The launcher says what was not loaded; a run's weights start another net's training."""
+  """The launcher reports entries left out; a run's weights start another net's training."""
   data = write_pairs(tmp_path / "set", count=10)
   path, variables = classifier_file(tmp_path, "resnet18")
   common = [
@@ -196,7 +196,7 @@ def test_training_starts_from_a_file_and_from_a_run(tmp_path):
     more = [] if "init_from" in field else [f"--config.init_from={path}"]
     place = f"--workdir={tmp_path / field.split('=')[0]}"
     jobs.append(("train", [*common, *more, f"--config.{field}", place], {}))
-  for done, words in zip(launch_all(jobs, tmp_path / "told"), cases.values(), strict=True):
+  for done, words in zip(launch_all(jobs, tmp_path / "mistakes"), cases.values(), strict=True):
     assert done.returncode == 1, done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -213,7 +213,7 @@ def test_freezing_finds_names_by_regular_expression():
 
 @pytest.mark.slow
 def test_no_gradient_reaches_frozen_parameters():
-  """The gradient itself, not what the optimiser makes of it: its state is the last gradient."""
+  """The gradient itself, before the optimiser: its state is the last gradient."""
   net = models.make("backbone_unet", backbone="small_cnn", num_classes=1)
   keep = optax.GradientTransformation(
     lambda p: jax.tree.map(jnp.zeros_like, p), lambda g, s, p: (jax.tree.map(jnp.zeros_like, g), g)
@@ -222,7 +222,7 @@ def test_no_gradient_reaches_frozen_parameters():
   batch = dict(
     image=rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8),
     label=rng.integers(0, 2, (2, 16, 16)).astype(np.uint8),
-    mask=np.ones(2, bool),
+    valid=np.ones(2, bool),
   )
   task = Segmentation(("no", "yes"), default_table(("no", "yes")).palette)
   state = jax.jit(lambda: init_state(net, keep, jax.random.key(0), size=(16, 16)))()

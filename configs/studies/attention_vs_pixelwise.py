@@ -10,11 +10,11 @@
 CamVid, ImageNet weights, 128x192, 6 epochs, seeds 0 and 1, two Zen 4 cores, 2026-11-27: mean IoU
 0.650 ± 0.002 by a softmax, additive 0.509 ± 0.018, dot product 0.515 ± 0.012, scaled 0.522 ± 0.007;
 a softmax trained 1.15 times as long, which gives it the time of an attention, 0.663 ± 0.002. 2.6 to
-3.0 minutes a run, most beside tests, 35 in all.
+3.0 minutes per run, most beside tests, 35 in all.
 
 All variants have equal epochs, but for softmaxes that train longer, which is to give them the wall
 time of an attention. How many times as long is said by `additive=`, `dot=` and `scaled_dot=`: take
-the ratios of the minutes that the report tells. The report compares each attention with both.
+the ratios of the minutes in the report. The report compares each attention with both.
 """
 
 from segjax import config as config_lib
@@ -40,14 +40,14 @@ def get_study(arg=""):
     question="Does it help to ask for one class at a time and to attend to where it is, for equal "
     "epochs and for equal time?",
     variants={
-      "softmax a pixel": spec,
+      "softmax per pixel": spec,
       **{text: f"configs/attention_objects.py:attention={k},{more}" for k, text in KINDS.items()},
       **dict.fromkeys(times, spec),
     },
     compare=(
-      *(("softmax a pixel", text) for text in KINDS.values()),
+      *(("softmax per pixel", text) for text in KINDS.values()),
       *((f"softmax, {a[k]:g} times as long", text) for k, text in KINDS.items()),
-      *(("softmax a pixel", longer) for longer in times),
+      *(("softmax per pixel", longer) for longer in times),
     ),
     derived={longer: _lengthen(factor) for longer, factor in times.items()},
     seeds=(0, 1) if a.smoke else (0, 1, 2),

@@ -3,7 +3,7 @@
 Dubai's photographs, U-Net of width 16, 160x160, 24 epochs, seeds 0 to 2, two Xeon cores,
 2026-11-25: mean IoU 0.435 ± 0.014; DeepLab ResNet-18 0.379 ± 0.020, VGG11-bn 0.366 ± 0.022,
 MobileNetV3-small 0.125 ± 0.083, EfficientNet-Lite0 0.369 ± 0.027; 2.4, 2.3, 4.1, 1.2 and 1.7
-minutes a run.
+minutes per run.
 
   python launch/study.py --study=configs/studies/backbones.py
   python launch/study.py --study=configs/studies/backbones.py:data=dubai_aerial,width=16

@@ -3,7 +3,7 @@
 The net says the whole picture, so that it can lose its detail; with `output=regression` or `bins`
 the lightness comes from the image and colours alone can go wrong. CamVid at 96x128, 12 epochs,
 seeds 0 to 2, two Xeon cores, 2026-11-25: SSIM 0.519 ± 0.024 without skips, 0.923 ± 0.021 with, edge
-error 4.7 and 3.1; 1.3 and 1.5 minutes a run. With `output=regression` 0.9809 and 0.9813, not
+error 4.7 and 3.1; 1.3 and 1.5 minutes per run. With `output=regression` 0.9809 and 0.9813, not
 distinguishable.
 
 python launch/study.py --study=configs/studies/colorization_skips.py

@@ -2,7 +2,7 @@
 
 A course report has validation mean IoU 0.670 and 0.730 from ImageNet weights; its photographs were
 not at hand. On Dubai's from scratch, at 160x160, 14 epochs, seeds 0 and 1, two Zen 4 cores,
-2026-11-27: 0.317 and 0.264, 5 and 4 minutes a run, partly beside tests.
+2026-11-27: 0.317 and 0.264, 5 and 4 minutes per run, partly beside tests.
 
   python launch/study.py --study=configs/studies/fcn_vs_deeplab.py
   python launch/study.py \

@@ -1,4 +1,4 @@
-"""What pretraining without labels is worth to segmentation: encoders that stay as they came.
+"""The worth of self-supervised pretraining for segmentation: frozen encoders.
 
 DeepLabv3+'s decoder over a frozen ResNet-18: random, or pretrained by the runs that are named; and,
 as the mark to reach, the same net trained whole from random weights.
@@ -9,8 +9,8 @@ as the mark to reach, the same net trained whole from random weights.
 
 `rotation=`, `dino=` and `simclr=` take the workdirs of `configs/pretraining.py`. CamVid, 6 epochs,
 two seeds, two Xeon cores, 2026-11-25: mean IoU 0.402 ± 0.013 random, 0.537 ± 0.004 DINO, 0.595 ±
-0.005 trained whole; 4.4 minutes a run, trained whole 5.9, beside tests. Seed 0, one Zen 4 core,
-2026-11-28: 0.402, 0.437 rotation, 0.526, 0.600; 11 to 14 minutes a run.
+0.005 trained whole; 4.4 minutes per run, trained whole 5.9, beside tests. Seed 0, one Zen 4 core,
+2026-11-28: 0.402, 0.437 rotation, 0.526, 0.600; 11 to 14 minutes per run.
 """
 
 from segjax import config as config_lib
@@ -32,7 +32,7 @@ def get_study(arg=""):
   }
   return Study(
     title="Frozen encoders, pretrained without labels and random",
-    question="How much of what a segmentation net needs has an encoder learned without labels?",
+    question="How useful are features that were learned without labels for segmentation?",
     variants={"frozen, random": random, **pretrained, "trained whole": random},
     changes={"trained whole": {"freeze": ""}},
     seeds=(0, 1) if a.smoke else (0, 1, 2),

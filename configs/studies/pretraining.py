@@ -1,4 +1,4 @@
-"""What a net learns of classes without labels: rotation prediction, DINO, SimCLR.
+"""How well self-supervised features separate classes: rotation prediction, DINO, SimCLR.
 
   python launch/study.py --study=configs/studies/pretraining.py
   python launch/study.py --study=configs/studies/pretraining.py:data=camvid
@@ -29,7 +29,7 @@ def get_study(arg=""):
   more = config_lib.write_arg(data=a.data, backbone=a.backbone, smoke=a.smoke)
   return Study(
     title="Pretraining without labels",
-    question="How much does a net learn of classes that it is never told?",
+    question="How much does a net learn of classes without ever seeing their labels?",
     variants={
       choose(METHODS, m, "method"): f"configs/pretraining.py:{more},method={m}"
       for m in a.methods.split("+")

@@ -1,4 +1,4 @@
-"""What colour and position alone say: a logistic regression per pixel."""
+"""Baseline of colour and position alone: a logistic regression per pixel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     val_source: likewise.
     task: Segmentation, for its classes.
     pixels_per_image: sampled from each training image.
-    seed: of the sampling.
+    seed: random seed of the sampling.
 
   Returns:
     dict of sums, the task's `statistics`.

@@ -8,9 +8,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.analysis.figures import at_steps, epoch_axis, interval_means, series, write
+from segjax.analysis.figures import (
+  at_steps,
+  epoch_axis,
+  fit_losses,
+  interval_means,
+  series,
+  write,
+)
 
-# Okabe and Ito's palette, which colour-blind people can tell apart; black is left for texts.
+# Okabe and Ito's palette, which colour-blind people can distinguish; black is left for texts.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
 MARKERS = "osD^vP*X"
 
@@ -20,13 +27,14 @@ def style(index):
   return dict(color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)])
 
 
-def curves(runs, metrics, file):
+def curves(runs, metrics, file, best=None):
   """Train and validation curves over epochs, the mean over seeds with a band from least to most.
 
   Args:
-    runs: label -> list of rows of metrics.jsonl, one a seed.
+    runs: label -> list of rows of metrics.jsonl, one per seed.
     metrics: list of (scalar without its split, axis label).
     file: path of the PNG.
+    best: (scalar, "max" or "min"): the best point of its validation means gets a star; or None.
   """
   figure, axes = plt.subplots(
     1, len(metrics), figsize=(5.2 * len(metrics), 4.0), layout="constrained", squeeze=False
@@ -35,6 +43,7 @@ def curves(runs, metrics, file):
   all_ends = [series(rows, "val/loss")[0] for rows in firsts]
   places, axis_text = epoch_axis(firsts, all_ends)
   for axis, (name, text) in zip(axes[0], metrics, strict=True):
+    plotted = []
     for i, (label, seeds) in enumerate(runs.items()):
       ends, epochs = all_ends[i], places[i]
       train = np.array([interval_means(rows, f"train/{name}", ends) for rows in seeds])
@@ -49,16 +58,22 @@ def curves(runs, metrics, file):
         elif len(ends) == 1:  # a line of one point is not seen
           shown |= dict(marker=look["marker"], ms=6, mfc="none")
         known = np.ma.masked_invalid(values)
-        axis.plot(epochs, known.mean(0), label=f"{label}, {part}", **shown)
+        mean = known.mean(0)
+        plotted += mean.compressed().tolist()
+        axis.plot(epochs, mean, label=f"{label}, {part}", **shown)
+        if best and best[0] == name and part == "validation":
+          k = mean.argmax() if best[1] == "max" else mean.argmin()
+          axis.plot(epochs[k], mean[k], "*", color=look["color"], mec="black", ms=13, zorder=5)
         if len(seeds) > 1:
           axis.fill_between(
             epochs, known.min(0), known.max(0), color=look["color"], alpha=0.15, lw=0
           )
     axis.set(xlabel=axis_text, ylabel=text)
+    if name.startswith("loss"):
+      fit_losses(axis, np.array(plotted))
     if len(ends) == 1:
       axis.set_xlim(left=0)
     axis.grid(alpha=0.3)
-  axes[0][0].set_ylim(bottom=0)
   _legend_below(figure, axes[0][0])
   return write(figure, file)
 
@@ -66,7 +81,7 @@ def curves(runs, metrics, file):
 def pareto(cost, value):
   """bool[N]: no other point costs no more and is worth no less, one of them strictly.
 
-  What is not a number is not on the front.
+  Points with nan are not on the front.
 
   >>> pareto([1, 2, 3], [0.5, 0.4, 0.6]).tolist()
   [True, False, True]
@@ -78,7 +93,7 @@ def pareto(cost, value):
 
 
 def scatter(points, axes_labels, file, *, high_is_good=True):
-  """Dots of variants with the Pareto front of what is cheap and good.
+  """Dots of variants with the Pareto front of cost and score.
 
   Args:
     points: label -> (cost, value, standard deviation of the value or nan).
@@ -108,7 +123,7 @@ def scatter(points, axes_labels, file, *, high_is_good=True):
 
 
 def class_bars(values, classes, colors, file):
-  """IoU of each class, a bar a variant, with the standard deviation over seeds.
+  """IoU of each class, a bar per variant, with the standard deviation over seeds.
 
   Args:
     values: label -> f[seeds,C].
@@ -152,7 +167,7 @@ def _legend_below(figure, axis):
 
 
 def _over_seeds(values):
-  """Means and sample deviations over the first axis, of what is not nan."""
+  """Means and sample deviations over the first axis, nan left out."""
   count = (~np.isnan(values)).sum(0)
   mean = np.where(count, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
   squares = np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1)
@@ -165,7 +180,7 @@ def confusion(matrix, classes, title, file):
   Args:
     matrix: int[C,C], pixels or images; row = truth, column = prediction.
     classes: names.
-    title: of the figure.
+    title: title of the figure.
     file: path of the PNG.
   """
   matrix = np.asarray(matrix, float)

@@ -14,16 +14,16 @@ MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
 
 @dataclasses.dataclass(frozen=True)
 class ClassStatistics:
-  """Counts over a source; with a class an image in place of a mask, an image is one pixel.
+  """Counts over a source; with a class per image in place of a mask, an image is one pixel.
 
   Attributes:
-    names: of the classes.
+    names: names of the classes.
     pixels: i64[C], pixels of the class.
     images: i64[C], images that contain it.
     pixels_of_images: i64[C], scored pixels of the images that contain it; of all images where an
       image has one class.
     ignored: pixels that are not scored.
-    num_images: of the source.
+    num_images: number of images of the source.
   """
 
   names: tuple[str, ...]
@@ -49,7 +49,7 @@ def count(source, threads=4):
 
   Args:
     source: see `segjax.data.sources`.
-    threads: that read.
+    threads: number of threads that read.
 
   Returns:
     ClassStatistics.
@@ -63,7 +63,7 @@ def count(source, threads=4):
   counts = label_histograms(source, threads)
   scored = counts[:, :classes]
   there = scored > 0
-  of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would tell nothing
+  of = there if counts.sum(1).max() > 1 else np.ones_like(there)  # a share of 1 would say nothing
   return ClassStatistics(
     names=source.labels.names,
     pixels=scored.sum(0),
@@ -157,7 +157,7 @@ def override(weights):
 
 
 def table(statistics):
-  """A text table: a line a class with its share, images and both weights."""
+  """A text table: a line per class with its share, images and both weights."""
   s = statistics
   weights = zip(median_frequency_weights(s), inverse_log_weights(s), strict=True)
   width = max(len(n) for n in (*s.names, "ignored"))
@@ -176,7 +176,7 @@ def bar_chart(statistics, labels, title, file):
   Args:
     statistics: ClassStatistics.
     labels: LabelTable, for the colours.
-    title: of the figure.
+    title: title of the figure.
     file: path of the PNG.
   """
   import matplotlib

@@ -1,4 +1,4 @@
-"""What launch/analyze.py does, a function for each command."""
+"""The commands of launch/analyze.py, a function each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from segjax.training.writers import finite
 
 
 def run(command, given):
-  """Runs a command, and prints what it writes.
+  """Runs a command, and prints the names of its files.
 
   Args:
     command: one of `COMMANDS`.
@@ -34,7 +34,7 @@ def run(command, given):
       arguments.
 
   Raises:
-    UserError: no such command, it needs a flag that is None, or what the command finds.
+    UserError: no such command, it needs a flag that is None, or an error of the command.
   """
   function = choose(COMMANDS, command, "command")
   taken = {name: given[name] for name in inspect.signature(function).parameters}
@@ -129,7 +129,7 @@ def stages(workdir, output, folder, samples):
 
 
 def cost(workdir, output, checkpoint):
-  """Measures what the net costs."""
+  """Measures size, FLOPs, memory and time of the net."""
   experiment, state = restore.run(workdir, checkpoint)
   measured = cost_lib.measure(experiment, state, experiment.config.data.size)
   print(cost_lib.table([measured]))
@@ -160,21 +160,21 @@ def feature_stages(workdir, output, folder, samples, epochs, metric, stage, quer
     f"kNN {r['knn_accuracy']:.3f}, linear {r['linear_accuracy']:.3f}, "
     f"silhouette {r['silhouette']:.3f}" for r in rows.values()
   ]  # fmt: skip
-  target, of_stage = _run_folder(workdir, output), "" if stage is None else f"_stage{stage}"
-  file = target / f"features{of_stage}.png"
+  target, suffix = _run_folder(workdir, output), "" if stage is None else f"_stage{stage}"
+  file = target / f"features{suffix}.png"
   embedded = feature_pictures.embed(vectors, seed=config.seed)
   table = pair[1].source.labels
   feature_pictures.scatter(embedded, val.labels, table, list(rows), captions, file)
   if len(set(val.labels.tolist())) < 2:
     print("  the examples have one class, so there is nothing to score; only pictures are drawn")
   numbers = {epoch: finite(row) for epoch, row in rows.items()}
-  scores = target / f"features{of_stage}.json"
+  scores = target / f"features{suffix}.json"
   with errors.writing(scores):
     scores.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
   print(f"  written to {file}")
   queries = [int(q) for q in queries] or 6
   picture = feature_pictures.neighbor_picture(train, val, *pair, queries=queries, metric=metric)
-  _write(picture, target / f"neighbors{of_stage}.png")
+  _write(picture, target / f"neighbors{suffix}.png")
 
 
 def _steps(kept, epochs, per_epoch):

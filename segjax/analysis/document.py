@@ -14,7 +14,8 @@ class Document:
 
   Attributes:
     title: of the report.
-    blocks: ("heading" | "text", text), ("table", (header, rows)), ("figure", (file, caption)).
+    blocks: ("heading" | "answer" | "text", text), ("table", (header, rows)),
+      ("figure", (file, caption)).
   """
 
   title: str
@@ -28,8 +29,12 @@ class Document:
     """A paragraph."""
     self.blocks.append(("text", text))
 
+  def answer(self, text):
+    """The sentence that a reader in a hurry looks for."""
+    self.blocks.append(("answer", text))
+
   def table(self, header, rows):
-    """A table of strings."""
+    """A table of strings; its first column names the rows."""
     self.blocks.append(("table", (header, rows)))
 
   def figure(self, file, caption):
@@ -44,6 +49,8 @@ class Document:
         lines += [f"## {_plain(value)}", ""]
       elif kind == "text":
         lines += [_plain(value), ""]
+      elif kind == "answer":
+        lines += [f"**{_plain(value)}**", ""]
       elif kind == "table":
         header, rows = value
         escaped = [[_plain(c).replace("|", "\\|") for c in row] for row in [header, *rows]]
@@ -63,6 +70,8 @@ class Document:
         parts.append(f"<h2>{html.escape(value)}</h2>")
       elif kind == "text":
         parts.append(f"<p>{html.escape(value)}</p>")
+      elif kind == "answer":
+        parts.append(f"<p class='answer'>{html.escape(value)}</p>")
       elif kind == "table":
         header, rows = value
         cells = "".join(f"<th>{html.escape(str(c))}</th>" for c in header)
@@ -101,10 +110,16 @@ def _cell(text):
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
+body {{ font: 15px/1.5 sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; }}
+p, figcaption {{ max-width: 48em; }}
+.answer {{ border-left: 4px solid #0072B2; padding: 0.5em 1em; background: #eef5fa; }}
+.answer {{ font-size: 17px; }}
 table {{ border-collapse: collapse; margin: 1em 0; font-size: 13px; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: 4px 10px; text-align: left; }}
-th {{ border-bottom: 2px solid #555; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 4px 8px; text-align: left; }}
+td {{ vertical-align: top; }}
+td {{ font-variant-numeric: tabular-nums; }}
+th {{ border-bottom: 2px solid #555; vertical-align: bottom; }}
 .wide {{ overflow-x: auto; }}
+.wide th:first-child, .wide td:first-child {{ position: sticky; left: 0; background: white; }}
 figure {{ margin: 1.5em 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; }}
 </style></head><body>"""

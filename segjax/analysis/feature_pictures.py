@@ -30,8 +30,8 @@ def embed(stages, *, perplexity=30.0, seed=0):
 
   Args:
     stages: list of f32[N,D].
-    perplexity: of t-SNE; less where there are few examples.
-    seed: of t-SNE.
+    perplexity: perplexity of t-SNE; less where there are few examples.
+    seed: random seed of t-SNE.
 
   Returns:
     (list of PCA f64[N,2], list of t-SNE f64[N,2]).
@@ -60,13 +60,13 @@ def _turned(points, like):
 
 
 def scatter(embedded, labels, table, titles, captions, file):
-  """A row of PCA panels over a row of t-SNE panels, one a stage, coloured by class.
+  """A row of PCA panels over a row of t-SNE panels, one per stage, coloured by class.
 
   Args:
-    embedded: from `embed`.
+    embedded: result of `embed`.
     labels: i64[N].
     table: LabelTable.
-    titles: of the stages.
+    titles: titles of the stages.
     captions: under each t-SNE panel.
     file: path of the PNG; a PDF is written beside it.
   """
@@ -119,7 +119,7 @@ def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=
     queries: how many, drawn at random, or a list of indices of `val_source`.
     wanted: neighbours of each.
     metric: "cosine" or "euclidean"; distances stand above the pictures.
-    seed: of the draw.
+    seed: random seed of the draw.
 
   Returns:
     u8[height,width,3].
@@ -148,7 +148,7 @@ def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=
 
 
 def _view(features, source, i, side=48):
-  """The image of an example, or what surrounds its pixel, marked by a cross."""
+  """The image of an example, or the surroundings of its pixel, marked by a cross."""
   image = source[int(features.examples[i])]["image"]
   if features.places is None:
     return image

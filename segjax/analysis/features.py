@@ -46,13 +46,13 @@ class Features:
 def penultimate(model, variables, image):
   """The features before the layer that makes the outputs: f32[B,D] or f32[B,h,w,D].
 
-  What a classifier sows under this name, or else the input of the last convolution or dense layer
+  The array that a classifier sows under this name, or else the input of the last layer
   with as many channels as the net has outputs. Of a net that is asked for one class at a time, the
   features for all classes, one after the other.
 
   Args:
     model: module of `segjax.models`, with `num_classes`.
-    variables: of the module.
+    variables: variables of the module.
     image: f32[B,H,W,3], normalised.
 
   Raises:
@@ -83,7 +83,7 @@ def penultimate(model, variables, image):
   raise UserError(f"no layer of {type(model).__name__} has {model.num_classes} channels")
 
 
-def of_stage(model, variables, image, stage):
+def stage_features(model, variables, image, stage):
   """The outputs of a stage of the net's backbone.
 
   After rotation prediction a middle one knows more of the classes than the last, which has become
@@ -91,18 +91,18 @@ def of_stage(model, variables, image, stage):
 
   Args:
     model: module of `segjax.models` with a `backbone`.
-    variables: of the module.
+    variables: variables of the module.
     image: f32[B,H,W,3], normalised.
     stage: index among the features of the backbone; i is at stride 2^i, 0 is the image.
 
   Returns:
-    f32[B,h,w,C], or f32[B,C], their mean over positions, of a net that gives a vector an image.
+    f32[B,h,w,C], or f32[B,C], their mean over positions, of a net that gives a vector per image.
 
   Raises:
     UserError: no backbone, or none with such a stage.
   """
   run = lambda: model.apply(variables, image, train=False, mutable=["intermediates"])  # noqa: E731
-  (output, _), found = _and_backbones(run)
+  (output, _), found = _call_and_capture_backbones(run)
   if not found:
     raise UserError(f"{type(model).__name__} has no backbone, so there are no stages of one")
   if not 0 <= stage < len(found[-1]):
@@ -119,12 +119,12 @@ def middle_stages(model, image):
     image: f32[B,H,W,3], or a jax.ShapeDtypeStruct.
   """
   run = lambda x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
-  _, found = _and_backbones(lambda: jax.eval_shape(run, image))
+  _, found = _call_and_capture_backbones(lambda: jax.eval_shape(run, image))
   return tuple(range(2, len(found[-1]) - 1)) if found else ()
 
 
-def _and_backbones(call):
-  """What a function returns, and what backbones returned in it."""
+def _call_and_capture_backbones(call):
+  """(result of a function, results of the backbones called in it)."""
   found = []
 
   def note(call, args, kwargs, context):
@@ -144,12 +144,12 @@ def sources_of(workdir, moved=()):
   from, else images resized as in evaluation.
 
   Args:
-    workdir: of a run.
-    moved: where the data lie now, if they have moved, see `restore.data_of_run`.
+    workdir: folder of a run.
+    moved: present folder of the data if they have moved, see `restore.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
   crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
-  config.data.update(fit="resize", eval_fit="native" if crops else "resize", eval_multiple=1)
+  config.data.update(fit="resize", eval_fit="full" if crops else "resize", eval_multiple=1)
   how = dict(moved=moved, labelled=False)
   return tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
 
@@ -163,21 +163,21 @@ def restore(workdir, step):
 def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stages=(None,)):
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
-  Of a net that gives a vector an image, masks tell the class of random crops of `data.size`: the
+  Of a net that gives a vector per image, masks give the class of random crops of `data.size`: the
   most frequent in the crop. A crop of which less than half is labelled does not count.
 
   Args:
     experiment: training.experiment.Experiment.
     state: TrainState.
-    source: from `sources_of`.
-    limit: of images, or of pixels or crops of each class; chosen at random.
-    per_image: of pixels of a class in one image, or of its crops; None: as many as make `limit`
-      where all classes are alike, and at least 20.
-    seed: of the choice.
-    stages: of the backbone, see `of_stage`; None: `penultimate`.
+    source: result of `sources_of`.
+    limit: largest number of images, or of pixels or crops of each class; chosen at random.
+    per_image: largest number of pixels of a class in one image, or of its crops; None: as many as
+      make `limit` where all classes are alike, and at least 20.
+    seed: random seed of the choice.
+    stages: stages of the backbone, see `stage_features`; None: `penultimate`.
 
   Returns:
-    list of Features, one a stage.
+    list of Features, one per stage.
   """
   data, rng = experiment.config.data, np.random.default_rng(seed)
   variables = state.eval_variables()  # an argument, so that runs of one config share a program
@@ -189,7 +189,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
     of = experiment.model, variables, image
-    return [penultimate(*of) if stage is None else of_stage(*of, stage) for stage in stages]
+    return [penultimate(*of) if stage is None else stage_features(*of, stage) for stage in stages]
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")

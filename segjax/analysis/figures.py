@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from segjax import config as config_lib
+from segjax.analysis.names import text_of
 from segjax.errors import writing
 from segjax.tasks import TASKS
+from segjax.tasks.segmentation import TERMS
 from segjax.training.writers import read_metrics
 
 TRAIN, VAL, CONSTANT = "#0072B2", "#D55E00", "#777777"  # blue and vermilion of Okabe and Ito
@@ -66,8 +70,8 @@ def interval_means(rows, name, ends):
   """Means of a training scalar over the intervals that end at the given steps.
 
   Args:
-    rows: of metrics.jsonl; a train row holds the mean over its last `train/steps` steps.
-    name: of the scalar.
+    rows: rows of metrics.jsonl; a train row holds the mean over its last `train/steps` steps.
+    name: name of the scalar.
     ends: increasing steps; the first interval starts at 0.
 
   Returns:
@@ -102,52 +106,102 @@ def epoch_axis(rows, ends):
   return [np.asarray(e) / n[0] for e, n in zip(ends, per_epoch, strict=True)], "epoch"
 
 
-def _shared(rows):
-  """Names of the scalars that training and evaluation both have, `loss` first."""
-  names = dict.fromkeys(k for row in rows for k in row)
-  return [k[6:] for k in names if k.startswith("train/") and f"val/{k[6:]}" in names]
+def shown_scalars(rows, best_metric, loss_label):
+  """What curves show: {scalar without its split: label of its axis}, the best metric first.
+
+  A loss of several terms, `loss/<term>`, is shown term by term: they have different units.
+
+  Args:
+    rows: of metrics.jsonl.
+    best_metric: name of the scalar that picks the best checkpoint, `val/...`.
+    loss_label: of the task, see `Task.loss_label_of`.
+  """
+  evaluated = dict.fromkeys(k[4:] for row in rows for k in row if k.startswith("val/"))
+  best = best_metric.removeprefix("val/")
+  names = [best] if best in evaluated else []
+  names += [k for k in evaluated if k.startswith("loss/")] or ["loss"]
+  if names[0].startswith("loss"):  # and the first score, to have one
+    trained = {k[6:] for row in rows for k in row if k.startswith("train/")}
+    names += [k for k in evaluated if k in trained and not k.startswith("loss")][:1]
+  texts = {f"loss/{k}": text for k, text in TERMS.items()} | {"loss": loss_label}
+  return {k: texts.get(k) or text_of(f"val/{k}") for k in names}
+
+
+def best_step(rows, metric, mode):
+  """(step, value) of the evaluation that is the best checkpoint's, or None.
+
+  Of equal ones the last, as the checkpoints keep it.
+  """
+  steps, values = series(rows, metric)
+  known = np.flatnonzero(np.isfinite(values))
+  if not known.size:
+    return None
+  scores = values[known] * (1 if mode == "max" else -1)
+  k = known[np.flatnonzero(scores == scores.max())[-1]]
+  return steps[k], values[k]
 
 
 def curves(workdir, title, file):
-  """Writes a chart of a run: train and validation loss and the task's first score over epochs.
+  """Writes a chart of a run over epochs: the metric that picks the best checkpoint, and the loss.
 
   The train curve is the mean over the steps since the evaluation before (with augmentation and
-  dropout on, if they are), the validation curve one evaluation.
+  dropout on, if they are), the validation curve one evaluation. A star and a dotted line mark the
+  best checkpoint.
 
   Args:
-    workdir: of a run.
-    title: of the figure.
+    workdir: folder of a run.
+    title: title of the figure.
     file: path of the PNG; a PDF is written beside it.
 
   Returns:
     The path, or None where nothing was evaluated yet.
   """
-  rows = read_metrics(workdir / "metrics.jsonl")
+  rows, config = read_metrics(workdir / "metrics.jsonl"), config_lib.load(workdir / "config.json")
   ends = series(rows, "val/loss")[0]
   if not ends.size:
     return None
   (places,), axis_text = epoch_axis([rows], [ends])
-  loss_label = TASKS[config_lib.load(workdir / "config.json").task.name].loss_label
-  names = _shared(rows)[:2] or ["loss"]
+  per_step = places[-1] / ends[-1]
+  label = TASKS[config.task.name].loss_label_of(config.loss.to_dict())
+  shown = shown_scalars(rows, config.best_metric, label)
+  best = best_step(rows, config.best_metric, config.best_mode)
   figure, axes = plt.subplots(
-    1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
+    1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False
   )
-  axes = axes[0]
-  for axis, name in zip(axes, names, strict=True):
+  for axis, (name, text) in zip(axes[0], shown.items(), strict=True):
     train, val = interval_means(rows, f"train/{name}", ends), at_steps(rows, f"val/{name}", ends)
-    axis.plot(places, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last evaluation)")
+    if not np.isnan(train).all():
+      axis.plot(places, train, "o-", color=TRAIN, ms=3.5, label="train (mean since last val)")
     axis.plot(places, val, "s-", color=VAL, ms=3.5, label="validation")
-    text = loss_label if name == "loss" else name.replace("_", " ")
     axis.set(xlabel=axis_text, ylabel=text)
+    if best:
+      axis.axvline(best[0] * per_step, color=CONSTANT, ls=":", lw=1)
+    if best and f"val/{name}" == config.best_metric:
+      where = f"best checkpoint: {best[1]:.3f}, step {best[0]:.0f}"
+      axis.plot(best[0] * per_step, best[1], "*", color="black", ms=11, zorder=5, label=where)
+    constant = series(rows, "val/constant_accuracy")[1]
+    if constant.size and name in ("pixel_accuracy", "accuracy"):
+      answer = f"best constant answer ({constant[-1]:.3f})"
+      axis.axhline(constant[-1], color=CONSTANT, ls="--", label=answer)
+    if name.startswith("loss"):
+      fit_losses(axis, np.concatenate([train, val]))
     axis.grid(alpha=0.3)
-  constant = series(rows, "val/constant_accuracy")[1]
-  if constant.size and len(axes) > 1:
-    text = f"best constant answer ({constant[-1]:.3f})"
-    axes[1].axhline(constant[-1], color=CONSTANT, ls="--", label=text)
-  axes[0].set_ylim(bottom=0)
-  for axis in axes:
     axis.legend(fontsize=8)
   figure.suptitle(title)
   with writing(file):
     file.parent.mkdir(parents=True, exist_ok=True)
   return write(figure, file)
+
+
+def fit_losses(axis, values):
+  """Sets the scale of an axis of losses: from 0, or logarithmic where a few dwarf the rest.
+
+  The first evaluations of a net with batch norm or averaged parameters are often that large.
+  """
+  known, text = values[np.isfinite(values)], axis.get_ylabel()
+  axis.set_ylabel(textwrap.fill(text, 40))
+  if known.size and known.min() > 0 and known.max() > 20 * np.median(known):
+    axis.set_yscale("log")
+    axis.set_ylabel(textwrap.fill(f"{text}, logarithmic", 40))
+  elif not known.size or known.min() >= 0:
+    axis.set_ylim(bottom=0)

@@ -35,17 +35,17 @@ def checked(results):
       continue
     try:
       _check_files(result)
-      if result.label not in whole or TASKS[result.config.task.name].self_supervised:
+      if result.variant not in whole or TASKS[result.config.task.name].self_supervised:
         restore.run(result.workdir)
-      whole.add(result.label)
+      whole.add(result.variant)
     except UserError as error:
-      print(f"{result.label}, seed {result.seed}: {error}", flush=True)
+      print(f"{result.variant}, seed {result.seed}: {error}", flush=True)
       out[-1] = dataclasses.replace(result, error=str(error))
   return out
 
 
 def _check_files(result):
-  """Raises a UserError where a file of a run lacks what the report needs."""
+  """Raises a UserError where a file of a run lacks an entry that the report needs."""
   workdir = result.workdir
   config_lib.load(workdir / "config.json")
   classes = experiment_lib.load_labels(workdir / "labels.json").names
@@ -64,7 +64,7 @@ def or_line(document, what, make):
 
   Args:
     document: Document.
-    what: that is missing then, for the line.
+    what: the part that is then missing, for the line.
     make: function without arguments.
   """
   try:

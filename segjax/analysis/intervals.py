@@ -7,13 +7,15 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
+DIGITS = 4  # decimals of a number without a spread, and of others at most
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
   """The difference of two variants over the seeds that both have.
 
   Attributes:
-    mean: of second minus first.
+    mean: mean of second minus first.
     low: lower end of the interval, nan with fewer than 2 pairs.
     high: upper end.
     pairs: seeds that count.
@@ -26,7 +28,7 @@ class Difference:
 
   @property
   def verdict(self):
-    """What may be said: "higher", "lower", "not distinguishable", or that seeds are missing."""
+    """The verdict: "higher", "lower", "not distinguishable", or that seeds are missing."""
     if self.pairs < 2:
       return "one seed: no interval" if self.pairs else "no seed in common"
     if self.low <= 0 <= self.high:
@@ -34,11 +36,39 @@ class Difference:
     return "higher" if self.mean > 0 else "lower"
 
   def __str__(self):
+    return self._text("+", self.low, self.high)
+
+  @property
+  def size(self):
+    """Text without signs, for an interval that does not contain 0: the verdict says the sign."""
+    return self._text("", *sorted((abs(self.low), abs(self.high))))
+
+  def _text(self, sign, low, high):
     if not self.pairs:
       return "-"
+    mean = self.mean if sign else abs(self.mean)
     if self.pairs < 2:
-      return f"{self.mean:+.4f}"
-    return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+      return f"{mean:{sign}z.{DIGITS}f}"
+    digits = decimals((high - low) / 2)
+    mean, low, high = (f"{x:{sign}z.{digits}f}" for x in (mean, low, high))
+    return f"{mean} [{low}, {high}]"
+
+
+def decimals(spread, most=DIGITS):
+  """Decimals that a spread justifies: those of its first digit; one more if that is 1 or 2.
+
+  Args:
+    spread: a standard deviation or half an interval.
+    most: decimals at most, and where there is no spread.
+
+  >>> [decimals(s) for s in (12.0, 0.6, 0.14, 0.024, 0.035, 0.00004, 0.0)]
+  [0, 1, 2, 3, 2, 4, 4]
+  """
+  if not (np.isfinite(spread) and spread > 0):
+    return most
+  exponent = int(np.floor(np.log10(spread)))
+  first = round(spread / 10.0**exponent, 1)
+  return int(np.clip(-exponent + (first < 3), 0, most))
 
 
 def paired_difference(first, second, level=0.95):
@@ -48,9 +78,9 @@ def paired_difference(first, second, level=0.95):
   the noise that both variants have in common cancels.
 
   Args:
-    first: f[N], a value a seed; nan where a run has none.
+    first: f[N], a value per seed; nan where a run has none.
     second: f[N], of the same seeds.
-    level: of confidence.
+    level: level of confidence.
 
   Returns:
     Difference.
@@ -68,11 +98,11 @@ def paired_difference(first, second, level=0.95):
   return Difference(float(d.mean()), float(d.mean() - half), float(d.mean() + half), int(d.size))
 
 
-def mean_and_deviation(values, digits=4):
-  """Text "mean +- sample standard deviation" of the values that are not nan.
+def mean_and_deviation(values, digits=DIGITS):
+  """Text "mean +- sample standard deviation" of the values that are not nan; see `decimals`.
 
   >>> mean_and_deviation([0.5, 0.7])
-  '0.6000 ± 0.1414'
+  '0.60 ± 0.14'
   """
   values = np.asarray(values, np.float64)
   values = values[~np.isnan(values)]
@@ -80,4 +110,8 @@ def mean_and_deviation(values, digits=4):
     return "-"
   if values.size == 1:
     return f"{values[0]:.{digits}f}"
-  return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+  deviation = values.std(ddof=1)
+  if not deviation:
+    return f"{values.mean():.{digits}f} ± 0"
+  digits = decimals(deviation, digits)
+  return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"

@@ -10,11 +10,11 @@ import dataclasses
 
 import numpy as np
 
-from segjax.analysis.sheets import colorize, with_legend
 from segjax.errors import UserError
+from segjax.legends import colorize, with_legend
 from segjax.pictures import panel, spread
 from segjax.training import restore
-from segjax.training.evaluation import example_panels
+from segjax.training.evaluation import classes_seen, example_panels
 
 LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
 
@@ -24,7 +24,7 @@ class Prediction:
   """One validation example.
 
   Attributes:
-    name: of the example.
+    name: name of the example.
     image: u8[H,W,3].
     label: u8[H,W], truth; 255 is ignored.
     pred: u8[H,W], class indices.
@@ -49,9 +49,9 @@ class Predictor:
     """Restores a checkpoint.
 
     Args:
-      workdir: of a run.
+      workdir: folder of a run.
       checkpoint: "latest", "best" or a step.
-      moved: where the data lie now, if they have moved, see `restore.data_of_run`.
+      moved: present folder of the data if they have moved, see `restore.data_of_run`.
 
     Raises:
       UserError: no such run or checkpoint, a run of another task than segmentation, or data with
@@ -97,9 +97,9 @@ def stages(workdir, *, wanted=3, moved=()):
   """Fixed validation examples as the first, the middle and the last kept checkpoint see them.
 
   Args:
-    workdir: of a run.
+    workdir: folder of a run.
     wanted: number of examples, spread over the split.
-    moved: where the data lie now, see `Predictor`.
+    moved: present folder of the data, see `Predictor`.
 
   Returns:
     (u8[height,width,3], steps): rows of image | predictions | truth, and the classes' colours.
@@ -131,18 +131,20 @@ def stages(workdir, *, wanted=3, moved=()):
 
 
 def side_by_side(workdirs, *, wanted=4, moved=()):
-  """Fixed validation examples, with what each of several runs makes of them.
+  """Fixed validation examples, with the predictions of several runs.
 
   Args:
     workdirs: label -> workdir, of runs of one task on the same data.
     wanted: number of examples, spread over the split.
-    moved: where the data lie now, see `Predictor`.
+    moved: present folder of the data, see `Predictor`.
 
   Returns:
-    u8[height,width,3]: a row an example; panels that all runs share stand there once.
+    u8[height,width,3]: a row per example; panels that all runs share stand there once.
   """
-  found = {label: _panels(workdir, wanted, moved) for label, workdir in workdirs.items()}
-  rows = []
+  found, rows, seen = {}, [], set()
+  for label, workdir in workdirs.items():
+    found[label], labels, values = _panels(workdir, wanted, moved)
+    seen |= values
   for of_runs in zip(*found.values(), strict=True):
     names, panels = zip(*of_runs, strict=True)
     first, row = panels[0], []
@@ -154,16 +156,18 @@ def side_by_side(workdirs, *, wanted=4, moved=()):
         else [(f"{label}: {p[k][0]}", p[k][1]) for label, p in zip(found, panels, strict=True)]
       )
     rows.append([(names[0], row[0][1]), *row[1:]])
-  return panel(rows, most=300)
+  return with_legend(panel(rows, most=300), labels, seen)
 
 
 def _panels(workdir, wanted, moved):
+  """([(name of an example, its panels)], LabelTable, label values in them)."""
   experiment, state = restore.run(workdir)
   source = restore.data_of_run(workdir, experiment.config, "val", moved=moved).source
   step = experiment.predict_step()
-  panels = []
+  panels, seen = [], set()
   for i in spread(len(source), wanted):
     example = source[i]
     outputs = step(state, example["image"][None])
     panels.append((source.source.names[i], example_panels(experiment.task, outputs, example)))
-  return panels
+    seen |= classes_seen(experiment.task, outputs, example["label"])
+  return panels, experiment.labels, seen

@@ -1,4 +1,4 @@
-"""What a run that learned without labels knows of classes: kNN accuracy of its layers."""
+"""Probes of a self-supervised run: kNN accuracy of its layers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def probe(workdir, moved=()):
   """Scores a run's features: middle stages of its backbone and the last layer.
 
   Args:
-    workdir: of a run of a net with a backbone that gives a vector an image.
-    moved: where the data lie now, see `features.sources_of`.
+    workdir: folder of a run of a net with a backbone that gives a vector per image.
+    moved: present folder of the data, see `features.sources_of`.
 
   Returns:
     Probe.

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from segjax.analysis.sheets import colorize, with_legend
 from segjax.data.labels import IGNORE
+from segjax.legends import colorize, with_legend
 from segjax.pictures import panel
 
 SUCCESS = 0.5  # IoU in the window from which on a class counts as found
@@ -18,8 +18,8 @@ class Region:
   """A window of a validation example.
 
   Attributes:
-    name: of the example.
-    iou: of the class within the window.
+    name: name of the example.
+    iou: IoU of the class within the window.
     image: u8[h,w,3].
     label: u8[h,w].
     pred: u8[h,w].
@@ -56,7 +56,7 @@ def best_and_worst(predictions, num_classes, *, size=96, share=0.05):
     predictions: iterable of Prediction; each is looked at once.
     num_classes: number of classes.
     size: pixels; less where an image is smaller.
-    share: of the window, that the class must hold in truth.
+    share: least share of the window that the class must hold in truth.
 
   Returns:
     list of (best, worst) a class, Regions or None: no best where the IoU nowhere reaches 0.5, no
@@ -94,10 +94,10 @@ def _note(pair, p, iou, side):
 
 
 def picture(found, labels):
-  """A row a class: image | truth | prediction of its best window, then of its worst; a legend.
+  """A row per class: image | truth | prediction of its best window, then of its worst; a legend.
 
   Args:
-    found: from `best_and_worst`.
+    found: result of `best_and_worst`.
     labels: LabelTable.
 
   Returns:

@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax import study as study_lib
 from segjax import textfiles
-from segjax.analysis import predictions, report_figures, report_tables
+from segjax.analysis import answer, predictions, report_figures, report_tables
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
@@ -27,7 +27,7 @@ def write(study, results, output):
 
   Args:
     study: study.Study.
-    results: from `study.run`, without damaged runs, see `intact.checked`.
+    results: result of `study.run`, without damaged runs, see `intact.checked`.
     output: folder, made if need be.
 
   Returns:
@@ -38,7 +38,7 @@ def write(study, results, output):
   for file in figures.iterdir():  # of a report before, of more variants perhaps
     if FIGURES.fullmatch(file.name):
       file.unlink()
-  done = {v: [r for r in results if r.label == v and not r.error] for v in study.variants}
+  done = {v: [r for r in results if r.variant == v and not r.error] for v in study.variants}
   done = {v: runs for v, runs in done.items() if runs}
   document = Document(study.title)
   document.text(study.question)
@@ -49,6 +49,8 @@ def write(study, results, output):
     if TASKS[task_of(runs)].self_supervised
   }
   knn = knn_of(done, probes)
+  if done:
+    document.answer(answer.sentence(answer.score_of(study, done, knn)))
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
   report_tables.setup(document, study, results, done, costs)
   if done:
@@ -63,7 +65,7 @@ def write(study, results, output):
       report_figures.segmentation(document, study, done, figures)
     else:
       report_figures.confusions(document, done, figures)
-    # Label maps are among the stages above; what else a task shows is not.
+    # Label maps are among the stages above; other pictures of a task are not.
     shown = {
       v: runs for v, runs in done.items() if task_of(runs) != "segmentation" and v not in probes
     }
@@ -75,7 +77,7 @@ def write(study, results, output):
 
 
 def _csv(study, results, costs, knn):
-  """A row a run; columns that begin with time/ differ from run to run, the others do not."""
+  """A row per run; columns that begin with time/ differ from run to run, the others do not."""
   done = [r for r in results if not r.error]
   names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
   buffer = io.StringIO()
@@ -85,13 +87,13 @@ def _csv(study, results, costs, knn):
   writer.writerow([*head, *names, "time/minutes", "time/latency_ms", "time/images_per_s"])
   for r in results:
     status = _cell(r.error or "done")
-    start = [_cell(r.label), r.seed, status, r.config and study_lib.identity(r.config)]
+    start = [_cell(r.variant), r.seed, status, r.config and study_lib.identity(r.config)]
     if r.error:
       writer.writerow(start)
       continue
-    c, final = costs[r.label][0], r.final()
+    c, final = costs[r.variant][0], r.final()
     numbers = [c.parameters, c.mb, c.gflops, r.best()]
-    numbers += knn.get((r.label, r.seed), (np.nan, np.nan)) if knn else ()
+    numbers += knn.get((r.variant, r.seed), (np.nan, np.nan)) if knn else ()
     numbers += [final.get(n, np.nan) for n in names]
     writer.writerow([*start, *numbers, r.minutes(), c.latency_ms, c.images_per_s])
   return buffer.getvalue()

@@ -5,31 +5,38 @@ from __future__ import annotations
 import numpy as np
 
 from segjax.analysis import charts, intact, predictions, regions
-from segjax.analysis.figures import write_picture
+from segjax.analysis.figures import shown_scalars, write_picture
 from segjax.analysis.intervals import mean_and_deviation
-from segjax.analysis.variants import CLASS_METRICS, data_now, sign_of, start_of, task_of, text_of
+from segjax.analysis.names import CLASS_METRICS, text_of
+from segjax.analysis.variants import data_now, sign_of, start_of
 from segjax.tasks import TASKS
 from segjax.training import restore
 
 
 def curves(document, study, done, figures):
-  """Draws the curves of the loss and of the study's metric."""
+  """Draws the curves of the study's metric and of the loss, term by term where it has several."""
   document.heading("Curves")
   runs = {v: [r.rows() for r in rs] for v, rs in done.items()}
-  tasks = {task_of(runs) for runs in done.values()}
-  shown = {"loss": TASKS[tasks.pop()].loss_label} if len(tasks) == 1 else {}
-  shown.setdefault(study.metric.removeprefix("val/"), text_of(study.metric))  # perhaps the loss
-  file = charts.curves(runs, list(shown.items()), figures / "curves.png")
+  configs = [rs[0].config for rs in done.values()]
+  metric, shown = study.metric.removeprefix("val/"), {}
+  if len({c.task.name for c in configs}) == 1:
+    labels = {TASKS[c.task.name].loss_label_of(c.loss.to_dict()) for c in configs}
+    label = labels.pop() if len(labels) == 1 else "loss (of several kinds)"
+    shown = shown_scalars([row for seeds in runs.values() for row in seeds[0]], study.metric, label)
+  shown.setdefault(metric, text_of(study.metric))
+  best = (metric, "max" if sign_of(configs[0], study.metric) > 0 else "min")
+  file = charts.curves(runs, list(shown.items()), figures / "curves.png", best=best)
   document.figure(
     file,
     "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
-    "highest seed. A training value is the mean since the evaluation before, augmentation on.",
+    "highest seed. A training value is the mean since the evaluation before, augmentation on. A "
+    f"star marks the best mean of a variant in {text_of(study.metric)}.",
   )
 
 
 def trade_offs(document, done, costs, judged, figures):
   """Draws the score against each cost, and writes the ranks and the costs."""
-  document.heading("What it costs")
+  document.heading("Costs")
   axes = {
     "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
     "size, MB": {v: costs[v][0].mb for v in done},
@@ -41,7 +48,7 @@ def trade_offs(document, done, costs, judged, figures):
     value_text, sign, value = judged
     ranks[value_text] = _ranking({v: -sign * np.mean(x) for v, x in value.items()})
     spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
-  # Where some start from weights, each dot says what it starts from.
+  # Where some start from weights, each dot is marked with its start.
   differ = len({start_of(runs) for runs in done.values()}) > 1
   names = {v: f"{v} ({start_of(runs)})" if differ else v for v, runs in done.items()}
   for text, by in axes.items():
@@ -69,7 +76,7 @@ def trade_offs(document, done, costs, judged, figures):
 
 
 def _ranking(values):
-  """Place of each, 1 for the lowest; equal values share one, what is not a number has none.
+  """Place of each, 1 for the lowest; equal values share one, nan has none.
 
   >>> _ranking({"a": 3, "b": 1, "c": 3, "d": np.nan})
   {'a': 2, 'b': 1, 'c': 2, 'd': '-'}
@@ -110,7 +117,7 @@ def segmentation(document, study, done, figures):
   document.heading("Stages of training")
   for k, runs in enumerate(done.values()):
     file = figures / f"stages_{k}.png"
-    what = f"Stages of {runs[0].label}"
+    what = f"Stages of {runs[0].variant}"
     intact.or_line(document, what, lambda r=runs[0], f=file: _stages(document, r, f))
 
 
@@ -129,7 +136,7 @@ def _stages(document, run, file):
   picture, steps = predictions.stages(run.workdir, moved=data_now(run))
   write_picture(picture, file)
   text = ", ".join(map(str, steps))
-  document.figure(file, f"{run.label}, seed {run.seed}: fixed examples after {text} steps.")
+  document.figure(file, f"{run.variant}, seed {run.seed}: fixed examples after {text} steps.")
 
 
 def _confusions(document, names, done, figures):
@@ -150,7 +157,7 @@ def confusions(document, done, figures):
 
 
 def examples(document, done, figures):
-  """Validation examples with what each variant makes of them."""
+  """Validation examples with the predictions of each variant."""
   first = next(iter(done.values()))[0]
   document.heading("Examples")
   workdirs = {v: runs[0].workdir for v, runs in done.items()}

@@ -1,4 +1,4 @@
-"""The tables of a study's report: what was run, results, differences, features."""
+"""The tables of a study's report: runs, results, differences, features."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from segjax import study as study_lib
 from segjax.analysis import feature_pictures
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.analysis.names import text_of
 from segjax.analysis.separation import NEIGHBORS
-from segjax.analysis.variants import scalars_of, start_of, task_of, text_of
+from segjax.analysis.variants import scalars_of, start_of, task_of
 from segjax.tasks import TASKS
 
 OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
 
 
 def setup(document, study, results, done, costs):
-  """Writes what was run, and on what."""
+  """Writes the variants, their runs and their data."""
   document.heading("What was run")
   rows = []
   for label, spec in study.variants.items():
-    errors = [f"seed {r.seed}: {r.error}" for r in results if r.label == label and r.error]
-    start = start_of([r for r in results if r.label == label])
+    errors = [f"seed {r.seed}: {r.error}" for r in results if r.variant == label and r.error]
+    start = start_of([r for r in results if r.variant == label])
     rows.append(
       (
         label,
@@ -59,31 +60,33 @@ def numbers(document, study, done, costs, judged, knn):
   names = scalars_of(study, done)
   header = ["variant", "seeds", *map(text_of, names)]
   header += [judged[0]] if judged else []
-  header += ["training minutes"]
-  devices = [c.device for c in next(iter(costs.values()))]
-  header += [f"latency, ms ({d})" for d in devices]
-  header += ["parameters", "MB", "GFLOPs an image"]
   rows = []
   for label, runs in done.items():
     finals = [r.final() for r in runs]
     row = [label, len(runs)]
     row += [mean_and_deviation([f.get(n, np.nan) for f in finals]) for n in names]
-    row += [mean_and_deviation(judged[2][label])] if judged else []
-    row += [mean_and_deviation([r.minutes() for r in runs], 1)]
-    row += [f"{c.latency_ms:.1f}" for c in costs[label]]
-    c = costs[label][0]
-    rows.append([*row, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
+    rows.append(row + ([mean_and_deviation(judged[2][label])] if judged else []))
   document.table(header, rows)
   best = (
     "; 'best' is the best evaluation of each run, chosen on the same set and so a little flattering"
   )
   document.text(
     "Validation set after the last step, mean ± sample standard deviation over seeds"
-    f"{best if judged and judged[0].startswith('best') else ''}. Latency is the median at batch 1."
+    f"{best if judged and judged[0].startswith('best') else ''}; digits as the deviation justifies "
+    "them, all of them are in results.csv."
   )
+  devices = [c.device for c in next(iter(costs.values()))]
+  header = ["variant", "training minutes", *(f"latency, ms ({d})" for d in devices)]
+  rows = []
+  for label, runs in done.items():
+    c, minutes = costs[label][0], mean_and_deviation([r.minutes() for r in runs], 1)
+    latency = [f"{c.latency_ms:.1f}" for c in costs[label]]
+    rows.append([label, minutes, *latency, f"{c.parameters:,}", f"{c.mb:.2f}", f"{c.gflops:.2f}"])
+  document.table([*header, "parameters", "MB", "GFLOPs per image"], rows)
+  document.text("Latency is the median at batch 1.")
   if knn:
     document.text(
-      "Loss, accuracy and the like are of what a net was trained to say without labels; kNN "
+      "Loss and accuracy are those of the pretext task; kNN "
       "accuracy is of the classes, by the last layer's features."
     )
 
@@ -104,7 +107,7 @@ def differences(document, study, done, knn):
       if any(TASKS[t].self_supervised for t in tasks):  # all of theirs are
         values = {}
     if knn:
-      values["kNN accuracy"] = lambda r: knn.get((r.label, r.seed), (np.nan,))[-1]
+      values["kNN accuracy"] = lambda r: knn.get((r.variant, r.seed), (np.nan,))[-1]
     values |= {"training minutes": study_lib.Result.minutes}
     for text, value in values.items():
       d = paired_difference(*_paired(done[base], done[label], value))
@@ -129,7 +132,7 @@ def _paired(first, second, value):
 
 
 def features(document, done, probes, figures):
-  """How well features tell the classes that no run was trained on, before and after."""
+  """How well features separate classes that no run was trained on, before and after."""
   document.heading("Features")
   rows = []
   for label, of_runs in probes.items():
@@ -149,9 +152,9 @@ def features(document, done, probes, figures):
     "neighbours (cosine) in the train split have. Where labels are masks, examples are crops, "
     f"{probes_lib.CROPS} of each class where there are as many; a crop's class is the one most of "
     "its pixels have. 'Before' are the random weights that a run began with. Stage i is the "
-    "backbone's at stride 2^i, 'last' what the head of a classifier would get; all are means over "
-    "positions. After rotation prediction a middle stage often tells more than the last. Student's "
-    "t interval, paired by seed: it is of other seeds, not of other images."
+    "backbone's at stride 2^i, 'last' the input of a classifier's head; all are means over "
+    "positions. After rotation prediction a middle stage often separates classes better than the "
+    "last. Student's t interval, paired by seed: it is of other seeds, not of other images."
   )
   for k, (label, of_runs) in enumerate(probes.items()):
     first = of_runs[0]

@@ -25,7 +25,7 @@ def knn_accuracy(train, val, *, metric="cosine"):
 
 
 def scores(train, val, *, metric="cosine"):
-  """How well features tell the classes.
+  """Scores how well features separate the classes.
 
   Args:
     train: Features that neighbours and the linear probe learn from.

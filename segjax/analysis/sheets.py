@@ -3,66 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from segjax.data import pipeline
-from segjax.data.labels import IGNORE
-from segjax.pictures import blend, letter_size, panel, spread, to_u8
+from segjax.legends import colorize, with_legend
+from segjax.pictures import blend, panel, spread, to_u8
 
-STRIPES = (130, 225)  # greys of ignored pixels
-MOST_IN_LEGEND = 40
 MOST = 400  # pixels of a picture's longer side in a sheet
-
-
-def stripes(height, width):
-  """u8[H,W,3], diagonal stripes: no class has a pattern, while some are black, white or grey."""
-  rows, columns = np.mgrid[0:height, 0:width]
-  period = max(8, width // 40)
-  light = (rows + columns) % period >= period // 2
-  return np.repeat(np.where(light, STRIPES[1], STRIPES[0])[..., None], 3, -1).astype(np.uint8)
-
-
-def colorize(labels, label):
-  """u8[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels striped."""
-  ignored = (label == IGNORE)[..., None]
-  return np.where(ignored, stripes(*label.shape), labels.colorize(label)).astype(np.uint8)
-
-
-def legend(labels, shown, width):
-  """A strip of colour samples with the names of classes.
-
-  Args:
-    labels: LabelTable.
-    shown: values to show, 255 for ignored; beyond 40 the rest is a count.
-    width: pixels.
-
-  Returns:
-    u8[height,width,3].
-  """
-  letters = letter_size(width, 12)
-  sample, gap, font = letters + 2, 8, ImageFont.load_default(letters)
-  canvas = Image.new("RGB", (width, 2000), "white")
-  draw, x, y = ImageDraw.Draw(canvas), gap, 4
-  entries = [(labels.names[v] if v != IGNORE else "ignored", v) for v in shown[:MOST_IN_LEGEND]]
-  if len(shown) > MOST_IN_LEGEND:
-    entries.append((f"... and {len(shown) - MOST_IN_LEGEND} more", None))
-  for text, value in entries:
-    needed = sample + 4 + int(draw.textlength(text, font)) + 2 * gap
-    if x + needed > width and x > gap:
-      x, y = gap, y + sample + 6
-    if value is not None:
-      square = colorize(labels, np.full((sample, sample), value, np.uint8))
-      canvas.paste(Image.fromarray(square), (x, y))
-      draw.rectangle((x, y, x + sample - 1, y + sample - 1), outline="#666666")
-    draw.text((x + sample + 4, y), text, fill="black", font=font)
-    x += needed
-  return np.asarray(canvas)[: y + sample + 6]
-
-
-def with_legend(sheet, labels, shown):
-  """A sheet with the `legend` of the values shown in it below."""
-  values = sorted(shown)
-  return np.concatenate([sheet, legend(labels, values, sheet.shape[1])]) if values else sheet
 
 
 def shrink(array, most=MOST):
@@ -100,7 +47,7 @@ def samples(source, wanted=8):
       colors = colorize(source.labels, label)
       both = blend(image, colors, np.ones_like(label, bool))
       rows.append([(name, image), ("label", colors), ("label over image", both)])
-  if len(rows[0]) == 1:  # of single images, four a row
+  if len(rows[0]) == 1:  # of single images, four per row
     flat = [cell for row in rows for cell in row]
     rows = [flat[i : i + 4] for i in range(0, len(flat), 4)]
   return with_legend(panel(rows), source.labels, shown)
@@ -111,9 +58,9 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
 
   Args:
     source: whose examples have a "label", see `segjax.data.sources.labelled`.
-    augment: from `segjax.augment.make_augment`.
+    augment: result of `segjax.augment.make_augment`.
     size: (height, width) in pixels that the training sees.
-    seed: of the augmentation and the crops.
+    seed: random seed of the augmentation and the crops.
     crop: whether the training sees random parts of this size, `data.fit="crop"`, which stand
       beside the whole example; else it is resized.
     wanted: number of examples.

@@ -1,4 +1,4 @@
-"""Trains a study's missing runs and writes its report: what launch/study.py does."""
+"""The work of launch/study.py: trains a study's missing runs and writes its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segjax.errors import UserError
 
 
 def run(spec, *, overrides, seeds=None, runs, output=None):
-  """Trains what is missing of a study, writes its report, and prints where it is.
+  """Trains the missing runs of a study, writes its report, and prints where it is.
 
   Args:
     spec: file of the study, with an argument after a colon if it takes one.
@@ -38,7 +38,7 @@ def run(spec, *, overrides, seeds=None, runs, output=None):
   with errors.writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
     page = report.write(study, results, folder)
-  failed = [f"{r.label}, seed {r.seed}: {r.error}" for r in results if r.error]
+  failed = [f"{r.variant}, seed {r.seed}: {r.error}" for r in results if r.error]
   print(f"{len(results) - len(failed)} of {len(results)} runs done; report in {page}")
   if failed:
     print("failed: " + "; ".join(failed))

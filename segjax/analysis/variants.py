@@ -1,4 +1,4 @@
-"""What a study's results say, for its report: names, starts, scores and costs of the variants.
+"""Summaries of a study's results for its report: names, starts, scores, costs of the variants.
 
 `done` is {variant: its finished runs}, a `study.Result` each.
 """
@@ -10,32 +10,10 @@ import re
 import jax
 
 from segjax.analysis import probes as probes_lib
+from segjax.analysis.names import text_of
 from segjax.benchmark import cost
 from segjax.training import restore
 from segjax.weights import PRETRAINED
-
-TEXTS = {  # of scalars, with units
-  "val/pixel_accuracy": "pixel accuracy",
-  "val/mean_iou": "mean IoU",
-  "val/mean_class_recall": "mean class recall",
-  "val/max_f1": "MaxF",
-  "val/psnr": "PSNR (dB)",
-  "val/ssim": "SSIM",
-  "val/color_error": "colour error (units of a, b)",
-  "val/edge_error": "edge error (units of L, a, b)",
-}
-CLASS_METRICS = {"f1": "F1", "iou": "IoU"}
-
-
-def text_of(name):
-  """Readable name of a scalar, with its unit where it has one.
-
-  >>> text_of("val/f1/road")
-  'F1 of road'
-  """
-  metric, *of = name.removeprefix("val/").split("/")
-  text = " of ".join((CLASS_METRICS.get(metric, metric), *of)).replace("_", " ")
-  return TEXTS.get(name, text)
 
 
 def scalars_of(study, done):
@@ -46,7 +24,7 @@ def scalars_of(study, done):
 
 
 def start_of(runs):
-  """What the runs of a variant start from, in words."""
+  """The initial weights of a variant's runs, in words."""
   if runs[0].config is None:
     return "-"
   start = runs[0].config.init_from
@@ -66,9 +44,11 @@ def data_now(run):
   return {k: source[k] for k in ("folder", "data_dir") if k in source}
 
 
-def sign_of(config):
-  """1 where high values of the best metric are good, else -1."""
-  return 1 if config.best_mode == "max" else -1
+def sign_of(config, metric=None):
+  """1 where high values of a metric, by default the one that picks the best, are good, else -1."""
+  if metric in (None, config.best_metric):
+    return 1 if config.best_mode == "max" else -1
+  return -1 if re.search("loss|error", metric) else 1
 
 
 def knn_of(done, probes):
@@ -80,7 +60,7 @@ def knn_of(done, probes):
 
 
 def common_score(done, knn):
-  """What all variants are ranked by: (text, 1 where high values are good or -1, variant -> values).
+  """The score that ranks the variants: (text, 1 if high values are good else -1, values).
 
   None where they have nothing in common.
   """

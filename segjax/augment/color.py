@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from segjax.augment.geometry import box
 
@@ -11,7 +12,13 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def jitter_color(image, brightness, contrast, saturation, hue):
+def jitter_color(
+  image: jax.Array,
+  brightness: ArrayLike,
+  contrast: ArrayLike,
+  saturation: ArrayLike,
+  hue: ArrayLike,
+) -> jax.Array:
   """Changes brightness, contrast and saturation by factors and turns the hue; clips to [0,1].
 
   Args:
@@ -21,6 +28,9 @@ def jitter_color(image, brightness, contrast, saturation, hue):
     saturation: factor, 0 gives grey.
     hue: radians, a rotation of the colour plane of YIQ (an approximation of the hue of HSV
       that needs no branches).
+
+  Returns:
+    f32[...,3] in [0,1].
   """
   luma = jnp.array(LUMA)
   image = image * brightness
@@ -34,13 +44,13 @@ def jitter_color(image, brightness, contrast, saturation, hue):
   return jnp.clip(image @ (jnp.linalg.inv(to_yiq) @ turn @ to_yiq).T, 0, 1)
 
 
-def blur_gaussian(image, sigma, radius):
+def blur_gaussian(image: jax.Array, sigma: ArrayLike, radius: int) -> jax.Array:
   """Blurs by a Gaussian; the image's edge pixels continue beyond it.
 
   Args:
     image: f32[H,W,C].
     sigma: pixels, from 0 for no blur.
-    radius: pixels, an int: where the kernel is cut off.
+    radius: pixels at which the kernel is cut off.
 
   Returns:
     f32[H,W,C], in the range of the image and [0,1].
@@ -56,19 +66,19 @@ def blur_gaussian(image, sigma, radius):
   return jnp.clip(image, low, high)
 
 
-def value_range(image):
+def value_range(image: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Smallest and largest value of each channel, or 0 and 1 where they are inside.
 
   Weighted means may round to just above the largest value; clipped to this range, values that are
-  not in [0,1] stay what they are.
+  not in [0,1] stay as they are.
   """
   return jnp.minimum(image.min((0, 1)), 0), jnp.maximum(image.max((0, 1)), 1)
 
 
-def cut_out(image, center, side):
+def cut_out(image: jax.Array, center: ArrayLike, side: ArrayLike) -> jax.Array:
   """Hides a square under the image's mean colour (DeVries and Taylor, arXiv 1708.04552).
 
-  Labels stay as they are: the net infers what the square hides from what surrounds it.
+  Labels stay as they are: the net infers the hidden part from its surroundings.
 
   Args:
     image: f32[H,W,C].

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from segjax import own_code
 from segjax.augment.color import blur_gaussian, cut_out, jitter_color, value_range
 from segjax.augment.geometry import (
   draw_crop,
@@ -15,34 +18,36 @@ from segjax.augment.geometry import (
   rotate_scale_and_crop,
   scale_and_crop,
 )
-from segjax.augment.limits import check_limits
-from segjax.errors import UserError
+from segjax.augment.limits import LIMITS, check_limits
+from segjax.errors import UserError, check_fields
 
 
 def make_augment(
   *,
-  flip=0.0,
-  flip_vertical=0.0,
-  scale_min=1.0,
-  scale_max=1.0,
-  aspect=0.0,
-  crop_area_min=1.0,
-  crop_area_max=1.0,
-  crop_aspect=0.288,
-  rotate=0.0,
-  brightness=0.0,
-  contrast=0.0,
-  saturation=0.0,
-  hue=0.0,
-  rgb_shift=0.0,
-  blur=0.0,
-  noise=0.0,
-  cutout=0.0,
-):
+  flip: float = 0.0,
+  flip_vertical: float = 0.0,
+  scale_min: float = 1.0,
+  scale_max: float = 1.0,
+  aspect: float = 0.0,
+  crop_area_min: float = 1.0,
+  crop_area_max: float = 1.0,
+  crop_aspect: float = 0.288,
+  rotate: float = 0.0,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+  rgb_shift: float = 0.0,
+  blur: float = 0.0,
+  noise: float = 0.0,
+  cutout: float = 0.0,
+  own: str = "",
+  **fields: Any,
+) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
   """Builds the augmentation of one example, or None where everything is off.
 
-  Flips come first and are exact. Crop, scale and rotation resample once, together; what lies
-  beyond the image then is black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
+  Flips come first and are exact. Crop, scale and rotation resample once, together; places
+  beyond the image are black and labelled 255 (ignore). Flips, resampling, blur and cutout treat
   all channels alike and keep values that are not in [0,1]. Brightness, contrast, saturation, hue
   and rgb_shift change the first three channels, red, green and blue, and so does noise where there
   are more than three; they expect values in [0,1] and clip to it.
@@ -66,6 +71,9 @@ def make_augment(
     blur: pixels, largest standard deviation of a Gaussian; drawn from 0.
     noise: largest standard deviation of Gaussian noise, of [0,1]; drawn from 0.
     cutout: side of the hidden square as a share of the shorter side, see `cut_out`.
+    own: empty, or an augmentation of your own that comes last, "package.module:function" of (key,
+      image, label) that returns (image, label); further fields are its arguments.
+    **fields: of `own`.
 
   Returns:
     (key, f32[H,W,C], label) -> (image, label), same shapes and dtypes. A mask i32[H,W] moves with
@@ -74,16 +82,18 @@ def make_augment(
     single one of floats, and for colour changes of one or two channels.
 
   Raises:
-    UserError: a value outside its limits, or a smallest one above its largest.
+    UserError: a value outside its limits, or a smallest one above its largest; a field that neither
+      this function nor `own` has.
   """
-  check_limits("augment", locals())
+  check_limits("augment", {k: v for k, v in locals().items() if k in LIMITS})
+  mine = _bind(own, fields)
   scaling = (scale_min, scale_max, aspect) != (1.0, 1.0, 0.0)
   cropping = crop_area_min < 1
   moving = scaling or cropping or rotate
   colors = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
   coloring = any(colors.values())
   if not any((flip, flip_vertical, moving, coloring, rgb_shift, blur, noise, cutout)):
-    return None
+    return mine
 
   def move(keys, more, image, label):
     if flip:
@@ -132,6 +142,31 @@ def make_augment(
     moved, mask = move(keys, more, jnp.concatenate([image, target], -1), mask)
     image = paint(keys, more, moved[..., :channels]).astype(image.dtype)
     return image, {0: label, 2: mask, 3: moved[..., channels:].astype(label.dtype)}[label.ndim]
+
+  if mine is None:
+    return augment
+  # Of the key's further ones the next: `augment` has taken those below.
+  return lambda key, image, label: mine(jax.random.fold_in(key, 16), *augment(key, image, label))
+
+
+def _bind(own, fields):
+  """The augmentation that `own` names, with its fields; None where it names none."""
+  known = list(make_augment.__kwdefaults__)
+  if not own:
+    check_fields(fields, known, "augment")
+    return None
+  function, what = own_code.find(own, "augmentation"), f"augmentation {own!r}"
+  own_code.check_disjoint(function, known, what)
+  own_code.check_arguments(function, fields, what, passed=("key", "image", "label"))
+
+  def augment(key, image, label):
+    changed = function(key, image, label, **fields)
+    if jax.tree.map(jnp.shape, changed) != (image.shape, label.shape):
+      raise UserError(
+        f"{what} returns arrays of shape {jax.tree.map(jnp.shape, changed)}, expected an image and "
+        f"a label of the shapes that it got, {(image.shape, label.shape)}"
+      )
+    return changed[0].astype(image.dtype), changed[1].astype(label.dtype)
 
   return augment
 

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
+from jax.typing import ArrayLike
 
 from segjax.data.labels import IGNORE
 
 
-def flip_horizontal(image, label, flipped):
-  """Mirrors left and right where the scalar bool `flipped` is True."""
+def flip_horizontal(
+  image: jax.Array, label: jax.Array, flipped: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+  """Mirrors left and right where `flipped` is True.
+
+  Args:
+    image: f32[H,W,C].
+    label: i32[H,W].
+    flipped: scalar bool.
+
+  Returns:
+    (image, label), same shapes and dtypes.
+  """
   return jnp.where(flipped, image[:, ::-1], image), jnp.where(flipped, label[:, ::-1], label)
 
 
-def flip_up_down(image, label, flipped):
-  """Mirrors top and bottom where the scalar bool `flipped` is True."""
+def flip_up_down(
+  image: jax.Array, label: jax.Array, flipped: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+  """Mirrors top and bottom where `flipped` is True.
+
+  Args:
+    image: f32[H,W,C].
+    label: i32[H,W].
+    flipped: scalar bool.
+
+  Returns:
+    (image, label), same shapes and dtypes.
+  """
   return jnp.where(flipped, image[::-1], image), jnp.where(flipped, label[::-1], label)
 
 
-def scale_and_crop(image, label, scale, position):
+def scale_and_crop(
+  image: jax.Array, label: jax.Array, scale: ArrayLike, position: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
   """Scales about a random position and keeps the size.
 
   Output pixel centre o shows input coordinate (o - t) / scale with t = position * size *
@@ -48,7 +75,9 @@ def scale_and_crop(image, label, scale, position):
   return image * known[..., None], jnp.where(known, label[rows][:, columns], IGNORE)
 
 
-def rotate_scale_and_crop(image, label, angle, scale, position):
+def rotate_scale_and_crop(
+  image: jax.Array, label: jax.Array, angle: ArrayLike, scale: ArrayLike, position: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
   """Rotates about the centre, then scales and crops as `scale_and_crop`, resampling once.
 
   Rotation is rigid in pixels, also of oblong images. Unlike `scale_and_crop` this does not
@@ -82,14 +111,16 @@ def rotate_scale_and_crop(image, label, angle, scale, position):
   return image * known[..., None], jnp.where(known, label[rows, columns], IGNORE)
 
 
-def draw_crop(key, area_min, area_max, aspect):
+def draw_crop(
+  key: jax.Array, area_min: ArrayLike, area_max: ArrayLike, aspect: ArrayLike
+) -> jax.Array:
   """Draws the sides of a random resized crop (Szegedy et al., CVPR 2015).
 
   The area is uniform. The aspect ratio is log-uniform within the bounds that keep the crop inside
   the image, where the original draws again.
 
   Args:
-    key: of jax.random.
+    key: PRNG key.
     area_min: share of the image, above 0.
     area_max: share of the image, at most 1.
     aspect: the ratio of width to height, relative to the image's, is drawn from exp(+-aspect).
@@ -104,13 +135,16 @@ def draw_crop(key, area_min, area_max, aspect):
   return jnp.sqrt(area * jnp.exp(jnp.stack([-ratio, ratio])))
 
 
-def box(shape, center, size):
-  """bool[H,W], True for pixel centres in a rectangle, which may reach beyond the image.
+def box(shape: Sequence[int], center: ArrayLike, size: ArrayLike) -> jax.Array:
+  """Mask of the pixel centres in a rectangle, which may reach beyond the image.
 
   Args:
     shape: (H, W).
     center: f32[2], row and column in pixels.
     size: f32[2], height and width in pixels.
+
+  Returns:
+    bool[H,W], True inside.
   """
   rows, columns = (
     jnp.abs(jnp.arange(n) + 0.5 - center[d]) < size[d] / 2 for d, n in enumerate(shape)

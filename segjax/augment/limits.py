@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 from segjax.errors import UserError
 
@@ -33,8 +35,16 @@ LIMITS = dict(
 )
 
 
-def check_limits(what, fields):
-  """Raises a UserError for the first field outside `LIMITS`, or x_min above x_max."""
+def check_limits(what: str, fields: Mapping[str, Any]) -> None:
+  """Checks the values of an augmentation's fields.
+
+  Args:
+    what: "augment" or "batch_augment", for the message.
+    fields: {name: value}.
+
+  Raises:
+    UserError: a field outside `LIMITS`, or x_min above x_max.
+  """
   for name, value in fields.items():
     low, high = LIMITS[name]
     if not (isinstance(value, Real) and low <= value <= high and math.isfinite(value)):

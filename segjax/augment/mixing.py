@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from segjax.augment.geometry import box
 from segjax.augment.limits import check_limits
@@ -33,11 +35,19 @@ def _blend(key, image, alpha):
   return w * image + (1 - w) * jnp.roll(image, -1, 0), weight
 
 
-def draw_boxes(key, shape, alpha):
-  """Draws the rectangles of CutMix: bool[B,H,W], True inside; shape is (B, H, W).
+def draw_boxes(key: jax.Array, shape: Sequence[int], alpha: float) -> jax.Array:
+  """Draws the rectangles of CutMix (Yun et al., ICCV 2019).
 
-  The rectangle has the image's proportions, covers a share of Beta(alpha, alpha), lies about a
+  A rectangle has the image's proportions, covers a share of Beta(alpha, alpha), lies about a
   uniform centre and is cut at the border.
+
+  Args:
+    key: PRNG key.
+    shape: (B, H, W).
+    alpha: parameter of the Beta distribution, above 0.
+
+  Returns:
+    bool[B,H,W], True inside.
   """
   keys = jax.random.split(key)
   size = jnp.array(shape[1:])
@@ -46,8 +56,19 @@ def draw_boxes(key, shape, alpha):
   return jax.vmap(lambda c, s: box(shape[1:], c, s))(centers, sides)
 
 
-def paste_next(inside, image, label):
-  """Where bool[B,H,W] `inside` is True, image and label of the next example of the batch."""
+def paste_next(
+  inside: ArrayLike, image: jax.Array, label: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Replaces parts of images and labels by those of the next example of the batch.
+
+  Args:
+    inside: bool[B,H,W], True where the next example is shown.
+    image: f32[B,H,W,C].
+    label: i32[B,H,W].
+
+  Returns:
+    (image, label), same shapes and dtypes.
+  """
   return (
     jnp.where(inside[..., None], jnp.roll(image, -1, 0), image),
     jnp.where(inside, jnp.roll(label, -1, 0), label),
@@ -62,15 +83,22 @@ def _paste(inside, image, label):
   return image, Mixed(label, jnp.roll(label, -1), 1 - inside.mean((1, 2)))
 
 
-def make_batch_augment(*, mixup=0.0, mixup_alpha=0.2, cutmix=0.0, cutmix_alpha=1.0):
+def make_batch_augment(
+  *,
+  mixup: float = 0.0,
+  mixup_alpha: float = 0.2,
+  cutmix: float = 0.0,
+  cutmix_alpha: float = 1.0,
+) -> Callable[..., tuple[jax.Array, jax.Array | Mixed]] | None:
   """Builds the augmentation of a batch, or None where everything is off.
 
   Args:
     mixup: probability that an example that gets no rectangle is blended with the next (Zhang et
       al., ICLR 2018); class labels alone.
-    mixup_alpha: of the Beta distribution of its weight.
+    mixup_alpha: parameter of the Beta distribution of its weight.
     cutmix: probability that an example gets a rectangle of the next (Yun et al., ICCV 2019).
-    cutmix_alpha: of the Beta distribution of the rectangle's share, before the border cuts it.
+    cutmix_alpha: parameter of the Beta distribution of the rectangle's share, before the border
+      cuts it.
 
   Returns:
     (key, f32[B,H,W,C], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed. It raises

@@ -1,4 +1,4 @@
-"""What launch/benchmark.py prints and writes."""
+"""The work of launch/benchmark.py: measures, prints, writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(config, mode, *, peer=None, rounds=3, repeats=20, classes=0, file=None):
     peer: shell command of a program to compare with, or None.
     rounds: how often both programs are measured in turn.
     repeats: timed steps; of "end_to_end", before each evaluation.
-    classes: of the random labels; 0: 2 with a sigmoid, else 8.
+    classes: number of classes of the random labels; 0: 2 with a sigmoid, else 8.
     file: Path of a JSON file for the figures, or None.
 
   Raises:

@@ -1,4 +1,4 @@
-"""What a model costs: size, FLOPs, memory, latency, throughput, compile time."""
+"""Costs of a model: size, FLOPs, memory, latency, throughput, compile time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Cost:
     device: kind of device.
     size: (height, width) of the images, pixels.
     parameters: count.
-    mb: of float32 parameters, 10^6 bytes.
-    gflops: of one image, by XLA's count before it optimises; a multiply-add is two.
+    mb: size of float32 parameters, 10^6 bytes.
+    gflops: GFLOPs of one image, by XLA's count before it optimises; a multiply-add is two.
     peak_mb: arguments, results and temporaries of the compiled program at batch 1, 10^6 bytes.
     compile_s: seconds that XLA takes to compile at batch 1; on a CPU the kernels of
       `segjax.ops.llvm` come before, about 0.07 s each the first time.
@@ -71,7 +71,7 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     size: (height, width) of the images, pixels.
     device: jax device; the default one if None.
     repeats: timed calls, after three that are not.
-    batch: of the throughput.
+    batch: batch size of the throughput.
 
   Returns:
     Cost.
@@ -106,13 +106,13 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
 
 
 def table(costs):
-  """Text table, a row a device."""
+  """Text table, a row per device."""
   lines = []
   for c in costs:
     lines += [
       f"  {c.device}, {c.size[0]}x{c.size[1]} pixels",
       f"    parameters        {c.parameters:,} ({c.mb:.2f} MB)",
-      f"    FLOPs             {c.gflops:.2f} G an image",
+      f"    FLOPs             {c.gflops:.2f} G per image",
       f"    peak memory       {c.peak_mb:.0f} MB at batch 1",
       f"    compile time      {c.compile_s:.1f} s",
       f"    latency           {c.latency_ms:.1f} ms at batch 1"

@@ -8,7 +8,7 @@ import subprocess
 
 from segjax.errors import UserError
 
-# What `--peer` looks for in the other program's JSON, by mode.
+# The key of the other program's JSON that `--peer` reads, by mode.
 PEER_KEYS = {"train": "train_step_s", "infer": "infer_s"}
 
 
@@ -16,7 +16,7 @@ def run_peer(command, mode):
   """Seconds of another program's step, from the JSON object that its last line of output is.
 
   Args:
-    command: of a shell.
+    command: a shell command.
     mode: "train" or "infer".
 
   Raises:

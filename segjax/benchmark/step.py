@@ -25,15 +25,15 @@ class Program:
 
   Attributes:
     call: runs it once, without waiting for the result.
-    steps: that a call makes.
-    images: that a step works on.
-    gflops: of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
-    gbytes: that a step's operations read and write on a device, 10^9, by XLA's count after it has
-      fused them; nan if unknown, or if a call makes several.
+    steps: number of steps of a call.
+    images: number of images of a step.
+    gflops: GFLOPs of a step in its plain forms, by XLA's count before it optimises; nan if unknown.
+    gbytes: 10^9 bytes that a step's operations read and write on a device, by XLA's count
+      after it has fused them; nan if unknown, or if a call makes several.
     compile_s: seconds that XLA takes to compile, without the kernels of `segjax.ops.llvm`.
     peak_mb: arguments, results and temporaries, 10^6 bytes.
-    parameters: of the net.
-    devices: that share the work.
+    parameters: number of parameters of the net.
+    devices: number of devices that share the work.
   """
 
   call: Any
@@ -47,7 +47,7 @@ class Program:
   devices: int
 
   def seconds(self, repeats):
-    """Seconds a step of each of `repeats` samples, see `time_samples`."""
+    """Seconds per step of each of `repeats` samples, see `time_samples`."""
     return [t / self.steps for t in time_samples(self.call, repeats)]
 
 
@@ -59,7 +59,7 @@ def prepare(config, mode, classes=0):
   Args:
     config: ConfigDict of an experiment; images have `data.size`, batches `data.batch_size`.
     mode: "train" or "infer".
-    classes: of the labels; 0: 2 with a sigmoid, else 8.
+    classes: number of classes of the labels; 0: 2 with a sigmoid, else 8.
 
   Returns:
     Program.
@@ -83,7 +83,7 @@ def prepare(config, mode, classes=0):
     shape = shapes.get(exp.task.label_kind_of(config.task), (batch_size,))
     values = 1 if exp.task.label_kind == "nothing" else count
     label = rng.integers(0, values, shape).astype(np.uint8)
-    batch = dict(image=image, label=label, mask=np.ones(batch_size, bool))
+    batch = dict(image=image, label=label, valid=np.ones(batch_size, bool))
     args = (jax.device_put(batch, split),)
 
   def single(exp):
@@ -126,7 +126,7 @@ def measure(program, config, mode, *, repeats=20):
     `images_per_s`, `compile_s`, `gflops` of a step in its plain forms, `gflops_per_s`,
     `matrix_gflops_per_s` of a device measured just before, `share` of it on all `devices`,
     `gbytes` that a device moves, `memory_gbytes_per_s` likewise, `floor_s` (the longer of the FLOPs
-    and the bytes at these rates), `peak_mb`, `parameters`, `device`, and what was measured. On a
+    and the bytes at these rates), `peak_mb`, `parameters`, `device`, and the measured times. On a
     CPU `ops.llvm.winograd` takes fewer products than the plain form, so a share may be above 1.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))

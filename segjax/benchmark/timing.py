@@ -25,7 +25,7 @@ def compile_anew(lowered):
 
 
 def peak_bytes(compiled):
-  """Arguments, results and temporaries of a compiled program; what it donates counts once."""
+  """Arguments, results and temporaries of a compiled program; donated arguments count once."""
   memory = compiled.memory_analysis()
   parts = ("argument_size", "output_size", "temp_size")
   total = sum(getattr(memory, f"{part}_in_bytes", 0) for part in parts)
@@ -43,7 +43,7 @@ def time_calls(call, repeats):
 
 
 def time_samples(call, repeats):
-  """Seconds a call of each of `repeats` samples.
+  """Seconds per call of each of `repeats` samples.
 
   On a CPU a sample is one call, and is waited for. On an accelerator it is as many as take a tenth
   of a second, queued one after the other as a training does: to wake up for the result of each

@@ -1,4 +1,4 @@
-"""Looks for broken files: every pair is read once, and every fault is told."""
+"""Looks for broken files: every pair is read once, and every fault is listed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from segjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subset:
   """Some examples of a source, itself a source.
 
   Attributes:
     source: see `segjax.data.sources`.
-    indices: of the examples.
+    indices: indices of the examples.
   """
 
   source: Any
@@ -62,12 +62,12 @@ def label_histograms(source, threads=4, indices=None):
   """Counts the pixels of each label value.
 
   Args:
-    source: of masks, or of one class an image; see `segjax.data.sources`.
-    threads: that read.
-    indices: of the examples to look at; None: all.
+    source: source of masks, or of one class per image; see `segjax.data.sources`.
+    threads: number of threads that read.
+    indices: indices of the examples to look at; None: all.
 
   Returns:
-    i64[N,256], a row an example; the last value is 255, ignore.
+    i64[N,256], a row per example; the last value is 255, ignore.
 
   Raises:
     UserError: a file is broken.
@@ -84,8 +84,8 @@ def label_counts(source, threads=4, limit=None):
   """Counts the pixels of each class over a source, or over a part of it.
 
   Args:
-    source: of masks, or of one class an image, which then counts as one pixel.
-    threads: that read.
+    source: source of masks, or of one class per image, which then counts as one pixel.
+    threads: number of threads that read.
     limit: look at so many examples at most, evenly spread; None: at all.
 
   Returns:
@@ -110,7 +110,7 @@ def check(source, threads=4):
 
   Args:
     source: see `segjax.data.sources`.
-    threads: that read.
+    threads: number of threads that read.
 
   Returns:
     list of (name, fault), in the source's order; an example with two faults stands there twice.
@@ -125,7 +125,7 @@ def without_broken(source, threads=4):
 
   Args:
     source: see `check`.
-    threads: that read.
+    threads: number of threads that read.
 
   Returns:
     (source, faults): the source itself where nothing is broken, and the faults of the examples
@@ -142,7 +142,7 @@ def without_broken(source, threads=4):
   whole = tuple(i for i in range(len(source)) if i not in broken)
   if not whole:
     raise UserError(report(faults, len(source)))
-  return Part(source, whole), faults
+  return Subset(source, whole), faults
 
 
 def report(faults, total, limit=20):

@@ -22,7 +22,7 @@ class ClassFiles(contents.OfFiles):
   Attributes:
     labels: label table.
     root: folder of the set, for messages.
-    names: one a file.
+    names: one per file.
     pairs: (image file, class), with None for a missing file and its class.
     remarks, elsewhere: see `contents.OfFiles`.
   """
@@ -58,7 +58,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
       of splits: of train), sorted.
     split_by: "files", "seed" or "auto"; see `kitti_road`.
     train_fraction: share of the examples in "train".
-    split_seed: of the split.
+    split_seed: random seed of the split.
 
   Raises:
     UserError: a file of none of the classes.

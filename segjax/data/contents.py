@@ -1,4 +1,4 @@
-"""What a source's files hold: a digest that changes when a mask is mended."""
+"""The contents of a source's files: a digest that changes when a mask is mended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from segjax.data.lists import count, some
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
 
-THREADS = 8  # that read; the disk is what they wait for
+THREADS = 8  # that read; they mostly wait for the disk
 END = 2**16  # bytes that are read at either end of an image file
 
 
 class OfFiles:
-  """What sources that read files share.
+  """Base of the sources that read files.
 
   A class that derives from it has `names`, `labels`, `pairs` of (image file, label file or class),
   `remarks`, sentences about files that are not read, and `elsewhere`, image files of the other
@@ -23,7 +23,7 @@ class OfFiles:
 
   @functools.cached_property
   def notes(self):
-    """Sentences about what is not read, or read in a way that may surprise."""
+    """Sentences about files that are not read, or are read in a way that may surprise."""
     return (*self.remarks, *_twins(self))
 
   @functools.cached_property
@@ -43,11 +43,11 @@ def example_hashes(source, pairs):
   Folders and times do not count.
 
   Args:
-    source: with `names` and `labels`.
-    pairs: (image file, label) an example; the label is a file, a class number or None.
+    source: a source with `names` and `labels`.
+    pairs: (image file, label) per example; the label is a file, a class number or None.
 
   Returns:
-    list of bytes, one an example.
+    list of bytes, one per example.
 
   Raises:
     UserError: a file cannot be read.

@@ -1,8 +1,8 @@
 """Image and mask files as they are stored: the one place that decodes them.
 
-Pillow's mode does not say what a file holds: it scales grey values of 1, 2 and 4 bits, inverts
+Pillow's mode hides the stored values: it scales grey values of 1, 2 and 4 bits, inverts
 where 0 is white, cuts colours of 16 bits to 8, reads the first of several pages, and runs
-Ghostscript for a file that is PostScript inside. So the header is read here as well.
+Ghostscript for a file that is PostScript inside. So the header is read here too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segjax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
-# What Pillow raises on damaged files, by format and by place of the damage.
+# Exceptions of Pillow on damaged files, by format and by place of the damage.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
           zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
@@ -49,11 +49,11 @@ TURNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An upright Pillow image and what its mode does not say.
+  """An upright Pillow image and the facts that its mode hides.
 
   Attributes:
     image: decoded.
-    bits: of a channel, or of a palette index.
+    bits: number of bits of a channel, or of a palette index.
     signed: whether its integers are.
     min_is_white: whether Pillow has inverted the stored values.
   """
@@ -66,11 +66,11 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """What a mask file stores.
+  """The stored values of a mask file.
 
   Attributes:
     values: grey values or palette indices, int[H,W], or colours, u8[H,W,3].
-    bits: of a value.
+    bits: number of bits of a value.
     signed: whether the file can hold negative values.
     palette: u8[256,3], colours of the indices; None without a palette.
     hidden: bool[256], indices whose colour is not opaque; None without a palette.
@@ -93,20 +93,20 @@ def read_image(file, name=""):
 
   Args:
     file: path, or bytes of a file.
-    name: of the bytes, for messages.
+    name: name of the bytes, for messages.
 
   Returns:
     u8[H,W,3].
 
   Raises:
-    UserError: no such file, damaged, another format, several pages, more than 8 bits a channel.
+    UserError: no such file, damaged, another format, several pages, more than 8 bits per channel.
   """
   name = name or file
   decoded = _decode(file, name, mask=False)
   mode = decoded.image.mode
   if decoded.bits > 8 or mode.startswith(("I", "F")):
     raise UserError(
-      f"{name}: an image of mode {mode}, expected 8 bits a channel, found {decoded.bits}; "
+      f"{name}: an image of mode {mode}, expected 8 bits per channel, found {decoded.bits}; "
       "convert it"
     )
   try:
@@ -120,7 +120,7 @@ def read_stored(file, name=""):
 
   Args:
     file: path, or bytes of a file.
-    name: of the bytes, for messages.
+    name: name of the bytes, for messages.
 
   Returns:
     Stored.
@@ -136,7 +136,7 @@ def read_stored(file, name=""):
     return Stored(_grey(array, decoded, name), decoded.bits, decoded.signed or mode == "F")
   if decoded.bits > 8:
     raise UserError(
-      f"{name}: a mask of mode {mode} with {decoded.bits} bits a channel, expected 8; convert it"
+      f"{name}: a mask of mode {mode} with {decoded.bits} bits per channel, expected 8; convert it"
     )
   if mode in ("LA", "PA", "RGBA"):
     _require_opaque(array[..., -1] == 255, name)
@@ -258,7 +258,7 @@ def _pages(image):
 
 
 def _fault(image, head, stream, size, pages, mask):
-  """What is wrong with a file by its header, or nothing."""
+  """The fault of a file by its header, a sentence or nothing."""
   width, height = image.size
   if pages > 1:
     return f"{pages} pages or frames, expected 1; save the one that counts by itself"
@@ -337,6 +337,6 @@ def _require_opaque(opaque, name):
   if not opaque.all():
     raise UserError(
       f"{name}: {np.count_nonzero(~opaque)} pixels of the mask are transparent, expected none; "
-      "give them the colour or the number of a class, or of what is ignored, and save the mask "
+      "give them the colour or the number of a class, or of ignored pixels, and save the mask "
       "without transparency"
     )

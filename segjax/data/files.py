@@ -1,4 +1,4 @@
-"""Image and label files in pairs, and the folders that they lie in: what the file sources share."""
+"""Image and label files in pairs, and their folders; shared by the file sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segjax.data import contents, decoding
 from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
 from segjax.data.lists import IMAGE_ENDINGS, SPLITS, count, not_read, some
-from segjax.errors import UserError
+from segjax.errors import UserError, did_you_mean
 
 __all__ = [
   "IMAGE_ENDINGS", "SPLITS", "Files", "data_folder", "first_folder", "folder_notes",
@@ -35,7 +35,7 @@ class Files(contents.OfFiles):
     names: one a pair.
     pairs: (image file, label file), with None for a missing one.
     read_label: label file -> u8[H,W] in [0, len(labels)) or 255; u8[H,W,3] for a target.
-    key: of the label in the example, "label" or "target".
+    key: key of the label in the example, "label" or "target".
     orphans: label files that belong to no image.
     remarks, elsewhere: see `contents.OfFiles`.
   """
@@ -100,12 +100,12 @@ def paired(
   Args:
     labels: label table.
     root: folder of the set.
-    names: of the pairs wanted, in order.
+    names: names of the pairs wanted, in order.
     images: name -> image file.
     label_files: name -> label file.
     read_label: see `Files`.
     key: see `Files`.
-    remarks: sentences about what is not read, besides those of `folder_notes`.
+    remarks: sentences about files that are not read, besides those of `folder_notes`.
     unused: files that the set has for another purpose, and that are not worth a sentence.
   """
   pairs = tuple((images.get(n), label_files.get(n)) for n in names)
@@ -117,7 +117,7 @@ def paired(
     of = [f.name for f in lone if f.parent == folder]
     remarks += (f"{inside(folder, root)} holds {count(of, key)} without an image: {some(of)}",)
   listed = any((root / f"{s}.txt").is_file() for s in SPLITS)
-  orphans = () if listed else lone  # lists say what belongs to the set
+  orphans = () if listed else lone  # lists name the files of the set
   return Files(labels, root, tuple(names), pairs, read_label, key, orphans, tuple(remarks))
 
 
@@ -164,12 +164,12 @@ def first_folder(root, names):
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-  """What lies in a folder, sorted by name; hidden entries are left out.
+  """The entries of a folder, sorted by name; hidden entries are left out.
 
   Attributes:
-    files: that have one of the endings asked for.
-    folders: in it.
-    others: files of other endings, and what is neither a file nor a folder.
+    files: files that have one of the endings asked for.
+    folders: folders in it.
+    others: files of other endings, and entries that are neither a file nor a folder.
   """
 
   files: tuple[Path, ...]
@@ -208,10 +208,10 @@ def inside(folder, root):
 
 
 def unread(folder, root, taken=None, above=()):
-  """Sentences about what is not read in a folder.
+  """Sentences about files in a folder that are not read.
 
   Args:
-    folder: to look in.
+    folder: folder to look in.
     root: folder of the set, for messages.
     taken: set of the files that are read, wherever they lie; None: all images in the folder.
     above: set of the folders that they lie in, however deep.
@@ -245,7 +245,7 @@ def images_by_stem(folder, strip=""):
   """{name without ending: image file} of a folder, sorted.
 
   Args:
-    folder: to look in.
+    folder: folder to look in.
     strip: end of the name that is left off; files without it are passed over.
 
   Raises:
@@ -255,12 +255,12 @@ def images_by_stem(folder, strip=""):
 
 
 def skipped(path):
-  """Sentences about what `list_images` does not read in a folder; none for a file by itself."""
+  """Sentences about files of a folder that `list_images` skips; none for a file by itself."""
   return () if path.is_file() else unread(path, path)
 
 
 def folder_notes(root, taken):
-  """Sentences about what is not read in the folders that the files `taken` lie in."""
+  """Sentences about files that are not read, in the folders of the files `taken`."""
   taken, above = set(taken), folders_above(taken)
   folders = sorted({f.parent for f in taken})
   return tuple(note for folder in folders for note in unread(folder, root, taken, above))
@@ -276,6 +276,10 @@ def list_images(path):
   """Image files of a folder, or a file by itself; a UserError where there are none."""
   if path.is_file():
     return [path]
+  if not path.exists():
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, beside)
+    raise UserError(f"no such file or folder: {path.absolute()}{hint}")
   files = list(entries(path).files)
   if not files:
     said = "".join(f". {note}" for note in skipped(path))

@@ -50,14 +50,14 @@ def read_table(file):
   """Reads a text file with a class on each line, in the order of the label values.
 
   A line is `name` or `name red green blue`; the numbers may be parted by commas or tabs and stand
-  in brackets, the name may hold blanks. Empty lines and what follows a `#` do not count.
+  in brackets, the name may hold blanks. Empty lines and comments after a `#` do not count.
 
   Raises:
     UserError: no such file, not UTF-8, a malformed line, two classes of one name or one colour.
   """
   if not file.is_file():
     raise UserError(
-      f"no {file.absolute()}; write one class a line, 'name' or 'name red green blue', in the "
+      f"no {file.absolute()}; write one class per line, 'name' or 'name red green blue', in the "
       "order of the label values, or set --config.data.source.classes"
     )
   rows = [(i, *_parse(line, file, i)) for i, line in lists.read_lines(file, comments=True)]
@@ -73,7 +73,7 @@ def read_table(file):
           f"{what} stands for one class"
         )
   if len(rows) == 1 and "," in rows[0][1]:
-    raise UserError(f"{file}: found {rows[0][1]!r}, expected one class a line, without commas")
+    raise UserError(f"{file}: found {rows[0][1]!r}, expected one class per line, without commas")
   plain = default_table([row[1] for row in rows]).classes
   own = tuple(i for i, row in enumerate(rows) if row[2])
   classes = tuple((row[1], row[2] or plain[i][1]) for i, row in enumerate(rows))

@@ -24,7 +24,7 @@ class Layout:
     images: part -> {name: file}; the parts are "train" and "val" where these have folders of their
       own, or else "all". Files in subfolders are named "subfolder/name".
     labels: part -> {name: file}.
-    notes: sentences about what is not read, or read in a way that may surprise.
+    notes: sentences about files that are not read, or are read in a way that may surprise.
   """
 
   images: dict[str, dict[str, Path]]
@@ -84,7 +84,7 @@ def find(root, split, images, labels, suffix):
     notes += pair[2]
   taken = {f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()}
   above = files.folders_above(taken)
-  holders = {file.parent for file in taken}  # what else lies in these is `files.paired`'s to say
+  holders = {file.parent for file in taken}  # `files.paired` lists other files in these
   folders = {folder for place in places.values() for folder in place}
   for folder in sorted({root, *(f.parent for f in folders)} - holders):
     if folder.is_relative_to(root):

@@ -31,7 +31,7 @@ def read_lines(file, *, comments=False):
 
   Args:
     file: path.
-    comments: leave out a `#` that begins a line or follows a blank, and what is after it.
+    comments: leave out a `#` that begins a line or follows a blank, and the rest of the line.
 
   Returns:
     list of (number from 1, text).
@@ -78,10 +78,10 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   Args:
     root: folder of the set.
     split: "train" or "val".
-    names: of all examples.
+    names: names of all examples.
     split_by: "files", "seed" or "auto".
     train_fraction: share of the examples in "train", for a seeded split.
-    split_seed: of the seeded split.
+    split_seed: random seed of the split.
 
   Returns:
     (names of the split, notes: sentences about names or lists that are passed over).
@@ -117,7 +117,7 @@ def split_part(root, split, names, has_folder, *, split_by, train_fraction, spli
   Args:
     root: folder of the set.
     split: "train" or "val".
-    names: of all examples, or of those in the split's folder.
+    names: names of all examples, or of those in the split's folder.
     has_folder: which of the two.
     split_by, train_fraction, split_seed: see `split_names`.
   """

@@ -1,4 +1,4 @@
-"""From what a mask file stores to labels: by value or by colour."""
+"""From the stored values of a mask file to labels: by value or by colour."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def by_values(stored, file, labels, values, hint=lambda: ""):
   """`decoding.Stored` -> labels, see `read_values`.
 
   Args:
-    stored: of grey values or palette indices.
-    file: for the message.
+    stored: grey values or palette indices.
+    file: path, for the message.
     labels: label table, for the message.
     values: {number in the file: label}.
     hint: () -> end of the message for a number outside the table.
@@ -91,8 +91,8 @@ def by_colors(stored, file, classes, ignored=(), *, threshold=False, hint=""):
   """`decoding.Stored` -> labels, see `read_colors`.
 
   Args:
-    stored: of any kind.
-    file: for the message.
+    stored: stored values of any kind.
+    file: path, for the message.
     classes: (name, colour) of each label; None for a label that no colour stands for.
     ignored: colours that become 255.
     threshold: see `read_colors`.

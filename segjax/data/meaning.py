@@ -1,4 +1,4 @@
-"""What the values and colours of somebody's own masks mean: the masks decide where it is open.
+"""The meaning of values and colours in a user's own masks, decided by the masks where it is open.
 
 Grey 255 is ignored in one set, the class of a binary mask in another, and the colour of a class in
 a third. What a set's masks hold, all of them, says which it is:
@@ -66,7 +66,7 @@ def decide(labels, values, ignored, mask_files, where):
     labels: LabelTable.
     values: {number in a file: label}, if numbers count.
     ignored: colours of RGB masks that are not scored.
-    mask_files: of both splits.
+    mask_files: mask files of both splits.
     where: name of their folder, for the note.
 
   Returns:
@@ -85,7 +85,7 @@ def decide(labels, values, ignored, mask_files, where):
   plain = len(labels) == 2 and (values.get(0), values.get(1)) == (0, 1) and WHITE not in greys
   look = _grey_numbers if labels.own_colors else _numbers
   both = frozenset({0, WHITE})
-  if plain and _union(stamps, look, both) == both:  # of 255 alone nothing says what it means
+  if plain and _union(stamps, look, both) == both:  # 255 alone does not show its meaning
     note = f"masks in {where}/ hold 0 and 255 alone: 255 is read as 1, {names[1]!r}, not ignored"
     return dataclasses.replace(meaning, binary=True), (note,)
   return meaning, ()
@@ -96,7 +96,7 @@ def read(file, meaning):
 
   Args:
     file: path.
-    meaning: of the set's masks.
+    meaning: result of `decide` for the set.
 
   Returns:
     u8[H,W].
@@ -197,7 +197,7 @@ def _require_indices(stored, file, meaning):
 
 
 def _hint(stored, meaning):
-  """What may be wrong with numbers outside the table."""
+  """The likely cause of numbers outside the table, a sentence."""
   used = masks.used_values(stored.values)
   count = len(meaning.labels)
   if meaning.binary:
@@ -217,7 +217,7 @@ def _has_two_tones(stored):
 
 
 def _name(labels, label):
-  return "what is ignored" if label == IGNORE else repr(labels.names[label])
+  return "ignored pixels" if label == IGNORE else repr(labels.names[label])
 
 
 def _one_channel(rgb):
@@ -231,7 +231,7 @@ def _one_channel(rgb):
 
 
 def _stamp(file):
-  """A file and what changes with its contents, a key for what was seen in it."""
+  """A key for the values seen in a file: its path, size and time."""
   try:
     status = file.stat()
   except OSError:
@@ -270,7 +270,7 @@ def _union(stamps, look, known):
   """All numbers of all masks; none where a mask holds another one than `known`.
 
   Args:
-    stamps: of the masks.
+    stamps: stamps of the masks.
     look: file -> numbers; a file that is broken counts when it is read.
     known: set of numbers.
   """

@@ -1,8 +1,8 @@
 """Grain pipelines: indices, then decoded and resized examples, then batches.
 
-A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "mask": bool[B]}; `mask` is False for the
+A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "valid": bool[B]}; `valid` is False for the
 copies that fill up the last batch of an evaluation. Labels become int32 on the device, which
-keeps the transfer small. The label may be one class an image too, u8[B], or a target image as
+keeps the transfer small. The label may be one class per image too, u8[B], or a target image as
 large as the image, u8[B,H,W,3].
 """
 
@@ -115,7 +115,7 @@ class Resized(_Cached):
     return resize(example, self.size)
 
 
-class Middle(_Cached):
+class CenterCrop(_Cached):
   """The middle of a source's examples, which random crops of a training are like.
 
   Attributes:
@@ -131,11 +131,11 @@ class Middle(_Cached):
     example = extend_all(example, self.size)
     shape = example["image"].shape[:2]
     top, left = ((m - n) // 2 for m, n in zip(shape, self.size, strict=True))
-    # Copies: what is kept must not hold the whole image.
+    # Copies, or a kept view would keep the whole image.
     return {k: np.array(v) for k, v in cut(example, top, left, self.size).items()}
 
 
-class Native(_Cached):
+class FullSize(_Cached):
   """A source at its examples' own sizes, extended to multiples of `multiple` pixels."""
 
   def __init__(self, source, multiple, cache_mb):
@@ -176,16 +176,16 @@ def train_iterator(
   left out. Processes see disjoint parts of the batches, crops too, that one process would see.
 
   Args:
-    source: a `Resized`, or a `Native` with `crop`.
+    source: a `Resized`, or a `FullSize` with `crop`.
     batch_size: global, examples.
-    seed: of the order and the crops.
+    seed: random seed of the order and the crops.
     crop: (height, width) of a random part cut out of each example, or None.
     indices_only: batches are {"index": i32[B]}, for data that lie on the device.
-    num_threads: that decode, a batch each, in each worker if there are some.
+    num_threads: number of threads that decode, a batch each, in each worker if there are some.
     num_workers: processes that decode; 0: this one. The batches are the same.
-    prefetch: examples decoded ahead, at least a batch a thread.
-    process_index: of this process.
-    process_count: of all.
+    prefetch: examples decoded ahead, at least a batch per thread.
+    process_index: index of this process.
+    process_count: number of processes.
 
   Returns:
     A grain DatasetIterator of batches; its state (`get_state`, orbax) is the next step's number.
@@ -203,7 +203,7 @@ def train_iterator(
 
   def load(i, rng=None):
     example = source[int(i)]
-    return (random_crop(example, crop, rng) if crop else example) | dict(mask=np.bool_(True))
+    return (random_crop(example, crop, rng) if crop else example) | dict(valid=np.bool_(True))
 
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle()[: steps * batch_size]
   if indices_only:
@@ -257,7 +257,7 @@ def eval_batches(
   Args: see `train_iterator`.
 
   Returns:
-    An iterator of batches. A copy has mask False and all its labels 255.
+    An iterator of batches. A copy has valid False and all its labels 255.
   """
   part, local = _local(batch_size, process_index, process_count)
   count = len(source)
@@ -265,7 +265,7 @@ def eval_batches(
   def load(i):
     example = source[min(int(i), count - 1)]
     label = example["label"] if i < count else np.full_like(example["label"], IGNORE)
-    return dict(image=example["image"], label=label, mask=np.bool_(i < count))
+    return dict(image=example["image"], label=label, valid=np.bool_(i < count))
 
   starts = range(0, count, batch_size)
   mine = [i for start in starts for i in range(start, start + batch_size)[part]]
@@ -273,16 +273,16 @@ def eval_batches(
   return iter(batches.to_iter_dataset(_threads(num_threads, -(-prefetch // local))))
 
 
-def native_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
-  """Iterates once over every example of a `Native` source, batched with those of equal size.
+def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
+  """Iterates once over every example of a `FullSize` source, batched with those of equal size.
 
-  As many shapes as there are sizes come out, so the evaluation step compiles that often. What is
-  left of a size at the end is filled with masked copies: to a whole batch where the size had one
+  As many shapes as there are sizes come out, so the evaluation step compiles that often. The
+  rest of a size at the end is filled with masked copies: to a whole batch where the size had one
   before, which needs no other shape, or else to no more than the devices need. Holds at most a
-  batch a size in memory.
+  batch per size in memory.
 
   Args: see `train_iterator`.
-    devices: that share a batch.
+    devices: number of devices that share a batch.
   """
   examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
   waiting, whole = {}, set()
@@ -306,5 +306,5 @@ def _stack(group, batch_size):
   return dict(
     image=np.stack(images + images[-1:] * fill),
     label=np.stack(labels + [np.full_like(labels[-1], IGNORE)] * fill),
-    mask=np.arange(batch_size) < count,
+    valid=np.arange(batch_size) < count,
   )

@@ -1,7 +1,7 @@
 """Random-access sources of labelled images.
 
-A source has `labels` (a LabelTable), `names` (one string an example, unique), `len()` and
-`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at the native size, with label values in
+A source has `labels` (a LabelTable), `names` (one string per example, unique), `len()` and
+`source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
 [0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
 target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.
@@ -13,11 +13,11 @@ Sources that read files have besides `notes`, sentences about files that are not
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
 import numpy as np
 
+from segjax import own_code
 from segjax.data import files
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
@@ -31,9 +31,9 @@ from segjax.data.datasets.kitti_road import kitti_road
 from segjax.data.datasets.landcover import landcover
 from segjax.data.datasets.tfds import tfds_source
 from segjax.data.files import SPLITS, list_images, read_image, skipped
-from segjax.data.labels import IGNORE
+from segjax.data.labels import IGNORE, LabelTable
 from segjax.data.synthetic.sources import aerial_scenes, road_scenes
-from segjax.errors import UserError, check_fields, choose
+from segjax.errors import UserError
 
 __all__ = [
   "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "skipped",
@@ -60,7 +60,7 @@ def make(name, split, *, complete=True, **fields):
   """Builds a source.
 
   Args:
-    name: one of `SOURCES`.
+    name: one of `SOURCES`, or "package.module:function" of your own.
     split: "train" or "val".
     complete: whether a missing file is an error here; if not, it is one when it is read, and
       `check` and `without_broken` find it.
@@ -70,11 +70,14 @@ def make(name, split, *, complete=True, **fields):
     UserError: unknown name, field or split; no such folder; images without a label; empty split;
       no class, or more than 255.
   """
-  build = choose(SOURCES, name, "data source")
-  check_fields(fields, list(inspect.signature(build).parameters)[1:], f"data source {name!r}")
+  build, what = own_code.choose(SOURCES, name, "data source"), f"data source {name!r}"
+  first = next(iter(own_code.arguments(build)), "split")
+  own_code.check_arguments(build, fields, what, passed=(first,))
   if split not in SPLITS:
     raise UserError(f"unknown split {split!r} (splits: {', '.join(SPLITS)})")
   source = build(split, **fields)
+  if own_code.is_own(name):
+    _check_parts(source, what)
   if not len(source):
     said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
     raise UserError(
@@ -91,9 +94,23 @@ def make(name, split, *, complete=True, **fields):
   return source
 
 
+def _check_parts(source, what):
+  """Raises a UserError where a source of somebody's own lacks what every source has."""
+  lost = [n for n in ("labels", "names", "__len__", "__getitem__") if not hasattr(source, n)]
+  if lost:
+    raise UserError(f"{what} has no {lost[0]!r}; see the first lines of segjax/data/sources.py")
+  if not isinstance(source.labels, LabelTable):
+    raise UserError(
+      f"{what}: labels is {source.labels!r}, expected a LabelTable, such as "
+      "segjax.data.labels.default_table(('ground', 'road'))"
+    )
+  if len(source.names) != len(source):
+    raise UserError(f"{what} has {len(source)} examples but {len(source.names)} names")
+
+
 KINDS = {
   "mask": "a label image for each image",
-  "class": "one class an image",
+  "class": "one class per image",
   "target": "a target image for each image",
 }
 
@@ -141,8 +158,8 @@ def labelled(source, needs, what, user):
     source: any.
     needs: "mask" (u8[H,W]), "class" (u8[]), "target" (u8[H,W,3]) or "nothing" (0, whatever the
       source has).
-    what: of the source, for the message.
-    user: what needs it, for the message.
+    what: the source, for the message.
+    user: name of the task or net that needs it, for the message.
 
   Raises:
     UserError: the source's examples have another kind of label.

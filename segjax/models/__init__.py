@@ -36,14 +36,14 @@ these lines:
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import UserError, check_fields, choose
+from segjax import own_code
+from segjax.errors import UserError, choose
 from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
 from segjax.models.backbones import BACKBONES, Classifier, make_backbone
@@ -142,21 +142,23 @@ def make(name: str, **fields: Any) -> nn.Module:
   """Builds a net by name.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or "package.module:attribute", a Flax module of your own or a function
+      that builds one.
     **fields: attributes of the class, those of `layers.Layered` among them; `dtype` and
       `param_dtype` may be strings: bfloat16, float16, float32 or float64.
 
   Raises:
-    UserError: (a ValueError) for an unknown name, field or dtype; lists what there is. Also for
+    UserError: (a ValueError) for an unknown name, field or dtype; lists the known ones. Also for
       float64 where JAX has it not enabled.
   """
-  cls = choose(MODELS, name, "model")
-  known = [f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")]
-  known = [f.name for f in sorted(known, key=lambda f: f.kw_only)]
-  check_fields(fields, known, f"model {name!r}")
+  cls = own_code.choose(MODELS, name, "model")
+  own_code.check_arguments(cls, fields, f"model {name!r}")
   for field in ("dtype", "param_dtype"):
     if isinstance(fields.get(field), str):
       fields[field] = choose(DTYPES, fields[field], "dtype")
     if fields.get(field) == jnp.float64 and not jax.config.jax_enable_x64:
       raise UserError(f"{field} is float64: jax.config.update('jax_enable_x64', True) comes first")
-  return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+  net = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+  if not isinstance(net, nn.Module):
+    raise UserError(f"model {name!r} gives {type(net).__name__}, expected a module of flax.linen")
+  return net

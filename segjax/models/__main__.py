@@ -44,7 +44,7 @@ def costs(size, num_classes=0):
 
   Args:
     size: (height, width) of the image, pixels.
-    num_classes: of every net; 0 for each net's default.
+    num_classes: number of classes of every net; 0 for each net's default.
 
   Yields:
     (name of the net and its backbone, parameters, FLOPs of an image, stride of the deepest map).

@@ -68,7 +68,8 @@ class AttentionSegmenter(Layered):
 
   Attributes:
     num_classes: classes that can be asked for.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     attention: "additive", "dot" or "scaled_dot".
     width: channels of query and keys.
     rates: dilations of the decoder's ASPP.

@@ -21,8 +21,9 @@ class BackboneUNet(Layered):
   no stride 2) has no skip connection; neither has the image itself.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     widths: channels of the decoder's levels from the deepest on, one for each halving of stride
       that the backbone has; the rest is unused.
     skip: concatenates the backbone's features.

@@ -40,12 +40,12 @@ def make_backbone(
   """Builds a backbone, (image f32[B,H,W,C], train=…) -> list of features, index i at stride 2^i.
 
   Args:
-    backbone: a key of `BACKBONES`; what makes a module, its class or a `functools.partial`; or a
+    backbone: a key of `BACKBONES`; a class or a `functools.partial` that makes a module; or a
       module, which is returned as it is. A stride that it does not have is None in its list.
     output_stride: 32; or 16 or 8 for backbones that can be dilated: indices whose stride would
       be larger stay at this one.
-    like: the net whose part "backbone" it becomes: what `Layered` has fields for is as there, where
-      the backbone takes it and a partial does not set it.
+    like: the net whose part "backbone" it becomes; fields of `Layered` have its values, where the
+      backbone has them and a partial does not set them.
     **fields: attributes of the class, `name` for the submodule's name among them.
 
   Raises:
@@ -66,7 +66,8 @@ class Classifier(Layered):
 
   Attributes:
     num_classes: classes.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`. The head of
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`. The head of
       one without a name is `MeanHead`.
   """
 

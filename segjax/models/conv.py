@@ -46,14 +46,14 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: K, of both axes.
-    stride: of both axes.
-    dilation: of both axes.
-    groups: of channels; `groups=C` is a depthwise convolution.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
+    groups: number of groups of channels; `groups=C` is a depthwise convolution.
     use_bias: adds a bias.
     padding: None for PyTorch's, or "SAME".
-    kernel_init: of the kernel, see `initializer`; He et al. (2015) by default.
+    kernel_init: initializer of the kernel, see `initializer`; He et al. (2015) by default.
     dtype: compute dtype.
-    param_dtype: of the parameters.
+    param_dtype: dtype of the parameters.
   """
 
   features: int
@@ -99,7 +99,7 @@ class Conv(nn.Module):
 
     Args:
       x: [B,H,W,C].
-      y: [B,H',W',features], what the module returned for x.
+      y: [B,H',W',features], the output of the module for x.
       factor: f32[features].
       shift: f32[features].
 

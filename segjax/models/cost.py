@@ -1,4 +1,4 @@
-"""What a net costs by its shapes alone, without running it."""
+"""Costs of a net from its shapes alone, without running it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from segjax.models.layers import ConvNorm, Layered, logits_layer
 class ASPP(Layered):
   """Atrous spatial pyramid pooling: parallel convolutions of several rates, and the image's mean.
 
-  In training a batch of one image is an error: the mean's batch norm sees one value a channel.
+  In training a batch of one image is an error: the mean's batch norm sees one value per channel.
 
   Attributes:
     features: channels of each branch.
@@ -49,10 +49,10 @@ class DeepLabHead(Layered):
   """ASPP or nothing, 3x3 convolution, batch norm, ReLU, 1x1 convolution.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     features: channels of the head; 0 for those of its input.
-    aspp: with ASPP.
-    rates: of ASPP.
+    aspp: whether the head has ASPP.
+    rates: dilation rates of ASPP.
   """
 
   num_classes: int
@@ -79,14 +79,15 @@ class DeepLabV3(Layered):
   backbone's width.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    output_stride: of the backbone.
-    aspp: with ASPP.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    output_stride: output stride of the backbone.
+    aspp: whether the head has ASPP.
     rates: dilations of ASPP.
     head_features: channels of the head; 0 for the backbone's.
     aux: a second head; sows `aux_logits`, f32[B,H,W,num_classes].
-    aux_index: of the features that the second head takes.
+    aux_index: index of the features that the second head takes.
   """
 
   num_classes: int = 21
@@ -115,7 +116,7 @@ class DeepLabV3PlusHead(Layered):
   """ASPP, joined at stride 4 with fine features, and two 3x3 convolutions.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     rates: dilations of ASPP.
     features: channels.
     fine_features: channels that the stride-4 features are reduced to.
@@ -143,9 +144,10 @@ class DeepLabV3Plus(Layered):
   """DeepLabv3 with a decoder over stride-4 features.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    output_stride: of the backbone.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    output_stride: output stride of the backbone.
     rates: dilations of ASPP.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
   """

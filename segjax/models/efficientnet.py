@@ -35,9 +35,9 @@ class MBConv(Layered):
   """Expansion, depthwise convolution, projection, and a shortcut where shapes agree.
 
   Attributes:
-    kernel_size: of the depthwise convolution.
-    stride: of the depthwise convolution.
-    dilation: of the depthwise convolution.
+    kernel_size: size of the depthwise convolution.
+    stride: stride of the depthwise convolution.
+    dilation: dilation of the depthwise convolution.
     expansion: expanded channels by input channels.
     features: output channels.
   """

@@ -20,7 +20,7 @@ class EncoderDecoder(Layered):
   With its defaults 53,761 parameters: the baseline that a U-Net has to beat.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of the strided convolutions.
     norm: after the strided convolutions, see `Layered`.
     kernel_init: see `Layered`; biases start at 0.

@@ -18,7 +18,7 @@ class FCNHead(Layered):
   """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout 0.1, 1x1 convolution.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
   """
 
   num_classes: int
@@ -36,9 +36,10 @@ class FCN(Layered):
   """torchvision's FCN: its head on dilated features, bilinear up-sampling.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    output_stride: of the backbone.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    output_stride: output stride of the backbone.
     aux: a second head on the features of index 4; sows `aux_logits`, f32[B,H,W,num_classes].
   """
 
@@ -68,12 +69,13 @@ class FCN32s(Layered):
   """Scores of the stride-32 features, up-sampled 32 times.
 
   With `finest` the scores of finer features are added, as in the paper's FCN-16s and FCN-8s; over a
-  VGG those are the last ones before the pooling that would halve them, where the paper takes what
-  the pooling before gave.
+  VGG those are the last ones before the pooling that would halve them, where the paper takes the
+  output of the pooling before.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
     hidden: width of the two convolutions (7x7 and 1x1, with dropout 0.5) before the scores,
       4096 in the paper; 0 for none, a 1x1 convolution on the features as head.
     finest: stride of the finest features whose scores are added: 32, 16 or 8.

@@ -1,4 +1,4 @@
-"""Layers that the nets share, and `Layered`, by which a net chooses what they are made of.
+"""Layers that the nets share, and `Layered`, by which a net chooses their parts.
 
 The transposed convolutions are exact rewrites of `nn.ConvTranspose`, which XLA lowers on a CPU to
 a slow convolution over a zero-dilated input.
@@ -52,16 +52,16 @@ class Layered(nn.Module, kw_only=True):
   the published net has in each place.
 
   Attributes:
-    norm: None, a name of `norms.NORMS`, or what makes a module when it is called with `name`, and
+    norm: None, a name of `norms.NORMS`, or a function that makes a module, called with `name`, and
       with `dtype` and `param_dtype` where it takes them, such as `nn.LayerNorm` or
       `partial(nn.GroupNorm, num_groups=8)`; the module is called with x, and with `train` or
-      `use_running_average` where it takes one, so `nn.BatchNorm` will do as well. A convolution
+      `use_running_average` where it takes one, so `nn.BatchNorm` works too. A convolution
       whose norm is "none" has a bias.
     activation: None, a name of `ACTIVATIONS` or a function of arrays; gates and attention keep
       their own.
-    kernel_init: of all kernels: None, a name of `conv.INITS` or a Flax initializer.
+    kernel_init: initializer of all kernels: None, a name of `conv.INITS` or a Flax initializer.
     dtype: compute dtype. Logits are float32, or wider where this is.
-    param_dtype: of the parameters; running statistics are float32 at least.
+    param_dtype: dtype of the parameters; running statistics are float32 at least.
   """
 
   norm: str | Callable | None = None
@@ -74,7 +74,7 @@ class Layered(nn.Module, kw_only=True):
   def build(self, maker: Callable, *args: Any, **fields: Any) -> Any:
     """`maker(*args, **fields)`, and those of the fields above that it takes and that are not None.
 
-    What `fields` or a `functools.partial` set goes before these.
+    Fields set by `fields` or a `functools.partial` win over these.
     """
     takes = inspect.signature(maker).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -120,9 +120,9 @@ class ConvTranspose(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: 2 or 3.
-    kernel_init: of the kernel, see `initializer`.
+    kernel_init: initializer of the kernel, see `initializer`.
     dtype: compute dtype.
-    param_dtype: of the parameters.
+    param_dtype: dtype of the parameters.
   """
 
   features: int
@@ -143,7 +143,7 @@ class ConvTranspose(nn.Module):
 
 
 class Dropout(nn.Module):
-  """`nn.Dropout`, whose random bits cost less: as many a value as the rate needs, not 32.
+  """`nn.Dropout`, whose random bits cost less: as many per value as the rate needs, not 32.
 
   One bit for a rate of 0.5, two for 0.25, four for 0.375, 32 for 0.1.
 
@@ -174,7 +174,7 @@ def dilate(strides: Sequence[int], stride: int, output_stride: int) -> list[tupl
   """Replaces the strides that would pass `output_stride` by dilation.
 
   Args:
-    strides: of a backbone's stages in their order, 1 or 2.
+    strides: strides of a backbone's stages in their order, 1 or 2.
     stride: before the first of them.
     output_stride: 8, 16 or 32.
 
@@ -202,8 +202,8 @@ class ConvNorm(Layered):
 
   Attributes:
     features: output channels.
-    kernel_size: of both axes.
-    dilation: of both axes.
+    kernel_size: size of both axes.
+    dilation: dilation of both axes.
   """
 
   features: int
@@ -248,7 +248,7 @@ class MeanHead(Layered):
   Attributes:
     num_classes: classes.
     layer: name of the dense layer.
-    own_init: of its kernel, where `kernel_init` is None.
+    own_init: initializer of its kernel, where `kernel_init` is None.
   """
 
   num_classes: int = 1000

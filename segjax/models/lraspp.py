@@ -17,7 +17,7 @@ class LRASPPHead(Layered):
   """Deep features gated by their mean, scored beside stride-8 features.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     features: channels of the deep branch.
   """
 
@@ -39,9 +39,10 @@ class LRASPP(Layered):
   """LR-ASPP; its defaults are torchvision's `lraspp_mobilenet_v3_large`.
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    output_stride: of the backbone.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    output_stride: output stride of the backbone.
   """
 
   num_classes: int = 21

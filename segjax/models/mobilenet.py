@@ -69,10 +69,10 @@ class ConvBlock(Layered):
 
   Attributes:
     features: output channels.
-    kernel_size: of both axes.
-    stride: of both axes.
-    dilation: of both axes.
-    groups: of channels.
+    kernel_size: size of both axes.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
+    groups: number of groups of channels.
     activation: applied last, or None for none.
   """
 
@@ -95,13 +95,13 @@ class InvertedResidual(Layered):
   """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
   Attributes:
-    kernel_size: of the depthwise convolution.
+    kernel_size: size of the depthwise convolution.
     expanded: channels of the depthwise convolution.
     features: output channels.
-    squeeze: with squeeze-and-excitation.
+    squeeze: whether it has squeeze-and-excitation.
     hard_swish: in place of ReLU, where `activation` is None.
-    stride: of the depthwise convolution.
-    dilation: of the depthwise convolution.
+    stride: stride of the depthwise convolution.
+    dilation: dilation of the depthwise convolution.
   """
 
   kernel_size: int

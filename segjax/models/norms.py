@@ -19,17 +19,18 @@ from segjax.errors import UserError
 class BatchNorm(nn.Module):
   """Batch norm (Ioffe and Szegedy, ICML 2015) with PyTorch's conventions.
 
-  `momentum` is what the running averages move by in a step (`nn.BatchNorm` calls that 0.9), and
+  `momentum` is a step's share in the running averages (`nn.BatchNorm` takes one minus it), and
   the running variance is the unbiased one (Flax keeps the biased one), so that training from
-  PyTorch's weights goes on as it would there. Under `jit` the statistics are those of the global
+  PyTorch's weights continues as it would there. Under `jit` the statistics are those of the global
   batch, whatever the number of devices.
 
   Attributes:
     epsilon: added to the variance.
-    momentum: of the running averages.
-    scale_init: of the scale.
-    dtype: of the output; statistics are computed in float32, or in a wider dtype of the input.
-    param_dtype: of scale and bias; the running averages are float32 at least.
+    momentum: share of a step in the running averages.
+    scale_init: initializer of the scale.
+    dtype: dtype of the output; statistics are computed in float32, or in a wider dtype of the
+      input.
+    param_dtype: dtype of scale and bias; the running averages are float32 at least.
   """
 
   epsilon: float = 1e-5
@@ -54,8 +55,8 @@ class BatchNorm(nn.Module):
       train: see above; needs `mutable=["batch_stats"]`.
       scaled: (factor, shift), both f32[C], -> x * factor + shift, where there is a faster way to
         compute that with running averages, see `conv_norm`.
-      axis_name: of a pmap or shard_map whose devices' batches are normalised together, or None, see
-        `norms_over`.
+      axis_name: axis name of a pmap or shard_map whose devices' batches are normalised together, or
+        None, see `norms_over`.
 
     Returns:
       [...,C].
@@ -117,7 +118,7 @@ NORMS = {
 
 
 def norm_maker(norm: str | Callable, features: int) -> Callable | None:
-  """What makes the norm of `features` channels that a net's field `norm` stands for.
+  """The function that makes the norm of a net's field `norm`, for `features` channels.
 
   Raises:
     UserError: an unknown name, or a module where something that makes one is expected.
@@ -127,7 +128,7 @@ def norm_maker(norm: str | Callable, features: int) -> Callable | None:
   if callable(norm) and not isinstance(norm, nn.Module):
     return norm
   raise UserError(
-    f"norm is {norm!r}, expected one of {', '.join(NORMS)}, or what makes a module, such as "
+    f"norm is {norm!r}, expected one of {', '.join(NORMS)}, or a function that makes one, such as "
     "nn.LayerNorm or partial(nn.GroupNorm, num_groups=8)"
   )
 
@@ -169,7 +170,8 @@ def norms_over(axis_name: str) -> contextlib.AbstractContextManager:
   """Context in which the nets' own batch norms take the statistics of all devices along an axis.
 
   Args:
-    axis_name: of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are applied.
+    axis_name: axis name of a `jax.pmap`, `jax.shard_map` or `jax.vmap`, within which the nets are
+      applied.
   """
 
   def intercept(call, args, kwargs, context):

@@ -19,8 +19,9 @@ class Projection(Layered):
 
   Attributes:
     num_classes: width of the projection.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    width: of the layer between.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    width: number of channels of the layer between.
   """
 
   num_classes: int = 128
@@ -42,14 +43,15 @@ class Prototypes(Layered):
 
   Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, with batch
   norm in the head, an option there: features of random convolutions are nearly the same for all
-  images, and without it much of a short training goes by before prototypes tell them apart. The
+  images, and without it much of a short training passes before prototypes separate them. The
   prototypes have length 1. The batch statistics hold `center`, f32[num_classes], which
   `segjax.tasks.dino` moves.
 
   Attributes:
     num_classes: prototypes.
-    backbone: a key of `BACKBONES`, a module, or what makes one; see `make_backbone`.
-    width: of the two hidden layers.
+    backbone: a key of `BACKBONES`, a module, or a function that makes one; see
+      `make_backbone`.
+    width: number of channels of the two hidden layers.
     bottleneck: width of the normalised projection.
   """
 

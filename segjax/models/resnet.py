@@ -20,9 +20,9 @@ class BasicBlock(Layered):
 
   Attributes:
     features: width of the stage; also the output channels.
-    stride: of the first convolution.
-    dilation: of the first convolution.
-    next_dilation: of the second one.
+    stride: stride of the first convolution.
+    dilation: dilation of the first convolution.
+    next_dilation: dilation of the second one.
   """
 
   features: int
@@ -46,9 +46,9 @@ class Bottleneck(Layered):
 
   Attributes:
     features: width of the stage; the output has four times as many channels.
-    stride: of the 3x3 convolution.
-    dilation: of the 3x3 convolution.
-    groups: of the 3x3 convolution.
+    stride: stride of the 3x3 convolution.
+    dilation: dilation of the 3x3 convolution.
+    groups: number of groups of the 3x3 convolution.
     base_width: channels of a group at width 64.
   """
 
@@ -84,7 +84,7 @@ class ResNet(Layered):
   Attributes:
     stages: blocks of each stage.
     bottleneck: three-layer blocks, else two-layer ones.
-    groups: of the 3x3 convolutions; above 1 a ResNeXt, bottleneck only.
+    groups: number of groups of the 3x3 convolutions; above 1 a ResNeXt, bottleneck only.
     base_width: channels of a group at width 64.
     output_stride: 32, or 16 or 8: the last stages are dilated in place of strided. The first
       block of a dilated stage keeps the dilation of the stage before, as torchvision does.

@@ -1,7 +1,7 @@
 """SegFormer: a pyramid of transformer blocks and a head of per-pixel layers.
 
 Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
-NeurIPS 2021, https://arxiv.org/abs/2105.15203. Computes what Hugging Face's `transformers`
+NeurIPS 2021, https://arxiv.org/abs/2105.15203. Computes the same as Hugging Face's `transformers`
 computes, and its parameters have the names of that library's checkpoints: with `.` and `/` read as
 `_`, `segformer.encoder` is `backbone` and `decode_head` is `head`.
 """
@@ -68,7 +68,7 @@ class Attention(Layered):
 
 
 class MixFFN(Layered):
-  """Two dense layers around a depthwise 3x3 convolution, which tells a pixel where it is.
+  """Two dense layers around a depthwise 3x3 convolution, which encodes the position of a pixel.
 
   Attributes:
     ratio: hidden channels over input channels.
@@ -129,8 +129,9 @@ class MiT(Layered):
     depths: blocks of each stage.
     widths: channels of each stage.
     num_heads: attention heads of each stage.
-    sr_ratios: of each stage, how much smaller the keys' and values' map is in each direction.
-    mlp_ratios: of each stage, hidden channels of the mix-FFN over channels.
+    sr_ratios: for each stage, how much smaller the keys' and values' map is in each
+      direction.
+    mlp_ratios: for each stage, hidden channels of the mix-FFN over channels.
     patch_sizes: kernels of the convolutions that begin the stages.
     strides: their strides.
     drop_path: stochastic depth (Huang et al., ECCV 2016): the chance that a sample skips half a
@@ -191,10 +192,10 @@ MiTHead = partial(MeanHead, layer="classifier", own_init=INIT)
 
 
 class Head(Layered):
-  """The all-MLP head: a dense layer a stage, then all stages at the first's size, fused.
+  """The all-MLP head: a dense layer per stage, then all stages at the first's size, fused.
 
   Attributes:
-    num_classes: logits a pixel.
+    num_classes: logits per pixel.
     width: channels of each dense layer and of the fusion.
     dropout: rate, before the classifier.
   """
@@ -223,8 +224,8 @@ class SegFormer(Layered):
   With its defaults SegFormer-B0 for Cityscapes (3,719,027 parameters).
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
-    backbone: "mit_b0" to "mit_b5"; a module, which brings all its fields; or what makes one, such
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
+    backbone: "mit_b0" to "mit_b5"; a module, which brings all its fields; or a function, such
       as `partial(MiT, depths=(1, 1, 1, 1))`. Its features from stride 4 on are used.
     decoder_width: channels in the head; None: 256 for "mit_b0" and "mit_b1", else 768.
     dropout: rate, before the classifier.

@@ -23,7 +23,7 @@ class UNet(layers.Layered):
   dropout=0.5, fit="resize"` is the aerial net (8,633,672 parameters for 8 classes).
 
   Attributes:
-    num_classes: logits a pixel: 1 for a sigmoid, the number of classes for a softmax.
+    num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.
     widths: channels of each level; the last is the bottleneck. Depth is `len(widths) - 1`.
     up: "transposed2" (2x2, stride 2), "transposed3" (3x3, stride 2) or "bilinear" (then conv 3x3).
     up_keeps: the up-sampling keeps its input's channel count; else it gives the level's width.

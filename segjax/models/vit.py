@@ -51,7 +51,7 @@ class ViT(Layered):
     width: channels.
     depth: blocks.
     num_heads: heads.
-    grid: of the positions.
+    grid: grid of the positions.
   """
 
   patch: int = 8

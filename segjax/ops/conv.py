@@ -36,11 +36,11 @@ WRITTEN_OUT = 8
 
 
 class Spec(NamedTuple):
-  """What the shapes of two arrays leave open.
+  """The parts of a convolution that the shapes of two arrays leave open.
 
   Attributes:
-    stride: of both axes.
-    dilation: of both axes.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
     pads: ((top, bottom), (left, right)), rows and columns of zeros.
     groups: number of groups that channels and features are divided into.
     missing: (rows, columns) of the array that is computed; None for the output, whose size follows.
@@ -70,10 +70,10 @@ def conv(
   Args:
     x: [B,H,W,C].
     kernel: [K,K,C//groups,features], same dtype.
-    stride: of both axes.
+    stride: stride of both axes.
     padding: rows and columns of zeros on each side, as in PyTorch, or "SAME" as in TensorFlow
       (which pads an even size with stride 2 at the bottom and right only), or pairs.
-    dilation: of both axes.
+    dilation: dilation of both axes.
     groups: number of groups of channels.
 
   Returns:
@@ -253,7 +253,7 @@ def _batch(operands, dims, *, wanted, spec):
 
   x, at, to = operands[k], AXES[slot][shared], AXES[wanted][shared]
   count = x.shape[dims[k]]
-  # Within each group, that axis counts first the mapped copies and then what they have.
+  # Within each group, that axis counts first the mapped copies and then their channels.
   x = jnp.moveaxis(x, dims[k], at)
   x = x.reshape(
     *x.shape[: at + 1], groups(slot), x.shape[at + 1] // groups(slot), *x.shape[at + 2 :]

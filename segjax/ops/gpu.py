@@ -59,7 +59,10 @@ def _is_thin(c, dtype):
 
 
 def _pixels_at_a_time(c):
-  """How many pixels of a row make a tile of features, of images two, and not too many channels."""
+  """Pixels of a row to pack, so that pixels * features fill `TILE`, or two of it from an image.
+
+  1 where the width is not divisible, or the packed channels would be too many.
+  """
   most = TILE // c.features
   if most > 1 and c.channels <= FEW:
     most *= 2

@@ -18,7 +18,7 @@ def plain_forms() -> Iterator[None]:
 
   Programs then contain no foreign function and no branch by platform: for `jax.export`, other
   compilers, and counts of FLOPs. Results agree with those of the usual forms to rounding. A
-  function keeps what it was traced with: enter the context around the call that traces.
+  function keeps the form it was traced with: enter the context around the call that traces.
 
   >>> from segjax import ops
   >>> x, kernel = jax.numpy.ones((1, 8, 8, 3)), jax.numpy.ones((3, 3, 3, 4))

@@ -22,7 +22,7 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """[...,N,...] -> [...,N//size,size,...], divided over an explicit mesh as x is.
 
   Args:
-    x: of any rank.
+    x: array of any rank.
     axis: whose elements are grouped, from 0 on.
     size: elements of a group.
   """

@@ -1,4 +1,4 @@
-"""What a batch means: one file a task, with its loss, statistics, summary and pictures."""
+"""The tasks, one file each: loss, statistics, summary and pictures of a batch."""
 
 from segjax.tasks.class_query import ClassQuery
 from segjax.tasks.classification import Classification
@@ -8,6 +8,11 @@ from segjax.tasks.image_to_image import ImageToImage
 from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
+
+__all__ = [
+  "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage", "Rotation",
+  "Segmentation", "SimCLR",
+]  # fmt: skip
 
 TASKS = {
   "class_query": ClassQuery,

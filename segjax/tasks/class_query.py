@@ -16,17 +16,19 @@ from segjax.pictures import blend
 from segjax.tasks.segmentation import RED, Segmentation
 from segjax.tasks.task import mean
 
+TABLE = ("classes", "palette")  # fields that the data give
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassQuery(Segmentation):
-  """Training asks for one class an image and gets its mask; an evaluation asks for all in turn.
+  """Training asks for one class per image and gets its mask; an evaluation asks for all in turn.
 
   The first class is the background, which is not asked for. The masks of an evaluation are merged
   into one label map: the class of the largest logit, or the background where all are below 0, so
   that it scores as every other segmentation does.
 
-  A net may learn to look at everything but the asked class, which tells it what is asked as well. A
-  loss of the attention itself, -log of its share on the asked class, makes it look there (Liu et
+  A net may learn to look at everything but the asked class, which names it too. A loss of the
+  attention itself, -log of its share on the asked class, makes it look there (Liu et
   al., AAAI 2017).
 
   Attributes:
@@ -43,10 +45,13 @@ class ClassQuery(Segmentation):
     super().__post_init__()
     if len(self.classes) < 2:
       raise UserError("class_query needs a background and at least one class")
-    if self.sigmoid or self.dice or self.focal or self.class_weights:
+    others = [
+      f for f in dataclasses.fields(Segmentation) if f.name not in ("cross_entropy", *TABLE)
+    ]
+    if switched := [f.name for f in others if getattr(self, f.name) != f.default]:
       raise UserError(
-        "class_query has the binary cross-entropy and the loss of the attention alone; switch "
-        "sigmoid, dice, focal and class_weights off"
+        "class_query has the binary cross-entropy and the loss of the attention alone; switch off "
+        f"{', '.join(switched)}"
       )
     if self.attention < 0:
       raise UserError(f"loss.attention is {self.attention}, expected 0 or more")
@@ -86,13 +91,13 @@ class ClassQuery(Segmentation):
     logits = outputs["logits"]
     return jnp.where(logits.max(-1) >= 0, logits.argmax(-1) + 1, 0)
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
-      outputs: from `outputs`.
+      outputs: result of `outputs`.
       label: i32[B,H,W]; in training 1 for the asked class.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, of all classes.
 
     Returns:
@@ -101,18 +106,18 @@ class ClassQuery(Segmentation):
       `matrix`, of two classes in training, and in an evaluation `inside` and `outside`, f32[C-1,2]:
       attention (1 where uniform) and positions on and off the class.
     """
-    logits, valid = outputs["logits"], (label != IGNORE) & mask[:, None, None]
-    sums = dict(pixels=valid.sum(), examples=mask.sum())
+    logits, scored = outputs["logits"], (label != IGNORE) & valid[:, None, None]
+    sums = dict(pixels=scored.sum(), examples=valid.sum())
     asked = (
       [label]
       if not evaluating
       else [jnp.where(label == c, 1, 0) for c in range(1, len(self.classes))]
     )
     if self.attention:
-      on = jnp.stack([(mine == 1) & valid for mine in asked], 1)
+      on = jnp.stack([(mine == 1) & scored for mine in asked], 1)
       sums |= _missed(outputs["attention"], on)
     loss = [
-      losses.cross_entropy(logits[..., i : i + 1], mine, valid=valid).sum()
+      losses.cross_entropy(logits[..., i : i + 1], mine, valid=scored).sum()
       for i, mine in enumerate(asked)
     ]
     sums["cross_entropy"] = sum(loss) / len(loss)
@@ -120,16 +125,16 @@ class ClassQuery(Segmentation):
       pred, classes = (logits[..., 0] >= 0).astype(jnp.int32), 2
     else:
       pred, classes = self.predict(outputs), len(self.classes)
-      sums |= _where_it_looked(outputs["attention"], label, valid, classes)
-    matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=valid)
+      sums |= _where_it_looked(outputs["attention"], label, scored, classes)
+    matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=scored)
     return sums | dict(matrix=matrix)
 
-  def loss(self, sums):
-    """See `Segmentation.loss`, and that of the attention."""
-    total = super().loss(sums)
+  def terms(self, sums):
+    """See `Segmentation.terms`, and that of the attention."""
+    out = super().terms(sums)
     if self.attention:
-      total = total + mean(self.attention * sums["attention"], sums["asked"])
-    return total
+      out["attention"] = mean(self.attention * sums["attention"], sums["asked"])
+    return out
 
   def summary(self, sums):
     """See `Segmentation.summary`; of training `loss` and `asked_iou`, of the asked classes.
@@ -139,7 +144,7 @@ class ClassQuery(Segmentation):
     """
     if len(sums["matrix"]) != len(self.classes):
       asked = metrics.summarize(sums["matrix"])
-      return dict(loss=float(self.loss(sums)), asked_iou=float(asked["iou"][1]))
+      return self.losses_of(sums) | dict(asked_iou=float(asked["iou"][1]))
     out = super().summary(sums)
     if "inside" in sums:
       (a, n), (b, m) = np.transpose(sums["inside"]), np.transpose(sums["outside"])

@@ -24,7 +24,8 @@ class Classification(Task):
       2016), in [0,1).
     top_k: an answer counts for `top<k>_accuracy` if the truth is among the k likeliest classes; of
       fewer classes, among all but one.
-    class_weights: empty, or a weight a class; the mean loss is then taken over the weights.
+    class_weights: empty, or a weight per class; the mean loss is then taken over the weights. In a
+      config also the name of a rule, see `Segmentation`.
   """
 
   label_smoothing: float = 0.0
@@ -50,7 +51,7 @@ class Classification(Task):
 
   @property
   def num_outputs(self):
-    """Logits, one a class."""
+    """Logits, one per class."""
     return len(self.classes)
 
   @property
@@ -62,14 +63,14 @@ class Classification(Task):
     """f32[B,K] -> i32[B], the most likely class."""
     return logits.argmax(-1)
 
-  def statistics(self, logits, label, mask, *, evaluating):
+  def statistics(self, logits, label, valid, *, evaluating):
     """Sums over a batch; see `Segmentation.statistics`.
 
     Args:
       logits: f32[B,K].
       label: i32[B], class indices, or Mixed: the loss is then mixed alike, and the examples' own
         classes are counted.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: not used.
 
     Returns:
@@ -80,21 +81,21 @@ class Classification(Task):
     weights = jnp.array(self.class_weights or (1.0,) * len(self.classes))
 
     def expected(of):
-      return jnp.where(mask, share * of(label) + (1 - share) * of(other), 0.0).sum()
+      return jnp.where(valid, share * of(label) + (1 - share) * of(other), 0.0).sum()
 
-    known = mask & (label >= 0) & (label < len(self.classes))
+    known = valid & (label >= 0) & (label < len(self.classes))
     own = jnp.take_along_axis(logits, jnp.where(known, label, 0)[:, None], -1)
     return dict(
-      examples=mask.sum(),
+      examples=valid.sum(),
       cross_entropy=expected(
         lambda y: losses.cross_entropy(
-          logits, y, valid=mask, class_weights=weights, label_smoothing=self.label_smoothing
+          logits, y, valid=valid, class_weights=weights, label_smoothing=self.label_smoothing
         )
       ),
-      weight=expected(lambda y: weights[jnp.where(mask, y, 0)]),
+      weight=expected(lambda y: weights[jnp.where(valid, y, 0)]),
       top_k=(known & ((logits > own).sum(-1) < self.k)).sum(),
       matrix=metrics.confusion_matrix(
-        self.predict(logits), label, num_classes=len(self.classes), valid=mask
+        self.predict(logits), label, num_classes=len(self.classes), valid=valid
       ),
     )
 
@@ -120,7 +121,7 @@ class Classification(Task):
     return out | {f"accuracy/{c}": float(v) for c, v in recalls}
 
   def table(self, sums):
-    """Text table of an evaluation: scalars, then a row a class."""
+    """Text table of an evaluation: scalars, then a row per class."""
     s = self.summary(sums)
     scalars = [(k, v) for k, v in s.items() if "/" not in k]
     lines = ["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in scalars), ""]

@@ -33,11 +33,11 @@ class Colorization(Task):
       Zhang, Isola, Efros (ECCV 2016) do; or "lab", regression of the whole picture, lightness too,
       which the others take from the image.
     grid: side of a cell in units of a and b; cells that no sRGB colour falls into are left out.
-    temperature: of the mean that makes one colour of the cells' probabilities; towards 0 it
-      becomes the likeliest cell's.
+    temperature: temperature of the mean that makes one colour of the cells' probabilities; towards
+      0 it becomes the likeliest cell's.
     norm: "l1" or "l2", of the regressions.
-    rebalance: of "bins": a cell weighs 1 / ((1 - r) density + r / cells), so 1 is no weighting at
-      all; densities from exp(-chroma / 12).
+    rebalance: weighting of "bins": a cell weighs 1 / ((1 - r) density + r / cells), so 1 is no
+      weighting at all; densities from exp(-chroma / 12).
   """
 
   output: str = "regression"
@@ -107,13 +107,13 @@ class Colorization(Task):
       color = jax.nn.softmax(outputs / self.temperature) @ self.centers
     return jnp.concatenate([lightness, color], -1)
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[B,H,W,K].
       label: f32[B,H,W,3], the images in colour.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, which measures edges and colourfulness too.
 
     Returns:
@@ -144,8 +144,8 @@ class Colorization(Task):
         colorfulness=metrics.colorfulness(colored),
         true_colorfulness=metrics.colorfulness(label),
       )
-    out = {k: jnp.where(mask, v, 0.0).sum() for k, v in sums.items()}
-    return out | dict(examples=mask.sum())
+    out = {k: jnp.where(valid, v, 0.0).sum() for k, v in sums.items()}
+    return out | dict(examples=valid.sum())
 
   def loss(self, sums):
     """Mean absolute or squared error over 50 units, or the weighted cross-entropy in nats."""

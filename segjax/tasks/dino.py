@@ -1,4 +1,4 @@
-"""DINO: a student learns what its own moving average says of other crops, without labels."""
+"""DINO: a student learns to predict its moving average on other crops, without labels."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Dino(Task):
   Attributes:
     prototypes: outputs of the net.
     crops: small crops of each image.
-    temperature: of the student's softmax.
+    temperature: temperature of the student's softmax.
     teacher_start: temperature of the teacher's softmax at first.
     teacher_end: the same from `teacher_steps` on; linear between.
-    teacher_steps: from the one to the other; in a config `teacher_epochs` as well.
-    center_momentum: of the centre, the moving mean of the teacher's outputs.
+    teacher_steps: steps from the first to the last temperature; in a config also `teacher_epochs`.
+    center_momentum: momentum of the centre, the moving mean of the teacher's outputs.
     centering: "mean" subtracts the centre from the teacher's outputs, "sinkhorn" takes `balance`.
   """
 
@@ -98,7 +98,7 @@ class Dino(Task):
     return dict(large=large, small=jnp.concatenate(small) if small else None), label
 
   def outputs(self, net, inputs):
-    """What student and teacher say of the views; in prediction the net's outputs.
+    """Outputs of student and teacher for the views; in prediction the net's outputs.
 
     Returns:
       dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each,
@@ -128,13 +128,13 @@ class Dino(Task):
     """See `Task.batch_stats`: the centre of the teacher's answers is among them."""
     return batch_stats | dict(center=outputs["center"])
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
-      outputs: from `outputs`.
+      outputs: result of `outputs`.
       label: not used.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: not used.
 
     Returns:
@@ -150,11 +150,11 @@ class Dino(Task):
     features = outputs["features"].reshape(-1, outputs["features"].shape[-1])
     entropy = -jnp.where(teacher > 0, teacher * jnp.log(jnp.maximum(teacher, 1e-30)), 0.0).sum(-1)
     return dict(
-      examples=mask.sum(),
-      loss=jnp.where(mask, loss, 0.0).sum(),
-      entropy=jnp.where(mask, entropy.mean(0), 0.0).sum(),
-      probability=jnp.where(mask[:, None], teacher.mean(0), 0.0).sum(0),
-      moments=metrics.unit_moments(features, jnp.tile(mask, 2)),
+      examples=valid.sum(),
+      loss=jnp.where(valid, loss, 0.0).sum(),
+      entropy=jnp.where(valid, entropy.mean(0), 0.0).sum(),
+      probability=jnp.where(valid[:, None], teacher.mean(0), 0.0).sum(0),
+      moments=metrics.unit_moments(features, jnp.tile(valid, 2)),
     )
 
   def loss(self, sums):
@@ -206,7 +206,7 @@ def balance(logits, rounds=3):
 
   Args:
     logits: f32[N,K].
-    rounds: of scaling; the more, the closer is the mean to 1/K.
+    rounds: number of rounds of scaling; the more, the closer is the mean to 1/K.
 
   Returns:
     f32[N,K], rows that sum to 1.

@@ -59,7 +59,7 @@ class ImageToImage(Task):
     if not any(getattr(self, part) for part in PARTS):
       raise UserError(f"the loss is empty: one of {', '.join(PARTS)} must be above 0")
     if self.perceptual:
-      self.extractor  # noqa: B018 (weights that are missing are told now)
+      self.extractor  # noqa: B018 (reports missing weights at once)
 
   @classmethod
   def label_kind_of(cls, fields):
@@ -107,13 +107,13 @@ class ImageToImage(Task):
     """The net says how the colours differ from its input's."""
     return inputs + net(inputs)
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[B,H,W,3].
       label: f32[B,H,W,3] in [0,1], the target images.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: not used.
 
     Returns:
@@ -135,8 +135,8 @@ class ImageToImage(Task):
       pairs = [jnp.split(f, 2) for f in features[1:] if f is not None]
       sums["content"] = sum(losses.content(*p) for p in pairs) / len(pairs)
       sums["style"] = sum(losses.style(*p) for p in pairs) / len(pairs)
-    out = {k: jnp.where(mask, v, 0.0).sum() for k, v in sums.items()}
-    return out | dict(examples=mask.sum())
+    out = {k: jnp.where(valid, v, 0.0).sum() for k, v in sums.items()}
+    return out | dict(examples=valid.sum())
 
   def loss(self, sums):
     """The weighted parts, means over images."""

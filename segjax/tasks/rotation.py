@@ -40,7 +40,7 @@ class Rotation(Classification):
     turned = [jnp.rot90(image, k, axes=(1, 2)) for k in range(len(ANGLES))]
     return jnp.concatenate(turned), jnp.repeat(jnp.arange(len(ANGLES)), len(image))
 
-  def statistics(self, logits, label, mask, *, evaluating):
-    """Sums over a batch in all four ways, [4B] of mask [B]."""
-    mask = jnp.tile(mask, len(ANGLES))
-    return super().statistics(logits, label, mask, evaluating=evaluating)
+  def statistics(self, logits, label, valid, *, evaluating):
+    """Sums over a batch in all four ways, [4B] of valid [B]."""
+    valid = jnp.tile(valid, len(ANGLES))
+    return super().statistics(logits, label, valid, evaluating=evaluating)

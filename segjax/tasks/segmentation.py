@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +11,23 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.pictures import BLUE, ORANGE, blend
+from segjax.pictures import BLUE, ORANGE, blend, stripes
+from segjax.tasks import own_loss
 from segjax.tasks.task import Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
-UNSCORED = (70, 70, 70)
 RED = (255, 0, 0)
+# Losses, and the count that the mean of each is taken over.
+MEANS = dict(
+  cross_entropy="pixels", focal="pixels", dice="examples", ohem="ohem_pixels", boundary="pixels",
+  jaccard="examples", tversky="examples", lovasz="examples",
+)  # fmt: skip
+# Terms of a loss, for axes; one in nats alone is `loss_label`.
+TERMS = dict(
+  cross_entropy="cross-entropy (nats)", focal="focal loss (nats)", ohem="hardest pixels (nats)",
+  dice="Dice loss", jaccard="Jaccard loss", tversky="Tversky loss", lovasz="Lovasz loss",
+  boundary="boundary loss (pixels)", attention="loss of the attention (nats)", own="own loss",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,34 +37,78 @@ class Segmentation(Task):
   Attributes:
     sigmoid: one logit for two classes; else a softmax over all classes.
     cross_entropy: weight of the cross-entropy in the loss.
-    dice: weight of the Dice loss.
+    label_smoothing: share of the cross-entropy's target that is spread over all classes, in [0,1).
+    class_weights: empty, or a weight per class for the cross-entropy, whose mean is then taken over
+      the weights, as PyTorch does. In a config also the name of a rule, `("median_frequency",)`,
+      `("inverse_log",)` or `("inverse",)`: weights from the labels of the train split, see
+      `losses.class_weights`.
     focal: weight of the focal loss.
     focal_gamma: exponent of the focal loss.
-    class_weights: empty, or a weight a class for the cross-entropy; its mean is then taken over
-      the weights, as PyTorch does.
+    ohem: weight of the cross-entropy of each image's hardest pixels.
+    ohem_share: which share of the scored pixels that is, in (0,1].
+    dice: weight of the Dice loss.
+    dice_weighted: whether `class_weights` weigh the classes of Dice too; needs a softmax.
+    jaccard: weight of the Jaccard loss.
+    tversky: weight of the Tversky loss.
+    tversky_alpha: factor of false positives in it.
+    tversky_beta: factor of missed pixels in it.
+    tversky_gamma: exponent of each class's Tversky loss; 0.75 is the focal Tversky loss.
+    lovasz: weight of the Lovasz loss, softmax or hinge.
+    boundary: weight of the boundary loss, which is in pixels: 0.01, beside another loss.
+    own: empty, or a loss of your own that is added, "package.module:function" of (logits, label,
+      valid); further fields of `loss` are its arguments.
   """
 
   sigmoid: bool = False
   cross_entropy: float = 1.0
-  dice: float = 0.0
+  label_smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
   focal: float = 0.0
   focal_gamma: float = 2.0
-  class_weights: tuple[float, ...] = ()
+  ohem: float = 0.0
+  ohem_share: float = 0.25
+  dice: float = 0.0
+  dice_weighted: bool = False
+  jaccard: float = 0.0
+  tversky: float = 0.0
+  tversky_alpha: float = 0.3
+  tversky_beta: float = 0.7
+  tversky_gamma: float = 1.0
+  lovasz: float = 0.0
+  boundary: float = 0.0
+  own: Any = ""
 
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
+  class_colors: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
     n = len(self.classes)
     if self.sigmoid and n != 2:
-      raise UserError(f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}")
+      raise UserError(
+        f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}; set "
+        "--config.task.sigmoid=False, a softmax over all classes"
+      )
     if self.class_weights and len(self.class_weights) != n:
       raise UserError(
         f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
         f"{', '.join(self.classes)}"
       )
-    if not (self.cross_entropy or self.dice or self.focal):
-      raise UserError("the loss is empty: one of cross_entropy, dice, focal must be above 0")
+    if self.dice_weighted and (self.sigmoid or not self.class_weights):
+      raise UserError(
+        "loss.dice_weighted needs loss.class_weights and a softmax (task.sigmoid=False); set it to "
+        "False"
+      )
+    if not (self.own or any(getattr(self, name) for name in MEANS)):
+      raise UserError(f"the loss is empty: one of {', '.join(MEANS)} must be above 0")
+
+  @classmethod
+  def loss_label_of(cls, fields):
+    """The loss and its unit; of several terms, which is a number without one, their names."""
+    terms = [text for name, text in TERMS.items() if fields.get(name)]
+    if len(terms) == 1:
+      return cls.loss_label if "nats" in terms[0] else terms[0]
+    return f"loss: {' + '.join(terms)}" if terms else cls.loss_label
 
   @property
   def num_outputs(self):
@@ -64,56 +119,90 @@ class Segmentation(Task):
     """f32[B,H,W,K] -> i32[B,H,W], the most likely class."""
     return (logits[..., 0] >= 0).astype(jnp.int32) if self.sigmoid else logits.argmax(-1)
 
-  def statistics(self, logits, label, mask, *, evaluating):
+  def statistics(self, logits, label, valid, *, evaluating):
     """Sums over a batch, from which loss and metrics follow; add them up over batches.
 
     Args:
       logits: f32[B,H,W,K].
       label: i32[B,H,W], class indices or 255.
-      mask: bool[B], False for examples that do not count.
+      valid: bool[B], False for examples that do not count.
       evaluating: whether this is an evaluation, which with a sigmoid also counts scores for MaxF.
 
     Returns:
       dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
     """
-    valid = (label != IGNORE) & mask[:, None, None]
+    scored = (label != IGNORE) & valid[:, None, None]
     sums = dict(
-      examples=mask.sum(),
-      pixels=valid.sum(),
+      examples=valid.sum(),
+      pixels=scored.sum(),
       matrix=metrics.confusion_matrix(
-        self.predict(logits), label, num_classes=len(self.classes), valid=valid
+        self.predict(logits), label, num_classes=len(self.classes), valid=scored
       ),
     )
-    if self.cross_entropy:
-      weights = jnp.array(self.class_weights) if self.class_weights else None
-      loss = losses.cross_entropy(logits, label, valid=valid, class_weights=weights)
-      sums["cross_entropy"] = loss.sum()
-      if self.class_weights:
-        sums["weight"] = jnp.where(valid, weights[jnp.where(valid, label, 0)], 0.0).sum()
-    if self.focal:
-      sums["focal"] = losses.focal(logits, label, valid=valid, gamma=self.focal_gamma).sum()
-    if self.dice:
-      sums["dice"] = jnp.where(mask, losses.dice(logits, label, valid=valid), 0.0).sum()
+    sums |= self._losses(logits, label, valid, scored)
+    if self.own:
+      sums |= own_loss.sums(self.own, logits, label, valid, scored)
     if evaluating and self.sigmoid:
       positive = losses.class_probabilities(logits)[..., 1]
-      sums["histogram"] = metrics.score_histogram(positive, label, valid=valid)
+      sums["histogram"] = metrics.score_histogram(positive, label, valid=scored)
     return sums
 
+  def _losses(self, logits, label, valid, scored):
+    """Sums of the losses that have a weight, and the divisors of their means."""
+    sums, weights = {}, jnp.array(self.class_weights) if self.class_weights else None
+    if self.cross_entropy:
+      how = dict(class_weights=weights, label_smoothing=self.label_smoothing)
+      sums["cross_entropy"] = losses.cross_entropy(logits, label, valid=scored, **how).sum()
+      if self.class_weights:
+        sums["weight"] = jnp.where(scored, weights[jnp.where(scored, label, 0)], 0.0).sum()
+    if self.focal:
+      sums["focal"] = losses.focal(logits, label, valid=scored, gamma=self.focal_gamma).sum()
+    if self.ohem:
+      loss = losses.cross_entropy(logits, label, valid=scored)
+      hardest = losses.hardest(loss, valid=scored, share=self.ohem_share)
+      sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), hardest.sum()
+    if self.boundary:
+      sums["boundary"] = losses.boundary(logits, label, valid=scored).sum()
+    tversky = dict(alpha=self.tversky_alpha, beta=self.tversky_beta)
+    if self.tversky_gamma != 1:
+      tversky["gamma"] = self.tversky_gamma
+    of_images = dict(
+      dice=(losses.dice, dict(class_weights=weights if self.dice_weighted else None)),
+      jaccard=(losses.jaccard, {}),
+      tversky=(losses.focal_tversky if "gamma" in tversky else losses.tversky, tversky),
+      lovasz=(losses.lovasz, {}),
+    )
+    for name, (loss, how) in of_images.items():
+      if getattr(self, name):
+        sums[name] = jnp.where(valid, loss(logits, label, valid=scored, **how), 0.0).sum()
+    return sums
+
+  def terms(self, sums):
+    """The terms of the loss, times their weights: name -> value; see `loss`."""
+    out = {}
+    for name, count in MEANS.items():
+      scale, least = sums.get(count), 1
+      if name == "cross_entropy" and self.class_weights:
+        scale, least = sums.get("weight"), 1e-12
+      if factor := getattr(self, name):
+        out[name] = mean(factor * sums[name], scale, least)
+    return out | ({"own": own_loss.value(sums)} if self.own else {})
+
   def loss(self, sums):
-    """The loss from summed statistics: pixel means, for Dice the mean over examples.
+    """The loss from summed statistics: means over pixels or over examples, see `MEANS`.
 
     Works on device scalars inside the step and on the host's sums alike. The loss of no pixel
     at all is 0.
     """
-    total = 0.0
-    if self.cross_entropy:
-      scale, least = (sums["weight"], 1e-12) if self.class_weights else (sums["pixels"], 1)
-      total = total + mean(self.cross_entropy * sums["cross_entropy"], scale, least)
-    if self.focal:
-      total = total + mean(self.focal * sums["focal"], sums["pixels"])
-    if self.dice:
-      total = total + mean(self.dice * sums["dice"], sums["examples"])
-    return total
+    return sum(self.terms(sums).values(), 0.0)
+
+  def losses_of(self, sums):
+    """`loss`, and where it has several terms `loss/<term>`, each without its weight."""
+    terms = self.terms(sums) if len(self.terms(sums)) > 1 else {}
+    weight = lambda name: 1.0 if name == "own" else getattr(self, name)  # noqa: E731
+    return dict(loss=float(self.loss(sums))) | {
+      f"loss/{name}": float(value / weight(name)) for name, value in terms.items()
+    }
 
   def summary(self, sums):
     """Scalars from summed statistics, named as in `val/<name>`.
@@ -122,12 +211,12 @@ class Segmentation(Task):
       sums: dict of numpy sums over a whole split.
 
     Returns:
-      dict of floats: `loss`, `pixel_accuracy`, `constant_accuracy` (of the constant answer that is
-      right most often), `mean_iou`, `mean_class_recall`, `iou/<class>` ..., and with a sigmoid
-      `max_f1` and `max_f1_threshold`.
+      dict of floats: `loss` and perhaps `loss/<term>`, see `losses_of`, `pixel_accuracy`,
+      `constant_accuracy` (of the constant answer that is right most often), `mean_iou`,
+      `mean_class_recall`, `iou/<class>` ..., and with a sigmoid `max_f1` and `max_f1_threshold`.
     """
     family = metrics.summarize(sums["matrix"])
-    out = dict(loss=float(self.loss(sums)))
+    out = self.losses_of(sums)
     for name in ("pixel_accuracy", "constant_accuracy", "mean_iou", "mean_class_recall"):
       out[name] = family[name]
     for name in ("iou", "precision", "recall", "f1"):
@@ -141,16 +230,17 @@ class Segmentation(Task):
     return self.classes[int(np.asarray(sums["matrix"]).sum(1).argmax())]
 
   def row(self, summary):
-    """See `Task.row`; with a sigmoid also the F1 of the positive class."""
+    """See `Task.row`; also terms of the loss, and with a sigmoid the F1 of the positive class."""
     positive = f"f1/{self.classes[-1]}"
-    return super().row(summary) | ({positive: summary[positive]} if self.sigmoid else {})
+    terms = {k: v for k, v in summary.items() if k.startswith("loss/")}
+    return super().row(summary) | terms | ({positive: summary[positive]} if self.sigmoid else {})
 
   def line(self, summary):
     """The line of an evaluation, with the constant answer's accuracy beside the net's."""
     return super().line(summary) | dict(constant_accuracy=summary["constant_accuracy"])
 
   def table(self, sums):
-    """Text table of an evaluation: scalars, then a row a class."""
+    """Text table of an evaluation: scalars, then a row per class."""
     s = self.summary(sums)
     lines = [
       "",
@@ -191,7 +281,8 @@ class Segmentation(Task):
       list of (title, u8[H,W,3]).
     """
     pred, scored = np.asarray(self.predict(logits))[0], label != IGNORE
-    truth_colors = np.where(scored[..., None], self.palette[label], UNSCORED).astype(np.uint8)
+    striped = stripes(*label.shape)
+    truth_colors = np.where(scored[..., None], self.palette[label], striped).astype(np.uint8)
     errors = np.repeat(image.mean(-1, keepdims=True) * 0.6, 3, -1)
     wrong = scored & (pred != label)
     if self.sigmoid:
@@ -201,11 +292,16 @@ class Segmentation(Task):
       first = f"predicted {name} in red"
     else:
       errors[wrong] = FALSE_POSITIVE
-      over, legend, first = blend(image, self.palette[pred], True), "orange: wrong", "prediction"
+      over, legend, first = (
+        blend(image, self.palette[pred], True),
+        "orange: wrong",
+        "prediction over image",
+      )
+    over, errors = blend(over, striped, ~scored, 0.6), blend(errors, striped, ~scored, 0.6)
     return [
       ("image", image),
       (first, over),
-      ("truth (grey: not scored)" if not scored.all() else "truth", truth_colors),
+      ("truth (striped: not scored)" if not scored.all() else "truth", truth_colors),
       ("prediction", self.palette[pred]),
-      (f"errors ({legend})", errors.astype(np.uint8)),
+      (f"errors ({legend})", errors),
     ]

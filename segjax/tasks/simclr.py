@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image are told from the views of all others, without labels."""
+"""SimCLR: two views of an image are matched among the views of all others, without labels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SimCLR(Task):
   The loss of an evaluation is that of its batches, so it depends on their size.
 
   Attributes:
-    temperature: of the softmax over cosine similarities.
-    width: of the projection that the loss compares.
+    temperature: temperature of the softmax over cosine similarities.
+    width: number of channels of the projection that the loss compares.
   """
 
   temperature: float = 0.5
@@ -53,13 +53,13 @@ class SimCLR(Task):
     views = [augment(k, image, label)[0] for k in jax.random.split(key)]
     return jnp.concatenate(views), label
 
-  def statistics(self, outputs, label, mask, *, evaluating):
+  def statistics(self, outputs, label, valid, *, evaluating):
     """Sums over a batch.
 
     Args:
       outputs: f32[2B,D], projections of both views.
       label: not used.
-      mask: bool[B], False for examples that do not count; they are nobody's others.
+      valid: bool[B], False for examples that do not count; they are nobody's others.
       evaluating: not used.
 
     Returns:
@@ -67,21 +67,21 @@ class SimCLR(Task):
       the noticing of collapse `moments`, see `metrics.unit_moments`.
     """
     del label, evaluating
-    count, mask = len(outputs), jnp.tile(mask, 2)
+    count, valid = len(outputs), jnp.tile(valid, 2)
     length = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
     # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
     z = outputs / jnp.where(length < 1e-12, 1e-12, length)
     similarity = z @ z.T / self.temperature
-    others = mask[None] & ~jnp.eye(count, dtype=bool)
+    others = valid[None] & ~jnp.eye(count, dtype=bool)
     similarity = jnp.where(others, similarity, -1e9)
     partner = jnp.roll(jnp.arange(count), count // 2)
     own = jnp.take_along_axis(similarity, partner[:, None], -1)[:, 0]
     loss = jax.nn.logsumexp(similarity, -1) - own
     return dict(
-      views=mask.sum(),
-      loss=jnp.where(mask, loss, 0.0).sum(),
-      hits=(mask & (own >= similarity.max(-1))).sum(),
-      moments=metrics.unit_moments(outputs, mask),
+      views=valid.sum(),
+      loss=jnp.where(valid, loss, 0.0).sum(),
+      hits=(valid & (own >= similarity.max(-1))).sum(),
+      moments=metrics.unit_moments(outputs, valid),
     )
 
   def loss(self, sums):

@@ -1,4 +1,4 @@
-"""What the steps, the loop and the launchers ask of a task."""
+"""The interface of a task for the steps, the loop and the launchers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mean(total, count, least=1):
 class Task:
   """Base of the tasks: an image goes into the net as it is, augmented in training.
 
-  A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, mask,
+  A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, valid,
   *, evaluating)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
   `val/<name>`, `loss` among them; and `pictures(image, outputs, label)`, panels of one example.
 
@@ -35,6 +35,8 @@ class Task:
     uses_ema_teacher: whether `outputs` also calls the net with the averaged parameters.
     self_supervised: whether a net is trained for its features, not for its predictions.
     loss_label: the loss and its unit, for axes and tables.
+    class_colors: whether its pictures and answers show classes in the colours of the palette; such
+      a task has `predict(outputs)`, the class of each pixel.
   """
 
   classes: tuple[str, ...]
@@ -48,6 +50,7 @@ class Task:
   uses_ema_teacher: ClassVar[bool] = False
   self_supervised: ClassVar[bool] = False
   loss_label: ClassVar[str] = "loss (nats)"
+  class_colors: ClassVar[bool] = False
 
   def __post_init__(self):
     if self.palette is None:
@@ -59,11 +62,17 @@ class Task:
     del fields
     return cls.label_kind
 
+  @classmethod
+  def loss_label_of(cls, fields):
+    """`loss_label` of a task with these fields of `config.loss`, dict."""
+    del fields
+    return cls.loss_label
+
   def prepare(self, key, image, label, *, train, augment=None):
-    """What the net and the statistics get.
+    """Inputs of the net and labels of the statistics.
 
     Args:
-      key: of jax.random; the same in every evaluation, None in prediction.
+      key: PRNG key; the same in every evaluation, None in prediction.
       image: f32[B,H,W,3] in [0,1].
       label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `label_kind`, or None in prediction.
       train: whether this is a train step.
@@ -75,7 +84,7 @@ class Task:
     return augment(key, image, label) if train and augment else (image, label)
 
   def outputs(self, net, inputs):
-    """What the net says of the inputs; `net(image)` normalises and applies the model."""
+    """Outputs of the net for the inputs; `net(image)` normalises and applies the model."""
     return net(inputs)
 
   def batch_stats(self, batch_stats, outputs):
@@ -83,7 +92,7 @@ class Task:
 
     Args:
       batch_stats: as the net's last call left them.
-      outputs: of `outputs`.
+      outputs: result of `outputs`.
     """
     del outputs
     return batch_stats
@@ -97,7 +106,7 @@ class Task:
     return self.row(summary)
 
   def table(self, sums):
-    """Text table of an evaluation, a row a scalar."""
+    """Text table of an evaluation, a row per scalar."""
     rows = self.summary(sums).items()
     return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
 
@@ -106,11 +115,11 @@ class Task:
     return self
 
   def answer(self, image, outputs):
-    """What prediction writes and says of an image.
+    """The files and the row of a predicted image.
 
     Args:
       image: u8[H,W,3].
-      outputs: of `outputs`, the batch being this image; pictures among them at its size.
+      outputs: result of `outputs`, the batch being this image; pictures among them at its size.
 
     Returns:
       (pictures, shares): dicts of suffix -> u8[H,W] or u8[H,W,3], and of class -> share or
@@ -125,6 +134,6 @@ class Task:
     )
 
   def warning(self, summary):
-    """What is wrong with an evaluation, a sentence, or nothing."""
+    """A warning about an evaluation, a sentence, or nothing."""
     del summary
     return ""

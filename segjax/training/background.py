@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class Background:
-  """One thread that works in order; what a call raises comes out of a later `submit` or `wait`.
+  """One thread that works in order; a later `submit` or `wait` raises the errors of its calls.
 
   On Linux it runs where the steps leave a core idle, and so do the threads that its work starts:
   XLA's threads wait for each other, so one that shares its core would hold them all.

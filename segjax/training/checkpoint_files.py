@@ -56,7 +56,7 @@ def is_whole(folder):
 
 
 def check(folder):
-  """Raises what is wrong with the files of a checkpoint; orbax would take other numbers from them.
+  """Raises an error for damaged files of a checkpoint; orbax would take other numbers from them.
 
   One of an older version, without their sums, is read as far as that shows.
   """
@@ -64,7 +64,7 @@ def check(folder):
     sums = textfiles.read_json(folder / SUMS, dict)
     for name, expected in sums.items():
       if _checksum(folder / name) != expected:
-        raise ValueError(f"{name} is not what was saved")
+        raise ValueError(f"{name} has other bytes than were saved")
     return
   positions = sorted((folder / "data").glob("process_*.json"))
   for file in (folder / "state" / "_METADATA", *positions):

@@ -32,7 +32,7 @@ NOT_FINITE = "A smaller schedule.learning_rate, a warm-up or optimizer.clip_norm
 
 
 class Checkpoints:
-  """Folder of checkpoints; writing goes on in the background until `wait`.
+  """Folder of checkpoints; writing continues in the background until `wait`.
 
   A checkpoint appears under its step's number only when it is complete, so a killed process
   leaves the one before.
@@ -48,7 +48,7 @@ class Checkpoints:
       folder: path.
       best_metric: name of the scalar that decides which checkpoint is best.
       best_mode: "max" or "min".
-      keep: steps whose checkpoints stay as well.
+      keep: steps whose checkpoints stay too.
       read_only: whether nothing is to be written.
     """
     if best_mode not in ("max", "min"):
@@ -69,7 +69,7 @@ class Checkpoints:
     self._saver = Background("checkpoints") if jax.process_count() == 1 else None
 
   def _score(self, metrics):
-    """What the best checkpoint has most of; -inf where the metric is no finite number."""
+    """The value by which a checkpoint is the best; -inf where the metric is no finite number."""
     value = metrics.get(self._metric)
     known = isinstance(value, int | float) and math.isfinite(value)
     return self._sign * value if known else -math.inf
@@ -92,7 +92,7 @@ class Checkpoints:
     Args:
       step: updates done.
       state: TrainState, or any tree of arrays.
-      iterator: of the data, or its Position.
+      iterator: iterator of the data, or its Position.
       metrics: scalars of the evaluation at this step, or None.
 
     Raises:
@@ -148,7 +148,7 @@ class Checkpoints:
         )
 
   def _wait_for_saver(self):
-    """Until orbax has what was handed to it; raises what it raised."""
+    """Waits until orbax has the state; raises its errors."""
     if self._saver is not None:
       self._saver.wait()
 
@@ -194,7 +194,7 @@ class Checkpoints:
     raise UserError(f"no checkpoint {which!r} in {self.folder}; there is 'best', 'latest', {have}")
 
   def latest_text(self):
-    """Which checkpoint a run that ends now keeps, a clause of a message."""
+    """The checkpoint that a run that ends now keeps, a clause of a message."""
     step = self.step_of("latest")
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 

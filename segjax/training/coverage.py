@@ -1,4 +1,4 @@
-"""What a split leaves out: classes without a scored pixel, crops beyond the images."""
+"""Gaps of a split: classes without a scored pixel, crops beyond the images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def at_start(config, train_source, val_source, label_kind):
     config: ConfigDict of an experiment.
     train_source: see `segjax.data.sources`.
     val_source: likewise.
-    label_kind: of the task.
+    label_kind: kind of label of the task.
 
   Returns:
     (warnings, whether all of the validation split was looked at).
@@ -44,8 +44,8 @@ def count(config, split, source, label_kind):
   Args:
     config: ConfigDict.
     split: "train" or "val".
-    source: of the split, see `segjax.data.sources`.
-    label_kind: of the task; with others than "mask" and "class" nothing is looked at.
+    source: source of the split, see `segjax.data.sources`.
+    label_kind: kind of label of the task; with others than "mask" and "class" nothing is looked at.
 
   Returns:
     (warnings, whether all of the split was looked at).
@@ -73,7 +73,7 @@ def warnings(split, names, pixels, ignored=None, part=""):
 
   Args:
     split: "train" or "val".
-    names: of the classes.
+    names: names of the classes.
     pixels: int[C], scored pixels or examples of each class.
     ignored: share of the labels that is not scored, in [0,1], or None where it is not known.
     part: which examples were looked at, where not all were.
@@ -129,7 +129,7 @@ def crops(config, train_source, val_source):
     if data.eval_fit == "resize" and any(s != size for s in _sizes(val_source, threads)):
       out.append(
         f"training sees crops of {size[0]}x{size[1]} at the images' own scale, evaluation whole "
-        "images squeezed to that size; data.eval_fit='native' (or 'crop') keeps the scale"
+        "images squeezed to that size; data.eval_fit='full' (or 'crop') keeps the scale"
       )
   return out
 

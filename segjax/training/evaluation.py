@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from segjax import textfiles
 from segjax.errors import UserError, writing
 from segjax.training import steps
+from segjax.training.state import TrainState
+
+__all__ = ["evaluate", "read_sums"]
 
 SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
-# What NumPy raises for an .npz file that is cut or altered.
+# Exceptions of NumPy for an .npz file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
           NotImplementedError)  # fmt: skip
 
@@ -28,14 +34,19 @@ def add_sums(total, sums):
   return wide if total is None else {k: total[k] + v for k, v in wide.items()}
 
 
-def evaluate(eval_step, state, batches, mesh):
+def evaluate(
+  eval_step: Callable[[TrainState, dict], dict],
+  state: TrainState,
+  batches: Iterable[dict],
+  mesh: Mesh,
+) -> dict[str, np.ndarray]:
   """Sums of the task's statistics over all batches, each example once.
 
   Args:
-    eval_step: from `steps.make_eval_step`.
+    eval_step: result of `steps.make_eval_step`.
     state: TrainState.
-    batches: from `pipeline.eval_batches`.
-    mesh: of the devices.
+    batches: result of `pipeline.eval_batches`.
+    mesh: mesh of the devices.
 
   Returns:
     dict of numpy sums, see the task's `statistics`.
@@ -59,8 +70,14 @@ def write_sums(workdir, step, sums):
     textfiles.replace(workdir / SUMS, write)
 
 
-def read_sums(workdir):
+def read_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
   """The statistics of a training's last evaluation, with its "step".
+
+  Args:
+    workdir: folder of a run.
+
+  Returns:
+    dict of numpy sums, see the task's `statistics`.
 
   Raises:
     UserError: there was none yet, or its file is damaged.
@@ -94,11 +111,11 @@ def step_of_sums(workdir):
 
 
 def example_panels(task, outputs, example):
-  """Pictures of one example and of what the net makes of it.
+  """Pictures of one example and of its prediction.
 
   Args:
-    task: of `segjax.tasks`.
-    outputs: of a predict step for this example alone, waited for here.
+    task: a task of `segjax.tasks`.
+    outputs: outputs of a predict step for this example alone, waited for here.
     example: {"image": u8[H,W,3], "label": as the task needs it}.
 
   Returns:
@@ -107,3 +124,20 @@ def example_panels(task, outputs, example):
   label = example["label"]
   label = label if label.ndim == 3 else label.astype(np.int32)
   return task.pictures(example["image"], jax.device_get(outputs), label)
+
+
+def classes_seen(task, outputs, label):
+  """Label values in the pictures of an example, 255 for what is not scored; for their legend.
+
+  Args:
+    task: of `segjax.tasks`.
+    outputs: of a predict step for this example alone.
+    label: as the task needs it.
+
+  Returns:
+    set of ints, empty where the task shows no classes in colours.
+  """
+  if not task.class_colors:
+    return set()
+  pred = np.asarray(task.predict(jax.device_get(outputs)))
+  return {*np.unique(pred).tolist(), *np.unique(label).tolist()}

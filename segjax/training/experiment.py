@@ -15,8 +15,8 @@ from segjax import config as config_lib
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
-from segjax.tasks import TASKS
-from segjax.training import freezing, optim, steps
+from segjax.tasks import TASKS, own_loss
+from segjax.training import class_balance, freezing, optim, steps
 from segjax.training.state import init_state
 
 
@@ -28,13 +28,13 @@ class Experiment:
     config: ConfigDict.
     labels: label table of the data.
     model: Flax module.
-    task: of `segjax.tasks`.
-    mesh: of the devices.
+    task: a task of `segjax.tasks`.
+    mesh: mesh of the devices.
     optimizer: optax GradientTransformation; its schedule needs `total_steps`.
     schedule: step -> learning rate.
     ema_decay: step -> decay of the moving averages.
-    augment: of one example, see `segjax.augment`.
-    batch_augment: of a batch, see `segjax.augment.mixing`.
+    augment: augmentation of one example, see `segjax.augment`.
+    batch_augment: augmentation of a batch, see `segjax.augment.mixing`.
     frozen: names of the parameters that are not trained.
   """
 
@@ -115,28 +115,32 @@ class Experiment:
     return steps.make_predict_step(self.model, self.task, **self._images())
 
   def _images(self):
-    """What all steps do with images: where they lie, and how they are normalised."""
+    """Fields of all steps for images: their devices and their normalisation."""
     return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
 
 
-def build(config, labels, steps_per_epoch=1):
+def build(config, labels, steps_per_epoch=1, class_weights=None):
   """Builds an Experiment, on as many devices as divide its batch.
 
   Args:
     config: ConfigDict of an experiment.
     labels: LabelTable of its data.
-    steps_per_epoch: for durations in epochs.
+    steps_per_epoch: steps per epoch, for durations in epochs.
+    class_weights: C floats in place of the rule that `config.loss.class_weights` names; None: where
+      it names one, the labels of the train split are counted.
 
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.
   """
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
-  make_task = _check_names(config)
+  make_task, loss = _check_names(config)
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
-  fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | dict(config.loss)
+  fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
+  if class_balance.rule(config):
+    fields["class_weights"] = class_weights or class_balance.count(config)
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = optim.make_schedule(**schedule_fields, total_steps=total)
@@ -166,15 +170,19 @@ def build(config, labels, steps_per_epoch=1):
 
 
 def _check_names(config):
-  """Checks the names of the task and of all fields; returns the class of the task."""
+  """Checks the names of the task and of all fields.
+
+  Returns:
+    (class of the task, fields of its loss).
+  """
   task = choose(TASKS, config.task.name, "task")
   known = [k for k in defaults_of(task) if k != "palette"]
-  check_fields(config.loss, known, "the loss")
+  loss = own_loss.bind(config.loss, known)
+  check_fields(loss, known, "the loss")
   check_fields(config.task, ["name", *known], "the task")
-  check_fields(config.optimizer, ["name", *defaults_of(optim.make_optimizer)], "optimizer")
   known = ["name", "learning_rate", *defaults_of(optim.make_schedule)]
   check_fields(config.schedule, known, "schedule")
-  check_fields(config.augment, list(defaults_of(augment.make_augment)), "augment")
+  augment.make_augment(**config.augment)  # names a field that is wrong
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
   for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
     if config.batch_augment[name] and task.label_kind not in fit:
@@ -182,7 +190,7 @@ def _check_names(config):
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
         f"has others ({task.label_kind}); set it to 0"
       )
-  return task
+  return task, loss
 
 
 def _make_ema_decay(config, task, total):

@@ -1,10 +1,12 @@
-"""What a training prints and writes besides its rows: its header and its summary."""
+"""The header and the summary of a training, printed and written besides its rows."""
 
 from __future__ import annotations
 
 import flax.traverse_util
 
 from segjax import models
+from segjax.training import class_balance
+from segjax.training.progress import peak_memory
 
 NOTES = 10  # lines about files that are not taken
 
@@ -21,7 +23,7 @@ def print_header(
   warnings=(),
   report=None,
 ):
-  """Prints what is trained, on which data, and what to look out for.
+  """Prints net, data, settings and warnings of a training.
 
   Args:
     experiment: Experiment.
@@ -32,13 +34,13 @@ def print_header(
     resumed: step that the run resumes from; 0 for a new run.
     notes: sentences about the data.
     warnings: sentences.
-    report: of the initial weights, text or None.
+    report: report of the initial weights, text or None.
   """
   c, data = experiment.config, experiment.config.data
   count = models.count_params(params)
   size = f"{data.size[0]}x{data.size[1]}"
   fit = f"random crops of {size}" if data.fit == "crop" else f"at {size}"
-  how = dict(native="at their own sizes", crop="on their middle", resize="resized")
+  how = dict(full="at their own sizes", crop="on their middle", resize="resized")
   if (data.fit, data.eval_fit) != ("resize", "resize"):
     fit += f", evaluated {how[data.eval_fit]}"
   where = "kept on the device" if data_on_device else "sent by the host"
@@ -63,6 +65,10 @@ def print_header(
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     held = sum(flat[n].size for n in experiment.frozen)
     _line("frozen", f"{held:,} of them, found by {c.freeze!r}")
+  if class_balance.rule(c):
+    weights = zip(experiment.labels.names, experiment.task.class_weights, strict=True)
+    text = ", ".join(f"{name} {w:.3g}" for name, w in weights)
+    _line("weights", f"of the classes, by {class_balance.rule(c)!r}: {text}")
   if report:
     _line("initial", f"{c.init_from}: {report}")
   if resumed:
@@ -75,9 +81,9 @@ def print_summary(task, sums, minutes, config, checkpoints):
   """Prints the table of the last evaluation, and where the checkpoints are.
 
   Args:
-    task: of `segjax.tasks`.
-    sums: of the last evaluation.
-    minutes: that the training took.
+    task: a task of `segjax.tasks`.
+    sums: sums of the last evaluation.
+    minutes: minutes of the training.
     config: ConfigDict of the run.
     checkpoints: Checkpoints of the run.
   """
@@ -87,6 +93,8 @@ def print_summary(task, sums, minutes, config, checkpoints):
   if best is None:
     kept = f"no best checkpoint, as {config.best_metric} was never a number; the latest is kept"
   print(f"  trained for {minutes:.1f} minutes; {kept} in {checkpoints.folder}")
+  if memory := peak_memory():
+    print("  peak memory of the device: {:.1f} of {:.1f} GB".format(*memory))
 
 
 def notes_of(*sources):

@@ -60,7 +60,7 @@ def compare_classes(init_from, part, labels, task):
     init_from: see `load_initial`.
     part: likewise.
     labels: LabelTable of the data.
-    task: that is trained.
+    task: the trained task.
 
   Returns:
     A sentence where the head was trained for as many other classes, or "".
@@ -88,7 +88,7 @@ def compare_classes(init_from, part, labels, task):
 
 
 def fingerprint(init_from):
-  """Sixteen letters that tell whether initial weights are still the same.
+  """Hash of initial weights, 16 hexadecimal digits, which shows whether they have changed.
 
   Args:
     init_from: see `load_initial`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from segjax.config import RENAMED
 from segjax.data import checks, pipeline, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
@@ -34,13 +35,16 @@ def make_source(config, split, *, training=False, labelled=True):
   if config.seed < 0:
     raise UserError(f"seed is {config.seed}, expected 0 or more")
   for field in ("fit", "eval_fit"):
-    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "native", "crop"))[field]
+    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "full", "crop"))[field]
     if data[field] not in fits:
-      raise UserError(f"data.{field} is {data[field]!r}, expected {' or '.join(map(repr, fits))}")
+      new = RENAMED.get(f"data.{field}", {}).get(data[field])
+      hint = f"; {data[field]!r} is now called {new!r}" if new else ""
+      expected = " or ".join(map(repr, fits))
+      raise UserError(f"data.{field} is {data[field]!r}, expected {expected}{hint}")
   task = choose(TASKS, config.task.name, "task")
-  if task.forbids_padding and data.eval_fit == "native":
+  if task.forbids_padding and data.eval_fit == "full":
     raise UserError(
-      f"data.eval_fit is 'native', which extends images, and the task {config.task.name!r} scores "
+      f"data.eval_fit is 'full', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
     )
   kind = task.label_kind_of(config.task)
@@ -54,10 +58,10 @@ def make_source(config, split, *, training=False, labelled=True):
     what = f"data source {data.source.name!r}"
     source = sources.labelled(source, kind, what, f"the task {config.task.name!r}")
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
-  if (data.fit == "crop") if training else (data.eval_fit == "native"):
-    return pipeline.Native(source, 1 if training else data.eval_multiple, cache_mb)
+  if (data.fit == "crop") if training else (data.eval_fit == "full"):
+    return pipeline.FullSize(source, 1 if training else data.eval_multiple, cache_mb)
   if not training and data.eval_fit == "crop":
-    return pipeline.Middle(source, data.size, cache_mb)
+    return pipeline.CenterCrop(source, data.size, cache_mb)
   return pipeline.Resized(source, data.size, cache_mb)
 
 
@@ -106,7 +110,7 @@ def train_iterator(config, source, data_on_device):
 
   Args:
     config: ConfigDict of an experiment.
-    source: of `make_source` for training.
+    source: result of `make_source` for training.
     data_on_device: whether the batches are indices of a split on the device.
   """
   data = config.data
@@ -126,9 +130,9 @@ def next_batch(iterator, count, mesh):
   """The batch of the next call, on the devices.
 
   Args:
-    iterator: of `train_iterator`.
+    iterator: result of `train_iterator`.
     count: steps of the call; from 2 on their batches are stacked.
-    mesh: of the devices.
+    mesh: mesh of the devices.
 
   Raises:
     UserError: a process that reads data has ended.
@@ -162,11 +166,11 @@ def put_split(source, mesh, num_threads):
 def eval_batches(config, source):
   """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
   data = config.data
-  if isinstance(source, pipeline.Native):
+  if isinstance(source, pipeline.FullSize):
     if jax.process_count() > 1:
-      raise UserError("data.eval_fit='native' works in one process; use 'resize' with several")
+      raise UserError("data.eval_fit='full' works in one process; use 'resize' with several")
     how = dict(batch_size=data.batch_size, devices=jax.device_count(), num_threads=data.threads)
-    return pipeline.native_batches(source, **how)
+    return pipeline.full_size_batches(source, **how)
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()
   )

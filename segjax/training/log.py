@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax.training.checkpoints import NOT_FINITE, NotFinite
 from segjax.training.evaluation import add_sums
+from segjax.training.progress import peak_memory
 
 
 class Log:
@@ -22,7 +23,7 @@ class Log:
     """Starts without steps.
 
     Args:
-      task: of `segjax.tasks`.
+      task: a task of `segjax.tasks`.
       schedule: step -> learning rate.
       every: a row ends at each multiple of so many steps.
       writers: Writers of the rows.
@@ -40,7 +41,7 @@ class Log:
     Args:
       step: last step of the call.
       count: steps of the call.
-      sums: of the train step, on the device; of more steps than one with a leading axis.
+      sums: sums of the train step, on the device; of more steps than one with a leading axis.
 
     Raises:
       NotFinite: a loss or a gradient is not finite.
@@ -86,6 +87,8 @@ class Log:
     values = {f"train/{k}": v for k, v in row.items()}
     values["time/images_per_s"] = self._progress.images_per_second
     values["time/minutes"] = self._progress.minutes()
+    if memory := peak_memory():
+      values["memory/peak_gb"], values["memory/limit_gb"] = memory
     self._writers.scalars(step, values)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import models, ranges
@@ -14,6 +17,7 @@ from segjax.stopping import STOP
 from segjax.training import coverage, header, initial, input_pipeline, preflight, steps
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
+from segjax.training import writers as writers_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
@@ -21,15 +25,23 @@ from segjax.training.log import Log
 from segjax.training.plan import make_plan
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
+from segjax.training.state import TrainState
 from segjax.training.writers import Writers, read_metrics
 
+__all__ = ["train"]
 
-def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: PLR0912, PLR0915
+
+def train(  # noqa: PLR0912, PLR0915
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  profile_steps: Sequence[int] = (),
+  before_evaluation: Callable[[], None] | None = None,
+) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
   A run is a pure function of its config: killed anywhere and started again with the same
-  workdir, it ends with the same parameters, bit for bit. Whatever ends it early, the state of the
-  last step is saved before the error is raised, if it can be.
+  workdir, it ends with the same parameters, bit for bit. After an error and after a first Ctrl-C
+  or SIGTERM the state of the last step is saved, if it is finite; a second Ctrl-C ends at once.
 
   Args:
     config: ConfigDict with the fields of `segjax.config.default`.
@@ -51,6 +63,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
   # ---------------------------------------------------------------------- data
   ranges.check(config)
   config_lib.check(config)
+  writers_lib.check(config.writers)
   steps.check_batch_size(config.data.batch_size, steps.make_mesh())
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
@@ -62,7 +75,8 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
   plan = make_plan(config, steps_per_epoch)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  experiment = experiment_lib.build(config, labels, steps_per_epoch)
+  class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
+  experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
   abstract, eval_step = experiment.abstract_state(), experiment.eval_step()
@@ -76,7 +90,9 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
     if jax.process_index() == 0:
       stack.enter_context(workdir_lib.locked(workdir))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
-    workdir_lib.prepare(config, workdir, labels, fingerprint, _megabytes(abstract) * 4)
+    class_weights = getattr(task, "class_weights", ())
+    needed = _megabytes(abstract) * 4
+    workdir_lib.prepare(config, workdir, labels, fingerprint, needed, class_weights)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
     first = checkpoints.step_of("latest") or 0
@@ -108,7 +124,8 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
       report=report,
     )
     if not any("info/steps_per_epoch" in r for r in rows):  # reports need them
-      writers.hparams(config_lib.flatten(config) | info)
+      metrics = tuple(dict.fromkeys((config.best_metric, "val/loss")))
+      writers.hparams(config_lib.flatten(config) | info, metrics)
       writers.scalars(first, {f"info/{k}": float(v) for k, v in info.items()})
 
     # -------------------------------------------------------------------- steps
@@ -163,7 +180,7 @@ def train(config, workdir, profile_steps=(), before_evaluation=None):  # noqa: P
         if step > first and not isinstance(error, Stopped | NotFinite):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
-    if stop.signal:  # during the last step: nothing is left, but what comes after must not begin
+    if stop.signal:  # during the last step: no step is left, but the work after it must not begin
       raise Stopped(stop.signal, step)
   return state
 
@@ -181,7 +198,7 @@ def _closing_all():
 
 
 def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
-  """Evaluates a restored state where its evaluation failed, or what it wrote was lost."""
+  """Evaluates a restored state where its evaluation failed, or its files were lost."""
   done = checkpoints.evaluated(step)
   whole = step < plan.total or step_of_sums(workdir) == step
   if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from numbers import Real
+
 import optax
 
+from segjax import own_code
 from segjax.errors import UserError, choose
+from segjax.fields import THREE
+
+# Of optax, but not for a training step that knows the gradient and a schedule alone.
+UNFIT = dict(
+  lbfgs="needs the loss at other parameters",
+  optimistic_adam="takes no schedule; take optimistic_adam_v2",
+  rprop="takes no schedule",
+  sm3="takes no schedule",
+)
 
 
 def make_schedule(
@@ -27,13 +40,13 @@ def make_schedule(
       "one_cycle" (cosine up from 1/25 in `peak_fraction` of the time, then down to 0: Smith and
       Topin, "Super-Convergence", 2018).
     learning_rate: the largest one.
-    total_steps: of the training; warm-up included.
+    total_steps: number of steps of the training; warm-up included.
     warmup_steps: linear from 0, before the others start; none with "one_cycle".
-    factor: of a step.
+    factor: factor of a step.
     every_steps: between steps.
     milestone_steps: counted from the start of training.
-    power: of the polynomial.
-    peak_fraction: of a cycle, in (0,1).
+    power: power of the polynomial.
+    peak_fraction: share of a cycle before its peak, in (0,1).
 
   Raises:
     UserError: unknown name; "step" without `every_steps`, "one_cycle" with a warm-up, or a
@@ -63,21 +76,89 @@ def make_schedule(
   return optax.join_schedules([warmup, schedule], [warmup_steps])
 
 
-def make_optimizer(
-  name, schedule, *, momentum=0.9, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=0.0
-):
+def make_optimizer(name, schedule, **fields):
   """Builds an optimiser.
 
   Args:
-    name: "sgd" (with `momentum`), "adam" or "adamw".
+    name: one of `make_shared`, any other optimiser of optax, or "package.module:function" of
+      your own, a function of (learning_rate, ...).
     schedule: step -> learning rate.
-    momentum: of SGD.
+    **fields: of `make_shared`; or arguments of that function, and `weight_decay` and `clip_norm`,
+      which mean the same for all: an optimiser without a weight decay of its own has it added to
+      the gradient.
+
+  Returns:
+    optax GradientTransformation.
+
+  Raises:
+    UserError: unknown name or field.
+  """
+  if name in THREE:
+    own_code.check_arguments(make_shared, fields, f"optimizer {name!r}", ("name", "schedule"))
+    return make_shared(name, schedule, **fields)
+  make, what = factory(name), f"optimizer {name!r}"
+  clip_norm, weight_decay = fields.pop("clip_norm", 0.0), fields.pop("weight_decay", 0.0)
+  parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  if "weight_decay" in own_code.arguments(make):
+    fields["weight_decay"] = weight_decay
+  elif weight_decay:
+    parts.append(optax.add_decayed_weights(weight_decay))
+  own_code.check_arguments(make, fields, what, ("learning_rate",))
+  return optax.chain(*parts, make(learning_rate=schedule, **fields))
+
+
+def factory(name):
+  """The function of optax, or of one's own, that builds an optimiser from `learning_rate`.
+
+  Raises:
+    UserError: unknown name, or one of `UNFIT`.
+  """
+  if name in UNFIT:
+    raise UserError(f"optimizer {name!r} {UNFIT[name]}; choose another")
+  return own_code.choose({n: getattr(optax, n) for n in names()}, name, "optimizer")
+
+
+def names():
+  """Names of the optimisers of optax that take a schedule, sorted."""
+  found = []
+  for name, thing in vars(optax).items():
+    public = inspect.isfunction(thing) and not name.startswith(("_", "scale_by_"))
+    first = next(iter(inspect.signature(thing).parameters), "") if public else ""
+    if first == "learning_rate" and name not in UNFIT:
+      found.append(name)
+  return sorted(found)
+
+
+def settings(name):
+  """The fields of `config.optimizer` for an optimiser beyond `THREE`, with their defaults.
+
+  Those whose default is not a number, a bool or a text are left out; a config may add them.
+  """
+  found = own_code.defaults(factory(name))
+  plain = {k: v for k, v in found.items() if isinstance(v, Real | str) and k != "learning_rate"}
+  return plain | dict(weight_decay=0.0, clip_norm=0.0)
+
+
+def make_shared(
+  name, schedule, *, momentum=0.9, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=0.0
+):
+  """Builds one of the optimisers that share their fields.
+
+  Args:
+    name: "sgd" (with `momentum`), "adam" or "adamw"; or any other optimiser of optax, or
+      "package.module:function" of your own: the fields below but the last two are then those of
+      that function.
+    schedule: step -> learning rate.
+    momentum: momentum of SGD.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
-    eps: of Adam.
+    eps: epsilon of Adam.
     weight_decay: for "sgd" and "adam" added to the gradient (L2, as in PyTorch), for "adamw"
       decoupled (Loshchilov and Hutter, ICLR 2019).
     clip_norm: largest global norm of the gradient; 0 for no clipping.
+
+  Returns:
+    optax GradientTransformation.
   """
   makers = dict(
     sgd=lambda: optax.sgd(schedule, momentum or None),

@@ -51,7 +51,7 @@ def make_plan(config, steps_per_epoch):
 
   Args:
     config: ConfigDict of an experiment.
-    steps_per_epoch: for durations in epochs.
+    steps_per_epoch: steps per epoch, for durations in epochs.
 
   Raises:
     UserError: a duration is given twice, or is missing.

@@ -1,4 +1,4 @@
-"""What would end a training late or spoil it without a word, checked before it begins."""
+"""Checks before a training for faults that would end it late or spoil it silently."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from segjax.errors import UserError, did_you_mean
 
 
 def check_labels(labels, task):
-  """Raises a UserError for classes that a training could not tell apart.
+  """Raises a UserError for classes that a training could not distinguish.
 
   Args:
     labels: LabelTable of the data.
-    task: that is trained.
+    task: the trained task.
   """
   for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
     twice = [v for i, v in enumerate(values) if v in values[:i]]
@@ -68,8 +68,8 @@ def check_metric(experiment, state, eval_step, label):
   Args:
     experiment: Experiment.
     state: TrainState of arrays or ShapeDtypeStructs.
-    eval_step: of the experiment.
-    label: of an example, for its shape.
+    eval_step: eval step of the experiment.
+    label: label of an example, for its shape.
   """
   c = experiment.config
   shape = (c.data.batch_size, *c.data.size)
@@ -77,7 +77,7 @@ def check_metric(experiment, state, eval_step, label):
   batch = dict(
     image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
     label=jax.ShapeDtypeStruct(labels, np.uint8),
-    mask=jax.ShapeDtypeStruct(shape[:1], bool),
+    valid=jax.ShapeDtypeStruct(shape[:1], bool),
   )
   sums = jax.eval_shape(eval_step, state, batch)
   nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}

@@ -21,7 +21,7 @@ class Profile:
 
     Args:
       steps: (first, last), numbers or their texts, or ().
-      folder: for the trace.
+      folder: folder of the trace.
       done: steps of the run that are behind it.
       total: steps of the run.
 

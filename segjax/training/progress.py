@@ -1,9 +1,11 @@
-"""What a person sees of a training: a bar in a terminal, plain lines elsewhere."""
+"""The display of a training: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+
+import jax
 
 
 class Progress:
@@ -11,9 +13,10 @@ class Progress:
 
   Attributes:
     total: steps in all.
-    steps_per_epoch: to show epochs.
-    images_per_step: for the rate.
+    steps_per_epoch: steps per epoch, to show epochs.
+    images_per_step: images per step, for the rate.
     images_per_second: over the last window.
+    loss: the mean over the last window, nan before the first.
   """
 
   def __init__(self, total, first, steps_per_epoch, images_per_step, minutes_before=0.0):
@@ -22,13 +25,13 @@ class Progress:
     Args:
       total: steps in all.
       first: steps that are done.
-      steps_per_epoch: to show epochs.
-      images_per_step: for the rate.
-      minutes_before: that the steps so far took.
+      steps_per_epoch: steps per epoch, to show epochs.
+      images_per_step: images per step, for the rate.
+      minutes_before: minutes of the steps so far.
     """
     self.total, self.steps_per_epoch = total, steps_per_epoch
     self.images_per_step = images_per_step
-    self.images_per_second = 0.0
+    self.images_per_second, self.loss = 0.0, float("nan")
     self._last_step, self._last_time, self._seconds = first, time.perf_counter(), 0.0
     self._first, self._bar = first, None
     self._started, self._minutes_before = self._last_time, minutes_before
@@ -47,7 +50,7 @@ class Progress:
 
   def update(self, step, loss):
     """Shows the mean loss of the steps since the last call."""
-    now, done = time.perf_counter(), step - self._last_step
+    now, done, self.loss = time.perf_counter(), step - self._last_step, loss
     self._seconds += now - self._last_time
     self.images_per_second = done * self.images_per_step / max(now - self._last_time, 1e-9)
     self._last_step, self._last_time = step, now
@@ -74,6 +77,13 @@ class Progress:
     """Ends the bar."""
     if self._bar is not None:
       self._bar.close()
+
+
+def peak_memory():
+  """(peak, limit) of the first device's memory, GB, or None where it does not report them."""
+  found = jax.local_devices()[0].memory_stats() or {}
+  names = "peak_bytes_in_use", "bytes_limit"
+  return tuple(found[n] / 1e9 for n in names) if all(n in found for n in names) else None
 
 
 def _clock(seconds):

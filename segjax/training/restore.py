@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import textfiles
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
+from segjax.training import class_balance, input_pipeline
 from segjax.training import experiment as experiment_lib
-from segjax.training import input_pipeline
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints
+from segjax.training.experiment import Experiment
+from segjax.training.state import TrainState
+
+__all__ = ["RunData", "checkpoint_steps", "data_of_run", "moved_to", "run"]
 
 
 def _checkpoints(workdir, config):
@@ -23,8 +31,11 @@ def _checkpoints(workdir, config):
   return Checkpoints(workdir / "checkpoints", read_only=True, **best)
 
 
-def checkpoint_steps(workdir):
+def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
   """Steps of the checkpoints in a run's folder, increasing.
+
+  Args:
+    workdir: folder of a run.
 
   Raises:
     UserError: no run in the folder.
@@ -36,11 +47,13 @@ def checkpoint_steps(workdir):
   return steps
 
 
-def run(workdir, checkpoint="latest"):
+def run(
+  workdir: str | os.PathLike, checkpoint: str | int = "latest"
+) -> tuple[Experiment, TrainState]:
   """Restores the experiment of a run and the state of a checkpoint.
 
   Args:
-    workdir: of a run.
+    workdir: folder of a run.
     checkpoint: "latest", "best" or a step.
 
   Returns:
@@ -52,7 +65,8 @@ def run(workdir, checkpoint="latest"):
   workdir = Path(workdir)
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
-  experiment = experiment_lib.build(config, labels)
+  weights = class_balance.read(workdir, config, labels)
+  experiment = experiment_lib.build(config, labels, class_weights=weights)
   checkpoints = _checkpoints(workdir, config)
   step = checkpoints.step_of(checkpoint)
   if step is None:
@@ -60,6 +74,25 @@ def run(workdir, checkpoint="latest"):
   state = checkpoints.restore(step, experiment.abstract_state())
   checkpoints.close()
   return experiment, state
+
+
+def checkpoint_text(workdir, step):
+  """Which checkpoint of a run is used, and which other one could be: words for people.
+
+  Args:
+    workdir: of a run.
+    step: of the restored state.
+  """
+  workdir = Path(workdir)
+  config = config_lib.load(workdir / "config.json")
+  checkpoints = _checkpoints(workdir, config)
+  steps = {which: checkpoints.step_of(which) for which in ("latest", "best")}
+  checkpoints.close()
+  names = dict(latest="latest", best=f"best by {config.best_metric}")
+  own = [f"the {names[k]}" for k, s in steps.items() if s == step]
+  others = [f"the {names[k]} is of step {s}" for k, s in steps.items() if s not in (step, None)]
+  text = ", ".join(filter(None, (f"checkpoint of step {step}", " and ".join(own))))
+  return f"{text} ({'; '.join(others)})" if others else text
 
 
 # ---------------------------------------------------------------------------- data of a run
@@ -70,7 +103,7 @@ class RunData:
   """A split that a run is used on.
 
   Attributes:
-    source: of its examples, made to fit as in the run's evaluation.
+    source: source of its examples, made to fit as in the run's evaluation.
     folder: where its files lie; empty where they are drawn.
     digest: 16 hex digits over the contents of its files, or over its names where it has no files.
     changed: how it differs from the data that the run was trained with, a sentence; empty where it
@@ -83,16 +116,23 @@ class RunData:
   changed: str
 
 
-def data_of_run(workdir, config, split, *, moved=(), labelled=True):
+def data_of_run(
+  workdir: str | os.PathLike,
+  config: ConfigDict,
+  split: str,
+  *,
+  moved: Mapping[str, str] | tuple = (),
+  labelled: bool = True,
+) -> RunData:
   """The data that a run is used on; every place that puts a run beside data gets it here.
 
   Data with other contents than those of the training are taken, and a printed line says so.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     config: ConfigDict of the run; not changed.
     split: "train" or "val".
-    moved: fields of `config.data.source` that say where the data lie now, see `moved_to`.
+    moved: fields of `config.data.source` for data in another folder now, see `moved_to`.
     labelled: see `input_pipeline.make_source`.
 
   Returns:
@@ -129,8 +169,16 @@ def _check_set(workdir, dataset):
     )
 
 
-def moved_to(config, folder):
-  """Fields of `config.data.source` for data that lie in another folder now; {} for no folder."""
+def moved_to(config: ConfigDict, folder: str | os.PathLike | None) -> dict[str, str]:
+  """Fields of `config.data.source` for data in another folder now.
+
+  Args:
+    config: ConfigDict of the run.
+    folder: path; None or empty for data that have not moved.
+
+  Returns:
+    {field: folder}, or {} without a folder.
+  """
   name = "data_dir" if "data_dir" in config.data.source else "folder"
   return {name: str(folder)} if folder else {}
 

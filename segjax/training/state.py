@@ -1,12 +1,17 @@
-"""The train state and what it is made of."""
+"""The train state and its parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
+
+__all__ = ["TrainState", "init_state"]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -16,9 +21,10 @@ class TrainState(flax.struct.PyTreeNode):
     step: i32[], updates done.
     params: parameters, float32.
     batch_stats: running statistics of batch norm; empty without it.
-    opt_state: of the optax optimiser.
+    opt_state: state of the optax optimiser.
     ema_params: moving average of the parameters, or None.
-    ema_batch_stats: of the running statistics, with which the averaged parameters belong together.
+    ema_batch_stats: moving average of the running statistics, with which the averaged parameters
+      belong together.
   """
 
   step: Any
@@ -28,23 +34,34 @@ class TrainState(flax.struct.PyTreeNode):
   ema_params: Any = None
   ema_batch_stats: Any = None
 
-  def eval_variables(self):
-    """What evaluation applies the model with: the moving average where there is one."""
+  def eval_variables(self) -> dict:
+    """Variables of evaluation: the moving average of the parameters where there is one."""
     if self.ema_params is None:
       return dict(params=self.params, batch_stats=self.batch_stats)
     return dict(params=self.ema_params, batch_stats=self.ema_batch_stats)
 
 
-def init_state(model, optimizer, key, *, size, channels=3, ema=False):
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  size: Sequence[int],
+  channels: int = 3,
+  ema: bool = False,
+) -> TrainState:
   """A fresh state, pure in `key`.
 
   Args:
     model: a module of `segjax.models`.
     optimizer: optax GradientTransformation.
-    key: of jax.random, for the initial parameters.
+    key: PRNG key, for the initial parameters.
     size: (height, width) of the images; parameters do not depend on it.
-    channels: of the images.
-    ema: keeps a moving average of the parameters.
+    channels: number of channels of the images.
+    ema: whether to keep a moving average of the parameters.
+
+  Returns:
+    TrainState of step 0.
   """
   variables = model.init(key, jnp.zeros((1, *size, channels)), train=False)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from segjax.errors import UserError
 from segjax.ops.conv import conv_p
+from segjax.tasks.task import Task
 from segjax.training.freezing import frozen_norms, stop_gradients
+from segjax.training.state import TrainState
+
+__all__ = [
+  "Net", "make_eval_step", "make_mesh", "make_predict_step", "make_train_step", "put_batch",
+]  # fmt: skip
 
 
-def make_mesh(devices=None):
-  """A one-dimensional mesh called "data" over all devices.
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A one-dimensional mesh called "data" over devices, all of them by default.
 
   Axes are Auto: convolutions divide the batch alone over Explicit ones.
   """
@@ -44,10 +54,16 @@ def check_batch_size(batch_size, mesh):
     )
 
 
-def put_batch(batch, mesh, *, stacked=False):
+def put_batch(batch: dict, mesh: Mesh, *, stacked: bool = False) -> dict:
   """Moves this process's part of a batch to the devices; batches of one process are whole.
 
-  With `stacked` the first axis counts batches.
+  Args:
+    batch: dict of numpy arrays [B,...].
+    mesh: result of `make_mesh`.
+    stacked: whether the first axis counts batches, and the second is B.
+
+  Returns:
+    dict of jax.Array, divided over the devices along B.
   """
   sharding = batched(mesh, stacked)
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
@@ -73,7 +89,7 @@ class Net:
 
   Attributes:
     batch_stats: as the last call left them.
-    sown: what the last call sowed.
+    sown: collections that the last call sowed.
     train: whether this is a train step.
     step: updates done so far.
     teacher: the net with the averaged parameters, a Net, where the task asks for one.
@@ -109,38 +125,38 @@ def as_key(bits):
 
 
 def make_train_step(
-  model,
-  task,
-  optimizer,
+  model: nn.Module,
+  task: Task,
+  optimizer: optax.GradientTransformation,
   *,
-  mesh,
-  seed=0,
-  augment=None,
-  batch_augment=None,
-  mean=(0.0,) * 3,
-  std=(1.0,) * 3,
-  ema_decay=None,
-  aux_weight=0.4,
-  frozen=(),
-  data_on_device=False,
-  multi_step=False,
-  remat=False,
-):
+  mesh: Mesh,
+  seed: int = 0,
+  augment: Callable | None = None,
+  batch_augment: Callable | None = None,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+  ema_decay: Callable | None = None,
+  aux_weight: float = 0.4,
+  frozen: Sequence[str] = (),
+  data_on_device: bool = False,
+  multi_step: bool = False,
+  remat: bool = False,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Builds train_step(state, batch) -> (state, sums); the old state is donated.
 
   Args:
     model: a module of `segjax.models`.
-    task: of `segjax.tasks`.
+    task: a task of `segjax.tasks`.
     optimizer: optax GradientTransformation.
-    mesh: from `make_mesh`.
-    seed: of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
+    mesh: result of `make_mesh`.
+    seed: random seed of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
     augment: function of one example from `segjax.augment`, or None.
     batch_augment: function of a batch from `segjax.augment`, or None; after `augment`.
     mean: subtracted from images in [0,1].
     std: divides them then.
     ema_decay: step -> decay of the moving averages of parameters and batch statistics, if the
       state has them.
-    aux_weight: of the loss of auxiliary logits, if the model sows `aux_logits`.
+    aux_weight: weight of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
     data_on_device: the step is train_step(state, data, batch) with the whole split, {"image":
@@ -152,7 +168,7 @@ def make_train_step(
   Returns:
     train_step(state, batch); the seed's key is bound as an argument of a jitted function, so that
     another seed does not recompile; see `unbound`. batch: {"image": u8[B,H,W,3], "label":
-    u8[B,...], "mask": bool[B]}. `sums` are the task's statistics of this batch before the update,
+    u8[B,...], "valid": bool[B]}. `sums` are the task's statistics of this batch before the update,
     and `grad_norm`.
   """
 
@@ -173,10 +189,10 @@ def make_train_step(
         net.teacher = Net(model, state.eval_variables(), **how)
       with frozen_norms(frozen):
         outputs = task.outputs(net, inputs)
-      sums = task.statistics(outputs, label, batch["mask"], evaluating=False)
+      sums = task.statistics(outputs, label, batch["valid"], evaluating=False)
       loss = task.loss(sums)
       for aux in net.sown.get("aux_logits", ()):
-        aux_sums = task.statistics(aux, label, batch["mask"], evaluating=False)
+        aux_sums = task.statistics(aux, label, batch["valid"], evaluating=False)
         loss += aux_weight * task.loss(aux_sums)
       return loss, (sums, task.batch_stats(net.batch_stats, outputs))
 
@@ -189,7 +205,7 @@ def make_train_step(
     ema = state.ema_params, state.ema_batch_stats
     if state.ema_params is not None:
       decay = ema_decay(state.step)
-      # This form leaves what does not change, such as frozen parameters, exactly as it is.
+      # This form leaves unchanged values, such as frozen parameters, exactly as they are.
       ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
     sums["grad_norm"] = global_norm(grads)
     new_state = state.replace(
@@ -205,7 +221,7 @@ def make_train_step(
   def indexed_step(key, state, data, batch):
     index = batch["index"]
     gathered = {k: jnp.take(v, index, axis=0) for k, v in data.items()}
-    return train_step(key, state, gathered | dict(mask=jnp.ones(index.shape, bool)))
+    return train_step(key, state, gathered | dict(valid=jnp.ones(index.shape, bool)))
 
   def indexed_steps(key, state, data, batches):
     # Within a loop XLA's CPU backend runs convolutions more than ten times slower.
@@ -230,7 +246,7 @@ def row_major(x):
   """The same array, laid out in the order of its axes.
 
   Convolutions give their gradients in other orders, which the optimiser would take over: then all
-  that it returns is copied, three arrays a kernel in place of one.
+  that it returns is copied, three arrays per kernel in place of one.
   """
   return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -262,10 +278,22 @@ def _both(augment, batch_augment):
   return change
 
 
-def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds eval_step(state, batch) -> sums of the task's statistics; see `make_train_step`.
+def make_eval_step(
+  model: nn.Module,
+  task: Task,
+  *,
+  mesh: Mesh,
+  augment: Callable | None = None,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+) -> Callable[[TrainState, dict], dict]:
+  """Builds eval_step(state, batch) -> sums of the task's statistics.
 
-  `augment` is for tasks whose evaluation needs it, as contrastive learning does.
+  Args: see `make_train_step`.
+    augment: for tasks whose evaluation needs it, as contrastive learning does.
+
+  Returns:
+    A jitted function; its batch has "image" u8[B,H,W,3], "label" and "valid" bool[B].
   """
   change = _both(augment, None)
 
@@ -279,14 +307,27 @@ def make_eval_step(model, task, *, mesh, augment=None, mean=(0.0,) * 3, std=(1.0
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
     outputs = task.outputs(net, inputs)
-    return task.statistics(outputs, label, batch["mask"], evaluating=True)
+    return task.statistics(outputs, label, batch["valid"], evaluating=True)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
 
 
-def make_predict_step(model, task, *, mesh, mean=(0.0,) * 3, std=(1.0,) * 3):
-  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each."""
+def make_predict_step(
+  model: nn.Module,
+  task: Task,
+  *,
+  mesh: Mesh,
+  mean: Sequence[float] = (0.0,) * 3,
+  std: Sequence[float] = (1.0,) * 3,
+) -> Callable[[TrainState, ArrayLike], Any]:
+  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each.
+
+  Args: see `make_train_step`.
+
+  Returns:
+    A jitted function.
+  """
 
   def predict_step(state, image):
     image = image.astype(jnp.float32) / 255

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was trained with and on, which a resumed run must share."""
+"""The folder of a run: the config and the data that a resumed run must share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import shutil
 import socket
 
 from segjax import config as config_lib
-from segjax import models, textfiles
+from segjax import models, own_code, textfiles
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
+from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
-from segjax.training import initial
 
 DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
-# Fields that a resumed run may change: they do not change what was computed so far (`total_` does
+# Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
@@ -29,11 +29,11 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- what must be the same
+# ---------------------------------------------------------------------------- parts to compare
 
 
 def fingerprint(train_source, val_source, init_from=""):
-  """What a run starts from, ready for JSON.
+  """The start of a run, ready for JSON.
 
   The class names, number and hash of the examples' names of both splits, the hash of their
   contents, None where a source has none, and the hash of the initial weights, None where there are
@@ -64,7 +64,7 @@ def check_classes(folder, run_labels, data_labels):
   """Raises a UserError where the classes of a run and of data differ in name, number or order.
 
   Args:
-    folder: of the run, for the message.
+    folder: folder of the run, for the message.
     run_labels: LabelTable that the run was trained with.
     data_labels: LabelTable of the data that it is used on.
   """
@@ -98,7 +98,7 @@ def differences(old, new, may_change=MAY_CHANGE):
 
 
 def _depends_on_total(flat):
-  """What in a flat config goes by the length of the training, or nothing."""
+  """The field of a flat config that follows the length of the training, or nothing."""
   if flat.get("schedule.name") in ("cosine", "polynomial", "one_cycle"):
     return f"the schedule {flat['schedule.name']!r}"
   return "ema_decay_end" if flat.get("ema_decay_end") else ""
@@ -106,11 +106,17 @@ def _depends_on_total(flat):
 
 def defaults(config):
   """Defaults of the fields that depend on the name of the source, the task or the net, flat."""
-  source = config_lib.DATA_SOURCES.get(config.data.source.name, {})
+  source = dict(config_lib.DATA_SOURCES.get(config.data.source.name, {}))
   task, loss = _task_fields(config)
-  net = _fields(models.MODELS.get(config.model.name))
+  source |= own_code.known_defaults(config.data.source.name)
+  net = _fields(models.MODELS.get(config.model.name)) | own_code.known_defaults(config.model.name)
   net |= dict(dtype="float32", param_dtype="float32")
-  return config_lib.flatten(dict(data=dict(source=source), task=task, loss=loss, model=net))
+  parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
+  if own_code.is_own(config.optimizer.name):
+    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+  elif config.optimizer.name not in config_lib.THREE:
+    parts["optimizer"] = optim.settings(config.optimizer.name)
+  return config_lib.flatten(parts)
 
 
 def _of_task(config):
@@ -140,8 +146,8 @@ def check(config, folder, data, may_change=MAY_CHANGE):
 
   Args:
     config: ConfigDict.
-    folder: of a run.
-    data: from `fingerprint`.
+    folder: folder of a run.
+    data: result of `fingerprint`.
     may_change: starts of the names of fields that may differ.
 
   Returns:
@@ -149,9 +155,11 @@ def check(config, folder, data, may_change=MAY_CHANGE):
   """
   lines = differences(config_lib.load(folder / "config.json"), config, may_change)
   if lines:
+    longer = any(line.startswith("total_") for line in lines)
+    more = f"; to train on from its weights, give the new run --config.init_from={folder}"
     raise UserError(
       f"{folder} holds a run with another config; it differs (old -> new) in "
-      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}"
+      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}{more if longer else ''}"
     )
   file = folder / "data.json"
   old = textfiles.read_state(file, DATA_KEYS) if file.exists() else data
@@ -239,15 +247,30 @@ def _lock(descriptor, folder):
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
-def prepare(config, folder, labels, data, needed_mb):
+def begun(folder):
+  """Whether a folder holds a run with a checkpoint, which is then resumed."""
+  saved = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
+  return saved and (folder / "config.json").exists()
+
+
+def kept_class_weights(config, folder, labels):
+  """The class weights of the run that a folder holds, tuple of floats; None where there are none.
+
+  A run that ended before its first checkpoint starts anew, and so do its weights.
+  """
+  return class_balance.read(folder, config, labels) if begun(folder) else None
+
+
+def prepare(config, folder, labels, data, needed_mb, class_weights=()):
   """Checks that the run in a folder, if any, is this one; writes config, labels and data.
 
   Args:
     config: ConfigDict.
     folder: path.
     labels: LabelTable.
-    data: from `fingerprint`.
-    needed_mb: of its checkpoints, 10^6 bytes.
+    data: result of `fingerprint`.
+    needed_mb: size of its checkpoints, 10^6 bytes.
+    class_weights: class weights of the task, kept where the config names a rule for them.
 
   Raises:
     UserError: another run is in it, it cannot be written to, or is too full.
@@ -255,8 +278,7 @@ def prepare(config, folder, labels, data, needed_mb):
   with _writing(folder):
     folder.mkdir(parents=True, exist_ok=True)  # the lock has made it, in the first process
     # A run that ended before its first checkpoint, by a mistyped path perhaps, starts anew.
-    begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-    if begun and (folder / "config.json").exists():
+    if begun(folder):
       old = check(config, folder, data)
       before = old.get("contents") or {}
       contents = {k: v or before.get(k) for k, v in data["contents"].items()}
@@ -264,6 +286,8 @@ def prepare(config, folder, labels, data, needed_mb):
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_state(folder / "data.json", data)
+    if class_weights:
+      class_balance.write(folder, config, labels, class_weights)
     free = shutil.disk_usage(folder).free / 1e6
   if free < needed_mb:
     raise UserError(

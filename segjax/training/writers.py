@@ -1,11 +1,15 @@
-"""Where scalars and pictures go: TensorBoard by CLU, `metrics.jsonl`, PNG files."""
+"""Where scalars and pictures go: `metrics.jsonl`, PNG files, TensorBoard, Weights & Biases.
+
+A writer is made with the workdir and the step that the run resumes from. Its `pictures` say which
+it takes: "sheets" of several examples, one file per evaluation; "single" ones, for programs that
+show a picture by itself; or None.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import struct
 import sys
 import zlib
 
@@ -13,10 +17,10 @@ import numpy as np
 
 from segjax import textfiles
 from segjax.errors import choose, writing
-from segjax.training.background import Background
+from segjax.training import wandb_writer
+from segjax.training.tensorboard import Clu
 
 CRC = "crc"  # of a row of metrics.jsonl; rows of older versions have none
-PNG_SIZE = 16  # where a PNG file tells its width and height
 
 
 def finite(values):
@@ -39,6 +43,8 @@ class JsonLines:
   damaged lines are dropped.
   """
 
+  pictures = None
+
   def __init__(self, workdir, first_step):
     path = workdir / "metrics.jsonl"
     rows = _parse_rows(path)[0] if first_step else []
@@ -51,60 +57,18 @@ class JsonLines:
     self._file.write(_line(dict(step=step) | finite(values)))
     self._file.flush()
 
-  def hparams(self, values):
+  def hparams(self, values, metrics):
     """Hyper-parameters stand in config.json already."""
-
-  def images(self, step, images):
-    """JSON lines hold no pictures."""
 
   def close(self):
     """Closes the file."""
     self._file.close()
 
 
-class Clu:
-  """CLU's TensorBoard writer beside the steps; the only place that imports TensorFlow."""
-
-  def __init__(self, workdir, first_step):
-    del first_step
-    from clu import metric_writers
-    from tensorboard.plugins.image.metadata import create_summary_metadata
-
-    self._writer = metric_writers.SummaryWriter(str(workdir))
-    self._picture = create_summary_metadata(display_name=None, description=None)
-    self._thread = Background("tensorboard")
-
-  def scalars(self, step, values):
-    """Writes dict of name -> float."""
-    self._thread.submit(self._writer.write_scalars, step, values)
-
-  def hparams(self, values):
-    """Writes dict of name -> int, float, str or bool."""
-    plain = (int, float, str, bool)
-    serialisable = {k: v if isinstance(v, plain) else str(v) for k, v in values.items()}
-    self._thread.submit(self._writer.write_hparams, serialisable)
-
-  def images(self, step, images):
-    """Writes dict of name -> PNG file, as it is: `write_images` would take arrays and encode."""
-    values = {}
-    for name, png in images.items():
-      size = (b"%d" % side for side in struct.unpack_from(">II", png, PNG_SIZE))
-      values[name] = np.array([*size, png], object)
-    self._thread.submit(
-      self._writer.write_summaries, step, values, dict.fromkeys(values, self._picture)
-    )
-
-  def close(self):
-    """Flushes and closes the event file."""
-    try:
-      self._thread.wait()
-    finally:
-      self._thread.close()
-      self._writer.close()
-
-
 class Pictures:
   """Writes `images/<name>_<step>.png`."""
+
+  pictures = "sheets"
 
   def __init__(self, workdir, first_step):
     del first_step
@@ -113,7 +77,7 @@ class Pictures:
   def scalars(self, step, values):
     """PNG files hold no scalars."""
 
-  def hparams(self, values):
+  def hparams(self, values, metrics):
     """PNG files hold no hyper-parameters."""
 
   def images(self, step, images):
@@ -127,7 +91,15 @@ class Pictures:
     """Every picture is written at once."""
 
 
-WRITERS = {"clu": Clu, "pictures": Pictures}
+WRITERS = {"clu": Clu, "pictures": Pictures, "wandb": wandb_writer.Wandb}
+
+
+def check(names):
+  """Raises a UserError for an unknown writer, or one whose package is not installed."""
+  for name in names:
+    choose(WRITERS, name, "writer")
+  if "wandb" in names:
+    wandb_writer.load()
 
 
 class Writers:
@@ -146,24 +118,41 @@ class Writers:
   def _writing(self):
     return writing(f"to {self._workdir.absolute()}")
 
+  def takes(self, kind):
+    """Whether a writer takes pictures of a kind, "sheets" or "single"."""
+    return any(w.pictures == kind for w in self._writers)
+
   def scalars(self, step, values):
     """Writes dict of name -> float."""
     with self._writing():
       for writer in self._writers:
         writer.scalars(step, values)
 
-  def hparams(self, values):
-    """Writes dict of name -> value."""
-    with self._writing():
-      for writer in self._writers:
-        writer.hparams(values)
+  def hparams(self, values, metrics):
+    """Writes what a run is made of.
 
-  def images(self, step, images):
-    """Writes dict of name -> u8[H,W,3]; each is encoded once for all writers."""
-    files = {name: _png(image) for name, image in images.items()}
+    Args:
+      values: dict of name -> value: the fields of the config, and figures of the run.
+      metrics: names of the scalars that runs are judged by.
+    """
     with self._writing():
       for writer in self._writers:
-        writer.images(step, files)
+        writer.hparams(values, metrics)
+
+  def images(self, step, *, sheets, single):
+    """Writes pictures, each to the writers that take its kind; it is encoded once for all.
+
+    Args:
+      step: that they are of.
+      sheets: dict of name -> u8[H,W,3], many examples each.
+      single: dict of name -> u8[H,W,3], one example, or another picture of the run.
+    """
+    for kind, images in (("sheets", sheets), ("single", single)):
+      takers = [w for w in self._writers if w.pictures == kind]
+      files = {name: _png(image) for name, image in images.items()} if takers else {}
+      with self._writing():
+        for writer in takers:
+          writer.images(step, files)
 
   def close(self):
     """Closes all."""

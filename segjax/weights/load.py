@@ -1,4 +1,4 @@
-"""Copies arrays into the variables of a net, and reports what did not fit."""
+"""Copies arrays into the variables of a net, and reports the entries that did not fit."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transpo
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What became of the entries; names on the left of an arrow are the file's.
+  """The result for every entry; names on the left of an arrow are the file's.
 
   Attributes:
-    loaded: (entry, our name) of what was copied.
+    loaded: (entry, our name) of copied arrays.
     missing: our names that stay at their initial values.
     unexpected: entries that nothing here takes.
     reshaped: (entry, our name, found shape, our shape): same values, as between a dense layer and

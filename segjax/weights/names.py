@@ -53,7 +53,7 @@ def place(tensors, ours, only, where):
     tensors: name -> array.
     ours: our paths, "params/head/fc/kernel".
     only: submodule that counts, or nothing.
-    where: of the file, for messages.
+    where: place of the file, for messages.
 
   Returns:
     (prefix, {entry: our path}): the prefix without which most entries have a place, the shortest of

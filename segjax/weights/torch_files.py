@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -204,12 +206,12 @@ def _as_array(name, value):
   return array
 
 
-def read_tensors(source) -> dict[str, np.ndarray]:
+def read_tensors(source: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.ndarray]:
   """The tensors of a state dict by name, in the order of the file.
 
-  The format is found by content: .safetensors, or what `torch.save` writes now (a zip file) or
+  The format is found by content: .safetensors, or the formats of `torch.save`: now (a zip file) or
   wrote before PyTorch 1.6. A checkpoint may hold its state dict under one of `NESTED`, at several
-  levels too, or else under one of `AVERAGED`. What is no tensor is left out.
+  levels too, or else under one of `AVERAGED`. Other objects than tensors are left out.
 
   Args:
     source: path of a file; or a mapping of names to arrays of NumPy, JAX or PyTorch.

@@ -1,6 +1,6 @@
 """The pickle in a PyTorch checkpoint, loaded without PyTorch and without running anything of it.
 
-A pickle names functions to call. Here it may name only what a state dict of plain tensors needs,
+A pickle names functions to call. Here it may name only those of a state dict of plain tensors,
 and each name stands for an inert object of this module. Opcodes are read before anything is loaded.
 """
 
@@ -39,7 +39,9 @@ _NOT_REAL = re.compile(
 _PLAIN = (str, bytes, float, bool, type(None))
 _LONGEST_KEY = 16  # elements of a tuple
 
-Storage = namedtuple("Storage", "key kind start length")  # a part of what the file has under key
+Storage = namedtuple(
+  "Storage", "key kind start length"
+)  # a part of the storage under key in the file
 Tensor = namedtuple("Tensor", "storage offset size stride")  # unchecked, as the pickle says it
 
 
@@ -178,7 +180,7 @@ def unpickle(data, start, spend):
     if not _OPCODES.fullmatch(opcode.name):
       raise UserError(f"its pickle has the opcode {opcode.name}, which is refused; save it anew")
     tuples += "TUPLE" in opcode.name
-    # A tensor takes about five tuples, and no index of the memo is beyond what was read.
+    # A tensor takes about five tuples, and no index of the memo is beyond the bytes read.
     if tuples > 50_000 or (opcode.name == "LONG_BINPUT" and arg > count):
       raise UserError("its pickle is larger than a state dict's; save model.state_dict() alone")
   unpickler = _Unpickler(data[start : file.tell()], spend)

@@ -36,12 +36,12 @@ def ade20k(
 
   Args:
     split: "train" or "val".
-    folder: that contains `images/`; empty for `$SEGJAX_DATA/ade20k`.
+    folder: folder that contains `images/`; empty for `$SEGJAX_DATA/ade20k`.
     all_below: with fewer pairs than this and no lists or folders of splits, both splits hold
       every pair, which suits samples.
     split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
-    split_seed: of the seeded split.
+    split_seed: random seed of the split.
   """
   root = files.data_folder(folder, "ade20k")
   labels = _table(_class_names(root / "objectInfo150.csv"))

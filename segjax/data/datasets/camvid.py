@@ -29,7 +29,7 @@ CAMVID = LabelTable(
 )
 CAMVID_VOID = 11
 BLACK = (0, 0, 0)
-# Merged classes: their table and what becomes of CamVid's, the rest being 0.
+# Merged classes: their table, and CamVid's class -> merged class; the rest is 0.
 MERGED = {
   "four": (FOUR, dict(Road=1, Pavement=2, Car=3)),
   "objects": (OBJECTS, dict(Building=1, Tree=2, Car=3, Pedestrian=4, Road=5)),
@@ -49,7 +49,7 @@ def camvid(split, *, folder="", classes="all"):
 
   Args:
     split: "train" or "val".
-    folder: that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
+    folder: folder that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
     classes: "all", "four" (other, road, sidewalk, vehicle) or "objects" (background, building,
       tree, car, pedestrian, road).
   """

@@ -15,7 +15,7 @@ def cifar10_subset(split, *, folder=""):
 
   Args:
     split: "train" or "val", which is the test part.
-    folder: that contains `train/` and `test/`; empty for `$SEGJAX_DATA/cifar10_subset`.
+    folder: folder that contains `train/` and `test/`; empty for `$SEGJAX_DATA/cifar10_subset`.
   """
   root = files.data_folder(folder, "cifar10_subset")
   source = class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)

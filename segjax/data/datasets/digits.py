@@ -21,7 +21,7 @@ class Arrays:
 
   Attributes:
     labels: label table.
-    names: one an image.
+    names: one per image.
     images: u8[N,H,W,3].
     classes: u8[N], labels.
   """
@@ -45,7 +45,7 @@ def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
     split: "train" or "val".
     size: pixels of a side, 8 or 32 (enlarged, bilinear).
     train_fraction: share of the examples in "train".
-    split_seed: of the split.
+    split_seed: random seed of the split.
   """
   from sklearn.datasets import load_digits
 

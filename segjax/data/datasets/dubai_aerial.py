@@ -32,7 +32,7 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
 
   Args:
     split: "train" or "val".
-    folder: that contains `Tile 1/`; empty for `$SEGJAX_DATA/dubai_aerial`.
+    folder: folder that contains `Tile 1/`; empty for `$SEGJAX_DATA/dubai_aerial`.
     unlabeled: "ignore", or "class": the sixth class, Unlabeled.
   """
   if unlabeled not in ("ignore", "class"):

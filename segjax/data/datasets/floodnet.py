@@ -41,7 +41,7 @@ def floodnet(split, *, folder="", merge_public=True):
 
   Args:
     split: "train" or "val".
-    folder: that contains `train/`; empty for `$SEGJAX_DATA/floodnet`.
+    folder: folder that contains `train/`; empty for `$SEGJAX_DATA/floodnet`.
     merge_public: the public layout's 10 classes become the 8, flooded and dry buildings (roads)
       one class; otherwise they stay 10.
   """

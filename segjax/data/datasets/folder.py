@@ -50,7 +50,7 @@ def folder(
 
   Args:
     split: "train" or "val".
-    folder: of the set; empty for `$SEGJAX_DATA/folder`.
+    folder: folder of the set; empty for `$SEGJAX_DATA/folder`.
     kind: "segmentation": images and masks; "classification": the folder or the name of a file is
       its class, see `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the
       example is {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images":
@@ -67,7 +67,7 @@ def folder(
     shift: added to the numbers in a mask to count from 0; -1 for masks that count from 1.
     split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
-    split_seed: of the seeded split.
+    split_seed: random seed of the split.
   """
   if kind not in KINDS:
     raise UserError(f"folder: kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -108,7 +108,7 @@ def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
   how, notes = meaning.decide(labels, values, ignored, mask_files, where)
   if ignore_value + shift in range(len(labels)):
     name = labels.names[ignore_value + shift]
-    notes += (f"ignore_value {ignore_value} is the number of the class {name!r} as well",)
+    notes += (f"ignore_value {ignore_value} is also the number of the class {name!r}",)
   return functools.partial(meaning.read, meaning=how), notes
 
 

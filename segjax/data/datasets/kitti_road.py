@@ -10,7 +10,7 @@ from segjax.data.shared_tables import ROAD
 from segjax.errors import UserError
 
 BLACK, BLUE, RED, MAGENTA = (0, 0, 0), (0, 0, 255), (255, 0, 0), (255, 0, 255)
-# Colours of the official labels: the evaluated area and what lies outside it.
+# Colours of the official labels: the evaluated area and its outside.
 COLORS = LabelTable((("not_road", RED), ("road", MAGENTA), ("outside", BLACK), ("road", BLUE)))
 
 
@@ -25,13 +25,13 @@ def kitti_road(
 
   Args:
     split: "train" or "val".
-    folder: that contains `training/`; empty for `$SEGJAX_DATA/kitti_road`.
+    folder: folder that contains `training/`; empty for `$SEGJAX_DATA/kitti_road`.
     black: "ignore" as the official benchmark does, or "not_road": black counts as not road
       and blue as road.
     split_by: "files": the names in `<folder>/train.txt` and `val.txt`; "seed": a seeded share;
       "auto": "files" where both lists are there.
     train_fraction: share of the examples in "train", for a seeded split.
-    split_seed: of the seeded split.
+    split_seed: random seed of the split.
   """
   if black not in ("ignore", "not_road"):
     raise UserError(f"kitti_road: black is {black!r}, expected 'ignore' or 'not_road'")

@@ -28,10 +28,10 @@ def landcover(split, *, folder="", split_by="auto", train_fraction=0.9, split_se
 
   Args:
     split: "train" or "val".
-    folder: of the set; empty for `$SEGJAX_DATA/landcover`.
+    folder: folder of the set; empty for `$SEGJAX_DATA/landcover`.
     split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
-    split_seed: of the seeded split.
+    split_seed: random seed of the split.
   """
   root = files.data_folder(folder, "landcover")
   has_splits = any((root / "val").glob("*_mask.*"))

@@ -12,7 +12,7 @@ from segjax.data import decoding
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 
-OURS = ("kitti_road", "camvid")  # what launch/prepare_data.py writes, see tfds_builders
+OURS = ("kitti_road", "camvid")  # sets that launch/prepare_data.py writes, see tfds_builders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class TfdsSource:
     labels: label table.
     names: "set/split/index".
     data: TFDS data source, images still encoded.
-    image_key: of the image in an example.
-    label_key: of the label.
+    image_key: key of the image in an example.
+    label_key: key of the label.
     shift: added to the stored label values.
     ignore_value: stored label value that is not scored.
   """
@@ -54,7 +54,7 @@ class TfdsSource:
     if stored.shape != image.shape[:2]:
       raise UserError(
         f"{self.names[i]}: {self.label_key!r} has the shape {list(stored.shape)}, expected one "
-        f"value a pixel of the image, {list(image.shape[:2])}"
+        f"value per pixel of the image, {list(image.shape[:2])}"
       )
     values = stored + self.shift
     bad = stored[((values < 0) | (values >= len(self.labels))) & (stored != self.ignore_value)]
@@ -100,7 +100,7 @@ def tfds_source(
   Args:
     split: "train" or "val".
     dataset: name for `tfds.builder`, with config and version where needed ("name/config:1.0.0").
-    data_dir: that it was prepared in; empty for TFDS's default.
+    data_dir: folder that it was prepared in; empty for TFDS's default.
     image_key: key of the image, uint8[H,W,3].
     label_key: key of the label, integers [H,W] or [H,W,1].
     train_split: its TFDS split for "train"; slices such as "train[:90%]" too.

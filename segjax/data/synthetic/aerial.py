@@ -1,7 +1,7 @@
 """Synthetic nadir views of a suburb after a flood, with exact labels.
 
 A street grid in metres is turned, scaled and painted from the ground up: earth and meadow,
-plots, roads, water, then what stands on them. Muddy water often has the tone of the earth or of
+plots, roads, water, then the objects on them. Muddy water often has the tone of the earth or of
 the roads, and roads that of roofs and drives, so that colour does not give the classes away.
 """
 
@@ -144,7 +144,7 @@ def _cloud(rng, shape, view, size):
   """Smooth noise f32[H,W] of variance about 1 whose grains are `size` metres wide."""
   step = max(size * view.pixels, 1.0)
   cells = [int(np.ceil(n / step)) + 1 for n in shape]
-  own = np.random.default_rng(rng.integers(1 << 32))  # `rng` goes on alike at every image size
+  own = np.random.default_rng(rng.integers(1 << 32))  # `rng` continues alike at every image size
   noise = Image.fromarray(own.standard_normal(cells, dtype=np.float32))
   if step == 1:
     return np.asarray(noise)[: shape[0], : shape[1]]

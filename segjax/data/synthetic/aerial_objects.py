@@ -1,4 +1,4 @@
-"""What the drawn aerial views consist of: streets, houses, trees, vehicles and their shadows.
+"""The objects of the drawn aerial views: streets, houses, trees, vehicles and their shadows.
 
 Coordinates are metres in the street grid, s along the streets and t across them; colours are
 float in [0,1].
@@ -64,7 +64,7 @@ class Canvas(NamedTuple):
     self.classes.polygon(flat, value)
 
   def colour(self, points, colour):
-    """Paints a polygon into the image alone: a detail of what is there."""
+    """Paints a polygon into the image alone: a detail of an object."""
     self.image.polygon(self.view.project(points).ravel().tolist(), rgb(colour))
 
   def colours(self, shapes, colour, lit):
@@ -181,7 +181,7 @@ def rim(rng, centre, radius, rough):
 
 
 def paint_shadow(draw, view, light, thing):
-  """Paints what a thing hides from the sun into a mask, 255 = shadow."""
+  """Paints the shadow of an object into a mask, 255 = shadow."""
   if isinstance(thing, Tree):
     for part in (0.5, 1.0):
       middle = thing.centre + light.shadow * (thing.radius * 1.3 * part)

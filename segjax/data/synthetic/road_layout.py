@@ -1,4 +1,4 @@
-"""What stands along the drawn road: walls, trees and vehicles, and the shadows they cast."""
+"""The objects along the drawn road: walls, trees and vehicles, and the shadows they cast."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Paints what stands along the drawn road: walls are planes, trees billboards, vehicles boxes."""
+"""Paints the objects along the drawn road: walls are planes, trees billboards, vehicles boxes."""
 
 from math import cos, sin
 
@@ -111,7 +111,7 @@ def _box_faces(low, high, ends, inset, colours):
     high: its top.
     ends: where it starts and where it ends along the vehicle, (at the bottom, at the top) each.
     inset: its half width at the top.
-    colours: of front, sides, back and top.
+    colours: colours of front, sides, back and top.
   """
   front, side, back, top = colours
   (b0, b1), (f0, f1) = ends

@@ -1,4 +1,4 @@
-"""Paints what lies around the drawn road: sky, ground with its markings and shadows, skyline."""
+"""Paints the surroundings of the drawn road: sky, ground with its markings and shadows, skyline."""
 
 from typing import NamedTuple
 

@@ -16,7 +16,7 @@ from segjax.data.synthetic.road_world import ROAD_CLASSES
 from segjax.errors import UserError
 
 FIRST_VAL = 1_000_000  # index of the first scene of "val"
-# Merged classes of a road: their table and what becomes of the drawn ones, the rest being 0.
+# Merged classes of a road: their table, and drawn class -> merged class; the rest is 0.
 MERGED = {
   "four": (FOUR, dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)),
   "objects": (OBJECTS, dict(building=1, vegetation=2, vehicle=3, road=5, lane_marking=5)),
@@ -29,8 +29,8 @@ class Synthetic:
 
   Attributes:
     labels: label table.
-    names: one a scene.
-    seed: of the drawings.
+    names: one per scene.
+    seed: random seed of the drawings.
     first: index of the first scene.
     height: pixels.
     width: pixels.
@@ -59,11 +59,11 @@ class Synthetic:
 
 
 def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
-  """Embedded driver's views, each a pure function of (seed, index).
+  """Drawn driver's views, each a pure function of (seed, index).
 
   Args:
     split: "train" or "val"; the two never share an index.
-    seed: of the drawings, apart from the seed of training.
+    seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
     height: pixels.
@@ -97,11 +97,11 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
 
 
 def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
-  """Embedded aerial views of a flooded suburb, each a pure function of (seed, index).
+  """Drawn aerial views of a flooded suburb, each a pure function of (seed, index).
 
   Args:
     split: "train" or "val"; the two never share an index.
-    seed: of the drawings, apart from the seed of training.
+    seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
     height: pixels.

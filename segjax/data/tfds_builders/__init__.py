@@ -10,7 +10,7 @@ from PIL import Image
 
 from segjax.data import sources
 
-STORED_AS_IS = (".jpg", ".jpeg", ".png")  # what TFDS can decode
+STORED_AS_IS = (".jpg", ".jpeg", ".png")  # formats that TFDS can decode
 
 
 class Paired(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -1,4 +1,4 @@
-"""Writes a set as sharded ArrayRecord files of TFDS: what launch/prepare_data.py does."""
+"""Writes a set as sharded ArrayRecord files of TFDS, for launch/prepare_data.py."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def prepare(name, source, data_dir, shards):
   """Writes a set, unless it is there already, and prints how to train from it.
 
   Args:
-    name: of the set, one of `BUILDERS`.
+    name: name of the set, one of `BUILDERS`.
     source: absolute Path of the folder of the set's own files.
     data_dir: absolute Path of the folder of TFDS sets.
-    shards: files a split, at most one an example.
+    shards: files per split, at most one per example.
 
   Raises:
     UserError: unknown set, no or broken files, or a folder that cannot be written to.
@@ -52,7 +52,7 @@ def prepare(name, source, data_dir, shards):
 
 
 def _describe(builder, data_dir):
-  """Prints what a prepared set holds and how to train from it."""
+  """Prints the contents of a prepared set and how to train from it."""
   splits = ", ".join(f"{s.num_examples} {name}" for name, s in builder.info.splits.items())
   print(f"  examples: {splits}; {builder.info.dataset_size / 1e6:.1f} MB")
   many = len(builder.info.metadata["labels"]) > 2

@@ -31,11 +31,11 @@ class Convolution(NamedTuple):
     batch: images.
     height: rows of an image.
     width: pixels of a row.
-    channels: of the input.
+    channels: number of channels of the input.
     features: channels of the output.
     size: rows and columns of the kernel.
-    stride: of both axes.
-    dilation: of both axes.
+    stride: stride of both axes.
+    dilation: dilation of both axes.
     pads: ((top, bottom), (left, right)), rows and columns of zeros, none negative.
     turned: the kernel is given as [K,K,F,C] and read from its end, as the gradient by the input of
       a convolution with it asks for.
@@ -80,7 +80,7 @@ class Convolution(NamedTuple):
     return tuple(max(n, 0) if isinstance(n, int) else n for n in sizes)
 
   def seen(self):
-    """What each tap sees of the image, taps that see padding alone left out, the middle one first.
+    """The part of the image that each tap sees, the middle tap first; no taps of padding alone.
 
     Returns:
       list of (tap in row-major order, its shift and outputs down, the same to the right). It

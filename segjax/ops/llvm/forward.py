@@ -6,7 +6,7 @@ from segjax.ops.llvm import tiles
 from segjax.ops.llvm.emitter import integer
 
 STRIP = 160 << 10  # float32 values of a strip's copy
-LARGE = 64 << 10  # values of a kernel of which a block is packed once an image
+LARGE = 64 << 10  # values of a kernel of which a block is packed once per image
 PARTS = 8  # fewer are divided otherwise, so that threads share them evenly
 
 
@@ -16,16 +16,16 @@ def forward(spec, machine):
   build, size, channels, features = e.build, spec.size, spec.channels, spec.features
   height, width = spec.out_size
   row = spec.padded_width * channels
-  every, near = tiles.apart(spec)
-  rows = tiles.strip_rows(min(8, height // every), STRIP, lambda r: near.rows_seen(r) * row)
+  interleave, near = tiles.row_interleave(spec)
+  rows = tiles.strip_rows(min(8, height // interleave), STRIP, lambda r: near.rows_seen(r) * row)
   strip = near.rows_seen(rows) * row
   packed = e.at(scratch, strip)
   blocks = tiles.blocks(features, machine.lanes)
-  in_turn = -(-(height // every) // rows)
-  strips, shares = _division(spec, every * in_turn, sum(count for _, count in blocks))
+  in_turn = -(-(height // interleave) // rows)
+  strips, shares = _division(spec, interleave * in_turn, sum(count for _, count in blocks))
   place, tile = e.divide(part, shares)
   image, begin = e.divide(place, strips)
-  end = build.add(begin, integer(1)) if strips > 1 else integer(every * in_turn)
+  end = build.add(begin, integer(1)) if strips > 1 else integer(interleave * in_turn)
   for vectors, start, (low, high) in tiles.feature_blocks(e, features, machine.lanes, tile, shares):
     together = sum(vectors)
     free = machine.registers - 2 - size * len(vectors)
@@ -37,10 +37,12 @@ def forward(spec, machine):
         # The last strip begins early rather than be shorter; its first rows come out again.
         phase, turn = e.divide(s, in_turn)
         turn = build.mul(turn, integer(rows))
-        turn = e.smaller(turn, integer(height // every - rows))
-        first = build.add(build.mul(turn, integer(every)), phase)
+        turn = e.smaller(turn, integer(height // interleave - rows))
+        first = build.add(build.mul(turn, integer(interleave)), phase)
         above = build.mul(first, integer(spec.stride))
-        tiles.copy_rows(e, spec, x, scratch, image, above, near.rows_seen(rows), channels, every)
+        tiles.copy_rows(
+          e, spec, x, scratch, image, above, near.rows_seen(rows), channels, interleave
+        )
         with e.loop(rows) as r:
           for pixels, column, count in tiles.columns(width, most):
             with e.loop(count) as c:
@@ -57,7 +59,7 @@ def forward(spec, machine):
               target = e.at(
                 out,
                 (image, height * width * features),
-                (build.add(first, build.mul(r, integer(every))), width * features),
+                (build.add(first, build.mul(r, integer(interleave))), width * features),
                 (c, pixels * features),
                 column * features,
                 feature,

@@ -31,17 +31,19 @@ def gradient(spec, machine):
   last = build.zext(build.icmp_signed("==", tile, integer(shares - 1)), tile.type)
   begin = build.mul(group, integer(per))
   many = e.smaller(integer(per), build.sub(integer(spec.batch * strips), begin))
-  every, near = tiles.apart(spec)
-  copied, in_turn = near.rows_seen(rows), strips // every
+  interleave, near = tiles.row_interleave(spec)
+  copied, in_turn = near.rows_seen(rows), strips // interleave
   with e.loop(many) as turn:
     fresh = build.icmp_signed("==", turn, integer(0))
     image, strip = e.divide(build.add(begin, turn), strips)
     phase, done = e.divide(strip, in_turn)
     done = build.mul(done, integer(rows))
-    here = e.smaller(integer(rows), build.sub(integer(height // every), done))
-    first = build.add(build.mul(done, integer(every)), phase)
+    here = e.smaller(integer(rows), build.sub(integer(height // interleave), done))
+    first = build.add(build.mul(done, integer(interleave)), phase)
     above = build.mul(first, integer(spec.stride))
-    tiles.copy_rows(e, spec, x, scratch, image, above, copied, together, every, (low, high, mine))
+    tiles.copy_rows(
+      e, spec, x, scratch, image, above, copied, together, interleave, (low, high, mine)
+    )
     for vectors, start, (_, count) in tiles.feature_blocks(e, features, machine.lanes, None, 1):
       for lot, (begin_lot, end_lot), channel in (
         (together, (low, high), 0),
@@ -50,7 +52,7 @@ def gradient(spec, machine):
         if not lot:
           continue
         with e.loop(count) as block, e.loop(end_lot, begin_lot) as c, e.loop(size) as i:
-          of_block = e.at(
+          g_block = e.at(
             g,
             (image, height * width * features),
             (first, width * features),
@@ -78,7 +80,7 @@ def gradient(spec, machine):
               (row, padded * lot),
             )
             with e.loop(width) as column:
-              pixel = e.at(of_block, (r, every * width * features), (column, features))
+              pixel = e.at(g_block, (r, interleave * width * features), (column, features))
               seen = e.at(source, (column, spec.stride * lot))
               _add_pixel(e, sums, vectors, pixel, seen, lot, spec.dilation)
           for k, totals in enumerate(sums):
@@ -93,7 +95,7 @@ def gradient(spec, machine):
 
 
 def _add_pixel(e, sums, vectors, pixel, seen, lot, dilation):
-  """Adds what a row of taps sees of `lot` channels, times the gradient of an output pixel."""
+  """Adds products of `lot` channels under a row of taps and the gradient of an output pixel."""
   gradients = [e.load(e.at(pixel, offset), lanes) for offset, lanes in tiles.offsets(vectors)]
   for k, totals in enumerate(sums):
     value = e.load(e.at(seen, k // lot * dilation * lot + k % lot))
@@ -107,16 +109,16 @@ def partial_shape(spec):
 
 
 def _groups(spec):
-  """How a weight gradient is divided: (strips a group, groups, rows a strip, strips an image)."""
+  """Division of a weight gradient: (strips per group, groups, rows per strip, strips per image)."""
   height, width = spec.out_size
-  every, near = tiles.apart(spec)
+  interleave, near = tiles.row_interleave(spec)
   row = spec.padded_width * spec.channels
   rows = tiles.strip_rows(
-    height // every,
+    height // interleave,
     STRIP,
     lambda r: near.rows_seen(r) * row + r * width * spec.features,
   )
-  strips = every * -(-(height // every) // rows)
+  strips = interleave * -(-(height // interleave) // rows)
   weights = spec.size**2 * spec.channels * spec.features
   per = -(-spec.batch * strips // min(spec.batch * strips, 16, max(1, PARTIAL // weights)))
   return per, -(-spec.batch * strips // per), rows, strips

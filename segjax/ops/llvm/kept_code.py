@@ -22,7 +22,7 @@ def kept_code(folder: str | None, name: str, compile_: Callable[[], bytes]) -> b
 
   Args:
     folder: JAX's folder of compilations; None, or one that is not on disk, compiles each time.
-    name: of the kernel, of what it is compiled from and for which machine.
+    name: name of the kernel, its source and its machine.
     compile_: gives the code.
   """
   if not folder or "://" in str(folder):
@@ -65,7 +65,7 @@ def _is_ours(found):
 
 
 def _read(file):
-  """The code in a file, None where it is not what `_write` wrote there."""
+  """The code in a file, None where `_write` did not write it."""
   try:
     # Neither a link's target nor a FIFO without a writer.
     opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

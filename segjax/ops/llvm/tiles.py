@@ -1,6 +1,6 @@
-"""What both kernels are made of: strips of padded rows, blocks of output channels, tiles of sums.
+"""Building blocks of both kernels: strips of padded rows, blocks of output channels, tiles of sums.
 
-What is known when a kernel is written is an int, else a value of llvmlite's.
+Numbers known when a kernel is written are ints, all others values of llvmlite's.
 """
 
 from __future__ import annotations
@@ -75,28 +75,28 @@ def strip_rows(rows, most, values):
   return rows
 
 
-def apart(spec):
+def row_interleave(spec):
   """(n, spec): strips are of rows n apart, for which the kernel's rows are as `spec` says.
 
   Rows that are a dilation apart see the same rows of the input, others do not.
   """
-  every = spec.dilation if spec.stride == 1 and spec.out_size[0] % spec.dilation == 0 else 1
-  return every, spec._replace(dilation=spec.dilation // every)
+  interleave = spec.dilation if spec.stride == 1 and spec.out_size[0] % spec.dilation == 0 else 1
+  return interleave, spec._replace(dilation=spec.dilation // interleave)
 
 
-def copy_rows(e, spec, x, target, image, first, rows, block, every=1, lots=None):
+def copy_rows(e, spec, x, target, image, first, rows, block, interleave=1, lots=None):
   """Copies rows of an image with their padding, as [C//block,rows,padded width,block].
 
   Args:
     e: Emitter.
     spec: Convolution.
     x: the images.
-    target: where to.
+    target: pointer to write to.
     image: index.
     first: row of the padded image to begin with.
     rows: count.
     block: channels that lie together; a last block may have fewer.
-    every: so many rows apart.
+    interleave: rows from one copied row to the next.
     lots: (first, end, most) of the whole blocks that are copied, none by default left out; a last
       block of fewer channels comes `most` blocks after the first.
   """
@@ -107,7 +107,7 @@ def copy_rows(e, spec, x, target, image, first, rows, block, every=1, lots=None)
 
   def copy(low, high, block, start, after):
     with e.loop(high, low) as b, e.loop(rows) as r:
-      row = build.add(first, build.mul(r, integer(every)))
+      row = build.add(first, build.mul(r, integer(interleave)))
       row = build.sub(row, integer(top))
       inside = build.icmp_unsigned("<", row, integer(height))
       lot = build.sub(b, low) if low else b
@@ -149,19 +149,19 @@ def copy_values(e, target, source, count):
     start += lanes
 
 
-def copy_tap(e, spec, target, kernel, i, j, feature, block, apart):
+def copy_tap(e, spec, target, kernel, i, j, feature, block, pitch):
   """Copies `block` features of a tap, from `feature` on, for each input channel.
 
   Args:
     e: Emitter.
     spec: Convolution.
-    target: where to.
+    target: pointer to write to.
     kernel: f32[K,K,C,F], or turned.
     i: row of the tap, a value.
     j: its column, an int.
     feature: the first, a value.
     block: count.
-    apart: values from one input channel to the next in the target.
+    pitch: values from one input channel to the next in the target.
   """
   size, channels, features = spec.size, spec.channels, spec.features
   taps = channels * features
@@ -170,11 +170,11 @@ def copy_tap(e, spec, target, kernel, i, j, feature, block, apart):
     source = e.at(kernel, (i, -size * taps), (feature, channels), last)
     with e.loop(block) as f, e.loop(channels) as c:
       value = e.load(e.at(source, (f, channels), c))
-      e.store(value, e.at(target, (c, apart), f))
+      e.store(value, e.at(target, (c, pitch), f))
   else:
     source = e.at(kernel, (i, size * taps), feature, j * taps)
     with e.loop(channels) as c:
-      copy_values(e, e.at(target, (c, apart)), e.at(source, (c, features)), block)
+      copy_values(e, e.at(target, (c, pitch)), e.at(source, (c, features)), block)
 
 
 def sums(e, count, vectors):
@@ -186,10 +186,10 @@ def sums(e, count, vectors):
   return sums
 
 
-def places(e, sums, vectors, target, apart):
-  """[(variable, lanes, pointer)] of sums that go to blocks of features `apart` values apart."""
+def places(e, sums, vectors, target, pitch):
+  """[(variable, lanes, pointer)] of sums; blocks of features lie `pitch` values apart."""
   return [
-    (total, lanes, e.at(target, p * apart + offset))
+    (total, lanes, e.at(target, p * pitch + offset))
     for p, totals in enumerate(sums)
     for (offset, lanes), total in zip(offsets(vectors), totals, strict=True)
   ]
@@ -202,7 +202,7 @@ def add_products(e, count, sums, vectors, left, right):
     e: Emitter.
     count: an int or a value.
     sums: variables, see `sums`.
-    vectors: of a block.
+    vectors: widths of the vectors of a block.
     left: (pointer, values from one term to the next, values from one row to the next).
     right: (pointer, values from one term to the next).
   """

@@ -1,9 +1,9 @@
 """Convolutions 3x3 by Winograd's minimal filtering: 16 products for the 36 of 2x2 outputs.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), F(2x2, 3x3). A tile of
-2x2 outputs sees 4x4 pixels. These are added up to 16 values and the taps of the kernel to as many;
-what the first sum up to with the second, over all channels, are 16 matrix products, and additions
-make the outputs of them. The rounding is no worse than of the sums taken one by one, which are
+2x2 outputs sees 4x4 pixels. Additions make 16 values of these and 16 of the taps of the kernel;
+products of the two, summed over all channels, are 16 matrix products, and additions make the
+outputs of them. The rounding is no worse than of the sums taken one by one, which are
 longer. With dilation the pixels and the outputs of a tile are a dilation apart.
 """
 
@@ -18,7 +18,7 @@ from segjax.ops.llvm.emitter import integer, vector
 
 SEEN = 4  # rows and columns that a tile sees
 PLACES = SEEN**2
-APART = 16  # values between tiles, lest many fall into one set of the first cache
+PAD = 16  # values between tiles, lest many fall into one set of the first cache
 STRIP = 128 << 10  # float32 values of the tiles that are taken at a time
 KERNEL = 1 << 20  # values of a kernel that every strip goes through
 PARTS = 8  # fewer are divided by features
@@ -52,20 +52,20 @@ def winograd(spec, machine):
   """Kernel of `convolve` with a transformed kernel, see `xla_call.register`."""
   module, e, (x, kernel, out, part, scratch) = tiles.begin("winograd", 2)
   build, channels, features = e.build, spec.channels, spec.features
-  of_image, of_row = grid(spec)
+  tiles_per_image, tiles_per_row = grid(spec)
   blocks = tiles.blocks(features, machine.lanes)
   most = rows_of_product(blocks, machine)
-  apart, together = channels + APART, 2 * machine.lanes
-  rows = STRIP // (PLACES * apart)
-  rows = min(max(rows // most, 1) * most, of_image)
-  strips = -(-of_image // rows)
+  pitch, together = channels + PAD, 2 * machine.lanes
+  rows = STRIP // (PLACES * pitch)
+  rows = min(max(rows // most, 1) * most, tiles_per_image)
+  strips = -(-tiles_per_image // rows)
   large = -(-PLACES * channels * features // KERNEL)
   few = -(-PARTS // (spec.batch * strips))
   count = sum(n for _, n in blocks)
   shares = -(-count // -(-count // min(max(large, few), count)))  # none without a block
-  # The scratch memory: what tiles see, sums of a block, zeros around an image, what lies past it.
-  of_block = e.at(scratch, PLACES * rows * apart)
-  zeros = e.at(of_block, PLACES * rows * together)
+  # The scratch memory: inputs of tiles, sums of a block, zeros around an image, outputs past it.
+  products = e.at(scratch, PLACES * rows * pitch)
+  zeros = e.at(products, PLACES * rows * together)
   nowhere = e.at(zeros, channels)
   e.clear(zeros, channels)
   place, share = e.divide(part, shares)
@@ -74,10 +74,10 @@ def winograd(spec, machine):
   source = e.at(x, (image, spec.height * spec.width * channels))
   target = e.at(out, (image, spec.out_size[0] * spec.out_size[1] * features))
   with e.loop(rows) as tile:
-    corner = corner_of(e, spec, build.add(first, tile), of_row)
+    corner = corner_of(e, spec, build.add(first, tile), tiles_per_row)
     pixels = pixels_seen(e, spec, source, zeros, corner)
-    row = e.at(scratch, (tile, apart))
-    transform(e, machine, pixels, channels, of_pixels(e), row, rows * apart)
+    row = e.at(scratch, (tile, pitch))
+    transform(e, machine, pixels, channels, of_pixels(e), row, rows * pitch)
   for vectors, start, (low, high) in tiles.feature_blocks(
     e, features, machine.lanes, share, shares
   ):
@@ -88,21 +88,21 @@ def winograd(spec, machine):
         right = e.at(kernel, (feature, PLACES * channels), (n, channels * width)), width
         for lot, column, times in tiles.columns(rows, most):
           with e.loop(times) as t:
-            left = e.at(scratch, (n, rows * apart), (t, lot * apart), column * apart), 1, apart
+            left = e.at(scratch, (n, rows * pitch), (t, lot * pitch), column * pitch), 1, pitch
             sums = tiles.sums(e, lot, vectors)
             tiles.add_products(e, channels, sums, vectors, left, right)
-            row = e.at(of_block, (n, rows * width), (t, lot * width), column * width)
+            row = e.at(products, (n, rows * width), (t, lot * width), column * width)
             for total, lanes, at in tiles.places(e, sums, vectors, row, width):
               e.store(e.load(total, lanes), at)
       with e.loop(rows) as tile:
-        corner = corner_of(e, spec, build.add(first, tile), of_row)
+        corner = corner_of(e, spec, build.add(first, tile), tiles_per_row)
         outputs = outputs_of(e, spec, e.at(target, feature), nowhere, corner)
         for offset, lanes in tiles.offsets(vectors):
-          sums = square(e, SEEN, e.at(of_block, (tile, width), offset), rows * width, lanes)
+          sums = square(e, SEEN, e.at(products, (tile, width), offset), rows * width, lanes)
           for pixel, value in zip(chain(*outputs), both_axes(_of_sums(e), sums), strict=True):
             e.store(value, e.at(pixel, offset))
   e.finish()
-  size = PLACES * rows * (apart + together) + channels + together
+  size = PLACES * rows * (pitch + together) + channels + together
   return module, 2, spec.batch * strips * shares, size
 
 
@@ -117,11 +117,11 @@ def grid(spec):
 
 
 def rows_of_product(blocks, machine):
-  """Rows of a matrix product whose sums fit into the registers, beside what they are sums of."""
+  """Rows of a matrix product whose sums fit into the registers, beside their factors."""
   return (machine.registers - 3) // max(len(vectors) for vectors, _ in blocks)
 
 
-def corner_of(e, spec, tile, of_row):
+def corner_of(e, spec, tile, tiles_per_row):
   """(row, column) of a tile's first output."""
   build = e.build
 
@@ -129,7 +129,7 @@ def corner_of(e, spec, tile, of_row):
     pair, phase = e.divide(index, spec.dilation)
     return build.add(build.mul(pair, integer(2 * spec.dilation)), phase)
 
-  row, column = e.divide(tile, of_row)
+  row, column = e.divide(tile, tiles_per_row)
   return first(row), first(column)
 
 
@@ -163,18 +163,18 @@ def _pixels(e, spec, image, elsewhere, corner, before, count, size, channels):
   return [[pointer(row, column) for column in columns] for row in rows]
 
 
-def transform(e, machine, pixels, channels, along, target, apart):
-  """Writes a transform of pixels with all their channels; its values go `apart` from each other."""
+def transform(e, machine, pixels, channels, along, target, pitch):
+  """Writes a transform of pixels with all channels; its entries lie `pitch` values apart."""
   for lanes, here in vectors_of(e, channels, machine.lanes):
     values = [[e.load(e.at(pixel, *here), lanes) for pixel in row] for row in pixels]
     for n, value in enumerate(both_axes(along, values)):
-      e.store(value, e.at(target, n * apart, *here))
+      e.store(value, e.at(target, n * pitch, *here))
 
 
-def square(e, side, source, apart, lanes):
-  """side x side vectors that lie `apart` from each other, [rows][columns]."""
+def square(e, side, source, pitch, lanes):
+  """side x side vectors that lie `pitch` values apart, [rows][columns]."""
   places = [[side * i + j for j in range(side)] for i in range(side)]
-  return [[e.load(e.at(source, n * apart), lanes) for n in row] for row in places]
+  return [[e.load(e.at(source, n * pitch), lanes) for n in row] for row in places]
 
 
 def vectors_of(e, channels, lanes):

@@ -1,6 +1,6 @@
 """The weight gradient of `winograd`, by matrix products over tiles.
 
-It is the transpose of the convolution in its kernel: what a tile sees, as there, and the gradient
+It is the transpose of the convolution in its kernel: inputs of a tile, as there, and the gradient
 of its outputs, added up to 16 values, give 16 matrix products over all tiles. These are the
 gradient of the transformed kernel, of which additions make that of the kernel.
 """
@@ -12,7 +12,7 @@ from llvmlite import ir
 from segjax.ops.llvm import tiles
 from segjax.ops.llvm import winograd as w
 from segjax.ops.llvm.emitter import integer, vector
-from segjax.ops.llvm.winograd import APART, PLACES, SEEN
+from segjax.ops.llvm.winograd import PAD, PLACES, SEEN
 
 CHANNELS = 96  # of the input, and of the output, that a part takes at most
 STRIP = 96 << 10  # float32 values of the tiles that are taken at a time
@@ -25,33 +25,33 @@ def winograd_gradient(spec, machine):
   build, (height, width) = e.build, spec.out_size
   (channels, of_input), (features, of_output) = _share(spec.channels), _share(spec.features)
   groups, per = _groups(spec)
-  of_image, of_row = w.grid(spec)
-  apart = channels + APART
-  rows = min(max(STRIP // (PLACES * (apart + features)), 1), per)
+  tiles_per_image, tiles_per_row = w.grid(spec)
+  pitch = channels + PAD
+  rows = min(max(STRIP // (PLACES * (pitch + features)), 1), per)
   blocks = tiles.blocks(features, machine.lanes)
   most = w.rows_of_product(blocks, machine)
-  # The scratch memory: what tiles see, gradients of their outputs, sums, zeros around an image.
-  wanted = e.at(scratch, PLACES * rows * apart)
+  # The scratch memory: inputs of tiles, gradients of their outputs, sums, zeros around an image.
+  wanted = e.at(scratch, PLACES * rows * pitch)
   sums = e.at(wanted, PLACES * rows * features)
   zeros = e.at(sums, PLACES * channels * features)
   e.clear(sums, PLACES * channels * features + max(channels, features))
   group, share = e.divide(part, of_input * of_output)
   channel, feature = e.divide(share, of_output)
-  # The last share begins early rather than be thinner; what two have in common comes out twice.
+  # The last share begins early rather than be thinner; the common part of two comes out twice.
   channel = e.smaller(build.mul(channel, integer(channels)), integer(spec.channels - channels))
   feature = e.smaller(build.mul(feature, integer(features)), integer(spec.features - features))
   begin = build.mul(group, integer(per))
-  end = e.smaller(build.add(begin, integer(per)), integer(spec.batch * of_image))
+  end = e.smaller(build.add(begin, integer(per)), integer(spec.batch * tiles_per_image))
   with e.loop(-(-per // rows)) as strip:
     first = build.add(begin, build.mul(strip, integer(rows)))
     here = e.smaller(integer(rows), build.sub(end, first))
     with e.loop(here) as tile:
-      image, place = e.divide(build.add(first, tile), of_image)
-      corner = w.corner_of(e, spec, place, of_row)
+      image, place = e.divide(build.add(first, tile), tiles_per_image)
+      corner = w.corner_of(e, spec, place, tiles_per_row)
       source = e.at(x, (image, spec.height * spec.width * spec.channels), channel)
       pixels = w.pixels_seen(e, spec, source, zeros, corner)
-      row = e.at(scratch, (tile, apart))
-      w.transform(e, machine, pixels, channels, w.of_pixels(e), row, rows * apart)
+      row = e.at(scratch, (tile, pitch))
+      w.transform(e, machine, pixels, channels, w.of_pixels(e), row, rows * pitch)
       source = e.at(g, (image, height * width * spec.features), feature)
       outputs = w.outputs_of(e, spec, source, zeros, corner)
       row = e.at(wanted, (tile, features))
@@ -61,7 +61,7 @@ def winograd_gradient(spec, machine):
         for lot, column, times in tiles.columns(channels, most):
           with e.loop(count) as block, e.loop(times) as t:
             block_at = (block, sum(vectors)), start
-            left = e.at(scratch, (n, rows * apart), (t, lot), column), apart, 1
+            left = e.at(scratch, (n, rows * pitch), (t, lot), column), pitch, 1
             right = e.at(wanted, (n, rows * features), *block_at), features
             totals = tiles.sums(e, lot, vectors)
             tiles.add_products(e, here, totals, vectors, left, right)
@@ -72,7 +72,7 @@ def winograd_gradient(spec, machine):
   target = e.at(out, (group, 9 * spec.channels * spec.features), (channel, spec.features), feature)
   _write(e, machine, spec, sums, channels, features, target)
   e.finish()
-  size = PLACES * (rows * (apart + features) + channels * features) + max(channels, features)
+  size = PLACES * (rows * (pitch + features) + channels * features) + max(channels, features)
   return module, 2, groups * of_input * of_output, size
 
 
@@ -93,7 +93,7 @@ def partial_shape(spec):
 
 
 def _share(channels):
-  """(channels of a part, parts), so many that they have least in common."""
+  """(channels of a part, parts), chosen so that the padded channels in total are fewest."""
   least = -(-channels // CHANNELS)
   found = []
   for parts in range(least, 2 * least):

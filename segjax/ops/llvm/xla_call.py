@@ -187,7 +187,7 @@ FUNCTIONS_AT = 48  # bytes before the functions of the interface
 # memory. These versions 0.minor were tested: jaxlib 0.10 has 3, jaxlib 0.11 has 4.
 TESTED_MINORS = (3, 4)
 
-# What outlives this module where it is imported anew: XLA takes a name only once, and has no way to
+# Outlives this module where it is imported anew: XLA takes a name only once, and has no way to
 # give it back. The code of a registered kernel must stay, too.
 _registered = sys.modules.setdefault("_segjax_registered", types.ModuleType("_segjax_registered"))
 _engines = _registered.__dict__.setdefault("engines", {})  # by name
@@ -195,7 +195,7 @@ _lock = _registered.__dict__.setdefault("lock", threading.RLock())
 
 
 class Machine(NamedTuple):
-  """What kernels are written for.
+  """The machine that kernels are written for.
 
   Attributes:
     lanes: float32 values of a vector register.
@@ -284,7 +284,7 @@ def register(make, spec, machine):
 
   Args:
     make: function of `spec` and a Machine that gives (llvmlite module with `item`, number of array
-      arguments, number of parts, float32 values of scratch memory a thread). The arrays and the
+      arguments, number of parts, float32 values of scratch memory per thread). The arrays and the
       one result are pointers, the part and the scratch memory follow.
     spec: hashable, and all that the kernel depends on.
     machine: Machine that it is written for.

@@ -1,9 +1,4 @@
-"""Losses: pure and unreduced; of segmentation from logits in nats, of images from features.
-
-Logits may have any float dtype and labels any integer dtype; sums and results are float32, of
-float64 logits float64. A label that counts and is none of the classes gives nan, the same on every
-platform.
-"""
+"""Losses of each pixel: cross-entropy, focal, and the cross-entropy of the hardest pixels."""
 
 from __future__ import annotations
 
@@ -11,25 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from segjax.class_index import class_index, counted
-from segjax.ops import by_platform, wide
-
-
-def _arguments(logits, label, valid):
-  """Wide logits; class indices that are safe to look up; bool valid; and a factor of the loss.
-
-  Labels are 0 where the pixel does not count. The factor is 1, and nan where a pixel counts but its
-  label is none of the classes.
-  """
-  logits = wide(logits)
-  label = class_index(label, max(logits.shape[-1], 2))
-  if label.shape != logits.shape[:-1]:
-    raise ValueError(
-      f"label has shape {label.shape}, logits {logits.shape}; expected labels {logits.shape[:-1]}"
-    )
-  valid = counted(valid, label.shape)
-  factor = jnp.where(valid & (label < 0), jnp.nan, 1.0).astype(logits.dtype)
-  return logits, jnp.where(valid & (label >= 0), label, 0), valid, factor
+from segjax.class_index import counted
+from segjax.losses import arguments
+from segjax.ops import by_platform, undivided, wide
 
 
 def class_probabilities(logits: ArrayLike) -> jax.Array:
@@ -70,11 +49,11 @@ def log_likelihood(
     TypeError: labels that are not integers.
     ValueError: shapes that do not fit.
   """
-  return _log_likelihood(*_arguments(logits, label, valid))
+  return _log_likelihood(*arguments.read(logits, label, valid))
 
 
 def _log_likelihood(logits, label, valid, factor):
-  """`log_likelihood` of what `_arguments` returns."""
+  """`log_likelihood` of what `arguments.read` returns."""
   if logits.shape[-1] == 1:
     z = logits[..., 0]
     out = jax.nn.log_sigmoid(jnp.where(label == 1, z, -z))
@@ -90,7 +69,7 @@ def _gathered(values, label):
 
 
 def _summed(values, label):
-  """`_gathered` as a sum, whose gradient is no scatter and fuses with what is around it."""
+  """`_gathered` as a sum, whose gradient is no scatter and fuses with its neighbours."""
   own = label[..., None] == jnp.arange(values.shape[-1])
   return jnp.where(own, values, 0).sum(-1)
 
@@ -112,7 +91,7 @@ def cross_entropy(
     class_weights: [C] or None; multiplies the loss of pixels of class c, with label smoothing the
       smooth part too (PyTorch weighs that part class by class).
     label_smoothing: share e of the target that all classes have in equal parts:
-      -(1 - e) log p(y) - e mean log p (Szegedy et al., CVPR 2016). Softmax alone.
+      -(1 - e) log p(y) - e mean log p (Szegedy et al., CVPR 2016); one logit has two classes.
 
   Returns:
     f32[B,H,W], 0 where not `valid`; for logits [B,K] and labels [B] f32[B]. A label that counts and
@@ -120,23 +99,23 @@ def cross_entropy(
 
   Raises:
     TypeError: labels that are not integers.
-    ValueError: label smoothing of a single logit, or shapes that do not fit.
+    ValueError: shapes that do not fit.
 
   >>> round(float(cross_entropy(jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1), int))[0, 0, 0]), 4)
   0.6931
   """
-  logits, label, valid, factor = _arguments(logits, label, valid)
+  logits, label, valid, factor = arguments.read(logits, label, valid)
   loss = -_log_likelihood(logits, label, valid, factor)
   if label_smoothing:
     if logits.shape[-1] == 1:
-      raise ValueError("label_smoothing needs one logit per class, found one logit (sigmoid)")
-    spread = jnp.where(valid, -jax.nn.log_softmax(logits).mean(-1), 0.0)
-    loss = (1 - label_smoothing) * loss + label_smoothing * spread
+      z = logits[..., 0]
+      log_p = (jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z)) / 2
+    else:
+      log_p = jax.nn.log_softmax(logits).mean(-1)
+    loss = (1 - label_smoothing) * loss + label_smoothing * jnp.where(valid, -log_p, 0.0)
   if class_weights is not None:
-    weights, count = jnp.asarray(class_weights, loss.dtype), max(logits.shape[-1], 2)
-    if weights.shape != (count,):
-      raise ValueError(f"class_weights has shape {weights.shape}, expected ({count},)")
-    loss = loss * weights[label]
+    count = max(logits.shape[-1], 2)
+    loss = loss * arguments.read_weights(class_weights, count, loss.dtype)[label]
   return loss
 
 
@@ -164,61 +143,54 @@ def focal(
   return -(missed**gamma) * log_p
 
 
-def dice(
-  logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None, smooth: float = 1.0
-) -> jax.Array:
-  """Soft Dice loss of each example, in [0,1]: 1 - mean over classes of 2|P.Y| / (|P| + |Y|).
+def hardest(loss: ArrayLike, *, valid: ArrayLike | None = None, share: float = 0.25) -> jax.Array:
+  """Which pixels of each image have the largest losses.
 
-  Milletari, Navab, Ahmadi, "V-Net", 3DV 2016 (there with squares in the denominator). With one
-  logit only the positive class counts. `smooth` (pixels) is added above and below, so an absent
-  class that is not predicted scores loss 0.
+  Of an image with n scored pixels k = max(1, round(share n)) are chosen, exactly so many: of equal
+  losses the first in the order of rows. Nothing of the other images counts.
+
+  Args:
+    loss: [B,H,W]; nan counts as the largest.
+    valid: bool[B,H,W], or None for all pixels.
+    share: share of the scored pixels, in (0,1].
+
+  Returns:
+    bool[B,H,W], False everywhere in an image without a scored pixel.
+
+  >>> hardest(jnp.array([[[0.1, 3.0, 2.0, 2.0]]]), share=0.5).tolist()
+  [[[False, True, True, False]]]
+  """
+  loss = jax.lax.stop_gradient(wide(loss))
+  valid = counted(valid, loss.shape)
+  shape, loss = loss.shape, jnp.where(jnp.isnan(loss), jnp.inf, loss)
+  loss, valid = (undivided(x).reshape(x.shape[0], -1) for x in (loss, valid))
+  scored = valid.sum(-1, keepdims=True)
+  count = jnp.clip(jnp.round(share * scored).astype(jnp.int32), 1, jnp.maximum(scored, 1))
+  order = jnp.sort(jnp.where(valid, loss, -jnp.inf), descending=True)
+  least = jnp.take_along_axis(order, count - 1, -1)
+  above, equal = valid & (loss > least), valid & (loss == least)
+  left = count - above.sum(-1, keepdims=True)
+  chosen = above | (equal & (jnp.cumsum(equal, -1) <= left))
+  return chosen.reshape(shape)
+
+
+def ohem(
+  logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None, share: float = 0.25
+) -> jax.Array:
+  """Cross-entropy of each image's hardest pixels, in nats; 0 at the others.
+
+  Online hard example mining (Shrivastava, Gupta, Girshick, CVPR 2016), for pixels: the share of
+  the scored pixels with the largest cross-entropy counts, see `hardest`. There is no threshold of
+  the probability. Divide the sum by the number of chosen pixels, `hardest(...).sum()`.
 
   Args:
     logits: [B,H,W,K], see `log_likelihood`.
     label: [B,H,W], see `log_likelihood`.
     valid: bool[B,H,W], or None for all pixels.
-    smooth: pixels.
+    share: share of the scored pixels of an image, in (0,1]; 1 gives the cross-entropy.
 
   Returns:
-    f32[B]; an example without a valid pixel has loss 0, and one with a label that counts and is
-    none of the classes nan.
+    f32[B,H,W]. A label that counts and is none of the classes gives nan.
   """
-  logits, label, valid, factor = _arguments(logits, label, valid)
-  p = class_probabilities(logits)
-  y = jax.nn.one_hot(label, p.shape[-1], dtype=p.dtype)
-  if logits.shape[-1] == 1:
-    p, y = p[..., 1:], y[..., 1:]
-  scored = jnp.where(valid, factor, 0.0)[..., None]
-  p, y = p * scored, y * scored
-  overlap, total = (p * y).sum((1, 2)), (p + y).sum((1, 2))
-  return 1 - ((2 * overlap + smooth) / (total + smooth)).mean(-1)
-
-
-def gram(features: ArrayLike) -> jax.Array:
-  """Products of channels, the mean over positions: what is left of a texture without its place.
-
-  Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016;
-  divided by positions and channels as Johnson, Alahi, Fei-Fei (ECCV 2016) do.
-
-  Args:
-    features: f32[B,H,W,C].
-
-  Returns:
-    f32[B,C,C].
-
-  >>> gram(jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])).tolist()
-  [[[2.5, 0.5], [0.5, 1.0]]]
-  """
-  features = wide(features)
-  _, h, w, c = features.shape
-  return jnp.einsum("bhwc,bhwd->bcd", features, features) / (h * w * c)
-
-
-def content(features: ArrayLike, wanted: ArrayLike) -> jax.Array:
-  """Mean squared difference of features f32[B,H,W,C], f32[B]."""
-  return jnp.square(wide(features) - wide(wanted)).mean((1, 2, 3))
-
-
-def style(features: ArrayLike, wanted: ArrayLike) -> jax.Array:
-  """Squared Frobenius distance of the Gram matrices of features f32[B,H,W,C], f32[B]."""
-  return jnp.square(gram(features) - gram(wanted)).sum((1, 2))
+  loss = cross_entropy(logits, label, valid=valid)
+  return jnp.where(hardest(loss, valid=valid, share=share), loss, 0.0)

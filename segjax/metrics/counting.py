@@ -1,0 +1,39 @@
+"""Counts into cells on the device, and ratios of counts on the host."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.ops import by_platform, undivided
+
+SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
+
+
+def counts_of(cell, length):
+  """How often each of 0 ... length - 1 occurs in i32[...], i32[length].
+
+  Accelerators add to a cell one at a time, so there neighbours are counted in copies of their own.
+  """
+  copies = max(SPREAD // length, 1)
+
+  def shared(cell, length=length):
+    return jnp.bincount(cell, length=length).astype(jnp.int32)
+
+  def spread(cell):
+    copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
+    return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
+
+  return by_platform(undivided(cell).ravel(), cpu=shared, default=spread)
+
+
+def ratio(a, b):
+  """a / b in float64, nan where b is 0."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def mean_of_present(values):
+  """Mean of the values that are not nan; nan when there are none."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,79 @@
+"""Weights of classes that a rule makes of the train split's labels, once per run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segjax import losses, textfiles
+from segjax.errors import UserError
+from segjax.tasks import TASKS
+
+FILE = "class_weights.json"  # in the folder of a run
+
+
+def rule(config):
+  """The rule that `config.loss.class_weights` names, see `losses.class_weights`; "" for none."""
+  weights = config.loss.get("class_weights", ())
+  return weights[0] if len(weights) == 1 and isinstance(weights[0], str) else ""
+
+
+def count(config, source=None):
+  """The weights of `config`'s rule, from all labels of the train split at their own sizes.
+
+  Args:
+    config: ConfigDict whose loss names a rule.
+    source: source of the train split, see `segjax.data.sources`; None: it is made by the config.
+
+  Returns:
+    tuple of C floats.
+
+  Raises:
+    UserError: no such rule, no scored label, or a file that cannot be read.
+  """
+  from segjax.data import checks  # what reads data needs more packages than a step does
+  from segjax.training import input_pipeline
+
+  source = source or input_pipeline.make_source(config, "train", training=True).source
+  classes = len(source.labels)
+  counts = checks.label_histograms(source, max(config.data.threads, 1))[:, :classes]
+  if not counts.any():
+    raise UserError(
+      f"loss.class_weights={rule(config)!r}: no label of the train split is scored, so there are "
+      "no weights; check the masks and the ignore value of the data source"
+    )
+  if TASKS[config.task.name].label_kind_of(config.task) == "class":
+    counts = counts.sum(0, keepdims=True)  # an image of one class would have the share 1 of it
+  return tuple(losses.class_weights(counts, rule(config)).tolist())
+
+
+def read(folder, config, labels):
+  """The weights that a run's folder keeps.
+
+  Returns:
+    tuple of C floats, or None where the config names no rule or the folder has no weights by it.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  file = folder / FILE
+  if not rule(config) or not file.is_file():
+    return None
+  found = textfiles.read_state(file)
+  if found.get("rule") != rule(config):
+    return None
+  weights = found.get("weights")
+  names = list(labels.names)
+  whole = isinstance(weights, dict) and list(weights) == names
+  if not whole or not all(type(w) is float and np.isfinite(w) for w in weights.values()):
+    raise UserError(
+      f"{file}: found {str(found)[:80]!r}, expected a weight for each of the classes "
+      f"{', '.join(names)}; {textfiles.MEND}"
+    )
+  return tuple(weights.values())
+
+
+def write(folder, config, labels, weights):
+  """Writes the weights of a rule beside the config; nothing where the config names no rule."""
+  if rule(config):
+    named = dict(zip(labels.names, map(float, weights), strict=True))
+    textfiles.write_state(folder / FILE, dict(rule=rule(config), weights=named), indent=2)
