@@ -38,6 +38,7 @@ def make_config(data, **changes):
   config = tiny_config(data, **{"augment.flip": 0.0, "batch_augment.cutmix": 0.0})
   config.model = dict(name="one_conv", dtype="float32")
   config.update(pictures=0, eval_steps=2, checkpoint_steps=1, log_steps=1, keep_steps=(2,))
+  config.task.sigmoid, config.loss.class_weights = False, ("inverse",)
   config.update_from_flattened_dict(changes)
   return config
 

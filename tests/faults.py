@@ -174,7 +174,7 @@ def try_weights(world, draw):
 def try_config_file(world, draw):
   """A mutated config.json or labels.json, without its checksum: all else that is checked."""
   run = world.copy("whole")
-  file = run / draw.choice(("config.json", "labels.json", "data.json"))
+  file = run / draw.choice(("config.json", "labels.json", "data.json", "class_weights.json"))
   values = json.loads(file.read_text())
   del values[textfiles.CHECKSUM]
   file.write_bytes(mutate(json.dumps(values, indent=draw.choice((None, 2))).encode(), draw))
@@ -222,6 +222,7 @@ KINDS = {
   "flip config.json": lambda *a: try_flip("config.json", READERS, *a),
   "flip labels.json": lambda *a: try_flip("labels.json", READERS, *a),
   "flip data.json": lambda *a: try_flip("data.json", ["evaluate", "resume"], *a),
+  "flip weights": lambda *a: try_flip("class_weights.json", READERS[:3], *a),
   "flip val_sums.npz": lambda *a: try_flip("val_sums.npz", ["study"], *a),
   "flip metrics.jsonl": lambda *a: try_flip("metrics.jsonl", ["study", "resume"], *a),
   "flip evaluation": lambda *a: try_flip("evaluation_*.json", ["files"], *a),
