@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def run(main):
   STOP.listen()
   _show_any_text()
   _keep_compilations()
+  _mend_compilations()
   _use_all_cores()
   sys.argv[1:] = map(expand_home, sys.argv[1:])
   with _ends_by_signal():
@@ -132,6 +134,30 @@ def _keep_compilations():
       folder.mkdir(mode=0o700, parents=True, exist_ok=True)
       folder.chmod(folder.stat().st_mode & ~0o022)  # code that runs from it is the user's alone
       os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def _mend_compilations():
+  """Removes compilations that JAX warns it cannot read: it compiles anew and then keeps that.
+
+  JAX itself never replaces an entry of its cache, so one that a kill has cut would cost its
+  compilation, and a warning, at every start.
+  """
+  begins = "Error reading persistent compilation cache entry for "
+  show = warnings.showwarning
+
+  def mend(message, *args, **kwargs):
+    entry = re.match(rf"{begins}'([\w.<>-]+)'", str(message))
+    if not entry:
+      show(message, *args, **kwargs)
+      return
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
+    for pattern in (f"{entry[1]}-cache", f"{entry[1]}-*-cache"):
+      for file in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+          file.unlink()
+
+  warnings.showwarning = mend
+  warnings.filterwarnings("always", re.escape(begins))
 
 
 def _use_all_cores():

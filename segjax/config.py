@@ -224,8 +224,8 @@ def _plain(value):
 
 
 def save(config, file):
-  """Writes the config as JSON."""
-  textfiles.write_json(file, config.to_dict(), indent=2, default=list)
+  """Writes the config as JSON with a checksum."""
+  textfiles.write_state(file, config.to_dict(), indent=2, default=list)
 
 
 def load(file):
@@ -234,10 +234,10 @@ def load(file):
   Fields of the data source, the task, its loss and the net are left to their own classes.
 
   Raises:
-    UserError: no such file, not JSON, or not a config: some of it is missing, a field is not known
-      or has a value of another type.
+    UserError: no such file, not JSON, not what was written, or not a config: some of it is missing,
+      a field is not known or has a value of another type.
   """
-  values = textfiles.read_json(file, dict)
+  values = textfiles.read_state(file)
   for name in REMOVED:
     values.pop(name, None)
   _rename(values)
@@ -245,7 +245,7 @@ def load(file):
     _fill(values, _known(values))
   except UserError as error:
     raise UserError(
-      f"{file}: {error}; the file is damaged or from a newer version: {textfiles.MEND}"
+      f"{file}: {error}; the file is damaged or from a newer version; {textfiles.MEND}"
     ) from None
   return ml_collections.ConfigDict(_tuples(values))
 

@@ -131,6 +131,8 @@ def explain(error):
   """One line for an error that the user can mend, or None: then it is ours and keeps its stack."""
   if isinstance(error, UserError):
     return str(error)
+  if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+    return f"{str(error.filename)[:80]}...: longer than the name of a file can be; shorten it"
   if isinstance(error, MemoryError) or (
     isinstance(error, OSError | RuntimeError) and NO_MEMORY.search(str(error))
   ):

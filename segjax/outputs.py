@@ -68,7 +68,7 @@ def evaluate_run(workdir, experiment, state, data, split):
     as_at_training=not data.changed,
   )
   with writing(file):
-    textfiles.write_json(file, about | finite(experiment.task.summary(sums)), indent=2)
+    textfiles.write_state(file, about | finite(experiment.task.summary(sums)), indent=2)
   return sums, file
 
 

@@ -11,18 +11,19 @@ from segjax.errors import UserError, choose
 from segjax.fields import SHARED, THREE
 
 INF = math.inf
+MOST_EPOCHS = 10**9
 # field: (least, most, text where the ends are not as the numbers say). Each element of a tuple is
 # checked; nan is in no range. Fields of the source, the task and its loss, where they are there.
 RANGES = {
   "seed": (0, 2**32 - 1),
   "total_steps": (0, INF),
-  "total_epochs": (0, INF),
+  "total_epochs": (0, MOST_EPOCHS),
   "eval_steps": (0, INF),
-  "eval_epochs": (0, INF),
+  "eval_epochs": (0, MOST_EPOCHS),
   "checkpoint_steps": (0, INF),
-  "checkpoint_epochs": (0, INF),
+  "checkpoint_epochs": (0, MOST_EPOCHS),
   "keep_steps": (1, INF),
-  "keep_epochs": (0, INF),
+  "keep_epochs": (0, MOST_EPOCHS),
   "log_steps": (1, INF),
   "steps_per_dispatch": (0, INF),
   "data.size": (1, 2**16),
@@ -39,6 +40,7 @@ RANGES = {
   "data.source.num_val": (1, 10**8),
   "data.source.height": (16, 2**14),
   "data.source.width": (16, 2**14),
+  "data.source.shift": (-(2**16), 2**16),
   "data.source.train_fraction": (0, 1),
   "data.source.split_seed": (0, 2**32 - 1),
   "optimizer.momentum": (0, "below 1"),
@@ -49,12 +51,12 @@ RANGES = {
   "optimizer.clip_norm": (0, INF),
   "schedule.learning_rate": (0, INF),
   "schedule.warmup_steps": (0, INF),
-  "schedule.warmup_epochs": (0, INF),
+  "schedule.warmup_epochs": (0, MOST_EPOCHS),
   "schedule.factor": (0, INF),
   "schedule.every_steps": (0, INF),
-  "schedule.every_epochs": (0, INF),
+  "schedule.every_epochs": (0, MOST_EPOCHS),
   "schedule.milestone_steps": (0, INF),
-  "schedule.milestone_epochs": (0, INF),
+  "schedule.milestone_epochs": (0, MOST_EPOCHS),
   "schedule.power": (0, INF),
   "schedule.peak_fraction": ("above 0", "below 1"),
   "aux_weight": (0, INF),
@@ -83,7 +85,7 @@ RANGES = {
   "loss.style": (0, INF),
   "task.temperature": ("above 0", INF),
   "task.teacher_steps": (0, INF),
-  "task.teacher_epochs": (0, INF),
+  "task.teacher_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
 }
 LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),
@@ -123,7 +125,10 @@ def _check_rule(value):
 
 
 def _check_shape(field, value):
-  """Raises a UserError where a field lacks elements, or has some that are no numbers."""
+  """Raises a UserError where a field lacks elements, or has some of another type."""
+  names = value if field == "data.source.classes" and isinstance(value, tuple) else ()
+  if not all(isinstance(name, str) for name in names):
+    raise UserError(f"{field} is {value!r}, expected names, such as ('road', 'sky')")
   count, names = LENGTHS.get(field, (None, ""))
   wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
   wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
 from segjax.errors import UserError
 
-MEND = "restore the file, or start a new run"
+MEND = (
+  "restore the file, or remove it and start the same training again: that writes it anew and "
+  "resumes from the latest checkpoint"
+)
+CHECKSUM = "checksum"  # key in a state file; a file without it, of an older version, is taken
 
 
 def replace(file, write):
@@ -40,7 +45,7 @@ def read_json(file, kind, missing="expected the folder of a training run"):
 
   Args:
     file: path.
-    kind: dict or list, of the whole.
+    kind: dict or list of the whole, or a tuple of both.
     missing: end of the message where there is no such file.
 
   Raises:
@@ -57,6 +62,48 @@ def read_json(file, kind, missing="expected the folder of a training run"):
   except RecursionError:
     raise UserError(f"{file}: not valid JSON (nested too deep); {MEND}") from None
   if not isinstance(value, kind):
-    expected = dict(dict="an object", list="a list")[kind.__name__]
+    expected = "a list" if kind is list else "an object"
     raise UserError(f"{file}: found {str(value)[:40]!r}, expected {expected}; {MEND}")
   return value
+
+
+def checksum(value):
+  """Sixteen hex digits of SHA-256 over a JSON value, however it is laid out."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_state(file, value, **how):
+  """Writes a dict as JSON with a checksum of itself, see `write_json`."""
+  plain = json.loads(json.dumps(value, **how))  # as it will be read
+  write_json(file, {CHECKSUM: checksum(plain)} | plain, **how)
+
+
+def read_state(file, known=None):
+  """Reads a dict that `write_state` wrote.
+
+  Args:
+    file: path.
+    known: keys that there may be; None: all.
+
+  Returns:
+    dict, without the checksum.
+
+  Raises:
+    UserError: see `read_json`; or it is not what was written, or has a key that is not known.
+  """
+  value = read_json(file, dict)
+  check_state(file, value, known)
+  return value
+
+
+def check_state(file, value, known=None):
+  """Takes the checksum out of the dict in a state file; see `read_state`."""
+  found = value.pop(CHECKSUM, None)
+  if found is not None and found != checksum(value):
+    raise UserError(
+      f"{file}: damaged or edited: its content does not fit its {CHECKSUM!r}. If you edited it, "
+      f"remove the {CHECKSUM!r} entry; else {MEND}"
+    )
+  more = sorted(value.keys() - set(known)) if known is not None else ()
+  if more:
+    raise UserError(f"{file}: unknown {more[0]!r} in it; {MEND}")

@@ -94,7 +94,8 @@ def test_unknown_overrides_of_the_command_line(capsys):
    ("keep_steps", (-5,)), ("loss.focal_gamma", float("nan")), ("loss.dice", -1.0),
    ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
    ("ema_decay", -0.5), ("total_epochs", float("nan")), ("log_steps", 0), ("seed", -1),
-   ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1)],
+   ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1),
+   ("schedule.every_epochs", 1e308), ("total_epochs", 1e10)],
 )  # fmt: skip
 def test_values_without_a_sense_are_named_at_the_start(field, value, tmp_path):
   config = config_lib.default()

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_pairs
 
 from segjax import config as config_lib
-from segjax import losses, ranges, study, training
+from segjax import losses, ranges, study, textfiles, training
 from segjax.errors import UserError
 from segjax.tasks import ClassQuery, Segmentation
 from segjax.training import class_balance, restore, workdir
@@ -193,8 +193,8 @@ def test_a_folder_keeps_the_weights_of_its_run(tmp_path):
   labels, folder = source.source.labels, tmp_path / "run"
   data = workdir.fingerprint(source, make_source(config, "val"))
   workdir.prepare(config, folder, labels, data, 0.0, (0.25, 3.0))
-  text = json.loads((folder / class_balance.FILE).read_text())
-  assert text == dict(rule="inverse", weights=dict(zip(labels.names, (0.25, 3.0), strict=True)))
+  kept = textfiles.read_state(folder / class_balance.FILE)
+  assert kept == dict(rule="inverse", weights=dict(zip(labels.names, (0.25, 3.0), strict=True)))
   assert class_balance.read(folder, config, labels) == (0.25, 3.0)
   assert workdir.kept_class_weights(config, folder, labels) is None  # it starts anew
   (folder / "checkpoints" / "3").mkdir(parents=True)

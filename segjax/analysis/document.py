@@ -91,13 +91,15 @@ class Document:
 
 
 def _plain(text):
-  """On one line, and without HTML, which Markdown takes as it is.
+  """On one line, without HTML, which Markdown takes as it is, and without links and pictures.
 
   >>> _plain("a <b>\\n&lt; 3 < 4 & 5")
   'a &lt;b> &amp;lt; 3 &lt; 4 & 5'
+  >>> print(_plain("![x](http://y)"))
+  ![x]\\(http://y)
   """
   text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split("\n")))
-  return text.replace("<", "&lt;")
+  return text.replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _cell(text):

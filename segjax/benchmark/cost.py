@@ -47,13 +47,13 @@ class Cost:
   def save(self, file):
     """Writes JSON; a UserError names a file that cannot be written."""
     with writing(file):
-      textfiles.write_json(file, dataclasses.asdict(self), indent=2)
+      textfiles.write_state(file, dataclasses.asdict(self), indent=2)
 
 
 def load(file):
   """The Cost that `save` wrote, or None where there is none, or a damaged one: measure it anew."""
   try:
-    values = textfiles.read_json(file, dict)
+    values = textfiles.read_state(file)
   except UserError:
     return None
   kinds = {f.name: (int, float) for f in dataclasses.fields(Cost)} | dict(device=str, size=list)

@@ -8,7 +8,9 @@ Ghostscript for a file that is PostScript inside. So the header is read here too
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +27,7 @@ EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
           zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
+MOST = "SEGJAX_MAX_PIXELS"  # environment variable; without it Pillow's limit of 179 million holds
 # First bytes of files that are something else, for the message.
 FOREIGN = (
   (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"), (0, b"%PDF", "PDF"),
@@ -175,7 +178,17 @@ def read_size(file):
 # ---------------------------------------------------------------------------- Pillow
 
 
+@functools.cache
+def _set_limit(text):
+  """Sets Pillow's limit of the pixels of an image; twice the number that it warns from."""
+  if text and not (text.isascii() and text.isdigit() and int(text)):
+    raise UserError(f"{MOST} is {text!r}, expected a number of pixels, such as 400000000")
+  if text:
+    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)
+
+
 def _decode(file, name, mask):
+  _set_limit(os.environ.get(MOST, ""))
   is_bytes = isinstance(file, bytes)
   verb, mend = ("decoded", "prepare it anew") if is_bytes else ("read", "replace or remove it")
   with _stream(file, name) as stream:
@@ -193,6 +206,8 @@ def _decode(file, name, mask):
     except UnidentifiedImageError:
       kind = next((k for at, start, k in FOREIGN if head[at:].startswith(start)), "")
       fault = f"not an image{f' but {kind}' if kind else ''}, expected {EXPECTED}; {mend}"
+    except Image.DecompressionBombError as error:
+      fault = f"too large ({error}); scale it down, or raise the limit: {MOST}=400000000"
     except MemoryError:
       fault = f"does not fit into memory; {mend}"
     except DAMAGE as error:

@@ -74,7 +74,8 @@ def by_values(stored, file, labels, values, hint=lambda: ""):
   unknown = label < 0
   if unknown.any():
     bad = np.unique(found[unknown])
-    scored = [v for v, index in values.items() if index != IGNORE and v >= 0]
+    scored = [v for v, index in values.items() if index != IGNORE]
+    scored = [v for v in scored if v >= 0] or scored  # all below 0: by a shift that is too large
     ignored = [str(v) for v, index in values.items() if index == IGNORE]
     more = f" (and {bad.size - 1} more)" if bad.size > 1 else ""
     raise UserError(

@@ -13,8 +13,8 @@ SUMS = "files.json"  # of a checkpoint: {file: [bytes, CRC-32]}
 
 
 def _files(folder):
-  """Names of the files of a checkpoint that hold the state and the position in the data."""
-  found = (f for part in ("state", "data") for f in (folder / part).rglob("*"))
+  """Names of a checkpoint's files of state, position in the data, and scalars of the evaluation."""
+  found = (f for part in ("state", "data", "metrics") for f in (folder / part).rglob("*"))
   return sorted(str(f.relative_to(folder)) for f in found if f.is_file())
 
 
@@ -30,6 +30,29 @@ def _checksum(file):
 def write_sums(folder):
   """Writes the length and the checksum of each file of a checkpoint beside them."""
   textfiles.write_json(folder / SUMS, {f: _checksum(folder / f) for f in _files(folder)})
+
+
+def check_metrics(folder):
+  """Raises what is wrong with the scalars of a checkpoint's evaluation, if there are some."""
+  file = folder / "metrics" / "metrics"
+  if not file.is_file():
+    return
+  if not isinstance(json.loads(file.read_bytes().decode("utf-8")), dict):
+    raise ValueError("metrics are no JSON object")
+  sums = textfiles.read_json(folder / SUMS, dict) if (folder / SUMS).is_file() else {}
+  expected = sums.get("metrics/metrics")  # none in a checkpoint of an older version
+  if expected not in (None, _checksum(file)):
+    raise ValueError("metrics/metrics is not what was saved")
+
+
+def is_whole(folder):
+  """Whether nothing is found to be wrong with a checkpoint."""
+  try:
+    check_metrics(folder)
+    check(folder)
+  except Exception:  # whatever orbax and TensorStore raise
+    return False
+  return True
 
 
 def check(folder):

@@ -117,6 +117,8 @@ class Checkpoints:
     with self._writing():
       folder.mkdir(exist_ok=True)
       textfiles.write_json(folder / "metrics", metrics)
+      if (folder.parent / checkpoint_files.SUMS).is_file():
+        checkpoint_files.write_sums(folder.parent)
       self._manager.close()
     self._open()
 
@@ -254,27 +256,28 @@ class Checkpoints:
 
   def _check_metrics(self):
     """Raises a UserError where the scalars of a checkpoint's evaluation are damaged."""
-    for file in sorted(self.folder.glob("*/metrics/metrics")):
+    for folder in sorted(self.folder.glob("*")):
       try:
-        if not isinstance(json.loads(file.read_bytes().decode("utf-8")), dict):
-          raise ValueError("metrics are no JSON object")
-      except (ValueError, RecursionError, OSError) as error:
-        raise self._damaged(file.parent.parent.name, error) from error
+        checkpoint_files.check_metrics(folder)
+      except Exception as error:
+        raise self._damaged(folder.name, error) from error
 
   def _damaged(self, step, error):
-    others = [
-      p.name for p in sorted(self.folder.glob("*"), key=lambda p: (len(p.name), p.name))
-      if p.name.isdigit() and p.name != str(step)
-    ]  # fmt: skip
+    folder = self.folder / str(step)
+    others = sorted(
+      (p for p in self.folder.glob("*") if p.name.isdigit() and p != folder),
+      key=lambda p: int(p.name),
+    )
+    whole = [p.name for p in others if checkpoint_files.is_whole(p)]
+    move = f"move it away (mv {folder} {self.folder.parent}/damaged_{step})"
     use = (
-      f"use another one ({', '.join(others)}), or move it away to resume from {others[-1]}"
-      if others
-      else "there is no other one; move it away to start anew"
+      f"whole are those of steps {', '.join(whole)}: use one of them, or {move} and start the same "
+      f"training again, which then resumes from step {whole[-1]}"
+      if whole
+      else f"there is no whole one; {move} and start the same training again, from the beginning"
     )
     why = " ".join(str(error).split())[:160]
-    return UserError(
-      f"{self.folder}/{step}: the checkpoint is damaged ({type(error).__name__}: {why}); {use}"
-    )
+    return UserError(f"{folder}: the checkpoint is damaged ({type(error).__name__}: {why}); {use}")
 
 
 def _by_name(tree):

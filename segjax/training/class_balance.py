@@ -58,7 +58,7 @@ def read(folder, config, labels):
   file = folder / FILE
   if not rule(config) or not file.is_file():
     return None
-  found = textfiles.read_json(file, dict)
+  found = textfiles.read_state(file)
   if found.get("rule") != rule(config):
     return None
   weights = found.get("weights")
@@ -76,4 +76,4 @@ def write(folder, config, labels, weights):
   """Writes the weights of a rule beside the config; nothing where the config names no rule."""
   if rule(config):
     named = dict(zip(labels.names, map(float, weights), strict=True))
-    textfiles.write_json(folder / FILE, dict(rule=rule(config), weights=named), indent=2)
+    textfiles.write_state(folder / FILE, dict(rule=rule(config), weights=named), indent=2)

@@ -212,12 +212,20 @@ def _make_ema_decay(config, task, total):
 
 def save_labels(labels, file):
   """Writes the label table beside the config, so that prediction needs no data set."""
-  textfiles.write_json(file, [[name, list(color)] for name, color in labels.classes])
+  textfiles.write_state(file, dict(classes=labels.classes))
 
 
 def load_labels(file):
-  """Reads a label table that `save_labels` wrote; a UserError names a damaged file."""
-  rows = textfiles.read_json(file, list)
+  """Reads a label table that `save_labels` wrote; a UserError names a damaged file.
+
+  Older versions wrote the list of the classes alone.
+  """
+  rows = textfiles.read_json(file, (dict, list))
+  if isinstance(rows, dict):
+    textfiles.check_state(file, rows, ["classes"])
+    rows = rows.get("classes")
+  if not isinstance(rows, list):
+    raise UserError(f"{file}: no list of 'classes' in it; {textfiles.MEND}")
   for row in rows:
     if not (isinstance(row, list) and len(row) == 2 and _is_class(*row)):
       raise UserError(

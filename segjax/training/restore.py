@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def data_of_run(
   workdir, config, moved = Path(workdir), copy.deepcopy(config), dict(moved)
   elsewhere = any(v and v != config.data.source.get(k) for k, v in moved.items())
   config.data.source.update(moved)
+  _check_set(workdir, config.data.source.get("dataset", ""))
   source = input_pipeline.make_source(config, split, labelled=labelled)
   labels = experiment_lib.load_labels(workdir / "labels.json")
   task = choose(TASKS, config.task.name, "task")
@@ -155,6 +157,16 @@ def data_of_run(
   if changed:
     print(f"  warning: {changed}", flush=True)
   return RunData(source, _root(source, config), contents or names[1], changed)
+
+
+def _check_set(workdir, dataset):
+  """Raises a UserError for a TFDS set of another host, such as "huggingface:a/b"."""
+  if re.match(r"[\w-]+:(?![\d*])", dataset):
+    raise UserError(
+      f"{workdir}: its data are the TFDS set {dataset!r}, which may be loaded from the network; "
+      "only the command line of a training can ask for that. Prepare the set under a name without "
+      "':'"
+    )
 
 
 def moved_to(config: ConfigDict, folder: str | os.PathLike | None) -> dict[str, str]:
@@ -174,7 +186,7 @@ def moved_to(config: ConfigDict, folder: str | os.PathLike | None) -> dict[str, 
 def _difference(workdir, split, names, contents, elsewhere):
   """How a split differs from that of the training, by the run's data.json: a sentence or ""."""
   file = workdir / "data.json"
-  trained = textfiles.read_json(file, dict) if file.exists() else {}
+  trained = textfiles.read_state(file, workdir_lib.DATA_KEYS) if file.exists() else {}
   before = trained.get("contents")
   before = before.get(split) if isinstance(before, dict) else None
   if trained.get(split, names) != names:

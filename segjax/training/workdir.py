@@ -17,6 +17,7 @@ from segjax.tasks import TASKS
 from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
 
+DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
@@ -161,7 +162,7 @@ def check(config, folder, data, may_change=MAY_CHANGE):
       f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}{more if longer else ''}"
     )
   file = folder / "data.json"
-  old = textfiles.read_json(file, dict) if file.exists() else data
+  old = textfiles.read_state(file, DATA_KEYS) if file.exists() else data
   if None not in (old.get("start"), data["start"]) and old["start"] != data["start"]:
     raise UserError(
       f"{folder} holds a run that started from other weights: {config.init_from!r} has changed "
@@ -284,7 +285,7 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
       data = data | dict(start=data["start"] or old.get("start"), contents=contents)
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
-    textfiles.write_json(folder / "data.json", data)
+    textfiles.write_state(folder / "data.json", data)
     if class_weights:
       class_balance.write(folder, config, labels, class_weights)
     free = shutil.disk_usage(folder).free / 1e6

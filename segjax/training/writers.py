@@ -11,6 +11,7 @@ import io
 import json
 import math
 import sys
+import zlib
 
 import numpy as np
 
@@ -19,14 +20,24 @@ from segjax.errors import choose, writing
 from segjax.training import wandb_writer
 from segjax.training.tensorboard import Clu
 
+CRC = "crc"  # of a row of metrics.jsonl; rows of older versions have none
+
 
 def finite(values):
   """dict of name -> float, None in place of nan and infinity, which JSON does not have."""
   return {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
 
 
+def _line(row):
+  """A row as a line of JSON that ends with a checksum of what stands before it."""
+  text = json.dumps(row)
+  return f'{text[:-1]}, "{CRC}": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
 class JsonLines:
-  """Appends a line a step to `metrics.jsonl`; nan and infinity are written as null.
+  """Appends a line for each step to `metrics.jsonl`; nan and infinity are written as null.
+
+  The last field of a line, "crc", is a CRC-32 of the row without it, in hexadecimal digits.
 
   Rows after `first_step`, which a killed run wrote after the checkpoint it resumes from, and
   damaged lines are dropped.
@@ -38,12 +49,12 @@ class JsonLines:
     path = workdir / "metrics.jsonl"
     rows = _parse_rows(path)[0] if first_step else []
     kept = [row for row in rows if row["step"] <= first_step]
-    textfiles.replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    textfiles.replace_text(path, "".join(map(_line, kept)))
     self._file = path.open("a", encoding="utf-8")
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""
-    self._file.write(json.dumps(dict(step=step) | finite(values)) + "\n")
+    self._file.write(_line(dict(step=step) | finite(values)))
     self._file.flush()
 
   def hparams(self, values, metrics):
@@ -159,9 +170,9 @@ def _png(image):
 
 
 def read_metrics(file):
-  """Rows of a `metrics.jsonl`, as dicts; none without the file.
+  """Rows of a `metrics.jsonl`, as dicts without their checksums; none without the file.
 
-  A last line that a kill has torn is left out; damaged lines before it are reported and skipped.
+  A last line that a kill has torn is left out; other damaged lines are reported and skipped.
   """
   rows, damaged = _parse_rows(file)
   if damaged:
@@ -173,14 +184,25 @@ def read_metrics(file):
 def _parse_rows(file):
   """(rows, numbers of damaged lines) of a `metrics.jsonl`."""
   rows, damaged = [], []
-  *lines, last = (file.read_bytes() if file.exists() else b"").split(b"\n")
-  for number, line in enumerate([*lines, last], 1):
-    try:
-      row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-      row = None
-    if isinstance(row, dict) and type(row.get("step")) is int:
+  lines = (file.read_bytes() if file.exists() else b"").split(b"\n")
+  for number, line in enumerate(lines, 1):
+    row = _parse_row(line)
+    torn = number == len(lines) and b"}" not in line  # by a kill while it was written
+    if row is not None:
       rows.append(row)
-    elif line.strip() and number <= len(lines):
+    elif line.strip() and not torn:
       damaged.append(number)
   return rows, damaged
+
+
+def _parse_row(line):
+  """The row of a line; None where it is not one, or not the one that was written."""
+  try:
+    row = json.loads(line.decode("utf-8"))
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(row, dict) or type(row.get("step")) is not int:
+    return None
+  crc = row.pop(CRC, None)
+  plain = all(v is None or type(v) in (int, float) for v in row.values())
+  return row if plain and crc in (None, json.loads(_line(row))[CRC]) else None
