@@ -58,7 +58,7 @@ def print_header(
   _line("feeding", f"{where} (data.feed={data.feed!r})")
   _line(
     "steps",
-    f"{info['steps_per_epoch']} an epoch at batch {data.batch_size}, {info['total_steps']} in all",
+    f"{info['steps_per_epoch']} per epoch at batch {data.batch_size}, {info['total_steps']} in all",
   )
   _line("devices", f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}")
   if experiment.frozen:
