@@ -39,7 +39,7 @@ def test_training_leaves_all_its_results(smoked):
   for file in (workdir / "images").iterdir():  # photograph, truth and prediction side by side
     picture = np.asarray(Image.open(file))
     assert shows(picture, example) and picture.shape[1] > 3 * example.shape[1]
-  for text in ("parameters,", "MB", "an epoch at batch 4", "6 in all", "accuracy of always",
+  for text in ("parameters,", "MB", "per epoch at batch 4", "6 in all", "accuracy of always",
                "precision", "recall", "F1", "MaxF", "mean IoU", "images/s", "left"):  # fmt: skip
     assert text in output
 
