@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import select
@@ -72,6 +73,8 @@ def run(main):
   Unexpected errors keep their stack: they are ours, not the user's.
   """
   _keep_heap()
+  # Tracing makes many objects and hardly a cycle: 8.7 for 10.4 s of CPU time until a small run ends.
+  gc.set_threshold(100_000, 50, 100)
   STOP.listen()
   _show_any_text()
   _keep_compilations()

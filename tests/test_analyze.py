@@ -261,6 +261,7 @@ def test_augment_draws_a_sheet(tmp_path):
   assert "switches nothing on" in off.stderr
 
 
+@pytest.mark.slow
 def test_wrong_commands_are_reported_in_one_line(tmp_path):
   cases = (
     ([], "unknown command ''"),

@@ -159,6 +159,13 @@ def once_traced(p):
   return loss
 
 
+# Every kind of layer; the others have no operation that these have not.
+LOWERED = (
+  "attention_segmenter", "classifier/mobile", "classifier/resnet", "classifier/vgg",
+  "classifier/vit", "fcn8s", "segformer", "unet", "unet/group", "unet/none",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", marked(NETS))
 def test_transformations_are_traced_and_lowered(name):
   """With no rank promoted; each result has the parameters' shapes."""
@@ -174,7 +181,8 @@ def test_transformations_are_traced_and_lowered(name):
     traced = jax.jit(every).trace(p.params, p.direction)
   for result in traced.out_info.values():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), result) == shapes
-  traced.lower()
+  if name in LOWERED:
+    traced.lower()
 
 
 @pytest.mark.parametrize("name", marked(["classifier/resnet", "unet/none"]))
@@ -542,6 +550,8 @@ def on_eight_devices(name):
   """{kind of division: error, or "" for a program that was lowered and, of some, compared}."""
   p, found = Problem(name, size=(64, 32), count=8), {}
   for kind, make in DIVIDED.items():
+    if kind == "batch and rows" and name not in COMPARED:
+      continue  # XLA divides the program of "batch" when it compiles it
     try:
       function, params, images = make(p)
       lowered = function.lower(params, images)

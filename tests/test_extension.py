@@ -145,6 +145,7 @@ def data_of(folder):
   return restore.data_of_run(folder, config_lib.load(folder / "config.json"), "val")
 
 
+@pytest.mark.slow
 def test_a_study_of_own_nets(elsewhere, fresh, tmp_path):
   study = study_lib.Study(
     title="", question="", seeds=(0,),

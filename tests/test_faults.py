@@ -52,7 +52,7 @@ def test_inputs_that_are_not_damaged_are_right(kind, world, monkeypatch):
 
 @pytest.mark.slow
 def test_a_short_campaign():
-  command = [sys.executable, str(ROOT / "tests" / "campaign.py"), "--minutes=0.5"]
+  command = [sys.executable, str(ROOT / "tests" / "campaign.py"), "--minutes=0.15"]
   done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
   assert done.returncode == 0, done.stdout + done.stderr
   assert "| kill | " in done.stdout

@@ -43,6 +43,7 @@ def test_a_classifier_gives_probabilities_alone(stand_in_nets):
   assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_colours_are_put_on_the_images_own_lightness(stand_in_nets):
   from skimage.color import rgb2lab
 

@@ -78,6 +78,7 @@ def test_a_run_whose_rows_were_lost_says_so_and_continues(whole, data, tmp_path,
   assert figures.curves(run, "run", run / "curves.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_once(data, tmp_path, monkeypatch):
   made = []
   for kind in ("train_step", "eval_step"):
@@ -254,6 +255,7 @@ def test_checkpoints_of_chosen_steps_are_kept(data, tmp_path):
     training.train(tiny_config(data, keep_steps=(1,), keep_epochs=(1,)), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_another_model_in_the_same_workdir_is_refused_and_named(data, tmp_path):
   training.train(tiny_config(data, total_steps=3), tmp_path)
   with pytest.raises(UserError, match=r"model\.widths: \(4, 6\) -> \(4, 8\)"):
@@ -261,6 +263,7 @@ def test_another_model_in_the_same_workdir_is_refused_and_named(data, tmp_path):
   assert config_lib.load(tmp_path / "config.json").model.widths == (4, 6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data, tmp_path):
   training.train(tiny_config(data, total_steps=3), tmp_path)
   config = config_lib.load(tmp_path / "config.json")

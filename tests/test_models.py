@@ -115,6 +115,7 @@ def test_same_as_a_torch_unet():
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_and_a_train_step_need_only_the_core_packages():
   """Runs a train step where importing anything beyond the five packages' own needs fails."""
   code = """

@@ -393,6 +393,7 @@ def test_a_first_convolution_is_adapted_as_in_timm(channels):
   assert ("conv1.weight", "conv1/kernel") in report.loaded and not report.missing
 
 
+@pytest.mark.slow
 def test_other_mismatches_stay_errors():
   net = resnet.ResNet(STAGES)
   for key, cut in (

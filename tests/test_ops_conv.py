@@ -388,6 +388,7 @@ def test_a_shard_map_that_checks_what_varies():
 
 
 @pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
+@pytest.mark.slow
 def test_several_devices():
   """Sharded batches, shard_map, Explicit axes; which programs use the kernels of a CPU."""
   code = """

@@ -220,6 +220,7 @@ def test_no_file_without_a_rule(tmp_path):
   assert not (tmp_path / "run" / class_balance.FILE).exists()
 
 
+@pytest.mark.slow
 def test_training_by_a_rule_says_its_weights(tmp_path, capsys):
   config = config_of(tmp_path, "median_frequency")
   config.total_steps, config.total_epochs, config.writers, config.pictures = 2, 0.0, (), 0
@@ -230,6 +231,7 @@ def test_training_by_a_rule_says_its_weights(tmp_path, capsys):
   assert f"by 'median_frequency': {text}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_weights_and_resumes_with_them(tmp_path, monkeypatch):
   config = config_of(tmp_path, "median_frequency")
   config.total_steps, config.total_epochs, config.writers, config.pictures = 2, 0.0, (), 0

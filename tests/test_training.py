@@ -80,6 +80,7 @@ def same(a, b):
 # ---------------------------------------------------------------------------- steps
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
   """One step against the textbook: optax's own loss on float images, Adam by hand."""
   net, task, optimizer = parts()
@@ -126,6 +127,7 @@ def test_seeds_share_a_program_and_draw_otherwise():
   assert len(set(map(str, starts))) == len(set(losses)) == 3
 
 
+@pytest.mark.slow
 def test_the_state_is_donated_and_the_average_is_exact():
   net, task, optimizer = parts(norm="batch")
   mesh = steps.make_mesh(jax.devices()[:1])
@@ -370,6 +372,7 @@ def test_crops_and_full_size_evaluation_train_evaluate_and_predict(tmp_path, dat
   assert list((workdir / "images").iterdir())
 
 
+@pytest.mark.slow
 def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(tmp_path, data, capsys):
   file = data / "images" / "x003.png"
   file.write_bytes(file.read_bytes()[:99])

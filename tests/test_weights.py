@@ -60,6 +60,7 @@ def classifier_file(tmp_path, backbone, classes=1000):
   return write_safetensors(tmp_path / f"{backbone}.safetensors", state), variables
 
 
+@pytest.mark.slow
 def test_round_trip_is_exact(tmp_path):
   path, variables = classifier_file(tmp_path, "resnet18", classes=5)
   net = models.make("classifier", backbone="resnet18", num_classes=5)
@@ -71,6 +72,7 @@ def test_round_trip_is_exact(tmp_path):
   assert all((x == 0).all() for x in jax.tree.leaves(empty))
 
 
+@pytest.mark.slow
 def test_head_of_another_class_count_stays_and_is_named(tmp_path):
   path, _ = classifier_file(tmp_path, "resnet18", classes=7)
   mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
@@ -98,6 +100,7 @@ def test_reshaped_and_unexpected_are_reported():
   assert "not in ours: extra" in str(report)
 
 
+@pytest.mark.slow
 def test_impossible_shapes_and_foreign_files_are_errors(tmp_path):
   mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
   state = as_state_dict(mine, "backbone")
@@ -109,6 +112,7 @@ def test_impossible_shapes_and_foreign_files_are_errors(tmp_path):
     weights.load_torch({"x.weight": np.zeros(3, np.float32)}, mine)
 
 
+@pytest.mark.slow
 def test_only_a_submodule_is_loaded(tmp_path):
   path, variables = classifier_file(tmp_path, "resnet18", classes=5)
   mine = jax.tree.map(np.zeros_like, variables)
