@@ -657,7 +657,7 @@ def test_studies_write_whole_reports(names, tmp_path, capsys):
 
 def few_digits(split, *, size=8, train_fraction=0.8, split_seed=0):
   """The source `digits`, cut."""
-  count = dict(train=160, val=60)[split]
+  count = dict(train=300, val=200)[split]
   return Subset(digits(split, size=size, train_fraction=train_fraction, split_seed=split_seed),
                 tuple(range(count)))  # fmt: skip
 
