@@ -62,9 +62,9 @@ def test_counts_shares_and_weights_by_hand():
   np.testing.assert_allclose(s.share, [0.5, 0.25, 0])
   assert s.ignored_share == 0.25
   # f = 6/9, 3/6; their median 7/12.
-  np.testing.assert_allclose(class_statistics.median_frequency_weights(s), [7 / 8, 7 / 6, 0])
-  want = [1 / np.log(1.02 + 6 / 9), 1 / np.log(1.02 + 3 / 9), 0]
-  np.testing.assert_allclose(class_statistics.inverse_log_weights(s), want)
+  np.testing.assert_allclose(class_statistics.weights_by(s, "median_frequency"), [7 / 8, 7 / 6, 1])
+  want = [1 / np.log(1.02 + 6 / 9), 1 / np.log(1.02 + 3 / 9), 1]
+  np.testing.assert_allclose(class_statistics.weights_by(s, "inverse_log"), want)
   assert re.search(r"a +50\.00% +2 \(100%\) +0\.875 ", class_statistics.table(s))
   assert re.search(r"ignored +25\.00%$", class_statistics.table(s))
 
@@ -74,7 +74,7 @@ def test_median_frequency_agrees_with_balanced_weights_where_every_image_has_eve
   labels = [rng.choice(4, (30, 20), p=(0.6, 0.25, 0.1, 0.05)) for _ in range(5)]
   s = class_statistics.count(Labels(*labels, classes=4))
   assert (s.images == 5).all()
-  got = class_statistics.median_frequency_weights(s)
+  got = class_statistics.weights_by(s, "median_frequency")
   balanced = compute_class_weight("balanced", classes=np.arange(4), y=np.ravel(labels))
   np.testing.assert_allclose(got / got[0], balanced / balanced[0], rtol=1e-12)
 
@@ -83,7 +83,7 @@ def test_one_class_an_image_counts_images():
   s = class_statistics.count(Labels(0, 1, 1, 2))
   assert s.pixels.tolist() == s.images.tolist() == [1, 2, 1]
   np.testing.assert_allclose(s.share, [0.25, 0.5, 0.25])
-  np.testing.assert_allclose(class_statistics.median_frequency_weights(s), [1, 0.5, 1])
+  np.testing.assert_allclose(class_statistics.weights_by(s, "median_frequency"), [1, 0.5, 1])
 
 
 # ---------------------------------------------------------------------------- sheets

@@ -8,6 +8,7 @@ import numpy as np
 
 from segjax.data.checks import label_histograms
 from segjax.errors import UserError, writing
+from segjax.losses import RULES
 
 MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
 
@@ -74,47 +75,27 @@ def count(source, threads=4):
   )
 
 
-def median_frequency_weights(statistics):
-  """median(f) / f, where f is the class's share of the scored pixels of images that contain it.
-
-  Eigen, Fergus: Predicting Depth, Surface Normals and Semantic Labels with a Common Multi-Scale
-  Convolutional Architecture, ICCV 2015. The median is over the classes that occur.
+def weights_by(statistics, rule):
+  """Weights of classes by a rule of `losses.class_weights`.
 
   Args:
     statistics: ClassStatistics of the train split.
+    rule: "median_frequency", "inverse_log" or "inverse".
 
   Returns:
-    f64[C], 0 for a class that does not occur.
+    f64[C], 1 for a class that does not occur.
 
   >>> one = np.array([60, 20, 0])
   >>> s = ClassStatistics(("a", "b", "c"), one, one > 0, np.array([80, 40, 0]), 0, 2)
-  >>> median_frequency_weights(s).round(3).tolist()
-  [0.833, 1.25, 0.0]
+  >>> weights_by(s, "median_frequency").round(3).tolist()
+  [0.833, 1.25, 1.0]
+  >>> weights_by(s, "inverse_log").round(3).tolist()
+  [1.751, 4.184, 1.0]
   """
-  occurs = statistics.pixels > 0
-  frequency = statistics.pixels / np.maximum(statistics.pixels_of_images, 1)
-  median = np.median(frequency[occurs]) if occurs.any() else 0.0
-  return np.where(occurs, median / np.where(occurs, frequency, 1.0), 0.0)
-
-
-def inverse_log_weights(statistics):
-  """1 / ln(1.02 + p), where p is the class's share of the scored pixels; from 1.4 to 50.5.
-
-  Paszke, Chaurasia, Kim, Culurciello: ENet, 2016 (arXiv 1606.02147).
-
-  Args:
-    statistics: ClassStatistics of the train split.
-
-  Returns:
-    f64[C], 0 for a class that does not occur.
-
-  >>> one = np.array([60, 20, 0])
-  >>> s = ClassStatistics(("a", "b", "c"), one, one > 0, np.array([80, 40, 0]), 0, 2)
-  >>> inverse_log_weights(s).round(3).tolist()
-  [1.751, 4.184, 0.0]
-  """
-  share = statistics.pixels / max(statistics.pixels.sum(), 1)
-  return np.where(statistics.pixels > 0, 1 / np.log(1.02 + share), 0.0)
+  occurs, weights = statistics.pixels > 0, np.ones(len(statistics.pixels))
+  if occurs.any():
+    weights[occurs] = RULES[rule](statistics.pixels[occurs], statistics.pixels_of_images[occurs])
+  return weights
 
 
 def proposal(statistics):
@@ -134,11 +115,12 @@ def proposal(statistics):
     rest = f", {_some(lost)} {'have' if len(lost) > 1 else 'has'} none" if found and lost else ""
     return f"no weights of the loss are proposed: {what}{rest}"
   lines = [f"classes without a pixel: {_some(lost)} (weight 1 below)"] if lost else []
-  for text, weights in (
-    ("weights of the loss, median frequency (Eigen and Fergus 2015):", median_frequency_weights(s)),
-    ("or inverse logarithm (ENet, Paszke et al. 2016):", inverse_log_weights(s)),
+  for text, rule in (
+    ("weights of the loss, median frequency (Eigen and Fergus 2015):", "median_frequency"),
+    ("or inverse logarithm (ENet, Paszke et al. 2016):", "inverse_log"),
   ):
-    lines += [text, f"  {override(np.where(s.pixels > 0, weights, 1))}"]
+    lines += [text, f"  {override(weights_by(s, rule))}"]
+  lines.append("or counted by each training: --config.loss.class_weights=median_frequency")
   return "\n".join(lines)
 
 
@@ -159,7 +141,7 @@ def override(weights):
 def table(statistics):
   """A text table: a line per class with its share, images and both weights."""
   s = statistics
-  weights = zip(median_frequency_weights(s), inverse_log_weights(s), strict=True)
+  weights = zip(weights_by(s, "median_frequency"), weights_by(s, "inverse_log"), strict=True)
   width = max(len(n) for n in (*s.names, "ignored"))
   lines = [f"{'class':{width}}  {'share':>7}  {'images':>13}  {'median-freq':>11}  {'inv-log':>7}"]
   for i, pair in enumerate(weights):

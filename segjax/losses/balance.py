@@ -42,24 +42,27 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
       "more and some above 0"
     )
   counts = counts.astype(np.float64)
-  occurs = counts.any(0)
-  weights = np.ones(counts.shape[1])
-  weights[occurs] = rule(counts[:, occurs])
+  pixels, of_images = counts.sum(0), ((counts > 0) * counts.sum(1, keepdims=True)).sum(0)
+  occurs = pixels > 0
+  weights = np.ones(len(pixels))
+  weights[occurs] = rule(pixels[occurs], of_images[occurs])
   return weights
 
 
-def _median_frequency(counts):
-  images = (counts > 0) * counts.sum(1, keepdims=True)
-  frequency = counts.sum(0) / images.sum(0)
+# Of the pixels of each class that occurs, and of all scored pixels of the images that contain it.
+def _median_frequency(pixels, of_images):
+  frequency = pixels / of_images
   return np.median(frequency) / frequency
 
 
-def _inverse_log(counts):
-  return 1 / np.log(1.02 + counts.sum(0) / counts.sum())
+def _inverse_log(pixels, of_images):
+  del of_images
+  return 1 / np.log(1.02 + pixels / pixels.sum())
 
 
-def _inverse(counts):
-  return counts.sum() / (counts.shape[1] * counts.sum(0))
+def _inverse(pixels, of_images):
+  del of_images
+  return pixels.sum() / (len(pixels) * pixels)
 
 
 RULES = dict(median_frequency=_median_frequency, inverse_log=_inverse_log, inverse=_inverse)
