@@ -145,11 +145,8 @@ class Predictions:
 
   def _check_free(self, name, base, kinds):
     for kind in kinds:
-      file = self._picture(base, kind)
-      if file.exists() and name not in self._earlier and not _is_marked(file):
-        raise UserError(
-          f"{file} is there already and not a result of predict.py; choose another --output"
-        )
+      if name not in self._earlier:
+        _check_ours(self._picture(base, kind))
 
   def _picture(self, base, kind):
     return self.folder / f"{base}_{kind}.png"
@@ -161,10 +158,7 @@ class Predictions:
       UserError: a file of its name is there that prediction did not write.
     """
     file = self.folder / LEGEND
-    if file.exists() and not _is_marked(file):
-      raise UserError(
-        f"{file} is there already and not a result of predict.py; choose another --output"
-      )
+    _check_ours(file)
     with writing(file):
       textfiles.replace(file, lambda part: _save(picture, part))
 
@@ -282,6 +276,14 @@ def _save(picture, file):
   text = PngImagePlugin.PngInfo()
   text.add_text(*MARK)
   Image.fromarray(picture).save(file, format="PNG", pnginfo=text)
+
+
+def _check_ours(file):
+  """Raises a UserError where a file is there that prediction did not write."""
+  if file.exists() and not _is_marked(file):
+    raise UserError(
+      f"{file} is there already and not a result of predict.py; choose another --output"
+    )
 
 
 def _is_marked(file):

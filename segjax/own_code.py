@@ -8,6 +8,7 @@ somebody else.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -208,6 +209,25 @@ def known_defaults(name):
     return defaults(find(name, "code"))
   except UserError:
     return {}
+
+
+def bind(name, kind, fields, known, passed):
+  """The function of a user's name, with its fields.
+
+  Args:
+    name: "package.module:attribute".
+    kind: its kind, for messages: "loss".
+    fields: dict of its own fields.
+    known: names of the library's fields beside them.
+    passed: names of the arguments that the library passes to it.
+
+  Raises:
+    UserError: see `find`, `check_disjoint` and `check_arguments`.
+  """
+  function, what = find(name, kind), f"{kind} {name!r}"
+  check_disjoint(function, known, what)
+  check_arguments(function, fields, what, passed)
+  return functools.partial(function, **fields)
 
 
 def check_arguments(function, fields, what, passed=()):

@@ -192,8 +192,8 @@ def prepared():
     def method(self, *args, **kwargs):
       key = id(self), name, args, tuple(kwargs.items())
       if key not in kept:
-        kept[key] = plain[name](self, *args, **kwargs)
-      return kept[key]
+        kept[key] = self, plain[name](self, *args, **kwargs)  # kept alive, so its id stays its own
+      return kept[key][1]
 
     return method
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from segjax.data.shared_tables import FLOODNET
 from segjax.data.synthetic import aerial, sources
-from segjax.data.synthetic.aerial_objects import AERIAL_CLASSES
 
 COUNT = 50
 
@@ -36,11 +36,11 @@ def test_shape_and_dtype(size):
     image, classes = aerial.draw_aerial(1, index, height=size[0], width=size[1])
     assert image.shape == (*size, 3) and classes.shape == size
     assert image.dtype == classes.dtype == np.uint8
-    assert classes.max() < len(AERIAL_CLASSES)
+    assert classes.max() < len(FLOODNET)
 
 
 def test_table():
-  names, colours = zip(*AERIAL_CLASSES, strict=True)
+  names, colours = zip(*FLOODNET.classes, strict=True)
   assert names == (
     "Background", "Building", "Road", "Water", "Tree", "Vehicle", "Pool", "Grass",
   )  # fmt: skip
@@ -51,7 +51,7 @@ def test_every_class_is_common(drawn):
   """Present: 0.2 % of the image at least, 131 pixels."""
   shares = np.stack([np.bincount(c.ravel(), minlength=8) / c.size for c in drawn[1]])
   present = (shares > 0.002).mean(0)
-  for (name, _), share in zip(AERIAL_CLASSES, present, strict=True):
+  for (name, _), share in zip(FLOODNET.classes, present, strict=True):
     assert share >= (0.15 if name in ("Vehicle", "Pool") else 1 / 3), (name, share)
   assert shares.mean(0).max() < 0.4
 
@@ -79,7 +79,7 @@ def test_image_and_label_share_the_geometry(drawn):
 @pytest.mark.parametrize("name", ["Building", "Road", "Water", "Tree", "Vehicle", "Pool"])
 def test_each_class_differs_from_what_surrounds_it(drawn, name):
   """Mean contrast of colour over the edges of the class, of 255."""
-  mine = drawn[1] == [n for n, _ in AERIAL_CLASSES].index(name)
+  mine = drawn[1] == [n for n, _ in FLOODNET.classes].index(name)
   edge = mine[:, :, 2:-1] & ~mine[:, :, 1:-2]  # one pixel of blur aside
   colour = drawn[0].astype(np.float32)
   contrast = np.abs(colour[:, :, 3:] - colour[:, :, :-3]).mean(-1)
@@ -102,7 +102,7 @@ def test_splits_share_nothing():
   assert not set(train.names) & set(val.names)
   images = {s[i]["image"].tobytes() for s in (train, val) for i in range(len(s))}
   assert len(images) == 38
-  assert train.labels.classes == AERIAL_CLASSES
+  assert train.labels.classes == FLOODNET.classes
 
 
 def test_source_draws_its_own_scene():

@@ -703,10 +703,11 @@ def test_weights_are_proposed_for_classes_that_occur():
   counted = class_statistics.ClassStatistics(
     ("a", "b", "c"), pixels, pixels > 0, np.array([80, 40, 0]), 0, 2
   )
-  lost, _, first, _, second = class_statistics.proposal(counted).splitlines()
+  lost, _, first, _, second, rule = class_statistics.proposal(counted).splitlines()
   assert lost == "classes without a pixel: 'c' (weight 1 below)"
   assert first.endswith('="(0.8333, 1.25, 1)"')
   assert second.endswith('="(1.751, 4.184, 1)"')
+  assert rule == "or counted by each training: --config.loss.class_weights=median_frequency"
   assert "0.000" not in class_statistics.table(counted)
   one = dataclasses.replace(counted, pixels=np.array([60, 0, 0]))
   assert "class_weights" not in class_statistics.proposal(one)

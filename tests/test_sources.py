@@ -9,9 +9,9 @@ from PIL import Image
 
 from segjax.data import checks, masks, sources
 from segjax.data.datasets.dubai_aerial import DUBAI
-from segjax.data.datasets.floodnet import FLOODNET
 from segjax.data.datasets.landcover import LANDCOVER
 from segjax.data.labels import IGNORE, default_table
+from segjax.data.shared_tables import FLOODNET
 from segjax.errors import UserError
 
 README_SHARES = {  # per cent of all pixels, from the data's README

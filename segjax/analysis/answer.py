@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.analysis.intervals import mean_and_deviation, paired_by_seed
 from segjax.analysis.names import text_of
 from segjax.analysis.variants import common_score, sign_of, task_of
 
@@ -50,8 +50,7 @@ def sentence(score):
     return f"{start}."
   parts, alike, single = [], [], []
   for other in others:
-    seeds = [s for s in values[best] if s in values[other]]
-    d = paired_difference([values[best][s] for s in seeds], [values[other][s] for s in seeds])
+    d = paired_by_seed(values[best], values[other])
     if d.pairs < 2:
       single.append(f"'{other}' ({mean_and_deviation(list(values[other].values()))})")
     elif d.verdict == "not distinguishable":

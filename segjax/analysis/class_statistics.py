@@ -8,7 +8,7 @@ import numpy as np
 
 from segjax.data.checks import label_histograms
 from segjax.errors import UserError, writing
-from segjax.losses import RULES
+from segjax.losses.balance import weigh
 
 MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
 
@@ -92,10 +92,7 @@ def weights_by(statistics, rule):
   >>> weights_by(s, "inverse_log").round(3).tolist()
   [1.751, 4.184, 1.0]
   """
-  occurs, weights = statistics.pixels > 0, np.ones(len(statistics.pixels))
-  if occurs.any():
-    weights[occurs] = RULES[rule](statistics.pixels[occurs], statistics.pixels_of_images[occurs])
-  return weights
+  return weigh(statistics.pixels, statistics.pixels_of_images, rule)
 
 
 def proposal(statistics):

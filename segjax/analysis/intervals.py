@@ -115,3 +115,9 @@ def mean_and_deviation(values, digits=DIGITS):
     return f"{values.mean():.{digits}f} ± 0"
   digits = decimals(deviation, digits)
   return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"
+
+
+def paired_by_seed(first, second):
+  """`paired_difference` of {seed: value} over the seeds that both have."""
+  shared = sorted(first.keys() & second.keys())
+  return paired_difference([first[s] for s in shared], [second[s] for s in shared])

@@ -78,8 +78,8 @@ def write(study, results, output):
 
 def _csv(study, results, costs, knn):
   """A row per run; columns that begin with time/ differ from run to run, the others do not."""
-  done = [r for r in results if not r.error]
-  names = sorted({k for r in done for k in r.final() if k.startswith("val/")})
+  finals = {(r.variant, r.seed): r.final() for r in results if not r.error}
+  names = sorted({k for final in finals.values() for k in final if k.startswith("val/")})
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator="\n")
   head = ["variant", "seed", "status", "identity", "parameters", "mb", "gflops", "best"]
@@ -91,7 +91,7 @@ def _csv(study, results, costs, knn):
     if r.error:
       writer.writerow(start)
       continue
-    c, final = costs[r.variant][0], r.final()
+    c, final = costs[r.variant][0], finals[r.variant, r.seed]
     numbers = [c.parameters, c.mb, c.gflops, r.best()]
     numbers += knn.get((r.variant, r.seed), (np.nan, np.nan)) if knn else ()
     numbers += [final.get(n, np.nan) for n in names]

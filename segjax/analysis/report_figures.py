@@ -10,6 +10,7 @@ from segjax.analysis.intervals import mean_and_deviation
 from segjax.analysis.names import CLASS_METRICS, text_of
 from segjax.analysis.variants import data_now, sign_of, start_of
 from segjax.tasks import TASKS
+from segjax.training import experiment as experiment_lib
 from segjax.training import restore
 
 
@@ -88,11 +89,12 @@ def _ranking(values):
 def segmentation(document, study, done, figures):
   """Per-class bars, confusion matrices, best and worst regions, stages of training."""
   first = next(iter(done.values()))[0]
-  labels = restore.run(first.workdir)[0].labels
+  labels = experiment_lib.load_labels(first.workdir / "labels.json")
+  finals = {v: [r.final() for r in runs] for v, runs in done.items()}
   document.heading("Classes")
   iou = {
-    v: [[r.final().get(f"val/iou/{c}", np.nan) for c in labels.names] for r in runs]
-    for v, runs in done.items()
+    v: [[row.get(f"val/iou/{c}", np.nan) for c in labels.names] for row in of]
+    for v, of in finals.items()
   }
   colors = np.array([color for _, color in labels.classes])
   file = charts.class_bars(iou, labels.names, colors, figures / "iou_by_class.png")
@@ -100,9 +102,7 @@ def segmentation(document, study, done, figures):
   rows = []
   for metric in ("iou", "precision", "recall", "f1"):
     for c in labels.names:
-      values = [
-        [r.final().get(f"val/{metric}/{c}", np.nan) for r in runs] for runs in done.values()
-      ]
+      values = [[row.get(f"val/{metric}/{c}", np.nan) for row in of] for of in finals.values()]
       rows.append(
         (CLASS_METRICS.get(metric, metric), c, *(mean_and_deviation(v, 3) for v in values))
       )

@@ -10,7 +10,7 @@ import numpy as np
 from segjax import study as study_lib
 from segjax.analysis import feature_pictures
 from segjax.analysis import probes as probes_lib
-from segjax.analysis.intervals import mean_and_deviation, paired_difference
+from segjax.analysis.intervals import mean_and_deviation, paired_by_seed, paired_difference
 from segjax.analysis.names import text_of
 from segjax.analysis.separation import NEIGHBORS
 from segjax.analysis.variants import scalars_of, start_of, task_of
@@ -96,11 +96,12 @@ def differences(document, study, done, knn):
   names = scalars_of(study, done)
   first, *others = done
   pairs = study.compare or [(first, label) for label in others]
+  finals = {(r.variant, r.seed): r.final() for runs in done.values() for r in runs}
   rows = []
   for base, label in pairs:
     if base not in done or label not in done:
       continue
-    values = {text_of(n): lambda r, n=n: r.final().get(n, np.nan) for n in names}
+    values = {text_of(n): lambda r, n=n: finals[r.variant, r.seed].get(n, np.nan) for n in names}
     tasks = {task_of(done[base]), task_of(done[label])}
     if len(tasks) > 1:  # their losses are different things
       del values[text_of("val/loss")]
@@ -110,7 +111,7 @@ def differences(document, study, done, knn):
       values["kNN accuracy"] = lambda r: knn.get((r.variant, r.seed), (np.nan,))[-1]
     values |= {"training minutes": study_lib.Result.minutes}
     for text, value in values.items():
-      d = paired_difference(*_paired(done[base], done[label], value))
+      d = paired_by_seed(*({r.seed: value(r) for r in done[v]} for v in (base, label)))
       if d.pairs and text not in map(text_of, OF_THE_DATA):
         rows.append((label, base, text, str(d), d.pairs, d.verdict))
   if not rows:
@@ -122,13 +123,6 @@ def differences(document, study, done, knn):
     "Student's t interval of the mean difference, paired by seed. 'Not distinguishable' where it "
     "contains 0; nothing is corrected for the number of comparisons."
   )
-
-
-def _paired(first, second, value):
-  """Values of both variants for the seeds that both have, as two lists."""
-  a, b = ({r.seed: value(r) for r in runs} for runs in (first, second))
-  shared = sorted(a.keys() & b.keys())
-  return [a[s] for s in shared], [b[s] for s in shared]
 
 
 def features(document, done, probes, figures):

@@ -155,16 +155,14 @@ def _bind(own, fields):
   if not own:
     check_fields(fields, known, "augment")
     return None
-  function, what = own_code.find(own, "augmentation"), f"augmentation {own!r}"
-  own_code.check_disjoint(function, known, what)
-  own_code.check_arguments(function, fields, what, passed=("key", "image", "label"))
+  function = own_code.bind(own, "augmentation", fields, known, ("key", "image", "label"))
 
   def augment(key, image, label):
-    changed = function(key, image, label, **fields)
+    changed = function(key, image, label)
     if jax.tree.map(jnp.shape, changed) != (image.shape, label.shape):
       raise UserError(
-        f"{what} returns arrays of shape {jax.tree.map(jnp.shape, changed)}, expected an image and "
-        f"a label of the shapes that it got, {(image.shape, label.shape)}"
+        f"augmentation {own!r} returns arrays of shape {jax.tree.map(jnp.shape, changed)}, "
+        f"expected an image and a label of the shapes that it got, {(image.shape, label.shape)}"
       )
     return changed[0].astype(image.dtype), changed[1].astype(label.dtype)
 

@@ -60,20 +60,12 @@ def measure_input(config, *, batches=50):
   Returns:
     dict of `images_per_s` and the settings.
   """
-  from segjax.data import pipeline
   from segjax.training import input_pipeline
 
   config.data.cache_mb = 0
   source = input_pipeline.make_source(config, "train", training=True)
   data = config.data
-  iterator = pipeline.train_iterator(
-    source,
-    batch_size=data.batch_size,
-    seed=config.seed,
-    crop=data.size if data.fit == "crop" else None,
-    num_threads=data.threads,
-    num_workers=data.workers,
-  )
+  iterator = input_pipeline.train_iterator(config, source, False)
   next(iterator)
   start = time.perf_counter()
   for _ in range(batches):

@@ -25,3 +25,16 @@ OBJECTS = LabelTable(
     ("Road", (128, 64, 128)),
   )
 )
+# Flooded land, which drawn scenes and FloodNet share.
+FLOODNET = LabelTable(
+  (
+    ("Background", (0, 0, 0)),
+    ("Building", (0, 0, 255)),
+    ("Road", (0, 255, 0)),
+    ("Water", (0, 255, 255)),
+    ("Tree", (255, 0, 0)),
+    ("Vehicle", (255, 0, 255)),
+    ("Pool", (255, 255, 0)),
+    ("Grass", (255, 255, 255)),
+  )
+)

@@ -135,10 +135,6 @@ class _Labelled:
     return getattr(self.source, "notes", ())
 
   @property
-  def hashes(self):
-    return self.source.hashes  # an AttributeError where the source reads no files
-
-  @property
   def digest(self):
     return self.source.digest
 

@@ -34,7 +34,7 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
   >>> class_weights([[60, 20, 0], [40, 0, 0]], "median_frequency").round(3).tolist()
   [0.65, 2.167, 1.0]
   """
-  rule = choose(RULES, how, "rule for class weights")
+  choose(RULES, how, "rule for class weights")
   counts = np.asarray(counts)
   if counts.ndim != 2 or counts.size == 0 or counts.min() < 0 or not counts.any():
     raise ValueError(
@@ -43,13 +43,24 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
     )
   counts = counts.astype(np.float64)
   pixels, of_images = counts.sum(0), ((counts > 0) * counts.sum(1, keepdims=True)).sum(0)
-  occurs = pixels > 0
-  weights = np.ones(len(pixels))
-  weights[occurs] = rule(pixels[occurs], of_images[occurs])
+  return weigh(pixels, of_images, how)
+
+
+def weigh(pixels, of_images, how):
+  """`class_weights` from totals over a split, both [C].
+
+  Args:
+    pixels: scored pixels of each class.
+    of_images: all scored pixels of the images that contain it.
+    how: rule.
+  """
+  occurs, weights = pixels > 0, np.ones(len(pixels))
+  if occurs.any():
+    weights[occurs] = RULES[how](pixels[occurs], of_images[occurs])
   return weights
 
 
-# Of the pixels of each class that occurs, and of all scored pixels of the images that contain it.
+# Of `weigh`'s totals of the classes that occur.
 def _median_frequency(pixels, of_images):
   frequency = pixels / of_images
   return np.median(frequency) / frequency

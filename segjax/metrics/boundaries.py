@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from segjax.class_index import class_index, counted
-from segjax.metrics.counting import mean_of_present, ratio
+from segjax.metrics.counting import mean_of_present, means_of_present, ratio, read_labels
 from segjax.metrics.per_image import by_image, read_counts
 
 
@@ -28,8 +27,7 @@ def contour_tolerance(height: int, width: int) -> int:
 
 
 def _read(pred, label, num_classes, valid):
-  valid = counted(valid, jnp.shape(label))
-  pred, label = class_index(pred, num_classes, name="pred"), class_index(label, num_classes)
+  pred, label, valid = read_labels(pred, label, num_classes, valid)
   return jnp.where(valid, pred, -1), jnp.where(valid, label, -1)
 
 
@@ -177,5 +175,5 @@ def boundary_f(counts: ArrayLike) -> dict[str, float | np.ndarray]:
   precision, recall = np.nan_to_num(ratio(matched, own)), np.nan_to_num(ratio(found, true))
   f = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
   f = np.where(own + true > 0, f, np.nan)
-  each = np.array([mean_of_present(column) for column in f.T])
+  each = means_of_present(f.T)
   return dict(mean_boundary_f=mean_of_present(each), boundary_f=each)

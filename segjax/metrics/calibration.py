@@ -32,7 +32,8 @@ def calibration_sums(
     of their bins, which keeps float32 exact enough. A pixel whose label is none of the classes is
     counted nowhere.
   """
-  p, label, inside = _read(logits, label, valid)
+  z, label, inside = _read(logits, label, valid)
+  p = jax.nn.softmax(z)
   classes = p.shape[-1]
   best = p.max(-1)
   right = p.argmax(-1) == label
@@ -49,11 +50,11 @@ def calibration_sums(
 
 
 def _read(logits, label, valid):
-  """Probabilities f32[B,H,W,C], labels and counted pixels."""
+  """Logits of at least two classes f32[B,H,W,C], labels and counted pixels."""
   z = _of_classes(logits)
   label = class_index(label, z.shape[-1])
   inside = counted(valid, label.shape) & (label >= 0) & ~jnp.isnan(z).any(-1)
-  return jax.nn.softmax(z), label, inside
+  return z, label, inside
 
 
 def _of_classes(logits):
@@ -119,8 +120,7 @@ def temperature_sums(
     f32[33,2]: first and second derivative of the summed cross-entropy by the factor 1 / T of the
     logits, at each of 33 factors from 1/16 to 16.
   """
-  z = _of_classes(logits)
-  _, label, inside = _read(logits, label, valid)
+  z, label, inside = _read(logits, label, valid)
   z = jnp.where(inside[..., None], z - z.max(-1, keepdims=True), 0.0)
   own = jnp.where(label[..., None] == jnp.arange(z.shape[-1]), z, 0.0).sum(-1)
 

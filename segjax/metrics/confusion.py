@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
-from segjax.metrics.counting import counts_of, mean_of_present, ratio
+from segjax.metrics.counting import counts_of, mean_of_present, ratio, read_labels
 from segjax.ops import wide
 
 THRESHOLDS = 256  # score histograms hold this many bins; bin k starts at probability k / 256
@@ -41,12 +41,9 @@ def confusion_matrix(
   >>> confusion_matrix(one, one, num_classes=2).tolist()
   [[0, 0], [0, 3]]
   """
-  pred = class_index(pred, num_classes, name="pred")
-  label = class_index(label, num_classes)
-  if pred.shape != label.shape:
-    raise ValueError(f"pred has shape {pred.shape}, label {label.shape}; expected the same")
+  pred, label, scored = read_labels(pred, label, num_classes, valid)
   cells = num_classes * num_classes
-  inside = counted(valid, label.shape) & (pred >= 0) & (label >= 0)
+  inside = scored & (pred >= 0) & (label >= 0)
   cell = jnp.where(inside, label * num_classes + pred, cells)
   return counts_of(cell, cells + 1)[:cells].reshape(num_classes, num_classes)
 

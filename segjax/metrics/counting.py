@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.class_index import class_index, counted
 from segjax.ops import by_platform, undivided
 
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
@@ -31,6 +32,25 @@ def ratio(a, b):
   """a / b in float64, nan where b is 0."""
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def read_labels(pred, label, num_classes, valid):
+  """(predictions, labels, pixels that are scored); -1 for an index of none of the classes.
+
+  Raises:
+    TypeError: labels or predictions that are not integers.
+    ValueError: shapes that do not fit.
+  """
+  pred = class_index(pred, num_classes, name="pred")
+  label = class_index(label, num_classes)
+  if pred.shape != label.shape:
+    raise ValueError(f"pred has shape {pred.shape}, label {label.shape}; expected the same")
+  return pred, label, counted(valid, label.shape)
+
+
+def means_of_present(rows):
+  """`mean_of_present` of each row, f64[N]."""
+  return np.array([mean_of_present(row) for row in rows])
 
 
 def mean_of_present(values):

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from segjax.class_index import class_index, counted
-from segjax.metrics.counting import counts_of, mean_of_present, ratio
+from segjax.metrics.counting import (
+  counts_of,
+  mean_of_present,
+  means_of_present,
+  ratio,
+  read_labels,
+)
 
 WORST = 0.05  # share of the images that `mean_iou_worst_images` is about
 
@@ -30,8 +35,8 @@ def image_counts(
     i32[B,C,3], pixels that are the class in both, in the truth, in the prediction. A pixel whose
     label or prediction is none of the classes is counted nowhere.
   """
-  pred, label = class_index(pred, num_classes, name="pred"), class_index(label, num_classes)
-  inside = counted(valid, label.shape) & (pred >= 0) & (label >= 0)
+  pred, label, scored = read_labels(pred, label, num_classes, valid)
+  inside = scored & (pred >= 0) & (label >= 0)
   both = jnp.where(pred == label, label, -1)
   found = [by_image(x, inside, num_classes) for x in (both, label, pred)]
   return jnp.stack(found, -1)
@@ -67,20 +72,21 @@ def mean_ious(counts: ArrayLike) -> dict[str, float]:
   {'mean_iou_dataset': 0.5625, 'mean_iou_images': 0.6875, 'mean_iou_classes': 0.5625}
   """
   counts = read_counts(counts, 3)
-  own = sorted(v for v in image_ious(counts) if not np.isnan(v))
-  worst = own[: max(1, int(WORST * len(own)))]
   each = _iou(counts)
+  own = means_of_present(each)
+  own = np.sort(own[~np.isnan(own)])
+  worst = own[: max(1, int(WORST * len(own)))]
   return dict(
     mean_iou_dataset=mean_of_present(_iou(counts.sum(0))),
-    mean_iou_images=float(np.mean(own)) if own else float("nan"),
-    mean_iou_classes=mean_of_present(np.array([mean_of_present(column) for column in each.T])),
-    mean_iou_worst_images=float(np.mean(worst)) if worst else float("nan"),
+    mean_iou_images=mean_of_present(own),
+    mean_iou_classes=mean_of_present(means_of_present(each.T)),
+    mean_iou_worst_images=mean_of_present(worst),
   )
 
 
 def image_ious(counts: ArrayLike) -> np.ndarray:
   """Mean IoU of each image over its classes, f64[N]; nan for an image without a scored pixel."""
-  return np.array([mean_of_present(row) for row in _iou(read_counts(counts, 3))])
+  return means_of_present(_iou(read_counts(counts, 3)))
 
 
 def bootstrap(

@@ -14,9 +14,7 @@ from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import blend
 from segjax.tasks.segmentation import RED, Segmentation
-from segjax.tasks.task import mean
-
-TABLE = ("classes", "palette")  # fields that the data give
+from segjax.tasks.task import Task, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +43,8 @@ class ClassQuery(Segmentation):
     super().__post_init__()
     if len(self.classes) < 2:
       raise UserError("class_query needs a background and at least one class")
-    others = [
-      f for f in dataclasses.fields(Segmentation) if f.name not in ("cross_entropy", *TABLE)
-    ]
+    own = {"cross_entropy", *(f.name for f in dataclasses.fields(Task))}
+    others = [f for f in dataclasses.fields(Segmentation) if f.name not in own]
     if switched := [f.name for f in others if getattr(self, f.name) != f.default]:
       raise UserError(
         "class_query has the binary cross-entropy and the loss of the attention alone; switch off "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax.numpy as jnp
 
 from segjax import own_code
@@ -30,11 +28,8 @@ def bind(fields, known):
   name = fields.pop("own", "") if "own" in known else ""
   if not name:
     return fields
-  function, what = own_code.find(name, "loss"), f"loss {name!r}"
-  own_code.check_disjoint(function, known, what)
   mine = {k: fields.pop(k) for k in list(fields) if k not in known}
-  own_code.check_arguments(function, mine, what, PASSED)
-  return fields | dict(own=functools.partial(function, **mine))
+  return fields | dict(own=own_code.bind(name, "loss", mine, known, PASSED))
 
 
 def sums(own, logits, label, valid, scored):

@@ -163,13 +163,13 @@ class Segmentation(Task):
       sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), hardest.sum()
     if self.boundary:
       sums["boundary"] = losses.boundary(logits, label, valid=scored).sum()
-    tversky = dict(alpha=self.tversky_alpha, beta=self.tversky_beta)
+    tversky, factors = losses.tversky, dict(alpha=self.tversky_alpha, beta=self.tversky_beta)
     if self.tversky_gamma != 1:
-      tversky["gamma"] = self.tversky_gamma
+      tversky, factors = losses.focal_tversky, factors | dict(gamma=self.tversky_gamma)
     of_images = dict(
       dice=(losses.dice, dict(class_weights=weights if self.dice_weighted else None)),
       jaccard=(losses.jaccard, {}),
-      tversky=(losses.focal_tversky if "gamma" in tversky else losses.tversky, tversky),
+      tversky=(tversky, factors),
       lovasz=(losses.lovasz, {}),
     )
     for name, (loss, how) in of_images.items():
@@ -179,13 +179,12 @@ class Segmentation(Task):
 
   def terms(self, sums):
     """The terms of the loss, times their weights: name -> value; see `loss`."""
-    out = {}
-    for name, count in MEANS.items():
-      scale, least = sums.get(count), 1
-      if name == "cross_entropy" and self.class_weights:
-        scale, least = sums.get("weight"), 1e-12
-      if factor := getattr(self, name):
-        out[name] = mean(factor * sums[name], scale, least)
+    means = MEANS | (dict(cross_entropy="weight") if self.class_weights else {})
+    out = {
+      name: mean(factor * sums[name], sums[count], 1e-12 if count == "weight" else 1)
+      for name, count in means.items()
+      if (factor := getattr(self, name))
+    }
     return out | ({"own": own_loss.value(sums)} if self.own else {})
 
   def loss(self, sums):
@@ -198,11 +197,11 @@ class Segmentation(Task):
 
   def losses_of(self, sums):
     """`loss`, and where it has several terms `loss/<term>`, each without its weight."""
-    terms = self.terms(sums) if len(self.terms(sums)) > 1 else {}
-    weight = lambda name: 1.0 if name == "own" else getattr(self, name)  # noqa: E731
-    return dict(loss=float(self.loss(sums))) | {
-      f"loss/{name}": float(value / weight(name)) for name, value in terms.items()
-    }
+    out, terms = dict(loss=float(self.loss(sums))), self.terms(sums)
+    if len(terms) > 1:
+      for name, value in terms.items():
+        out[f"loss/{name}"] = float(value / (1.0 if name == "own" else getattr(self, name)))
+    return out
 
   def summary(self, sums):
     """Scalars from summed statistics, named as in `val/<name>`.

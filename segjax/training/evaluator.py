@@ -53,15 +53,15 @@ class Evaluator:
     summary = exp.task.summary(self.sums)
     metrics = {f"val/{k}": v for k, v in summary.items()}
     self._writers.scalars(step, metrics | {"time/minutes": self._progress.minutes()})
-    if config.pictures:
+    if config.pictures and any(map(self._writers.takes, ("sheets", "single"))):
       self._write_images(state, step, spread(len(self._source), config.pictures))
     best = config.best_metric.removeprefix("val/")
     line = {best: summary[best]} | exp.task.line(summary)
     text = "  ".join(f"{k} {v:.4f}" for k, v in line.items())
     self._progress.print(f"  val  step {step}  {text}")
     self._explain(state, step, summary["loss"])
-    if exp.task.warning(summary):
-      self._progress.print(f"  warning: {exp.task.warning(summary)}")
+    if warning := exp.task.warning(summary):
+      self._progress.print(f"  warning: {warning}")
     return metrics
 
   def _explain(self, state, step, loss):
@@ -72,7 +72,7 @@ class Evaluator:
     config = self._experiment.config
     averages = ["batch norm's running averages"] if jax.tree.leaves(state.batch_stats) else []
     averages += ["the averaged parameters (ema_decay)"] if config.ema_decay else []
-    lagging = max(NORM_STEPS, 5 / max(1 - config.ema_decay, 1e-6) if config.ema_decay else 0)
+    lagging = max(NORM_STEPS, 5 / (1 - config.ema_decay))
     far = loss > FAR * self._progress.loss
     if far and averages and step <= lagging and not self._explained:
       self._explained = True
@@ -107,8 +107,10 @@ class Evaluator:
       all_seen |= seen
     if single and matrix is not None and len(matrix) == len(task.classes):
       single["val/confusion"] = confusion(matrix, task.classes)
-    sheet = with_legend(panel(rows), labels, all_seen)
-    self._writers.images(step, sheets={"val/examples": sheet}, single=single)
+    sheets = {}
+    if self._writers.takes("sheets"):
+      sheets["val/examples"] = with_legend(panel(rows), labels, all_seen)
+    self._writers.images(step, sheets=sheets, single=single)
 
   def wait(self):
     """Blocks until all pictures are written."""

@@ -134,7 +134,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   """
   devices = jax.devices()
   mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
-  make_task, loss = _check_names(config)
+  make_task, loss, change = _check_names(config)
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
@@ -163,7 +163,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     optimizer,
     schedule,
     ema_decay=_make_ema_decay(config, task, total),
-    augment=augment.make_augment(**config.augment),
+    augment=change,
     batch_augment=augment.make_batch_augment(**config.batch_augment),
     frozen=frozen,
   )
@@ -173,7 +173,7 @@ def _check_names(config):
   """Checks the names of the task and of all fields.
 
   Returns:
-    (class of the task, fields of its loss).
+    (class of the task, fields of its loss, augmentation).
   """
   task = choose(TASKS, config.task.name, "task")
   known = [k for k in defaults_of(task) if k != "palette"]
@@ -182,7 +182,7 @@ def _check_names(config):
   check_fields(config.task, ["name", *known], "the task")
   known = ["name", "learning_rate", *defaults_of(optim.make_schedule)]
   check_fields(config.schedule, known, "schedule")
-  augment.make_augment(**config.augment)  # names a field that is wrong
+  change = augment.make_augment(**config.augment)
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
   for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
     if config.batch_augment[name] and task.label_kind not in fit:
@@ -190,7 +190,7 @@ def _check_names(config):
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
         f"has others ({task.label_kind}); set it to 0"
       )
-  return task, loss
+  return task, loss, change
 
 
 def _make_ema_decay(config, task, total):

@@ -65,10 +65,10 @@ def print_header(
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     held = sum(flat[n].size for n in experiment.frozen)
     _line("frozen", f"{held:,} of them, found by {c.freeze!r}")
-  if class_balance.rule(c):
+  if rule := class_balance.rule(c):
     weights = zip(experiment.labels.names, experiment.task.class_weights, strict=True)
     text = ", ".join(f"{name} {w:.3g}" for name, w in weights)
-    _line("weights", f"of the classes, by {class_balance.rule(c)!r}: {text}")
+    _line("weights", f"of the classes, by {rule!r}: {text}")
   if report:
     _line("initial", f"{c.init_from}: {report}")
   if resumed:

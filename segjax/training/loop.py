@@ -14,7 +14,15 @@ from segjax import config as config_lib
 from segjax import models, ranges
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
-from segjax.training import coverage, header, initial, input_pipeline, preflight, steps
+from segjax.training import (
+  class_balance,
+  coverage,
+  header,
+  initial,
+  input_pipeline,
+  preflight,
+  steps,
+)
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training import writers as writers_lib
@@ -76,6 +84,8 @@ def train(  # noqa: PLR0912, PLR0915
 
   # ---------------------------------------------------------------------- model, optimiser, state
   class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
+  if class_weights is None and class_balance.rule(config):
+    class_weights = class_balance.count(config, train_source.source)
   experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)

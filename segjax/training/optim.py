@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from numbers import Real
 
@@ -118,15 +119,16 @@ def factory(name):
   return own_code.choose({n: getattr(optax, n) for n in names()}, name, "optimizer")
 
 
+@functools.cache
 def names():
-  """Names of the optimisers of optax that take a schedule, sorted."""
+  """Names of the optimisers of optax that take a schedule, sorted; a tuple."""
   found = []
   for name, thing in vars(optax).items():
     public = inspect.isfunction(thing) and not name.startswith(("_", "scale_by_"))
     first = next(iter(inspect.signature(thing).parameters), "") if public else ""
     if first == "learning_rate" and name not in UNFIT:
       found.append(name)
-  return sorted(found)
+  return tuple(sorted(found))
 
 
 def settings(name):

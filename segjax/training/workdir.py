@@ -286,8 +286,7 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_state(folder / "data.json", data)
-    if class_weights:
-      class_balance.write(folder, config, labels, class_weights)
+    class_balance.write(folder, config, labels, class_weights)
     free = shutil.disk_usage(folder).free / 1e6
   if free < needed_mb:
     raise UserError(

@@ -30,8 +30,12 @@ def finite(values):
 
 def _line(row):
   """A row as a line of JSON that ends with a checksum of what stands before it."""
-  text = json.dumps(row)
-  return f'{text[:-1]}, "{CRC}": "{zlib.crc32(text.encode()):08x}"}}\n'
+  return json.dumps(row | {CRC: _checksum(row)}) + "\n"
+
+
+def _checksum(row):
+  """CRC-32 of a row as JSON, in hexadecimal digits."""
+  return f"{zlib.crc32(json.dumps(row).encode()):08x}"
 
 
 class JsonLines:
@@ -205,4 +209,4 @@ def _parse_row(line):
     return None
   crc = row.pop(CRC, None)
   plain = all(v is None or type(v) in (int, float) for v in row.values())
-  return row if plain and crc in (None, json.loads(_line(row))[CRC]) else None
+  return row if plain and crc in (None, _checksum(row)) else None

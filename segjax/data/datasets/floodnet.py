@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from segjax.data import files, masks
 from segjax.data.labels import LabelTable
+from segjax.data.shared_tables import FLOODNET
 
-FLOODNET = LabelTable(
-  (
-    ("Background", (0, 0, 0)),
-    ("Building", (0, 0, 255)),
-    ("Road", (0, 255, 0)),
-    ("Water", (0, 255, 255)),
-    ("Tree", (255, 0, 0)),
-    ("Vehicle", (255, 0, 255)),
-    ("Pool", (255, 255, 0)),
-    ("Grass", (255, 255, 255)),
-  )
-)
-# The flooded buildings and roads are darker, the others have the colours of above.
+# The flooded buildings and roads are darker, the others have the colours of FLOODNET.
 FLOODNET_PUBLIC = LabelTable(
   (
     ("Background", (0, 0, 0)),

@@ -74,7 +74,7 @@ def draw_aerial(seed: int, index: int, *, height: int = 256, width: int = 256):
     width: columns, pixels; the shorter side is 45 to 100 m long.
 
   Returns:
-    image u8[H,W,3], RGB, and classes u8[H,W], indices into `AERIAL_CLASSES`. Markings are Road;
+    image u8[H,W,3], RGB, and classes u8[H,W], indices into `FLOODNET`. Markings are Road;
     drives, pavements and bare earth are Background.
   """
   rng = np.random.default_rng((seed, index))

@@ -9,16 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ImageDraw
 
-AERIAL_CLASSES = (
-  ("Background", (0, 0, 0)),
-  ("Building", (0, 0, 255)),
-  ("Road", (0, 255, 0)),
-  ("Water", (0, 255, 255)),
-  ("Tree", (255, 0, 0)),
-  ("Vehicle", (255, 0, 255)),
-  ("Pool", (255, 255, 0)),
-  ("Grass", (255, 255, 255)),
-)
+# Indices into `shared_tables.FLOODNET`.
 BACKGROUND, BUILDING, ROAD, WATER, TREE, VEHICLE, POOL, GRASS = range(8)
 
 CARS = np.array(

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from segjax.data.labels import IGNORE, LabelTable
-from segjax.data.shared_tables import FOUR, OBJECTS, ROAD
+from segjax.data.shared_tables import FLOODNET, FOUR, OBJECTS, ROAD
 from segjax.data.synthetic.aerial import draw_aerial
-from segjax.data.synthetic.aerial_objects import AERIAL_CLASSES
 from segjax.data.synthetic.road import draw_road
 from segjax.data.synthetic.road_world import ROAD_CLASSES
 from segjax.errors import UserError
@@ -109,9 +108,7 @@ def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, wid
   """
   counts = dict(num_train=num_train, num_val=num_val)
   size = dict(height=height, width=width)
-  return _scenes(
-    LabelTable(AERIAL_CLASSES), "aerial", split, draw_aerial, seed=seed, **size, **counts
-  )
+  return _scenes(FLOODNET, "aerial", split, draw_aerial, seed=seed, **size, **counts)
 
 
 def _scenes(labels, prefix, split, draw, *, seed, num_train, num_val, height, width):
