@@ -1,0 +1,113 @@
+"""COCO's JSON: polygons and run lengths, a file per split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data.annotations.shapes import Annotations, Picture, Shape, expecting, polygon, runs
+from segjax.errors import UserError
+from segjax.textfiles import read_json
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read(source):
+  """Reads a JSON file, or all of a folder and of its folder `annotations`.
+
+  A file whose name holds train, val or test is that split. Crowds (`iscrowd`) are areas of their
+  class. Annotations without a segmentation (boxes, keypoints) are counted in a note.
+  """
+  files = [source] if source.is_file() else _files(source)
+  if not files:
+    raise UserError(f"{source}: expected a JSON file in it, or in {source / 'annotations'}")
+  read = [_read_file(file, split_of(file.stem) if len(files) > 1 else "") for file in files]
+  names = read[0].names
+  for file, found in zip(files, read, strict=True):
+    if found.names != names:
+      raise UserError(f"{file}: its categories are {found.names}, those of {files[0]} {names}")
+  pictures = tuple(p for found in read for p in found.pictures)
+  return Annotations(names, pictures, tuple(n for found in read for n in found.notes))
+
+
+def split_of(stem):
+  """The split that a file's name holds as a word, or ""."""
+  words = "".join(c if c.isalpha() else " " for c in stem.lower()).split()
+  return next((SPLITS[word] for word in words if word in SPLITS), "")
+
+
+def _files(folder):
+  found = [*folder.glob("*.json"), *(folder / "annotations").glob("*.json")]
+  return sorted(f for f in found if isinstance(_load(f), dict) and "images" in _load(f))
+
+
+def _load(file):
+  return read_json(file, (dict, list))
+
+
+def _read_file(file, split):
+  value = _load(file)
+  for key in ("images", "annotations", "categories"):
+    if not isinstance(value, dict) or not isinstance(value.get(key), list):
+      raise UserError(f"{file}: expected COCO's JSON with a list {key!r} in it")
+  with expecting("COCO's JSON", file):
+    categories = {c["id"]: str(c["name"]) for c in sorted(value["categories"], key=_id)}
+    images = {i["id"]: i for i in value["images"]}
+    sizes = {k: (int(i["height"]), int(i["width"])) for k, i in images.items()}
+    shapes, without = {k: [] for k in images}, Counter()
+    for a in value["annotations"]:
+      where = f"{file}: annotation {a.get('id')}"
+      if a["image_id"] not in images or a["category_id"] not in categories:
+        raise UserError(f"{where}: its image or category is not in the file")
+      name = categories[a["category_id"]]
+      if a.get("segmentation"):
+        shapes[a["image_id"]].append(_shape(name, a["segmentation"], sizes[a["image_id"]], where))
+      else:
+        without[name] += 1
+    pictures = tuple(
+      Picture(Path(i["file_name"]), tuple(shapes[k]), sizes[k], split) for k, i in images.items()
+    )
+  notes = (f"{sum(without.values())} annotations without a segmentation are not drawn: "
+           f"{dict(without)}",) if without else ()  # fmt: skip
+  return Annotations(tuple(categories.values()), pictures, notes)
+
+
+def _id(category):
+  return category["id"]
+
+
+def _shape(name, segmentation, size, where):
+  if isinstance(segmentation, list):
+    return Shape(name, tuple(polygon(numbers, where) for numbers in segmentation))
+  counts = segmentation["counts"]
+  if isinstance(counts, str):
+    counts = unpack(counts)
+  found = tuple(segmentation["size"])
+  if found != size:
+    raise UserError(f"{where}: its run lengths are of {found}, the image of {size}")
+  return Shape(name, pixels=runs(counts, size, where, order="F"))
+
+
+def unpack(text):
+  """Run lengths of COCO's compressed text.
+
+  A number is written in groups of five bits, the lowest first, with 32 added while more follow and
+  48 to make them printable; its sign is the highest bit of the last group. From the fourth number
+  on it is the difference to the number two places before.
+
+  >>> unpack("52203")
+  [5, 2, 2, 2, 5]
+  """
+  counts, i = [], 0
+  while i < len(text):
+    number, shift, more = 0, 0, True
+    while more:
+      group = ord(text[i]) - 48
+      number |= (group & 31) << shift
+      more, shift, i = bool(group & 32), shift + 5, i + 1
+      if not more and group & 16:
+        number -= 1 << shift
+    counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+  return np.asarray(counts).tolist()

@@ -1,0 +1,178 @@
+"""An annotation tool's export as a folder of images and masks, for launch/prepare_data.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from segjax import errors
+from segjax.data import decoding, files
+from segjax.data.annotations import coco, cvat, label_studio, labelme, yolo
+from segjax.data.annotations.drawing import RULE, draw
+from segjax.data.labels import IGNORE, read_table
+from segjax.errors import UserError, choose
+
+READERS = {
+  "coco": coco.read,
+  "cvat": cvat.read,
+  "label_studio": label_studio.read,
+  "labelme": labelme.read,
+  "yolo": yolo.read,
+}
+BACKGROUND = "background"
+
+
+def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
+  """Writes `images/`, `masks/` and `classes.txt` of an export, and prints how to train from them.
+
+  Pixels without a shape are the class "background", number 0 where the export has no such class.
+  Images are copied as they are; nothing is left where an image or an entry is broken.
+
+  Args:
+    tool: one of `READERS`.
+    source: Path of the export, a folder or a file.
+    output: Path of the folder to be made.
+    images: Path of the folder of the images; None: that of the export.
+    unlabelled: "background", or "ignore": such pixels are not scored.
+
+  Raises:
+    UserError: a file is missing or broken, or names do not fit a folder of masks.
+  """
+  reader = choose(READERS, tool, "annotation tool")
+  if unlabelled not in (BACKGROUND, "ignore"):
+    raise UserError(f"--unlabelled is {unlabelled!r}, expected background or ignore")
+  if not source.exists():
+    raise UserError(f"no {source.absolute()}; expected an export of {tool}")
+  if output.exists():
+    raise UserError(f"{output} is there already; remove it, or choose another folder")
+  found = _splits(reader(source))
+  root = images or (source if source.is_dir() else source.parent)
+  names, empty = _classes(found.names, unlabelled)
+  numbers = {name: i for i, name in enumerate(names)}
+  targets = _targets(found.pictures, root)
+  with errors.writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+      part = Path(folder) / output.name
+      part.mkdir()
+      _write_names(part / "classes.txt", names)
+      overlap, pixels, counts = 0, 0, Counter()
+      for picture, (file, name) in tqdm(
+        list(zip(found.pictures, targets, strict=True)), "drawing masks", leave=False, disable=None
+      ):
+        twice, size = _write(picture, file, part, name, numbers, empty)
+        overlap, pixels = overlap + twice, pixels + size
+        counts.update(s.name for s in picture.shapes)
+      part.rename(output)
+  _describe(output, found, names, counts, overlap / max(pixels, 1))
+
+
+def _classes(names, unlabelled):
+  """(classes in the order of their numbers, number of pixels without a shape)."""
+  twice = [n for n, count in Counter(names).items() if count > 1]
+  if twice:
+    raise UserError(f"the export has two classes {twice[0]!r}; rename one of them")
+  if unlabelled == "ignore":
+    empty = IGNORE
+  else:
+    names = names if BACKGROUND in names else (BACKGROUND, *names)
+    empty = names.index(BACKGROUND)
+  if not 0 < len(names) < IGNORE:
+    raise UserError(f"the export has {len(names)} classes, expected 1 to {IGNORE - 1}")
+  return names, empty
+
+
+def _splits(found):
+  """`found` without its splits, and with a note, where it has no train beside val or test."""
+  splits = {p.split for p in found.pictures}
+  if {""} == splits or ({"train"} < splits and "" not in splits):
+    return found
+  pictures = tuple(dataclasses.replace(p, split="") for p in found.pictures)
+  there = ", ".join(sorted(splits - {""})) or "none"
+  note = f"the export has no train beside val or test ({there}): a tenth is held back by seed"
+  return dataclasses.replace(found, pictures=pictures, notes=(*found.notes, note))
+
+
+def _targets(pictures, root):
+  """(image file, name of both new files) of each picture."""
+  everywhere, targets, taken = None, [], {}
+  for picture in pictures:
+    file = root / picture.image
+    if not file.is_file():
+      if everywhere is None:
+        everywhere = {}
+        for other in sorted(root.rglob("*")):
+          if other.suffix.lower() in files.IMAGE_ENDINGS:
+            everywhere.setdefault(other.name, []).append(other)
+      matches = [f for n in (picture.image.name, _without_prefix(picture.image.name))
+                 for f in everywhere.get(n, ())]  # fmt: skip
+      if len(set(matches)) != 1:
+        many = f"{len(set(matches))} files of its name" if matches else "no file of its name"
+        raise UserError(
+          f"{file}: the annotations name this image; there is {many} in {root.absolute()}: put it "
+          "there, or say where the images are with --images"
+        )
+      file = matches[0]
+    name = Path(picture.split) / file.stem
+    if name in taken:
+      raise UserError(f"{file} and {taken[name]} have one name; rename one of them")
+    taken[name] = file
+    targets.append((file, name))
+  return targets
+
+
+def _without_prefix(name):
+  """Label Studio puts eight digits before the name of an uploaded file."""
+  head, _, rest = name.partition("-")
+  return rest if len(head) == 8 and rest else name
+
+
+def _write(picture, file, folder, name, numbers, empty):
+  """Writes an image and its mask; returns (pixels covered by two classes, all pixels)."""
+  height, width = decoding.read_image(file).shape[:2]
+  if picture.size not in (None, (height, width)):
+    raise UserError(
+      f"{file}: {height} x {width} (height x width), the annotations are of {picture.size[0]} x "
+      f"{picture.size[1]}: the image was changed, or its EXIF orientation was"
+    )
+  mask, twice = draw(picture.shapes, numbers, (height, width), empty)
+  image = folder / "images" / name.with_name(f"{name.name}{file.suffix.lower()}")
+  target = folder / "masks" / name.with_name(f"{name.name}.png")
+  for made in (image, target):
+    made.parent.mkdir(parents=True, exist_ok=True)
+  shutil.copyfile(file, image)
+  Image.fromarray(mask).save(target)
+  return twice, height * width
+
+
+def _write_names(file, names):
+  """classes.txt; a UserError where it would be read as other names."""
+  file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+  read = read_table(file).names
+  for wanted, found in zip(names, (*read, *[""] * len(names)), strict=False):
+    if wanted != found:
+      raise UserError(f"the class {wanted!r} would be read as {found!r} in classes.txt; rename it")
+
+
+def _describe(output, found, names, counts, overlap):
+  splits = Counter(p.split for p in found.pictures)
+  several = f" ({', '.join(f'{n} {s}' for s, n in splits.items())})" if len(splits) > 1 else ""
+  print(f"{output}: {len(found.pictures)} images with masks{several}")
+  print("  classes: " + ", ".join(f"{i} {n} ({counts[n]} shapes)" for i, n in enumerate(names)))
+  print(f"  {RULE}: {100 * overlap:.2f} % of the pixels")
+  bare = sum(not p.shapes for p in found.pictures)
+  notes = (*found.notes, f"{bare} images without a shape") if bare else found.notes
+  for note in notes:
+    print(f"  note: {note}")
+  print("train from it:")
+  print("  python launch/train.py --config=configs/segmentation_folder.py "
+        f"--config.data.source.folder={output}")  # fmt: skip
+
+
+__all__ = ["READERS", "convert"]

@@ -1,0 +1,87 @@
+"""YOLO's polygons: a text file per image, `class x y x y ...` in shares of the image's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from segjax.data import decoding, files, lists
+from segjax.data.annotations.shapes import Annotations, Picture, Shape, polygon
+from segjax.errors import UserError
+
+BOX = 5  # numbers in a row that is a box: class, center, size
+PARTS = {"train": "train", "val": "val", "test": "test"}
+
+
+def read(source):
+  """Reads the folder of a `data.yaml` (or `*.yaml`), which names classes and folders of images.
+
+  The text file of `images/train/x.jpg` is `labels/train/x.txt`; an image without one has no
+  object.
+  """
+  given = [source] if source.is_file() else sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
+  if len(given) != 1:
+    raise UserError(f"{source}: expected one YAML file with the names of the classes, found "
+                    f"{len(given)}")  # fmt: skip
+  file = given[0]
+  try:
+    value = yaml.safe_load(lists.read_text(file))
+  except yaml.YAMLError as error:
+    raise UserError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+  names = value.get("names") if isinstance(value, dict) else None
+  if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    names = [names[i] for i in range(len(names))]
+  if not isinstance(names, list) or not names:
+    raise UserError(f"{file}: found names {names!r}, expected a list of the classes")
+  names = tuple(map(str, names))
+  root = file.parent / str(value.get("path") or "")
+  root = root if root.is_dir() else file.parent  # the path of the machine that wrote it
+  pictures = []
+  for part, split in PARTS.items():
+    for folder in _listed(value.get(part)):
+      pictures += _pictures(_existing(file, root, folder), names, split)
+  if not pictures:
+    raise UserError(f"{file}: no image in its folders train, val and test")
+  return Annotations(names, tuple(pictures))
+
+
+def _listed(value):
+  return value if isinstance(value, list) else [value] if value else []
+
+
+def _existing(file, root, folder):
+  """A folder of images; Roboflow writes "../train/images" for "train/images"."""
+  for place in (root / str(folder), root / str(folder).removeprefix("../")):
+    if place.is_dir():
+      return place
+  raise UserError(f"{file}: names {folder!r}, but {(root / str(folder)).absolute()} is no folder")
+
+
+def _pictures(folder, names, split):
+  parts = list(folder.parts)
+  if "images" not in parts:
+    raise UserError(f"{folder}: expected a folder images/ in its path, beside labels/")
+  last = len(parts) - 1 - parts[::-1].index("images")
+  labels = Path(*parts[:last], "labels", *parts[last + 1 :])
+  for image in files.entries(folder).files:
+    height, width = decoding.read_image(image).shape[:2]
+    text = labels / f"{image.stem}.txt"
+    shapes = _shapes(text, names, (width, height)) if text.is_file() else ()
+    yield Picture(image, shapes, (height, width), split)
+
+
+def _shapes(file, names, scale):
+  shapes = []
+  for number, line in lists.read_lines(file):
+    where, words = f"{file}, line {number}", line.split()
+    try:
+      index, numbers = int(words[0]), [float(w) for w in words[1:]]
+    except ValueError:
+      raise UserError(f"{where}: found {line[:60]!r}, expected class x y x y ...") from None
+    if index not in range(len(names)):
+      raise UserError(f"{where}: class {index}, expected 0 to {len(names) - 1}")
+    if len(words) == BOX:
+      raise UserError(f"{where}: a box; a mask needs polygons, class x y x y x y ...")
+    shapes.append(Shape(names[index], (polygon(numbers, where, scale),)))
+  return tuple(shapes)

@@ -1,0 +1,273 @@
+"""Exports of annotation tools, written by hand, against masks counted by hand."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import launch_all
+from PIL import Image
+from skimage.draw import polygon2mask
+
+from segjax.data.annotations import coco, convert, drawing, label_studio, shapes
+from segjax.data.sources import make
+from segjax.errors import UserError
+
+SIZE = (6, 8)
+# Class a: a square of 4 x 4; class b: a smaller one that covers its lower right corner.
+A, B = [(1, 1), (5, 1), (5, 5), (1, 5)], [(4, 3), (7, 3), (7, 5), (4, 5)]
+WANTED = np.zeros(SIZE, np.uint8)
+WANTED[1:5, 1:5] = 1
+SQUARE = WANTED == 1
+WANTED[3:5, 4:7] = 2
+# What pycocotools.mask.encode writes of the mask of 40 x 50 in the test below.
+PYCOCO = (
+  r"[6k0=00000000\OM33MM33MM33MM33MM33MM33MM33MM33MM33MM33MM33MM33MM33MM33"
+  r"MM33MM33MM33MM33MM33MM33a00000000000000000000000000000U6"
+)
+
+
+def photo(file, size=SIZE):
+  file.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(file)
+
+
+def flat(corners):
+  return [v for corner in corners for v in corner]
+
+
+def in_shares(corners, unit=1):
+  return [(x * unit / SIZE[1], y * unit / SIZE[0]) for x, y in corners]
+
+
+def as_runs(mask, order="C"):
+  bits = mask.ravel(order=order)
+  edges = np.flatnonzero(np.diff(np.concatenate([[0], bits, [0]])))
+  counts = np.diff(np.concatenate([[0], edges])).tolist()
+  return counts if sum(counts) == bits.size else [*counts, bits.size - sum(counts)]
+
+
+def write_coco(root):
+  segments = [[flat(A)], {"size": SIZE, "counts": as_runs(WANTED == 2, "F")}]
+  value = dict(
+    images=[dict(id=7, file_name="x.png", height=SIZE[0], width=SIZE[1])],
+    categories=[dict(id=9, name="b"), dict(id=3, name="a")],
+    annotations=[
+      dict(id=1, image_id=7, category_id=9, segmentation=segments[1], iscrowd=1),
+      dict(id=2, image_id=7, category_id=3, segmentation=segments[0]),
+      dict(id=3, image_id=7, category_id=3, bbox=[0, 0, 1, 1]),
+    ],
+  )
+  (root / "annotations").mkdir()
+  (root / "annotations" / "instances.json").write_text(json.dumps(value))
+  photo(root / "train2017" / "x.png")
+
+
+def write_yolo(root):
+  lines = [f"{i} " + " ".join(map(str, flat(in_shares(c)))) for i, c in enumerate((A, B))]
+  (root / "data.yaml").write_text("path: /elsewhere\ntrain: ../images/train\nnames: {0: a, 1: b}\n")
+  photo(root / "images" / "train" / "x.png")
+  (root / "labels" / "train").mkdir(parents=True)
+  (root / "labels" / "train" / "x.txt").write_text("\n".join(lines))
+
+
+def write_labelme(root):
+  png = io.BytesIO()
+  Image.fromarray(np.full((2, 3), 255, np.uint8)).save(png, "PNG")
+  value = dict(
+    imagePath="x.png", imageHeight=SIZE[0], imageWidth=SIZE[1],
+    shapes=[
+      dict(label="b", shape_type="mask", points=[[4, 3], [6, 4]],
+           mask=base64.b64encode(png.getvalue()).decode()),
+      dict(label="a", shape_type="rectangle", points=[[5, 5], [1, 1]]),
+      dict(label="a", shape_type="point", points=[[0, 0]]),
+    ],
+  )  # fmt: skip
+  (root / "x.json").write_text(json.dumps(value))
+  photo(root / "x.png")
+
+
+def write_cvat(root):
+  runs = ", ".join(map(str, as_runs(np.ones((2, 3), int))))
+  square = ";".join(f"{x},{y}" for x, y in A)
+  (root / "annotations.xml").write_text(f"""<annotations><meta><job><labels>
+    <label><name>a</name></label><label><name>b</name></label></labels></job></meta>
+    <image id="0" name="x.png" width="{SIZE[1]}" height="{SIZE[0]}">
+    <mask label="b" rle="{runs}" left="4" top="3" width="3" height="2" z_order="1"/>
+    <polygon label="a" points="{square}" z_order="0"/><polyline label="a" points="0,0;1,1"/>
+    </image></annotations>""")
+  photo(root / "images" / "x.png")
+
+
+def brush(mask):
+  """A brush in Label Studio's stream of bits: alpha of one pixel after the other."""
+  values = np.zeros((mask.size, 4), int)
+  values[:, 3] = 255 * mask.ravel()
+  text = f"{4 * mask.size:032b}{7:05b}{0:04b}{0:04b}{0:04b}{7:04b}"
+  for row in values:  # a run of four values each, of the kind of length with eight bits
+    text += f"0{3:02b}{3:08b}" + "".join(f"{v:08b}" for v in row)
+  text += "0" * (-len(text) % 8)
+  return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
+
+
+def write_label_studio(root):
+  common = dict(original_width=SIZE[1], original_height=SIZE[0])
+  regions = [
+    dict(type="polygonlabels", id="p", **common,
+         value=dict(points=in_shares(A, 100), polygonlabels=["a"])),
+    dict(type="brushlabels", id="q", **common,
+         value=dict(format="rle", rle=brush(WANTED == 2), brushlabels=["b"])),
+    dict(type="keypointlabels", **common, value=dict(x=1, y=1, keypointlabels=["a"])),
+    dict(type="choices", value=dict(choices=["good"])),
+  ]  # fmt: skip
+  tasks = [
+    dict(id=1, data=dict(image="/data/upload/1/0a1b2c3d-x.png"),
+         annotations=[dict(was_cancelled=True, result=[]), dict(result=regions)]),
+    dict(id=2, data=dict(image="/data/upload/1/y.png"), annotations=[]),
+  ]  # fmt: skip
+  (root / "export.json").write_text(json.dumps(tasks))
+  photo(root / "x.png")
+
+
+WRITERS = dict(coco=write_coco, yolo=write_yolo, labelme=write_labelme, cvat=write_cvat,
+               label_studio=write_label_studio)  # fmt: skip
+NOTES = dict(coco="without a segmentation", yolo="no train beside val", labelme="{'point': 1}",
+             cvat="{'polyline': 1}", label_studio="{'keypointlabels': 1}")  # fmt: skip
+
+
+def test_each_tool_is_tested():
+  assert set(WRITERS) == set(convert.READERS)
+
+
+@pytest.mark.parametrize("tool", WRITERS)
+def test_an_export_becomes_a_set(tool, tmp_path, capsys):
+  source = tmp_path / "export"
+  source.mkdir()
+  WRITERS[tool](source)
+  convert.convert(tool, source, tmp_path / "set")
+  out = capsys.readouterr().out
+  assert NOTES[tool] in out and "1 images with masks" in out
+  assert "overlap, the smaller one is on top" in out and f"{200 / 48:.2f} %" in out
+  found = make("folder", "train", folder=str(tmp_path / "set"), train_fraction=1.0)
+  assert found.labels.names == ("background", "a", "b") and len(found) == 1
+  np.testing.assert_array_equal(found[0]["label"], WANTED)
+  np.testing.assert_array_equal(found[0]["image"], np.full((*SIZE, 3), 90))
+  assert {p.name for p in tmp_path.iterdir()} == {"export", "set"}
+
+
+def test_unlabelled_pixels_may_be_ignored(tmp_path):
+  write_yolo(tmp_path)
+  convert.convert("yolo", tmp_path, tmp_path / "set", unlabelled="ignore")
+  mask = np.asarray(Image.open(tmp_path / "set" / "masks" / "x.png"))
+  np.testing.assert_array_equal(mask, np.where(WANTED == 0, 255, WANTED - 1))
+
+
+def test_splits_are_kept(tmp_path):
+  write_yolo(tmp_path)
+  photo(tmp_path / "images" / "val" / "y.png")
+  (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
+  convert.convert("yolo", tmp_path, tmp_path / "set")
+  names = {s: make("folder", s, folder=str(tmp_path / "set")).names for s in ("train", "val")}
+  assert names == {"train": ("x",), "val": ("y",)}
+  assert not np.asarray(Image.open(tmp_path / "set" / "masks" / "val" / "y.png")).any()
+
+
+def test_layers_go_before_sizes_and_later_before_earlier():
+  small = shapes.Shape("a", (shapes.polygon(A, ""),), layer=0)
+  large = shapes.Shape("b", (shapes.rectangle(0, 0, 8, 6),), layer=1)
+  mask, twice = drawing.draw([large, small], dict(a=1, b=2), SIZE, 0)
+  assert (mask == 2).all() and twice == 16
+  pair = [shapes.Shape(name, (shapes.polygon(A, ""),)) for name in "ab"]
+  assert (drawing.draw(pair, dict(a=1, b=2), SIZE, 0)[0] == np.where(SQUARE, 2, 0)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_polygons_are_those_of_skimage(seed):
+  """Which asks whether whole numbers lie inside, and has rows first."""
+  corners = np.random.default_rng(seed).uniform(-4, 24, (9, 2))
+  inside, where = drawing.covered(shapes.Shape("a", (corners,)), (20, 21))
+  mask = np.zeros((20, 21), bool)
+  mask[where] = inside
+  np.testing.assert_array_equal(mask, polygon2mask((20, 21), corners[:, ::-1] - 0.5))
+
+
+def test_turned_rectangles_and_ellipses():
+  np.testing.assert_allclose(
+    shapes.rectangle(2, 1, 4, 2, degrees=90), [(5, 0), (5, 4), (3, 4), (3, 0)], atol=1e-12
+  )
+  np.testing.assert_allclose(
+    shapes.rectangle(2, 1, 4, 2, degrees=90, pivot="corner"), [(2, 1), (2, 5), (0, 5), (0, 1)],
+    atol=1e-12)  # fmt: skip
+  shape = shapes.Shape("a", (shapes.ellipse(50, 40, 30, 20),))
+  assert abs(drawing.covered(shape, (80, 100))[0].sum() / (np.pi * 600) - 1) < 0.01
+
+
+def test_compressed_runs_are_pycocotools():
+  mask = np.zeros((40, 50), np.uint8)
+  mask[3:30, 5:45] = 1
+  mask[10:20, 10:30] = 0
+  np.testing.assert_array_equal(
+    shapes.runs(coco.unpack(PYCOCO), mask.shape, "", order="F"), mask.astype(bool)
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda root: (root / "images/train/x.png").unlink(), "no image in its folders"),
+    (lambda root: photo(root / "images/train/x.png", (5, 8)), None),
+    (lambda root: (root / "labels/train/x.txt").write_text("0 .5 .5 .2 .2"), "line 1: a box"),
+    (lambda root: (root / "labels/train/x.txt").write_text("4 0 0 1 1 0 1"), "expected 0 to 1"),
+    (lambda root: (root / "labels/train/x.txt").write_text("0 0 0"), "three corners"),
+    (lambda root: (root / "labels/train/x.txt").write_text("a b"), "class x y"),
+    (lambda root: (root / "data.yaml").write_text("names: ["), "not YAML"),
+    (
+      lambda root: (root / "data.yaml").write_text("names: ['# a', b]\ntrain: images/train"),
+      "rename",
+    ),
+    (lambda root: (root / "images/train/x.png").write_bytes(b"no"), "x.png"),
+  ],
+)
+def test_broken_exports_are_one_error_and_leave_nothing(tmp_path, change, words):
+  source = tmp_path / "export"
+  source.mkdir()
+  write_yolo(source)
+  change(source)
+  if words is None:  # shares fit any size
+    convert.convert("yolo", source, tmp_path / "set")
+    return
+  with pytest.raises(UserError, match=words):
+    convert.convert("yolo", source, tmp_path / "set")
+  assert [p.name for p in tmp_path.iterdir()] == ["export"]
+
+
+def test_images_of_another_size_or_without_a_file_are_errors(tmp_path):
+  write_coco(tmp_path)
+  photo(tmp_path / "train2017" / "x.png", (8, 6))
+  with pytest.raises(UserError, match=r"8 x 6 .* annotations are of 6 x 8"):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+  (tmp_path / "train2017" / "x.png").unlink()
+  with pytest.raises(UserError, match="no file of its name"):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+  with pytest.raises(UserError, match="one JSON file of Label Studio, found 0"):
+    convert.convert("label_studio", tmp_path, tmp_path / "set")
+  with pytest.raises(UserError, match="did you mean 'coco'"):
+    convert.convert("cocos", tmp_path, tmp_path / "set")
+
+
+def test_a_cut_brush_is_an_error():
+  with pytest.raises(UserError, match="ends early"):
+    label_studio.unpack(brush(WANTED == 2)[:-9], "x")
+
+
+@pytest.mark.slow
+def test_the_launcher(tmp_path):
+  source = tmp_path / "export"
+  source.mkdir()
+  write_coco(source)
+  jobs = [[f"--output={tmp_path / 'set'}", "--from=coco"], ["--from=coco"], []]
+  done = launch_all([("prepare_data", [f"--source={source}", *job], {}) for job in jobs], tmp_path)
+  assert [d.returncode for d in done] == [0, 1, 1], done
+  assert f"--config.data.source.folder={tmp_path / 'set'}" in done[0].stdout
+  assert "expected --output" in done[1].stderr and "expected one of --name" in done[2].stderr
