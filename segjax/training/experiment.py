@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
-from segjax.training import class_balance, freezing, optim, steps
+from segjax.training import class_balance, freezing, optim, programs, steps
 from segjax.training.state import init_state
 
 
@@ -36,6 +37,7 @@ class Experiment:
     augment: augmentation of one example, see `segjax.augment`.
     batch_augment: augmentation of a batch, see `segjax.augment.mixing`.
     frozen: names of the parameters that are not trained.
+    steps_per_epoch: steps per epoch, for durations in epochs.
   """
 
   config: Any
@@ -49,6 +51,7 @@ class Experiment:
   augment: Any
   batch_augment: Any
   frozen: tuple[str, ...] = ()
+  steps_per_epoch: int = 1
 
   def init(self):
     """A fresh, replicated TrainState, with the weights of `config.init_from` if it names some.
@@ -57,7 +60,7 @@ class Experiment:
       (TrainState, weights.Report or None).
     """
     shardings = steps.replicated(self.mesh)
-    state = jax.jit(self._init, out_shardings=shardings)(steps.key_bits(self.config.seed))
+    state = self._init_program()(steps.key_bits(self.config.seed))
     c = self.config
     if not c.init_from:
       return state, None
@@ -73,6 +76,11 @@ class Experiment:
       state = state.replace(ema_params=ema[0], ema_batch_stats=ema[1])
     return state, report
 
+  @programs.shared
+  def _init_program(self):
+    return jax.jit(self._init, out_shardings=steps.replicated(self.mesh))
+
+  @programs.shared
   def abstract_state(self):
     """Shapes, dtypes and shardings of the state, for restoring."""
     sharding = steps.replicated(self.mesh)
@@ -89,6 +97,11 @@ class Experiment:
 
   def train_step(self, data_on_device=False, multi_step=False):
     """See `steps.make_train_step`."""
+    step = self._train_program(data_on_device, multi_step)
+    return functools.partial(step.func, steps.key_bits(self.config.seed))
+
+  @programs.shared
+  def _train_program(self, data_on_device, multi_step):
     c = self.config
     return steps.make_train_step(
       self.model,
@@ -106,10 +119,12 @@ class Experiment:
       multi_step=multi_step,
     )
 
+  @programs.shared
   def eval_step(self):
     """See `steps.make_eval_step`."""
     return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
 
+  @programs.shared
   def predict_step(self):
     """See `steps.make_predict_step`."""
     return steps.make_predict_step(self.model, self.task, **self._images())
@@ -166,6 +181,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     augment=change,
     batch_augment=augment.make_batch_augment(**config.batch_augment),
     frozen=frozen,
+    steps_per_epoch=steps_per_epoch,
   )
 
 
