@@ -80,7 +80,7 @@ def weights_by(statistics, rule):
 
   Args:
     statistics: ClassStatistics of the train split.
-    rule: "median_frequency", "inverse_log" or "inverse".
+    rule: name of the rule.
 
   Returns:
     f64[C], 1 for a class that does not occur.

@@ -15,6 +15,7 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
   that contain it; the median is over the classes that occur. Eigen, Fergus, "Predicting Depth,
   Surface Normals and Semantic Labels with a Common Multi-Scale Convolutional Architecture", ICCV
   2015; SegNet has it too.
+  "root_median_frequency": the square roots of these, for a better balance of precision and recall.
   "inverse_log": 1 / ln(1.02 + p), where p is the class's share of all scored pixels. Paszke et al.,
   "ENet", arXiv 1606.02147.
   "inverse": 1 / (C p), where C is the number of classes that occur; scikit-learn calls it
@@ -22,7 +23,7 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
 
   Args:
     counts: int[N,C], scored pixels of each class in each image.
-    how: one of the three.
+    how: one of the four.
 
   Returns:
     f64[C]; 1 for a class that does not occur, which changes nothing in the split that was counted.
@@ -66,6 +67,10 @@ def _median_frequency(pixels, of_images):
   return np.median(frequency) / frequency
 
 
+def _root_median_frequency(pixels, of_images):
+  return np.sqrt(_median_frequency(pixels, of_images))
+
+
 def _inverse_log(pixels, of_images):
   del of_images
   return 1 / np.log(1.02 + pixels / pixels.sum())
@@ -76,4 +81,9 @@ def _inverse(pixels, of_images):
   return pixels.sum() / (len(pixels) * pixels)
 
 
-RULES = dict(median_frequency=_median_frequency, inverse_log=_inverse_log, inverse=_inverse)
+RULES = dict(
+  median_frequency=_median_frequency,
+  root_median_frequency=_root_median_frequency,
+  inverse_log=_inverse_log,
+  inverse=_inverse,
+)
