@@ -13,9 +13,10 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from segjax import inference, legends, textfiles
+from segjax import legends, textfiles
 from segjax.data import sources
 from segjax.errors import UserError, writing
+from segjax.inference import run_model
 from segjax.stopping import STOP
 from segjax.training import coverage, input_pipeline
 from segjax.training.evaluation import evaluate
@@ -318,12 +319,12 @@ def predict_files(files, predictions, experiment, state):
       except UserError as error:
         broken.append(str(error))
         continue
-      warning = inference.scale_warning(data, image.shape[:2])
+      warning = run_model.scale_warning(data, image.shape[:2])
       if warning and not warned:
         print(f"  warning: {warning}", flush=True)
       warned = warned or bool(warning)
       how = dict(whole=task.label_kind != "class")
-      outputs = inference.predict_image(step, state, image, data, **how)
+      outputs = run_model.predict_image(step, state, image, data, **how)
       pictures, shares = task.answer(image, outputs)
       if not begun:
         predictions.begin([f.name for f in files], pictures, shares)

@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import inference, outputs
+from segjax import outputs
 from segjax.analysis import baseline, class_statistics, features, figures, intact, predictions
 from segjax.analysis.document import Document
 from segjax.data import files, pipeline
 from segjax.errors import UserError
+from segjax.inference import run_model
 from segjax.study import Result
 from segjax.training import evaluation, input_pipeline, restore, workdir
 from segjax.training import experiment as experiment_lib
@@ -250,7 +251,7 @@ def seen_shapes(image, outputs_of, eval_fit, whole=True):
     shapes.append(batch.shape[1:3])
     return outputs_of(batch)
 
-  return shapes, inference.predict_image(step, None, image, data, whole=whole)
+  return shapes, run_model.predict_image(step, None, image, data, whole=whole)
 
 
 @pytest.mark.parametrize(("fit", "shape", "seen"), [
@@ -288,10 +289,10 @@ def test_a_scale_that_the_net_was_not_trained_at_is_said():
     dict(size=SIZE, fit=fit, eval_fit=eval_fit)
   )
   for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "full")):
-    assert inference.scale_warning(data(fit, eval_fit), (40, 60)) == ""
-  assert "crops of 16x24" in inference.scale_warning(data("crop", "resize"), (40, 60))
-  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "full"), (40, 60))
-  assert inference.scale_warning(data("crop", "resize"), SIZE) == ""
+    assert run_model.scale_warning(data(fit, eval_fit), (40, 60)) == ""
+  assert "crops of 16x24" in run_model.scale_warning(data("crop", "resize"), (40, 60))
+  assert "squeezed to 16x24" in run_model.scale_warning(data("resize", "full"), (40, 60))
+  assert run_model.scale_warning(data("crop", "resize"), SIZE) == ""
 
 
 # ------------------------------------------------------------------- what prediction writes
