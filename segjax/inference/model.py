@@ -6,13 +6,36 @@ net does.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import numpy as np
 
+MODES = ("resize", "native", "tiles")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How an image is put before a net.
+
+  Attributes:
+    mode: "resize": the whole image, resized to `size`; "native": the whole image at its own size;
+      "tiles": tiles of `size` at its own scale.
+    size: (height, width) in pixels; for "native" the least size that an image is extended to, or
+      None.
+    overlap: least share of a tile that its neighbour has too, in [0,1).
+  """
+
+  mode: str
+  size: tuple[int, int] | None = None
+  overlap: float = 0.25
+
 
 class Model(Protocol):
   """A net with its preprocessing and its softmax or sigmoid.
+
+  It may also have `view`, the View of its run's evaluation, which is then the default, and
+  `max_f1_threshold`, the threshold of the largest F1 at its run's last evaluation.
 
   Attributes:
     classes: class names in label order; two for a net with one logit.

@@ -1,102 +1,164 @@
-"""Prediction: the outputs of a net for images of any size."""
+"""Trained runs before images of any size; the one module of this room that needs jax."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
-from segjax.data import pipeline
+from segjax import losses, metrics
+from segjax.data import pipeline, sizes
+from segjax.data.tiles import Rows
+from segjax.errors import UserError
+from segjax.inference.model import View
+from segjax.training import evaluation, restore
+from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 
-__all__ = ["predict_image", "scale_warning"]
+__all__ = ["Answers", "RunModel", "last_sums", "load", "scale_warning", "view_of"]
 
 
-def predict_image(
-  predict_step: Callable,
-  state: TrainState,
-  image: np.ndarray,
-  data: ConfigDict,
-  *,
-  whole: bool = True,
-) -> Any:
-  """The task's outputs for an image, pictures among them at the image's own size.
+class RunModel:
+  """The `Model` of a run of segmentation.
 
-  The net sees the image at the scale of the run's evaluation: with `eval_fit="resize"` resized to
-  the size it was trained at (one compilation whatever the images' sizes; maps of outputs are
-  resized back bilinearly, so that class borders are smooth); with "full" and "crop" at its own
-  size, extended to a multiple of some pixels, with "crop" to `data.size` at least.
-
-  Args:
-    predict_step: result of `steps.make_predict_step`.
-    state: TrainState.
-    image: u8[H,W,3].
-    data: `config.data` of the run.
-    whole: False for a task with one answer for an image: with `eval_fit="crop"` the net then sees
-      the middle of the image, as in evaluation.
-
-  Returns:
-    The task's outputs with a batch axis of 1, e.g. logits f32[1,H,W,K].
+  Attributes:
+    view: as the run is evaluated.
+    max_f1_threshold: threshold of the largest F1 at the run's last evaluation, or None.
+    threshold_step: step of that evaluation, or None.
+    config: ConfigDict of the run.
+    labels: its label table.
+    step: of the checkpoint.
   """
-  own_scale, size = data.eval_fit != "resize", tuple(data.size)
-  if not own_scale:
-    seen = pipeline.resize(dict(image=image), size)["image"]
-  elif data.eval_fit == "crop" and not whole:
-    seen = pipeline.CenterCrop([dict(image=image)], size, 0)[0]["image"]
-  else:
-    least = size if data.eval_fit == "crop" else (0, 0)
-    size = _extended(image.shape[:2], data.eval_multiple, least)
-    seen = pipeline.extend(image, size, mode="edge")
 
-  def at_own_size(out):
-    out = np.asarray(out)
-    if out.ndim != 4 or out.shape[1:3] != size:
-      return out
-    if own_scale:
-      return out[:, : image.shape[0], : image.shape[1]]
-    return _resize(out[0], image)[None]
+  def __init__(self, experiment: Experiment, state: TrainState, sums: Mapping | None = None):
+    """Takes what `restore.run` gives, and the sums of the run's last evaluation.
 
-  return jax.tree.map(at_own_size, predict_step(state, seen[None]))
+    Raises:
+      UserError: a run of another task.
+    """
+    task, data = experiment.task, experiment.config.data
+    if experiment.config.task.name != "segmentation":
+      raise UserError(
+        f"a run of the task {experiment.config.task.name!r}; probabilities of pixels are of "
+        "'segmentation'"
+      )
+    self.config, self.labels, self.step = experiment.config, experiment.labels, int(state.step)
+    self.classes, self.palette = tuple(task.classes), task.palette[: len(task.classes)]
+    self.size, self.batch, self.multiple = None, None, data.eval_multiple
+    self.one_logit = task.sigmoid
+    self.max_f1_threshold, self.threshold_step = _threshold(sums or {})
+    self.view = view_of(data)
+    step = experiment.predict_step()
+    self._call = jax.jit(lambda state, images: losses.class_probabilities(step(state, images)))
+    self._state = state
+
+  def probabilities(self, images: np.ndarray) -> np.ndarray:
+    """See `Model.probabilities`."""
+    return np.asarray(self._call(self._state, images))
 
 
-def _extended(shape, multiple, least):
-  """The size that an image is extended to: `least` where it fits in, else to multiples."""
-  if all(n <= m for n, m in zip(shape, least, strict=True)):
-    return least
-  size = pipeline.multiples(shape, multiple)
-  return tuple(max(n, m) for n, m in zip(size, least, strict=True))
+class Answers:
+  """What a run of another task says of whole images, such as colours or the class of an image.
+
+  Attributes:
+    config, labels, step: see `RunModel`.
+    task: the run's task.
+  """
+
+  def __init__(self, experiment: Experiment, state: TrainState):
+    """Takes what `restore.run` gives."""
+    self.task = experiment.task.for_prediction()
+    self.config, self.labels, self.step = experiment.config, experiment.labels, int(state.step)
+    self._step = dataclasses.replace(experiment, task=self.task).predict_step()
+    self._state = state
+
+  def answer(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """See `Task.answer`.
+
+    The net sees the image at the scale of the run's evaluation: with `eval_fit="resize"` resized to
+    the size it was trained at (one compilation whatever the images' sizes; maps of outputs are
+    resized back bilinearly); else at its own size, extended to a multiple of some pixels.
+
+    Args:
+      rows: the image, see `segjax.data.tiles.Rows`.
+    """
+    image = rows.read(rows.height)
+    data, view = self.config.data, view_of(self.config.data)
+    if view.mode == "resize":
+      seen = sizes.resize_image(image, view.size)
+    elif data.eval_fit == "crop" and self.task.label_kind == "class":
+      seen = pipeline.CenterCrop([dict(image=image)], view.size, 0)[0]["image"]
+    else:
+      least = view.size if data.eval_fit == "crop" else (0, 0)
+      size = sizes.multiples(image.shape[:2], data.eval_multiple, least)
+      seen = sizes.extend_image(image, size)
+    back = lambda maps: _back(np.asarray(maps), seen.shape[:2], image.shape[:2], view)  # noqa: E731
+    return self.task.answer(image, jax.tree.map(back, self._step(self._state, seen[None])))
 
 
-def scale_warning(data: ConfigDict, shape: Sequence[int]) -> str:
+def _back(maps, seen, size, view):
+  """Maps f32[1,h,w,K] at an image's own size; anything else as it is."""
+  if maps.ndim != 4 or maps.shape[1:3] != seen:
+    return maps
+  if view.mode != "resize":
+    return maps[:, : size[0], : size[1]]
+  down, across = (sizes.enlarging(n, m, 0, n) for n, m in zip(size, seen, strict=True))
+  return np.einsum("yh,bhwc,xw->byxc", down, maps, across, optimize=True)
+
+
+def view_of(data: ConfigDict) -> View:
+  """The View of a run's evaluation, by `config.data`."""
+  mode = dict(resize="resize", full="native", crop="native", tiles="tiles")[data.eval_fit]
+  return View(mode, None if data.eval_fit == "full" else tuple(data.size), data.eval_overlap)
+
+
+def _threshold(sums):
+  """(threshold of the largest F1, step) of an evaluation's sums; None where they have none."""
+  threshold = metrics.max_f1(sums["histogram"])[1] if "histogram" in sums else 0.0
+  return (threshold, int(sums["step"])) if 0 < threshold < 1 else (None, None)
+
+
+def last_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The sums of a run's last evaluation; {} where there are none or their file is damaged."""
+  try:
+    return evaluation.read_sums(workdir)
+  except UserError:
+    return {}
+
+
+def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> RunModel:
+  """The `Model` of a run.
+
+  Args: see `segjax.training.restore.run`.
+
+  Raises:
+    UserError: no such run or checkpoint, or a run of another task than segmentation.
+  """
+  return RunModel(*restore.run(workdir, checkpoint), last_sums(workdir))
+
+
+def scale_warning(data: ConfigDict, view: View, shape: Sequence[int]) -> str:
   """A sentence where a net sees an image at another scale than those it was trained on, or "".
 
   Args:
     data: `config.data` of the run.
+    view: of the prediction.
     shape: (height, width) of the image, pixels.
   """
   size = f"{data.size[0]}x{data.size[1]}"
-  if tuple(shape) == tuple(data.size) or (data.fit == "crop") == (data.eval_fit != "resize"):
+  own_scale = view.mode != "resize"
+  if tuple(shape) == tuple(data.size) or (data.fit == "crop") == own_scale:
     return ""
   if data.fit == "crop":
     return (
-      f"the net was trained on crops of {size} at the images' own scale, but is evaluated, and so "
-      f"predicts, on whole images squeezed to that size; a run with data.eval_fit='full' keeps "
-      "the scale"
+      f"the net was trained on crops of {size} at the images' own scale, and predicts on whole "
+      "images squeezed to that size; mode 'native' or 'tiles' keeps the scale"
     )
   return (
-    f"the net was trained on whole images squeezed to {size}, but is evaluated, and so predicts, "
-    f"at the images' own scale (data.eval_fit={data.eval_fit!r})"
+    f"the net was trained on whole images squeezed to {size}, and predicts at the images' own "
+    f"scale; mode 'resize' is as in training"
   )
-
-
-def _resize(maps, image):
-  """f32[h,w,K] -> [H,W,K] of an image, bilinearly."""
-  channels = [
-    np.asarray(Image.fromarray(c).resize(image.shape[1::-1], Image.Resampling.BILINEAR))
-    for c in np.ascontiguousarray(maps.transpose(2, 0, 1))
-  ]
-  return np.stack(channels, -1)
