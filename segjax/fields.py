@@ -56,8 +56,9 @@ FIELDS = {
   "data.eval_fit": (
     "resize",
     "the same in evaluations; `crop`: the middle; `full`: their own sizes, extended to multiples "
-    "of `data.eval_multiple`",
+    "of `data.eval_multiple`; `tiles`: tiles of the size at the images' own scale",
   ),
+  "data.eval_overlap": (0.25, "share of a tile that the next one has too, for `tiles`"),
   "data.eval_multiple": (32, "pixels; each size that results is compiled once"),
   "data.threads": (2, "number of threads that decode"),
   "data.workers": (0, "number of processes that decode train images; 0: in this one"),

@@ -19,6 +19,11 @@ def blend(image, color, where, alpha=0.45):
   return np.where(np.asarray(where)[..., None], mixed, image).astype(np.uint8)
 
 
+def overlay(image, colors):
+  """Tints u8[H,W,3] with the colours u8[H,W,3] of classes; black, a background's, leaves it."""
+  return blend(image, colors, colors.any(-1))
+
+
 def stripes(height, width):
   """u8[H,W,3], diagonal stripes: no class has a pattern, while some are black, white or grey."""
   rows, columns = np.mgrid[0:height, 0:width]

@@ -31,6 +31,7 @@ RANGES = {
   "data.mean": (0, 1),
   "data.std": ("above 0", 1),
   "data.eval_multiple": (1, 2**16),
+  "data.eval_overlap": (0, 0.9),
   "data.threads": (0, 1024),
   "data.workers": (0, 1024),
   "data.cache_mb": (0, INF),

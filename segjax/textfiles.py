@@ -12,6 +12,7 @@ MEND = (
   "restore the file, or remove it and start the same training again: that writes it anew and "
   "resumes from the latest checkpoint"
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # that a cell of a spreadsheet begins with
 CHECKSUM = "checksum"  # key in a state file; a file without it, of an older version, is taken
 
 

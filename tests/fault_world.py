@@ -16,6 +16,8 @@ from segjax import config as config_lib
 from segjax import models, outputs, textfiles, training
 from segjax import study as study_lib
 from segjax.analysis import intact
+from segjax.inference import command, inputs
+from segjax.inference.folder import Predictions
 from segjax.training import experiment as experiment_lib
 from segjax.training import initial, restore
 from segjax.training.writers import read_metrics
@@ -136,11 +138,11 @@ def use_evaluate(world, run):
 
 def use_predict(world, run):
   """launch/predict.py."""
-  experiment, state = restore.run(run, "best")
+  net = command.open_net(str(run), None, "best")
   folder = world.own / "predicted"
   folder.mkdir(parents=True)
-  files = [world.root / "data" / "images" / "x000.png"]
-  outputs.predict_files(files, outputs.Predictions(folder), experiment, state)
+  found = inputs.find(world.root / "data" / "images" / "x000.png", folder)
+  net.run(found, Predictions(folder))
   return digest([np.asarray(Image.open(f)) for f in sorted(folder.glob("*.png"))])
 
 

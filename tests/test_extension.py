@@ -13,13 +13,14 @@ import pytest
 from conftest import ROOT, launch, launch_all
 from PIL import Image
 
-from segjax import augment, models, outputs, own_code, project, training
+from segjax import augment, inference, models, outputs, own_code, project, training
 from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax.analysis import regions
 from segjax.analysis.predictions import Predictor
 from segjax.data import sources
 from segjax.errors import UserError
+from segjax.inference import run_model
 from segjax.training import optim, restore
 from segjax.training import workdir as workdir_lib
 from segjax.training.writers import read_metrics
@@ -105,9 +106,8 @@ def test_a_run_is_evaluated_and_predicted_with_its_own_code(run, elsewhere, fres
 
   image = sources.make("parts:Squares", "val")[0]["image"]
   Image.fromarray(image).save(tmp_path / "x.png")
-  predictions = outputs.Predictions(tmp_path)
-  assert not outputs.predict_files([tmp_path / "x.png"], predictions, experiment, state)
-  assert np.asarray(Image.open(tmp_path / "x_index.png")).shape == (32, 32)
+  predict = inference.Predictor(run_model.RunModel(experiment, state))
+  assert predict(tmp_path / "x.png").label.shape == (32, 32)
   found = regions.best_and_worst(Predictor(folder, "latest", ()), 2)
   assert len(found) == 2
 

@@ -5,9 +5,10 @@ import pytest
 from conftest import ROOT
 
 from segjax import config as config_lib
-from segjax import inference
 from segjax.data.labels import default_table
+from segjax.data.tiles import ArrayRows
 from segjax.errors import UserError
+from segjax.inference import run_model
 from segjax.tasks.image_to_image import ImageToImage
 from segjax.training import experiment as experiment_lib
 
@@ -21,8 +22,7 @@ def answer(config, **fields):
   config.update_from_flattened_dict(fields | {"init_from": ""})
   experiment = experiment_lib.build(config, default_table(NAMES))
   state, _ = experiment.init()
-  outputs = inference.predict_image(experiment.predict_step(), state, IMAGE, config.data)
-  return experiment, *experiment.task.answer(IMAGE, outputs)
+  return experiment, *run_model.Answers(experiment, state).answer(ArrayRows(IMAGE))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +14,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import inference, outputs
+from segjax import outputs
 from segjax.analysis import baseline, class_statistics, features, figures, intact, predictions
 from segjax.analysis.document import Document
-from segjax.data import files, pipeline
+from segjax.data import pipeline
+from segjax.data.tiles import ArrayRows
 from segjax.errors import UserError
+from segjax.inference import Predictor, command, inputs, png, run_model
+from segjax.inference.folder import Predictions
+from segjax.inference.predict_files import Segmented
 from segjax.study import Result
 from segjax.training import evaluation, input_pipeline, restore, workdir
 from segjax.training import experiment as experiment_lib
@@ -61,8 +66,14 @@ def world(tmp_path_factory):
   experiment, state = restore.run(run)
   return SimpleNamespace(
     data=data, run=run, experiment=experiment, state=state, evaluating=compiled(experiment, "eval"),
-    predicting=compiled(experiment, "predict"),
+    net=net_of(compiled(experiment, "predict"), state),
   )  # fmt: skip
+
+
+def net_of(experiment, state):
+  """The net as launch/predict.py has it."""
+  predictor = Predictor(run_model.RunModel(experiment, state))
+  return command.Net("", partial(Segmented, predictor), experiment.labels)
 
 
 def compiled(experiment, kind):
@@ -242,15 +253,19 @@ def test_a_class_without_pixels_is_a_warning_and_nothing_scored_an_error(world, 
 # ------------------------------------------------------------------- scale
 
 
-def seen_shapes(image, outputs_of, eval_fit, whole=True):
-  """(shapes that the net gets, the output) of `predict_image`."""
-  shapes, data = [], ConfigDict(dict(size=SIZE, eval_multiple=8, eval_fit=eval_fit))
+def seen_shapes(image, outputs_of, eval_fit):
+  """(shapes that the net gets, the probabilities) of a net as a run is evaluated."""
+  shapes, data = [], ConfigDict(dict(size=SIZE, eval_fit=eval_fit, eval_overlap=0.5))
 
-  def step(state, batch):
+  def probabilities(batch):
     shapes.append(batch.shape[1:3])
     return outputs_of(batch)
 
-  return shapes, inference.predict_image(step, None, image, data, whole=whole)
+  model = SimpleNamespace(
+    classes=("a",), palette=np.zeros((1, 3), np.uint8), size=None, multiple=8, one_logit=False,
+    batch=None, view=run_model.view_of(data), probabilities=probabilities,
+  )  # fmt: skip
+  return shapes, Predictor(model)(image).probabilities
 
 
 @pytest.mark.parametrize(("fit", "shape", "seen"), [
@@ -261,37 +276,47 @@ def seen_shapes(image, outputs_of, eval_fit, whole=True):
   ("crop", (10, 20), SIZE),
   ("crop", SIZE, SIZE),
   ("full", (10, 20), (16, 24)),
+  ("tiles", (10, 20), SIZE),
+  ("tiles", (40, 60), SIZE),
 ])  # fmt: skip
 def test_the_net_sees_an_image_at_the_scale_of_evaluation(fit, shape, seen):
   image = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(np.uint8)
   red = lambda batch: batch[..., :1].astype("f4")  # noqa: E731
   shapes, out = seen_shapes(image, red, eval_fit=fit)
-  assert shapes == [tuple(seen)]
-  assert out.shape == (1, *shape, 1)
+  assert set(shapes) == {tuple(seen)}
+  assert out.shape == (*shape, 1)
   if fit != "resize" or shape == SIZE:
-    np.testing.assert_array_equal(out[0, ..., 0], image[..., 0])
+    np.testing.assert_allclose(out[..., 0], image[..., 0], rtol=1e-6)
 
 
 def test_one_answer_for_an_image_is_of_its_middle_as_in_evaluation():
   image = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
   keep = []
-  answer = lambda batch: keep.append(batch) or np.zeros((1, 3), "f4")  # noqa: E731
-  shapes, out = seen_shapes(image, answer, eval_fit="crop", whole=False)
-  assert (shapes, out.shape) == ([SIZE], (1, 3))
+
+  def seen(eval_fit):
+    data = dict(size=SIZE, eval_multiple=8, eval_fit=eval_fit, eval_overlap=0.5)
+    answers = object.__new__(run_model.Answers)
+    answers.task = SimpleNamespace(label_kind="class", answer=lambda image, out: out)
+    answers.config, answers._state = ConfigDict(dict(data=data)), None
+    answers._step = lambda state, batch: keep.append(batch) or np.zeros((1, 3), "f4")
+    assert answers.answer(ArrayRows(image)).shape == (1, 3)
+    return keep[-1][0]
+
   evaluated = pipeline.CenterCrop([dict(image=image)], SIZE, 1)[0]["image"]
-  np.testing.assert_array_equal(keep[0][0], evaluated)
-  assert seen_shapes(image, answer, eval_fit="full", whole=False)[0] == [(40, 64)]
+  np.testing.assert_array_equal(seen("crop"), evaluated)
+  assert seen("full").shape == (40, 64, 3)
 
 
 def test_a_scale_that_the_net_was_not_trained_at_is_said():
-  data = lambda fit, eval_fit: ConfigDict(  # noqa: E731
-    dict(size=SIZE, fit=fit, eval_fit=eval_fit)
-  )
-  for fit, eval_fit in (("resize", "resize"), ("crop", "crop"), ("crop", "full")):
-    assert inference.scale_warning(data(fit, eval_fit), (40, 60)) == ""
-  assert "crops of 16x24" in inference.scale_warning(data("crop", "resize"), (40, 60))
-  assert "squeezed to 16x24" in inference.scale_warning(data("resize", "full"), (40, 60))
-  assert inference.scale_warning(data("crop", "resize"), SIZE) == ""
+  def said(fit, eval_fit, shape=(40, 60)):
+    data = ConfigDict(dict(size=SIZE, fit=fit, eval_fit=eval_fit, eval_overlap=0.25))
+    return run_model.scale_warning(data, run_model.view_of(data), shape)
+
+  assert said("resize", "resize") == ""
+  assert [said("crop", eval_fit) for eval_fit in ("crop", "full", "tiles")] == [""] * 3
+  assert "crops of 16x24" in said("crop", "resize")
+  assert "squeezed to 16x24" in said("resize", "full")
+  assert said("crop", "resize", SIZE) == ""
 
 
 # ------------------------------------------------------------------- what prediction writes
@@ -306,9 +331,8 @@ def photo(file, shape=(40, 60), seed=0):
 
 def predict(world, given, folder):
   folder.mkdir(exist_ok=True)
-  outputs.check_folders(given, folder)
-  table = outputs.Predictions(folder)
-  return outputs.predict_files(files.list_images(given), table, world.predicting, world.state)
+  found = inputs.find(given, folder)
+  return world.net.run(found, Predictions(folder, tuple(found.files.values())))
 
 
 def rows(folder):
@@ -414,7 +438,7 @@ def test_a_table_of_other_classes_stays(world, tmp_path):
   image, out = photo(tmp_path / "in" / "a.png"), tmp_path / "out"
   predict(world, image, out)
   before = (out / "predictions.csv").read_bytes()
-  table = outputs.Predictions(out)
+  table = Predictions(out)
   with pytest.raises(UserError, match=r"other classes \(ground, thing; now cat\)"):
     table.begin(["a.png"], (), ["cat"])
   table.close()
@@ -440,7 +464,7 @@ def test_images_of_one_stem_in_one_folder(world, tmp_path):
   assert predict(world, tmp_path / "in", tmp_path / "out") == []
   assert list(rows(tmp_path / "out")) == ["a.jpg", "a.png", "b.png"]
   assert len(list((tmp_path / "out").glob("*_index.png"))) == 3
-  (note,) = files.skipped(tmp_path / "in")
+  (note,) = inputs.find(tmp_path / "in", tmp_path / "out").notes
   assert "notes.txt" in note
 
 
@@ -476,36 +500,37 @@ def test_an_interrupted_prediction_leaves_a_complete_table(world, tmp_path, monk
 @pytest.mark.parametrize("torn", ["b.png,4", "b.png,4,4,0.25"])
 def test_a_kill_at_any_time_leaves_rows_for_all_pictures(tmp_path, torn):
   """Without `close`, as after SIGKILL; a torn last row is left out of the next table."""
-  table = outputs.Predictions(tmp_path)
-  table.begin(["a.png", "b.png"], ["index"], ["x"])
-  pictures = dict(index=np.zeros((4, 4), np.uint8))
-  table.add("a.png", (4, 4), pictures, dict(x=1.0))
+  table = Predictions(tmp_path)
+  table.begin(["a.png", "b.png"], ["index.png"], ["x"])
+  pictures = {"index.png": np.zeros((4, 4), np.uint8)}
+  table.add("a.png", (4, 4), [pictures], lambda: dict(x=1.0))
   assert list(rows(tmp_path)) == ["a.png"]
   with (tmp_path / "predictions.csv").open("a") as file:
     file.write(torn)
-  again = outputs.Predictions(tmp_path)
-  again.begin(["c.png"], ["index"], ["x"])
-  again.add("c.png", (4, 4), pictures, dict(x=0.5))
+  again = Predictions(tmp_path)
+  again.begin(["c.png"], ["index.png"], ["x"])
+  again.add("c.png", (4, 4), [pictures], lambda: dict(x=0.5))
   assert list(rows(tmp_path)) == ["a.png", "c.png"]
   assert rows(tmp_path)["c.png"]["x"] == "0.500000"
 
 
 def test_a_full_disk_leaves_neither_picture_nor_row(tmp_path, monkeypatch):
-  table = outputs.Predictions(tmp_path)
-  table.begin(["a.png", "b.png"], ["index", "color"], ["x"])
-  pictures = {k: np.zeros((4, 4), np.uint8) for k in ("index", "color")}
-  table.add("a.png", (4, 4), pictures, dict(x=1.0))
+  table = Predictions(tmp_path)
+  table.begin(["a.png", "b.png"], ["index.png", "color.png"], ["x"])
+  pictures = {k: np.zeros((4, 4), np.uint8) for k in ("index.png", "color.png")}
+  table.add("a.png", (4, 4), [pictures], lambda: dict(x=1.0))
   before = listing(tmp_path), (tmp_path / "predictions.csv").read_bytes()
-  save = Image.Image.save
+  write, made = png.PngWriter.write, []
 
-  def full(image, file, **how):
-    if "color" in str(file):
+  def full(writer, rows):
+    made.append(writer)
+    if len(made) == 2:
       raise OSError(28, "No space left on device")
-    save(image, file, **how)
+    write(writer, rows)
 
-  monkeypatch.setattr(Image.Image, "save", full)
+  monkeypatch.setattr(png.PngWriter, "write", full)
   with pytest.raises(UserError, match=r"b_color\.png: .*No space left"):
-    table.add("b.png", (4, 4), pictures, dict(x=1.0))
+    table.add("b.png", (4, 4), [pictures], lambda: dict(x=1.0))
   table.close()
   assert (listing(tmp_path), (tmp_path / "predictions.csv").read_bytes()) == before
 
@@ -513,15 +538,15 @@ def test_a_full_disk_leaves_neither_picture_nor_row(tmp_path, monkeypatch):
 def test_names_of_every_kind(tmp_path):
   names = ["=1+1.png", "-a.png", "@b.png", 'ä,"x".png', "b\udce9.png", "a b.png"]
   for k in range(2):  # the second time over the table of the first
-    table = outputs.Predictions(tmp_path)
+    table = Predictions(tmp_path)
     table.begin(names, (), ["=road"])
     for name in names:
-      table.add(name, (4, 4), {}, {"=road": float(k)})
+      table.add(name, (4, 4), [], lambda: {"=road": float(k)})
     table.close()
   found = rows(tmp_path)
   assert list(found) == ["./=1+1.png", "./-a.png", "./@b.png", *names[3:]]
   assert {row["=road"] for row in found.values()} == {"1.000000"}
-  assert list(outputs.Predictions(tmp_path).rows) == names
+  assert list(Predictions(tmp_path).rows) == names
 
 
 # ------------------------------------------------------------------- analysis

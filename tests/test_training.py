@@ -16,10 +16,11 @@ from conftest import ROOT, eight_devices, write_pairs
 from light import random_variables
 
 from segjax import config as config_lib
-from segjax import inference, models, training
+from segjax import models, training
 from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import UserError
+from segjax.inference import Predictor, run_model
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
 from segjax.training import input_pipeline, optim, restore, steps
@@ -367,8 +368,8 @@ def test_crops_and_full_size_evaluation_train_evaluate_and_predict(tmp_path, dat
   assert experiment.task.summary(sums)["loss"] == last["val/loss"]
   assert sums["matrix"].sum() == 3 * 40 * 60  # every pixel of the three whole images
   image = source.source[0]["image"]
-  logits = inference.predict_image(experiment.predict_step(), state, image, config.data)
-  assert logits.shape == (1, 40, 60, 1)
+  found = Predictor(run_model.RunModel(experiment, state))(image)
+  assert found.probabilities.shape == (40, 60, 2)
   assert list((workdir / "images").iterdir())
 
 

@@ -62,7 +62,7 @@ class Predictor:
     if name not in LABEL_MAPS:
       raise UserError(f"{workdir}: a run of the task {name!r}; this picture is of segmentation")
     self.source = restore.data_of_run(workdir, self.experiment.config, "val", moved=moved).source
-    self._step = self.experiment.predict_step()
+    self._step = self.experiment.shown_step()
 
   def at(self, state):
     """The same data, as another state of the run sees them."""
@@ -163,7 +163,7 @@ def _panels(workdir, wanted, moved):
   """([(name of an example, its panels)], LabelTable, label values in them)."""
   experiment, state = restore.run(workdir)
   source = restore.data_of_run(workdir, experiment.config, "val", moved=moved).source
-  step = experiment.predict_step()
+  step = experiment.shown_step()
   panels, seen = [], set()
   for i in spread(len(source), wanted):
     example = source[i]

@@ -14,8 +14,8 @@ from segjax.analysis import answer, predictions, report_figures, report_tables
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
-from segjax.outputs import FORMULA
 from segjax.tasks import TASKS
+from segjax.textfiles import FORMULA
 
 FIGURES = re.compile(
   r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples)\.(png|pdf)"

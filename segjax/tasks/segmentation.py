@@ -11,7 +11,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.pictures import BLUE, ORANGE, blend, stripes
+from segjax.pictures import BLUE, ORANGE, blend, overlay, stripes
 from segjax.tasks import own_loss
 from segjax.tasks.task import Task, mean
 
@@ -263,9 +263,8 @@ class Segmentation(Task):
     """See `Task.answer`: class indices, class colours, and the colours over the image."""
     pred = np.asarray(self.predict(outputs))[0].astype(np.uint8)
     colors = self.palette[pred]
-    painted = colors.any(-1)  # black stands for background: leave the image as it is there
     shares = np.bincount(pred.ravel(), minlength=len(self.classes)) / pred.size
-    pictures = dict(index=pred, color=colors, overlay=blend(image, colors, painted))
+    pictures = dict(index=pred, color=colors, overlay=overlay(image, colors))
     return pictures, dict(zip(self.classes, shares, strict=True))
 
   def pictures(self, image, logits, label):

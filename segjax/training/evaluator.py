@@ -35,7 +35,7 @@ class Evaluator:
       progress: Progress, which prints.
     """
     self._experiment, self._source, self._workdir = experiment, source, workdir
-    self._eval_step, self._predict_step = eval_step, experiment.predict_step()
+    self._eval_step, self._predict_step = eval_step, experiment.shown_step()
     self._writers, self._progress, self._counted = writers, progress, counted
     self._image_thread, self._explained = Background("pictures"), False
     self.sums = None

@@ -17,7 +17,7 @@ from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
-from segjax.training import class_balance, freezing, optim, programs, steps
+from segjax.training import class_balance, freezing, optim, programs, steps, tiled
 from segjax.training.state import init_state
 
 
@@ -122,12 +122,19 @@ class Experiment:
   @programs.shared
   def eval_step(self):
     """See `steps.make_eval_step`."""
+    if self.config.data.eval_fit == "tiles":
+      return tiled.make_eval_step(self.predict_step(), self.task, self.config.data)
     return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
 
   @programs.shared
   def predict_step(self):
     """See `steps.make_predict_step`."""
     return steps.make_predict_step(self.model, self.task, **self._images())
+
+  def shown_step(self):
+    """The predict step for one image of an evaluation, seen as the evaluation sees it."""
+    step, data = self.predict_step(), self.config.data
+    return tiled.make_predict_step(step, self.task, data) if data.eval_fit == "tiles" else step
 
   def _images(self):
     """Fields of all steps for images: their devices and their normalisation."""

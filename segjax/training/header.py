@@ -40,7 +40,9 @@ def print_header(
   count = models.count_params(params)
   size = f"{data.size[0]}x{data.size[1]}"
   fit = f"random crops of {size}" if data.fit == "crop" else f"at {size}"
-  how = dict(full="at their own sizes", crop="on their middle", resize="resized")
+  how = dict(
+    full="at their own sizes", crop="on their middle", resize="resized", tiles=f"in tiles of {size}"
+  )
   if (data.fit, data.eval_fit) != ("resize", "resize"):
     fit += f", evaluated {how[data.eval_fit]}"
   where = "kept on the device" if data_on_device else "sent by the host"

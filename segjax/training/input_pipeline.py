@@ -35,7 +35,7 @@ def make_source(config, split, *, training=False, labelled=True):
   if config.seed < 0:
     raise UserError(f"seed is {config.seed}, expected 0 or more")
   for field in ("fit", "eval_fit"):
-    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "full", "crop"))[field]
+    fits = dict(fit=("resize", "crop"), eval_fit=("resize", "full", "crop", "tiles"))[field]
     if data[field] not in fits:
       new = RENAMED.get(f"data.{field}", {}).get(data[field])
       hint = f"; {data[field]!r} is now called {new!r}" if new else ""
@@ -46,6 +46,11 @@ def make_source(config, split, *, training=False, labelled=True):
     raise UserError(
       f"data.eval_fit is 'full', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
+    )
+  if data.eval_fit == "tiles" and config.task.name != "segmentation":
+    raise UserError(
+      f"data.eval_fit is 'tiles', which joins probabilities of classes, and the task is "
+      f"{config.task.name!r}; use 'resize' or 'full'"
     )
   kind = task.label_kind_of(config.task)
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
@@ -58,8 +63,9 @@ def make_source(config, split, *, training=False, labelled=True):
     what = f"data source {data.source.name!r}"
     source = sources.labelled(source, kind, what, f"the task {config.task.name!r}")
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
-  if (data.fit == "crop") if training else (data.eval_fit == "full"):
-    return pipeline.FullSize(source, 1 if training else data.eval_multiple, cache_mb)
+  if (data.fit == "crop") if training else (data.eval_fit in ("full", "tiles")):
+    extended = not training and data.eval_fit == "full"
+    return pipeline.FullSize(source, data.eval_multiple if extended else 1, cache_mb)
   if not training and data.eval_fit == "crop":
     return pipeline.CenterCrop(source, data.size, cache_mb)
   return pipeline.Resized(source, data.size, cache_mb)
@@ -168,7 +174,9 @@ def eval_batches(config, source):
   data = config.data
   if isinstance(source, pipeline.FullSize):
     if jax.process_count() > 1:
-      raise UserError("data.eval_fit='full' works in one process; use 'resize' with several")
+      raise UserError(
+        f"data.eval_fit={data.eval_fit!r} works in one process; use 'resize' with several"
+      )
     how = dict(batch_size=data.batch_size, devices=jax.device_count(), num_threads=data.threads)
     return pipeline.full_size_batches(source, **how)
   return pipeline.eval_batches(

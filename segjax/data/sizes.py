@@ -1,0 +1,59 @@
+"""Images at the sizes that a net takes: resized or extended. numpy and Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+
+def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Resizes u8[H,W,3] to `size` = (height, width) bilinearly, antialiased when shrinking."""
+  if image.shape[:2] == tuple(size):
+    return image
+  how = Image.Resampling.BILINEAR
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
+
+
+def extend_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Extends u8[H,W,3] at the bottom and right to at least `size` = (height, width), mirrored.
+
+  >>> extend_image(np.arange(3, dtype=np.uint8)[:, None, None], (5, 1)).ravel().tolist()
+  [0, 1, 2, 1, 0]
+  """
+  more = [(0, max(n - m, 0)) for n, m in zip(size, image.shape, strict=False)]
+  return np.pad(image, [*more, (0, 0)], mode="reflect") if np.any(more) else image
+
+
+def multiples(size: Sequence[int], multiple: int, least: Sequence[int] = (0, 0)) -> tuple[int, ...]:
+  """The next multiples of `multiple` from (height, width) on; `least` where both fit in.
+
+  >>> multiples((40, 60), 32), multiples((40, 60), 32, (50, 70))
+  ((64, 64), (50, 70))
+  """
+  if all(n <= m for n, m in zip(size, least, strict=True)):
+    return tuple(least)
+  return tuple(max(-(-n // multiple) * multiple, m) for n, m in zip(size, least, strict=True))
+
+
+def enlarging(length: int, small: int, first: int, count: int) -> np.ndarray:
+  """Matrix of a bilinear resize along an axis, antialiased when shrinking.
+
+  Args:
+    length: of the axis afterwards, pixels.
+    small: its length before.
+    first: first pixel wanted.
+    count: number of pixels wanted.
+
+  Returns:
+    f32[count,small], whose rows sum to 1.
+
+  >>> enlarging(4, 2, 0, 4).tolist()
+  [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+  """
+  scale = small / length
+  centers = (first + np.arange(count) + 0.5) * scale
+  distance = np.abs(centers[:, None] - np.arange(small) - 0.5) / max(scale, 1)
+  matrix = np.maximum(1 - distance, 0)
+  return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,133 @@
+"""What launch/predict.py does: a net by its flags, and files through it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+from segjax.data.labels import LabelTable
+from segjax.errors import UserError
+from segjax.inference import loading
+from segjax.inference.folder import Predictions
+from segjax.inference.inputs import Inputs
+from segjax.inference.predict_files import Answered, Segmented, predict_files, predict_video
+from segjax.inference.predictor import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+  """A net and how its answers are written.
+
+  Attributes:
+    title: sentences about it.
+    make_answer: () -> the answer to an image, see `predict_files`.
+    labels: classes of the pictures' legend, or None.
+    warning: see `predict_files`.
+  """
+
+  title: str
+  make_answer: Callable
+  labels: LabelTable | None
+  warning: Callable | None = None
+
+  def run(self, inputs: Inputs, predictions: Predictions) -> list[str]:
+    """Predicts files; returns sentences about images that could not be read."""
+    if not inputs.video:
+      how = dict(labels=self.labels, warning=self.warning)
+      return predict_files(inputs, predictions, self.make_answer, **how)
+    answer = self.make_answer()
+    if not isinstance(answer, Segmented) or answer.keep:
+      raise UserError("of videos the overlay of a segmentation is written, without probabilities")
+    predict_video(*inputs.files.values(), predictions, answer.predictor, self.labels)
+    return []
+
+
+def open_net(
+  workdir: str | None,
+  file: str | None,
+  checkpoint: str,
+  *,
+  mode: str = "",
+  tiles: list[str] = (),
+  overlap: float | None = None,
+  tta: str = "",
+  batch_size: int = 4,
+  threshold: str | None = None,
+  probabilities: str = "",
+) -> Net:
+  """The net of a run's folder or of an exported file.
+
+  Args:
+    workdir: folder of a run; or None.
+    file: exported file; or None.
+    checkpoint: of a run: "latest", "best" or a step.
+    mode, overlap, tta, batch_size: see `Predictor`.
+    tiles: one or two numbers as texts, pixels.
+    threshold: a number as text, "max_f1", or None.
+    probabilities: how they are written: "", "npz" or "png16".
+
+  Raises:
+    UserError: neither or both of a folder and a file, or see `Predictor`.
+  """
+  if bool(workdir) == bool(file):
+    raise UserError("give either --workdir, the folder of a run, or --model, an exported file")
+  how = dict(mode=mode, tile=_tile(tiles), overlap=overlap, tta=tta, threshold=_number(threshold))
+  if file:
+    predictor = Predictor(loading.load(file), batch_size=batch_size, **how)
+    colors = map(tuple, predictor.palette.tolist())
+    labels = LabelTable(tuple(zip(predictor.classes, colors, strict=True)))
+    return Net(_title(file, predictor), partial(Segmented, predictor, probabilities), labels)
+  from segjax.inference import run_model  # which needs jax
+  from segjax.training import restore
+
+  experiment, state = restore.run(workdir, checkpoint)
+  title = f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}"
+  if experiment.config.task.name != "segmentation":
+    if given := [k for k, v in (how | dict(probabilities=probabilities)).items() if v]:
+      raise UserError(
+        f"{', '.join(given)}: for segmentation, and this run's task is "
+        f"{experiment.config.task.name!r}; leave them out"
+      )
+    answers = run_model.Answers(experiment, state)
+    shown = experiment.labels if answers.task.class_colors else None
+    return Net(title, partial(Answered, answers), shown)
+  model = run_model.RunModel(experiment, state, run_model.last_sums(workdir))
+  predictor = Predictor(model, batch_size=batch_size, **how)
+  warning = partial(run_model.scale_warning, experiment.config.data, predictor.view)
+  answer = partial(Segmented, predictor, probabilities)
+  return Net(_title(title, predictor, threshold), answer, experiment.labels, warning)
+
+
+def _title(what, predictor, threshold=None):
+  """A line about the net, and one about its threshold where that is not 0.5."""
+  text = str(what)
+  if predictor.threshold not in (None, 0.5):
+    text += f"\n  {predictor.classes[1]} from probability {predictor.threshold:.4g} on"
+  if threshold == "max_f1" and (step := getattr(predictor.model, "threshold_step", None)):
+    text += f", the threshold of the largest F1 at the evaluation of step {step}"
+  return text
+
+
+def _tile(texts):
+  """The size of tiles in the texts of a flag, or None."""
+  if not all(t.strip().isdigit() for t in texts) or len(texts) > 2:
+    raise UserError(f"--tiles={','.join(texts)}: expected pixels, such as 512 or 512,768")
+  numbers = [int(t) for t in texts]
+  return (numbers[0], numbers[-1]) if numbers else None
+
+
+def _number(text):
+  """A threshold: a float, "max_f1" or None."""
+  if text in (None, "max_f1"):
+    return text
+  try:
+    return float(text)
+  except ValueError:
+    raise UserError(f"--threshold={text}: expected a number or max_f1") from None
+
+
+def flags_of(values) -> dict:
+  """The arguments of `open_net` among the flags of the launcher."""
+  names = ("mode", "tiles", "overlap", "tta", "batch_size", "threshold", "probabilities")
+  return {name: values[name].value for name in names}

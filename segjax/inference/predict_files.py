@@ -1,0 +1,200 @@
+"""Prediction of files: each read, predicted, written and reported by a line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from segjax.data.labels import LabelTable
+from segjax.data.tiles import ArrayRows
+from segjax.errors import UserError, writing
+from segjax.inference import rows as rows_lib
+from segjax.inference import video
+from segjax.inference.folder import PROBABILITIES, Predictions
+from segjax.inference.inputs import Inputs
+from segjax.inference.predictor import BLOCK, Predictor
+from segjax.legends import legend
+from segjax.pictures import overlay
+from segjax.stopping import STOP
+
+SHOWN = 5  # classes in the line of an image
+LEGEND_WIDTH = 600  # pixels
+KEPT = ("", "npz", "png16")  # how probabilities are written
+SIXTEEN = 2**16 - 1
+
+
+@dataclasses.dataclass
+class Segmented:
+  """The answer of a Predictor to one image: blocks of pictures, then the share of each class.
+
+  Attributes:
+    predictor: Predictor.
+    keep: one of `KEPT`.
+    counts: pixels of each class so far.
+  """
+
+  predictor: Predictor
+  keep: str = ""
+  counts: np.ndarray | None = None
+
+  def blocks(self, rows, bar):
+    """Yields {kind with ending: rows of it}, from top to bottom."""
+    p = self.predictor
+    self.counts = np.zeros(len(p.classes), np.int64)
+    step = max(BLOCK // rows.width, 1)
+    for image, probabilities in p.blocks(rows):
+      for top in range(0, len(image), step):
+        yield self._block(image[top : top + step], probabilities[top : top + step])
+      bar.update(len(image))
+
+  def _block(self, image, probabilities):
+    label = self.predictor.label_of(probabilities)
+    self.counts += np.bincount(label.ravel(), minlength=len(self.counts))
+    color = self.predictor.palette[label]
+    out = {"index.png": label, "color.png": color, "overlay.png": overlay(image, color)}
+    if self.keep == "npz":
+      out[f"{PROBABILITIES}.npz"] = probabilities
+    elif self.keep == "png16":
+      for i, name in enumerate(self.predictor.classes):
+        safe = re.sub(r"[^\w-]+", "_", name)[:40]
+        out[f"probability_{i}_{safe}.png"] = np.round(
+          SIXTEEN * probabilities[..., i].clip(0, 1)
+        ).astype(np.uint16)
+    return out
+
+  def shares(self):
+    """{class: share} of the pixels so far."""
+    return dict(zip(self.predictor.classes, self.counts / self.counts.sum(), strict=True))
+
+
+@dataclasses.dataclass
+class Answered:
+  """The answer of a run of another task to one image, see `run_model.Answers`."""
+
+  answers: object
+  found: dict | None = None
+
+  def blocks(self, rows, bar):
+    """Yields {kind with ending: the whole picture}."""
+    pictures, self.found = self.answers.answer(rows)
+    bar.update(rows.height)
+    yield {f"{kind}.png": picture for kind, picture in pictures.items()}
+
+  def shares(self):
+    """{class: probability}."""
+    return self.found
+
+
+def predict_files(
+  inputs: Inputs,
+  predictions: Predictions,
+  make_answer: Callable,
+  *,
+  labels: LabelTable | None = None,
+  warning: Callable | None = None,
+) -> list[str]:
+  """Predicts files one by one, and prints a line for each.
+
+  Args:
+    inputs: result of `inputs.find`.
+    predictions: to write to; closed at the end, however that comes.
+    make_answer: () -> `Segmented` or `Answered`, for each image anew.
+    labels: classes of a legend, or None where the pictures show none.
+    warning: (height, width) -> sentence about an image, or "", or None; the first is printed.
+
+  Returns:
+    Sentences about images that could not be read.
+  """
+  broken, begun = [], False
+  files = tqdm(inputs.files.items(), unit="image", disable=None if len(inputs.files) > 1 else True)
+  try:
+    for name, file in files:
+      STOP.check()
+      answer = make_answer()
+      try:
+        with rows_lib.opened(file) as rows, _bar(rows.height) as bar:
+          said = warning((rows.height, rows.width)) if warning else ""
+          if said:
+            _print(f"  warning: {said}")
+            warning = None
+          size, blocks = (rows.width, rows.height), answer.blocks(rows, bar)
+          first = next(blocks)
+          if not begun:
+            _begin(predictions, inputs, first, answer, labels)
+            begun = True
+          predictions.add(name, size, itertools.chain([first], blocks), answer.shares)
+      except rows_lib.Unreadable as error:
+        broken.append(str(error))
+        continue
+      _print(f"{name}: {_line(size, answer.shares())}")
+  finally:
+    predictions.close()
+  return broken
+
+
+def predict_video(
+  file: Path, predictions: Predictions, predictor: Predictor, labels: LabelTable
+) -> None:
+  """Predicts a video frame by frame into NAME_overlay.mp4; its row has the mean shares.
+
+  Raises:
+    UserError: no imageio or FFmpeg, or not a video.
+  """
+  answer, part = Segmented(predictor), predictions.folder / f".{os.getpid()}_video.part"
+  try:
+    with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:
+      predictions.begin([file.name], ["overlay.mp4"], predictor.classes)
+      predictions.add_legend(_legend(labels))
+      counts, target, size = 0, None, None
+      with contextlib.ExitStack() as stack, writing(part):
+        for frame in frames:
+          STOP.check()
+          size = frame.shape[1::-1]
+          target = target or stack.enter_context(video.writer(part, rate))
+          with _bar(None, disable=True) as rows_bar:
+            blocks = list(answer.blocks(ArrayRows(frame), rows_bar))
+          target.add(np.concatenate([b["overlay.png"] for b in blocks]))
+          counts = counts + answer.counts
+          bar.update()
+      if target is None:
+        raise UserError(f"{file}: a video without frames; replace it")
+      answer.counts = counts
+      predictions.add(file.name, size, [{"overlay.mp4": part}], answer.shares)
+      _print(f"{file.name}: {_line(size, answer.shares())}")
+  finally:
+    part.unlink(missing_ok=True)
+    predictions.close()
+
+
+def _begin(predictions, inputs, block, answer, labels):
+  predictions.begin(list(inputs.files), list(block), list(answer.shares()))
+  if labels is not None:
+    predictions.add_legend(_legend(labels))
+
+
+def _legend(labels):
+  return legend(labels, list(range(len(labels))), LEGEND_WIDTH, untinted=True)
+
+
+def _bar(total, unit="row", disable=None):
+  """A bar of one image's rows; it goes away, and appears on a terminal alone."""
+  return tqdm(total=total, unit=unit, leave=False, disable=disable, delay=2)
+
+
+def _line(size, shares):
+  first = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN]
+  return ", ".join([f"{size[0]}x{size[1]}", *(f"{name} {share:.1%}" for name, share in first)])
+
+
+def _print(text):
+  """Prints a line above the bars."""
+  with tqdm.external_write_mode():
+    print(text, flush=True)

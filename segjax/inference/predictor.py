@@ -1,0 +1,256 @@
+"""Predictions for images of any size: whole, resized or by tiles; arrays or files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import sizes, tiles
+from segjax.data.decoding import read_image
+from segjax.errors import UserError
+from segjax.inference import averaging, loading
+from segjax.inference.model import MODES, Model, View
+from segjax.pictures import overlay
+
+TILE = 512  # pixels, where neither the caller nor the run says another
+BLOCK = 2**20  # pixels of a picture that are worked on together
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a net says about an image.
+
+  Attributes:
+    image: u8[H,W,3].
+    probabilities: f32[H,W,C], which sum to 1 over the classes.
+    label: u8[H,W], class indices.
+    classes: class names in label order.
+    palette: u8[C,3], display colours.
+  """
+
+  image: np.ndarray
+  probabilities: np.ndarray
+  label: np.ndarray
+  classes: tuple[str, ...]
+  palette: np.ndarray
+
+  @property
+  def color(self) -> np.ndarray:
+    """u8[H,W,3], the classes' colours."""
+    return self.palette[self.label]
+
+  @property
+  def overlay(self) -> np.ndarray:
+    """u8[H,W,3], the colours over the image; a class in black leaves it as it is."""
+    return overlay(self.image, self.color)
+
+  @property
+  def shares(self) -> dict[str, float]:
+    """Share of each class in the image."""
+    counts = np.bincount(self.label.ravel(), minlength=len(self.classes)) / self.label.size
+    return dict(zip(self.classes, counts.tolist(), strict=True))
+
+
+class Predictor:
+  """A net and how images are put before it.
+
+  Attributes:
+    model: the Model.
+    classes: class names in label order.
+    palette: u8[C,3], display colours.
+    view: the View of every image.
+    threshold: of the second class's probability, for a net with one logit; else None.
+  """
+
+  def __init__(
+    self,
+    model: Model | str | os.PathLike,
+    *,
+    mode: str = "",
+    tile: int | tuple[int, int] | None = None,
+    overlap: float | None = None,
+    tta: str = "",
+    batch_size: int = 4,
+    threshold: float | str | None = None,
+    checkpoint: str | int = "best",
+  ):
+    """Takes or loads a net.
+
+    Args:
+      model: a Model, the folder of a run, or an exported file.
+      mode: "resize", "native" or "tiles", see `View`; "": "tiles" where a tile is given, else
+        as the run was evaluated.
+      tile: pixels, one number or (height, width); for mode "resize" the size.
+      overlap: see `View`.
+      tta: see `averaging.parse`, such as "flip,scales=0.75,1,1.25".
+      batch_size: tiles, or resized images, in a call of the net.
+      threshold: for a net with one logit: a pixel is of the second class from this probability on,
+        in (0,1), or "max_f1", that of the run's last evaluation; None: 0.5.
+      checkpoint: of a run: "latest", "best" or a step.
+
+    Raises:
+      UserError: no such run or file, or an argument that does not fit the net.
+    """
+    model = loading.load(model, checkpoint) if isinstance(model, str | os.PathLike) else model
+    if batch_size < 1:
+      raise UserError(f"batch_size is {batch_size}, expected 1 or more")
+    self.model = model
+    self.view = _choose_view(model, mode, tile, overlap)
+    self.classes, self.palette = tuple(model.classes), np.asarray(model.palette)
+    self.threshold = _choose_threshold(model, threshold)
+    self._batch_size = model.batch or batch_size
+    variants = averaging.parse(tta)
+    plain = variants == averaging.Variants()
+    self._net = model if plain else averaging.Averaged(model, variants)
+
+  def __call__(
+    self, images: np.ndarray | str | os.PathLike | Sequence
+  ) -> Prediction | list[Prediction]:
+    """Predicts an image, or each of a list.
+
+    Args:
+      images: u8[H,W,3], the path of an image file, or a list of both, of any sizes.
+
+    Returns:
+      A Prediction, or a list of them.
+
+    Raises:
+      UserError: a file that cannot be read, or an array of another kind.
+    """
+    if isinstance(images, str | os.PathLike) or (
+      isinstance(images, np.ndarray) and images.ndim == 3
+    ):
+      return next(self.stream([images]))
+    return list(self.stream(images))
+
+  def stream(self, images: Sequence) -> Iterator[Prediction]:
+    """Predictions of images one after the other; resized ones go to the net in batches.
+
+    Args: see `__call__`.
+    """
+    together = self._batch_size if self.view.mode == "resize" else 1
+    for start in range(0, len(images), together):
+      group = [_as_array(image) for image in images[start : start + together]]
+      maps = self._resized_maps(group) if self.view.mode == "resize" else [None]
+      for image, small in zip(group, maps, strict=True):
+        blocks = self.blocks(tiles.ArrayRows(image), small)
+        found = np.concatenate([p for _, p in blocks])
+        yield Prediction(image, found, self.label_of(found), self.classes, self.palette)
+
+  def blocks(
+    self, rows: tiles.Rows, small: np.ndarray | None = None
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities of an image from top to bottom; by tiles no more of it is kept than a strip.
+
+    Args:
+      rows: the image, see `segjax.data.tiles.Rows`.
+      small: f32[h,w,C], for mode "resize", where they are known.
+
+    Yields:
+      (u8[n,W,3], f32[n,W,C]): the next rows of the image and of the probabilities.
+    """
+    net, view = self._net.probabilities, self.view
+    if view.mode == "tiles":
+      how = dict(tile=view.size, overlap=view.overlap, batch_size=self._batch_size)
+      yield from tiles.join(rows, net, multiple=self.model.multiple, **how)
+      return
+    image = rows.read(rows.height)
+    if view.mode == "native":
+      yield image, self._native_maps(image)
+      return
+    small = self._resized_maps([image])[0] if small is None else small
+    across = sizes.enlarging(rows.width, small.shape[1], 0, rows.width)
+    wide = np.einsum("xw,hwc->hxc", across, small, optimize=True)
+    step = max(BLOCK // rows.width, 1)
+    for top in range(0, rows.height, step):
+      part = image[top : top + step]
+      matrix = sizes.enlarging(rows.height, len(wide), top, len(part))
+      yield part, np.einsum("yh,hxc->yxc", matrix, wide, optimize=True)
+
+  def _native_maps(self, image):
+    size = sizes.multiples(image.shape[:2], self.model.multiple, self.view.size or (0, 0))
+    if self.model.size and size != tuple(self.model.size):
+      raise UserError(
+        f"the image is {_text(image.shape)}, and this file takes {_text(self.model.size)} alone; "
+        "use mode 'tiles' or 'resize'"
+      )
+    maps = self._called([sizes.extend_image(image, size)])[0]
+    return maps[: image.shape[0], : image.shape[1]]
+
+  def _resized_maps(self, images):
+    return self._called([sizes.resize_image(image, self.view.size) for image in images])
+
+  def _called(self, images):
+    """Probabilities of images of one size; the batch is filled up where the net takes one alone."""
+    count = len(images)
+    missing = (self.model.batch or count) - count
+    return self._net.probabilities(np.stack(images + images[-1:] * missing))[:count]
+
+  def label_of(self, probabilities: np.ndarray) -> np.ndarray:
+    """f32[...,C] -> u8[...]: the likeliest class, or the second one from the threshold on."""
+    if self.threshold is not None:
+      return (probabilities[..., 1] >= self.threshold).astype(np.uint8)
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
+def _as_array(image):
+  """u8[H,W,3] of an array or a file."""
+  if isinstance(image, str | os.PathLike):
+    return read_image(Path(image))
+  image = np.asarray(image)
+  if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or not image.size:
+    raise UserError(f"an image of {image.dtype}{list(image.shape)}, expected uint8[height,width,3]")
+  return image
+
+
+def _choose_view(model, mode, tile, overlap):
+  """The View of a net, its own or as the arguments say."""
+  fixed = tuple(model.size) if model.size else None
+  own = getattr(model, "view", None) or View("tiles" if fixed else "native")
+  mode = mode or ("tiles" if tile else own.mode)
+  if mode not in MODES:
+    raise UserError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
+  overlap = own.overlap if overlap is None else overlap
+  if not 0 <= overlap <= 0.9:
+    raise UserError(f"overlap is {overlap}, expected a share of a tile from 0 to 0.9")
+  if mode == "native":
+    if tile:
+      raise UserError("tile is for mode 'tiles'; leave it out, or use that mode")
+    return View(mode, own.size if own.mode == "native" else None, overlap)
+  size = (tile, tile) if isinstance(tile, int) else tile and tuple(tile)
+  size = size or (own.size if own.mode == mode else None) or fixed
+  if size is None and mode == "resize":
+    raise UserError("mode 'resize' needs a size, and this net says none; give tile=HEIGHT,WIDTH")
+  size = size or (TILE, TILE)
+  if fixed and size != fixed:
+    raise UserError(f"tile is {_text(size)}, and this file takes {_text(fixed)} alone")
+  if tile and (min(size) < 1 or any(n % model.multiple for n in size)):
+    right = tuple(max(round(n / model.multiple), 1) * model.multiple for n in size)
+    raise UserError(
+      f"tile is {_text(size)}, expected multiples of {model.multiple} pixels, e.g. {_text(right)}"
+    )
+  return View(mode, size, overlap)
+
+
+def _choose_threshold(model, threshold):
+  """The threshold of a net with one logit; None for others."""
+  if not model.one_logit:
+    if threshold is not None:
+      raise UserError("threshold is for nets with one logit (task.sigmoid); leave it out")
+    return None
+  if threshold == "max_f1":
+    threshold = getattr(model, "max_f1_threshold", None)
+    if threshold is None:
+      raise UserError("threshold is 'max_f1', which this net does not know; give a number")
+  threshold = 0.5 if threshold is None else threshold
+  if isinstance(threshold, str) or not 0 < threshold < 1:
+    raise UserError(f"threshold is {threshold!r}, expected a number between 0 and 1, or 'max_f1'")
+  return threshold
+
+
+def _text(size):
+  return f"{size[0]}x{size[1]}"

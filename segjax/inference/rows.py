@@ -1,0 +1,126 @@
+"""Image files from top to bottom: large PNG and TIFF files in strips, all others as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import decoding
+from segjax.data.tiles import ArrayRows, Rows
+from segjax.errors import UserError
+from segjax.inference import png
+
+LARGE = 2**24  # pixels of an image from which it is read in strips
+TIFF = (".tif", ".tiff")
+
+
+class Unreadable(UserError):
+  """An image that cannot be read; the others can."""
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Rows]:
+  """An image file as `Rows`.
+
+  Raises:
+    Unreadable: the file is damaged, of another format, or too large to be read as a whole.
+  """
+  try:
+    rows = _in_strips(file) or ArrayRows(decoding.read_image(file))
+  except UserError as error:
+    raise Unreadable(str(error)) from None
+  try:
+    yield _Checked(rows)
+  finally:
+    if hasattr(rows, "close"):
+      rows.close()
+
+
+class _Checked:
+  """`Rows` whose faults are those of the image."""
+
+  def __init__(self, rows):
+    self._rows, self.height, self.width = rows, rows.height, rows.width
+
+  def read(self, count):
+    try:
+      return self._rows.read(count)
+    except UserError as error:
+      raise Unreadable(str(error)) from None
+
+
+def _in_strips(file):
+  """`Rows` of a large file that can be read in strips, or None."""
+  size = decoding.read_size(file)
+  if not size or size[0] * size[1] < LARGE:
+    return None
+  if png.can_stream(file):
+    return png.PngRows(file)
+  return _tiff(file) if file.suffix.lower() in TIFF else None
+
+
+def _tiff(file):
+  """`Rows` of a TIFF file, or None without tifffile, or where that cannot read it in strips."""
+  try:
+    import tifffile
+  except ImportError:
+    return None
+  with contextlib.suppress(tifffile.TiffFileError, OSError, ValueError):
+    rows = TiffRows(tifffile.TiffFile(file), file)
+    if rows.can_stream():
+      return rows
+    rows.close()
+  return None
+
+
+class TiffRows:
+  """`Rows` of a TIFF file, by tifffile: each strip, or row of tiles, is decoded once."""
+
+  def __init__(self, tiff, file):
+    self._tiff, self._file, self._page = tiff, file, tiff.pages[0]
+    self.height, self.width = self._page.imagelength, self._page.imagewidth
+    self._segments, self._ready = None, np.zeros((0, self.width, 3), np.uint8)
+
+  def can_stream(self):
+    """Whether this is one upright picture of grey values or RGB, 8 bits, that tifffile decodes."""
+    page = self._page
+    whole = [p for p in self._tiff.pages if not p.subfiletype & 5]
+    upright = page.tags.valueof(274, 1) == 1
+    plain = page.dtype == np.uint8 and page.planarconfig == 1 and page.photometric in (1, 2)
+    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in (1, 3, 4):
+      return False
+    next(page.segments())  # raises where a codec is missing
+    self._segments = iter(page.segments())
+    return True
+
+  def read(self, count):
+    """See `segjax.data.tiles.Rows.read`."""
+    parts = [self._ready]
+    while sum(map(len, parts)) < count and (band := self._band()) is not None:
+      parts.append(band)
+    rows = np.concatenate(parts)
+    self._ready = rows[count:].copy()
+    return rows[:count]
+
+  def _band(self):
+    """The next strip or row of tiles, u8[n,W,3], or None at the end."""
+    band = None
+    try:
+      for data, (_, _, top, left, _), (_, length, width, samples) in self._segments:
+        if band is None:
+          band = np.zeros((min(length, self.height - top), self.width, 3), np.uint8)
+        part = np.zeros((length, width, samples), np.uint8) if data is None else data[0]
+        rows, columns = len(band), min(width, self.width - left)
+        band[:, left : left + columns] = part[:rows, :columns, : 1 if samples < 3 else 3]
+        if left + width >= self.width:
+          return band
+    except (ValueError, OSError, RuntimeError) as error:
+      raise UserError(f"{self._file}: cannot be read ({error}); replace or remove it") from None
+    return band
+
+  def close(self):
+    """Closes the file."""
+    self._tiff.close()

@@ -1,0 +1,68 @@
+"""Evaluation by tiles: the joined probabilities of an image's tiles in place of its logits."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from segjax import losses
+from segjax.data import tiles
+from segjax.training.evaluation import add_sums
+
+# Least probabilities, or logarithms would be infinite; a sigmoid in float32 gives no less from 1.
+LEAST, LEAST_OF_TWO = 1e-37, 2.0**-25
+
+
+def make_predict_step(predict_step, task, data):
+  """Builds predict_step(state, u8[1,H,W,3]) -> f32[1,H,W,K], logits of the joined probabilities.
+
+  Args:
+    predict_step: result of `steps.make_predict_step` for segmentation; it sees batches of
+      `data.batch_size` tiles of `data.size` alone.
+    task: segmentation.
+    data: `config.data`.
+  """
+  call = jax.jit(lambda state, image: losses.class_probabilities(predict_step(state, image)))
+  how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
+
+  def step(state, image):
+    def maps_of(batch):
+      return np.asarray(call(state, batch))
+
+    rows = tiles.ArrayRows(np.asarray(image)[0])
+    joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
+    return logits_of(np.concatenate([maps for _, maps in joined]), one=task.sigmoid)[None]
+
+  return step
+
+
+def logits_of(probabilities, *, one):
+  """f32[...,C], probabilities -> f32[...,K], logits that give them; K = 1 for two classes' one."""
+  if one:
+    p = np.log(np.maximum(probabilities, LEAST_OF_TWO))
+    return p[..., 1:] - p[..., :1]
+  return np.log(np.maximum(probabilities, LEAST))
+
+
+def make_eval_step(predict_step, task, data):
+  """Builds eval_step(state, batch) -> sums of the task's statistics, an image after the other.
+
+  Args:
+    predict_step, task, data: see `make_predict_step`.
+  """
+  predict = make_predict_step(predict_step, task, data)
+
+  @jax.jit
+  def statistics(logits, label, valid):
+    return task.statistics(logits, label.astype(np.int32), valid, evaluating=True)
+
+  def eval_step(state, batch):
+    total = None
+    images, labels, valids = (np.asarray(batch[k]) for k in ("image", "label", "valid"))
+    for image, label, valid in zip(images, labels, valids, strict=True):
+      if valid:
+        logits = predict(state, image[None])
+        total = add_sums(total, statistics(logits, label[None], valid[None]))
+    return total
+
+  return eval_step
