@@ -79,8 +79,8 @@ FIELDS = {
   "aux_weight": (0.4, "weight of the loss of an auxiliary head, if the net has one"),
   "init_from": (
     "",
-    "weights to start from: a torch or safetensors file, the workdir of a run, or "
-    "`efficientnet_lite0` (ImageNet weights of a pip package)",
+    "weights to start from: a torch or safetensors file (of `weights.save` too), the workdir of a "
+    "run, or `efficientnet_lite0` (ImageNet weights of a pip package)",
   ),
   "init_part": ("all", "or the submodule to load alone, such as `backbone`"),
   "freeze": (

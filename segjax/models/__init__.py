@@ -36,13 +36,14 @@ these lines:
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax import own_code
+from segjax import own_code, weights
 from segjax.errors import UserError, choose
 from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
@@ -108,6 +109,7 @@ __all__ = [
   "UNet",
   "count_params",
   "efficientnet_lite0",
+  "load",
   "make",
   "make_backbone",
   "mit_b0",
@@ -162,3 +164,22 @@ def make(name: str, **fields: Any) -> nn.Module:
   if not isinstance(net, nn.Module):
     raise UserError(f"model {name!r} gives {type(net).__name__}, expected a module of flax.linen")
   return net
+
+
+def load(file: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
+  """The net in a file of `weights.save`, and its variables.
+
+  Args:
+    file: path of a .safetensors file, which `launch/export.py --format=safetensors` writes too.
+
+  Returns:
+    (net, variables): `net.apply(variables, image, train=False)` gives its logits.
+
+  Raises:
+    UserError: see `weights.load` and `make`.
+  """
+  variables, net_config, _ = weights.load(file)
+  try:
+    return make(**net_config), variables
+  except UserError as error:
+    raise UserError(f"{file}: {error}") from error

@@ -21,8 +21,9 @@ def load_initial(init_from, part, variables):
 
   Args:
     init_from: "efficientnet_lite0" (ImageNet weights of a pip package), a torch or safetensors
-      file, or the workdir of a segjax run, whose best checkpoint is taken, else its latest; of DINO
-      the latest, as the loss of a teacher that collapses is the lowest.
+      file, that of `weights.save` too, or the workdir of a segjax run, whose best checkpoint is
+      taken, else its latest; of DINO the latest, as the loss of a teacher that collapses is the
+      lowest.
     part: "all", or the submodule to load alone, "backbone" as a rule.
     variables: {"params": …, "batch_stats": …}, the initial ones.
 
@@ -50,11 +51,13 @@ def load_initial(init_from, part, variables):
       f"workdir of a run, or one of {', '.join(weights.PRETRAINED)}"
       f"{did_you_mean(init_from, weights.PRETRAINED)}"
     )
+  if weights.is_saved(path):
+    return weights.load_variables(weights.load(path)[0], variables, only=only, where=str(path))
   return weights.load_torch(path, variables, only=only)
 
 
 def compare_classes(init_from, part, labels, task):
-  """Compares the classes of a run whose head is taken with those of the data.
+  """Compares the classes of a run, or of its file, whose head is taken with those of the data.
 
   Args:
     init_from: see `load_initial`.
@@ -68,23 +71,32 @@ def compare_classes(init_from, part, labels, task):
   Raises:
     UserError: it was trained for the same classes in another order.
   """
-  path = Path(config_lib.expand_home(init_from))
-  if part == "backbone" or not init_from or not (path / "labels.json").is_file():
+  if part == "backbone" or not init_from:
     return ""
-  other = TASKS.get(config_lib.load(path / "config.json").task.name)
-  kind = task.label_kind
+  name, theirs = _task_and_classes(Path(config_lib.expand_home(init_from)))
+  other, kind, ours = TASKS.get(name), task.label_kind, list(labels.names)
   if kind not in ("mask", "class") or other is None or other.label_kind != kind:
     return ""  # the head of another task answers another question
-  theirs, ours = list(experiment_lib.load_labels(path / "labels.json").names), list(labels.names)
   if theirs == ours or len(theirs) != len(ours):
     return ""  # a head of another size is not taken
   names = f"{', '.join(theirs)}; here they are {', '.join(ours)}"
   if sorted(theirs) == sorted(ours):
     raise UserError(
-      f"init_from {init_from!r}: the run has the same classes in another order: {names}. Bring "
+      f"init_from {init_from!r} has the same classes in another order: {names}. Bring "
       "those of the data into the run's order, or take the backbone alone (init_part='backbone')"
     )
   return f"its head was trained for other classes: {names}"
+
+
+def _task_and_classes(path):
+  """(name of the task, names of the classes) of a run or of its file; (None, []) of others."""
+  if (path / "labels.json").is_file():
+    names = experiment_lib.load_labels(path / "labels.json").names
+    return config_lib.load(path / "config.json").task.name, list(names)
+  if path.is_file() and weights.is_saved(path):
+    about = weights.load(path)[2]
+    return about.get("task"), about.get("classes", [])
+  return None, []
 
 
 def fingerprint(init_from):
