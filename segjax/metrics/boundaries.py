@@ -54,7 +54,7 @@ def boundary_counts(
 
   Returns:
     i32[B,C,3]: pixels in both outlines, in that of the truth, in that of the prediction.
-    `mean_ious` reads them: `mean_iou_dataset` is then over the outlines of all images.
+    `mean_ious` reads them: `mean_iou` is then over the outlines of all images.
   """
   pred, label = _read(pred, label, num_classes, valid)
   batch, height, across = label.shape

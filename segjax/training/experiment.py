@@ -106,9 +106,10 @@ class Experiment:
       multi_step=multi_step,
     )
 
-  def eval_step(self):
+  def eval_step(self, measure=None):
     """See `steps.make_eval_step`."""
-    return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
+    how = dict(augment=self.augment, measure=measure)
+    return steps.make_eval_step(self.model, self.task, **self._images(), **how)
 
   def predict_step(self):
     """See `steps.make_predict_step`."""
