@@ -13,6 +13,7 @@ the worst 5 % of the images.
 from segjax.metrics.boundaries import (
   boundary_counts,
   boundary_f,
+  boundary_f_of_images,
   boundary_width,
   contour_counts,
   contour_tolerance,
@@ -40,6 +41,7 @@ __all__ = [
   "bootstrap",
   "boundary_counts",
   "boundary_f",
+  "boundary_f_of_images",
   "boundary_width",
   "calibration",
   "calibration_sums",

@@ -82,12 +82,12 @@ def image_ious(counts: ArrayLike) -> np.ndarray:
 
 def bootstrap(
   rows: ArrayLike,
-  statistic: Callable[[np.ndarray], float | np.ndarray],
+  statistic: Callable[[np.ndarray], float],
   *,
   samples: int = 1000,
   level: float = 0.95,
   seed: int = 0,
-) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
+) -> tuple[float, float]:
   """Percentile interval of a statistic over images, which are drawn with replacement.
 
   Efron, Tibshirani, "An Introduction to the Bootstrap", 1993. It says how the score would vary with
@@ -95,23 +95,23 @@ def bootstrap(
 
   Args:
     rows: [N,...], a row per image: counts or values.
-    statistic: function of such rows -> float, or f64[K] of several statistics.
+    statistic: function of such rows -> float.
     samples: how often N images are drawn.
     level: share of the samples within the interval, in (0,1).
     seed: random seed of numpy's generator; the same one gives the same interval.
 
   Returns:
-    (low, high), floats or f64[K] each; nan where the statistic is nan in each sample. Samples where
-    it is nan are left out.
+    (low, high); nan where the statistic is nan in each sample. Samples where it is nan are left
+    out.
   """
   rows, rng = np.asarray(rows), np.random.default_rng(seed)
   drawn = (rows[rng.integers(0, len(rows), len(rows))] for _ in range(samples))
   values = np.array([statistic(sample) for sample in drawn])
-  columns = [v[~np.isnan(v)] for v in values.reshape(samples, -1).T]
-  ends = [(1 - level) / 2, (1 + level) / 2]
-  found = [np.quantile(v, ends) if v.size else (np.nan, np.nan) for v in columns]
-  low, high = np.array(found, np.float64).T
-  return (low, high) if values.ndim > 1 else (float(low[0]), float(high[0]))
+  values = values[~np.isnan(values)]
+  if not values.size:
+    return float("nan"), float("nan")
+  low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+  return float(low), float(high)
 
 
 def _iou(counts):

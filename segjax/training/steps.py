@@ -278,6 +278,24 @@ def _both(augment, batch_augment):
   return change
 
 
+def statistics_of(task, outputs, label, batch, measure=None):
+  """The statistics of an evaluated batch, with the index of the examples where they have rows.
+
+  Args:
+    task: a task of `segjax.tasks`.
+    outputs: of the net for the batch.
+    label: as the task needs it.
+    batch: see `make_eval_step`.
+    measure: see `make_eval_step`.
+  """
+  sums = task.statistics(outputs, label, batch["valid"], evaluating=True)
+  if measure is not None:
+    sums |= measure(outputs, label, batch)
+  if "index" in batch and any(name.startswith(ROWS) for name in sums):
+    sums[INDEX] = batch["index"]
+  return sums
+
+
 def make_eval_step(
   model: nn.Module,
   task: Task,
@@ -310,12 +328,7 @@ def make_eval_step(
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
     outputs = task.outputs(net, inputs)
-    sums = task.statistics(outputs, label, batch["valid"], evaluating=True)
-    if measure is not None:
-      sums |= measure(outputs, label, batch)
-    if "index" in batch and any(name.startswith(ROWS) for name in sums):
-      sums[INDEX] = batch["index"]
-    return sums
+    return statistics_of(task, outputs, label, batch, measure)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
