@@ -12,6 +12,7 @@ augment: augment.png, some training examples and five augmented versions of each
 Of a run (--workdir):
 curves: curves.png, train and validation loss and accuracy.
 crops: crops.png, for each class the best and the worst region of the validation set.
+worst: worst.png, the validation images whose own mean IoU is the least, the worst first.
 confusion: confusion.png, the normalised confusion matrix of the last evaluation.
 stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
   with --config.keep_epochs=1,5 or so, which keeps checkpoints.
@@ -36,12 +37,12 @@ from segjax import cli
 cli.define_config()
 flags.DEFINE_string("split", "train", "For data: train or val.")
 flags.DEFINE_string("workdir", None, "Folder of a run.")
-flags.DEFINE_string("checkpoint", "latest", "For crops and cost: latest, best, or a step.")
+flags.DEFINE_string("checkpoint", "latest", "For crops, worst, cost: latest, best, or a step.")
 flags.DEFINE_string("folder", "", "Where the data of the run lies now, if it has moved.")
 flags.DEFINE_string("output", None, "Folder of the results.")
-flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data, 4 for augment, 3 for "
-  "stages. For features: images, or crops or pixels of each class; 0: 1000, of crops and pixels at "
-  "most 20 per image.")  # fmt: skip
+flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data and worst, 4 for augment, "
+  "3 for stages. For features: images, or crops or pixels of each class; 0: 1000, of crops and "
+  "pixels at most 20 per image.")  # fmt: skip
 flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
 flags.DEFINE_integer("stage", None, "For features: stage of the backbone; 0: the image.")

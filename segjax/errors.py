@@ -28,6 +28,10 @@ class UserError(ValueError):
   """Something the user can mend: names the file or field, what was found, what was expected."""
 
 
+class NoSplit(UserError):
+  """A data set that lacks a split, such as "test"."""
+
+
 class Stopped(Exception):
   """Training was asked to stop by a signal; the state is saved. `signal` is its number."""
 

@@ -137,11 +137,13 @@ THREE, SHARED = ("sgd", "adam", "adamw"), ("momentum", "b1", "b2", "eps")
 # Arguments of the functions of `segjax.data.sources`. They are repeated, and a test compares them,
 # because those functions need packages that a config does without.
 DATA_SOURCES = dict(
-  road_scenes=dict(seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"),
+  road_scenes=dict(
+    seed=0, num_train=500, num_val=48, num_test=48, height=256, width=512, classes="road"
+  ),
   kitti_road=dict(
     folder="", black="ignore", split_by="auto", train_fraction=272 / 289, split_seed=0
   ),
-  aerial_scenes=dict(seed=0, num_train=1000, num_val=100, height=256, width=256),
+  aerial_scenes=dict(seed=0, num_train=1000, num_val=100, num_test=100, height=256, width=256),
   camvid=dict(folder="", classes="all"),
   floodnet=dict(folder="", merge_public=True),
   landcover=dict(folder="", split_by="auto", train_fraction=0.9, split_seed=0),
@@ -171,6 +173,7 @@ DATA_SOURCES = dict(
     label_key="label",
     train_split="train",
     val_split="val",
+    test_split="test",
     classes=(),
     shift=0,
     ignore_value=255,
@@ -328,5 +331,5 @@ def smoke(config):
   config.pictures = 2
   config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 1.0)
   if config.data.source.name in ("road_scenes", "aerial_scenes"):
-    config.data.source.update(num_train=12, num_val=6, height=64, width=128)
+    config.data.source.update(num_train=12, num_val=6, num_test=6, height=64, width=128)
   return config

@@ -33,6 +33,20 @@ def evaluate_run(workdir, experiment, state, data, split):
   """
   batches = input_pipeline.eval_batches(experiment.config, data.source)
   sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  return sums, write_scalars(workdir, experiment, state, data, split, sums)
+
+
+def write_scalars(workdir, experiment, state, data, split, sums, more=None):
+  """Writes the scalars of an evaluation to the file of `evaluate_run`, and prints its warnings.
+
+  Args:
+    workdir, experiment, state, data, split: see `evaluate_run`.
+    sums: the task's statistics of the split.
+    more: further values for the file, dict, or None.
+
+  Returns:
+    Path of the file.
+  """
   for warning in coverage.of_sums(split, experiment.labels.names, sums):
     print(f"  warning: {warning}")
   step = int(state.step)
@@ -48,8 +62,9 @@ def evaluate_run(workdir, experiment, state, data, split):
     as_at_training=not data.changed,
   )
   with writing(file):
-    textfiles.write_state(file, about | finite(experiment.task.summary(sums)), indent=2)
-  return sums, file
+    values = finite(experiment.task.summary(sums)) | (more or {})
+    textfiles.write_state(file, about | values, indent=2)
+  return file
 
 
 def _suffix(data):

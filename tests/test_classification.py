@@ -16,7 +16,7 @@ from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Classification
-from segjax.training.evaluation import add_sums
+from segjax.training.evaluation import merge
 from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
@@ -41,7 +41,7 @@ def summed(task, logits, label, batch=8):
     mask = part < len(label)
     part = np.minimum(part, len(label) - 1)
     mine = np.where(mask, label[part], 255)
-    total = add_sums(
+    total = merge(
       total,
       task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), evaluating=True),
     )

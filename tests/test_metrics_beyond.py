@@ -55,7 +55,7 @@ def test_image_counts_and_mean_ious_are_their_definitions():
   own = np.sort(np.nanmean(iou[:-1], 1))
   scores = metrics.mean_ious(counts)
   matrix = metrics.confusion_matrix(PRED, LABEL, num_classes=CLASSES, valid=VALID)
-  assert scores["mean_iou_dataset"] == metrics.summarize(matrix)["mean_iou"]
+  assert scores["mean_iou"] == metrics.summarize(matrix)["mean_iou"]
   assert scores["mean_iou_images"] == pytest.approx(own.mean(), rel=1e-12)
   classes = np.nanmean(iou[:, : CLASSES - 1], 0).mean()
   assert scores["mean_iou_classes"] == pytest.approx(classes, rel=1e-12)
@@ -89,7 +89,7 @@ def test_bootstrap_of_a_mean_is_students():
   )
   assert metrics.bootstrap(np.ones(5), np.mean) == (1.0, 1.0)
   counts = metrics.image_counts(PRED, LABEL, num_classes=CLASSES, valid=VALID)
-  score = lambda rows: metrics.mean_ious(rows)["mean_iou_dataset"]  # noqa: E731
+  score = lambda rows: metrics.mean_ious(rows)["mean_iou"]  # noqa: E731
   low, high = metrics.bootstrap(counts, score, samples=100)
   assert low < score(counts) < high
 
@@ -110,7 +110,7 @@ def test_boundary_counts_are_erosions(width):
     p, y = (outline(mask, width or 1) for mask in masks(c, i))
     assert got[i, c].tolist() == [(p & y).sum(), y.sum(), p.sum()]
   assert metrics.boundary_width(30, 40) == 1 and metrics.boundary_width(360, 480) == 12
-  assert 0 < metrics.mean_ious(got)["mean_iou_dataset"] < 1
+  assert 0 < metrics.mean_ious(got)["mean_iou"] < 1
 
 
 def dilated(mask, radius):

@@ -13,7 +13,7 @@ from segjax.errors import UserError
 from segjax.tasks import ClassQuery, Segmentation
 from segjax.training import class_balance, restore, workdir
 from segjax.training import experiment as experiment_lib
-from segjax.training.evaluation import add_sums
+from segjax.training.evaluation import merge
 from segjax.training.input_pipeline import make_source
 
 RNG = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_loss_of_the_task_is_the_mean_over_what_counts(name, sigmoid):
   for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
     sums = task.statistics(logits[part], jnp.asarray(label[part]), MASK[part], evaluating=False)
     assert np.isfinite(float(task.loss(sums)))
-    total = add_sums(total, sums)
+    total = merge(total, sums)
   want = float(want(logits, label))
   assert task.summary(total)["loss"] == pytest.approx(want, rel=1e-5)
 

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.training.evaluation import add_sums
+from segjax.training.evaluation import merge
 
 
 def pixel_features(image):
@@ -79,5 +79,5 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
     likely[..., model.classes_] = found.reshape(*shape, -1)
     logits = likely[..., 1:] - likely[..., :1] if task.sigmoid else likely
     sums = statistics(logits[None], example["label"][None].astype("i4"), np.ones(1, bool))
-    total = add_sums(total, sums)
+    total = merge(total, sums)
   return total

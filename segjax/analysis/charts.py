@@ -131,11 +131,16 @@ def class_bars(values, classes, colors, file):
     colors: u8[C,3], of the classes; a sample stands under each name.
     file: path of the PNG.
   """
+  bars = {label: _over_seeds(np.asarray(iou, float)) for label, iou in values.items()}
+  return _bars(bars, classes, colors, "IoU (mean, standard deviation over seeds)", file)
+
+
+def _bars(values, classes, colors, text, file):
+  """Bars of label -> (f[C], length of the whiskers f[C] or f[2,C]); `text` is of the axis."""
   width = max(6.0, 0.5 * len(classes) * len(values) ** 0.5 + 2)
   figure, axis = plt.subplots(figsize=(width, 4), layout="constrained")
   bar, places = 0.8 / len(values), np.arange(len(classes))
-  for i, (label, iou) in enumerate(values.items()):
-    mean, deviation = _over_seeds(np.asarray(iou, float))
+  for i, (label, (mean, deviation)) in enumerate(values.items()):
     axis.bar(
       places + (i - (len(values) - 1) / 2) * bar, np.nan_to_num(mean), bar, yerr=deviation,
       color=style(i)["color"], label=label, capsize=2, error_kw=dict(lw=0.8),
@@ -143,7 +148,7 @@ def class_bars(values, classes, colors, file):
     for place in np.flatnonzero(np.isnan(mean)):
       where = place + (i - (len(values) - 1) / 2) * bar
       axis.text(where, 0.01, "absent", rotation=90, ha="center", va="bottom", fontsize=6)
-  axis.set(ylabel="IoU (mean, standard deviation over seeds)", ylim=(0, 1))
+  axis.set(ylabel=text, ylim=(0, 1))
   axis.set_xticks(places, classes, rotation=30, ha="right")
   for place, color in zip(places, np.asarray(colors) / 255, strict=True):
     axis.plot(
@@ -198,4 +203,53 @@ def confusion(matrix, classes, title, file):
           color = "white" if value > 0.6 else "black"
           axis.text(c, r, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
   figure.colorbar(picture, label="share of the true class", shrink=0.8)
+  return write(figure, file)
+
+
+def class_scores(found, ends, classes, colors, file):
+  """IoU and F1 of each class with their intervals over images, and boundary F where it is known.
+
+  Args:
+    found: "<score>/<class>" -> value, see `image_scores.scores`.
+    ends: likewise -> (low, high).
+    classes: names.
+    colors: u8[C,3], of the classes.
+    file: path of the PNG.
+  """
+  kinds = {"iou": "IoU", "f1": "F1", "boundary_f": "boundary F"}
+  kinds = {k: text for k, text in kinds.items() if f"{k}/{classes[0]}" in found}
+  bars = {}
+  for kind, text in kinds.items():
+    value = np.array([found[f"{kind}/{c}"] for c in classes])
+    low, high = np.array([ends[f"{kind}/{c}"] for c in classes]).T
+    bars[text] = value, np.nan_to_num(np.maximum([value - low, high - value], 0))
+  return _bars(bars, classes, colors, "score (95 % interval over images)", file)
+
+
+def reliability(found, title, file):
+  """Reliability diagram: accuracy of the pixels by their confidence, and how many there are.
+
+  Args:
+    found: label -> result of `metrics.calibration`.
+    title: title of the figure.
+    file: path of the PNG.
+  """
+  figure, (axis, below) = plt.subplots(
+    2, 1, figsize=(5.0, 6.2), layout="constrained", sharex=True, height_ratios=(3, 1)
+  )
+  axis.plot((0, 1), (0, 1), color="#777777", ls="--", lw=1, label="right as often as sure")
+  for i, (label, c) in enumerate(found.items()):
+    look, there = style(i), c["pixels"] > 0
+    text = f"{label}, ECE {c['ece']:.4f}"
+    axis.plot(c["confidence"][there], c["accuracy"][there], label=text, ms=5, **look)
+    edges = np.linspace(0, 1, len(c["pixels"]) + 1)
+    share = c["pixels"] / max(c["pixels"].sum(), 1)
+    below.stairs(share, edges, color=look["color"], lw=1.5)
+  axis.set(ylabel="share of right pixels", title=title, ylim=(0, 1))
+  axis.legend(fontsize=8, loc="upper left")
+  least = min(c["confidence"][c["pixels"] > 0].min(initial=1) for c in found.values())
+  below.set(xlabel="probability of the predicted class", ylabel="share of pixels", yscale="log")
+  below.set_xlim(min(np.floor(10 * least) / 10, 0.9), 1)
+  for each in (axis, below):
+    each.grid(alpha=0.3)
   return write(figure, file)

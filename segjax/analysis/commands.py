@@ -16,6 +16,7 @@ from segjax.analysis import (
   predictions,
   regions,
   sheets,
+  worst_images,
 )
 from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
@@ -105,6 +106,14 @@ def crops(workdir, output, checkpoint, folder):
     texts = (f"{r.iou:.3f} in {r.name}" if r else "none" for r in pair)
     print("  {:<16} best {:<36} worst {}".format(name, *texts))
   _write(regions.picture(found, predictor.labels), _run_folder(workdir, output) / "crops.png")
+
+
+def worst(workdir, output, checkpoint, folder, samples):
+  """Draws the images of the validation set whose own mean IoU is the least."""
+  found = worst_images.find(workdir, checkpoint, _moved(workdir, folder), samples or 8)
+  for name, score in found.scores:
+    print(f"  {score:.4f}  {name}")
+  _write(found.picture, _run_folder(workdir, output) / "worst.png")
 
 
 def confusion(workdir, output):
@@ -197,6 +206,7 @@ COMMANDS = {
   "augment": augment,
   "curves": curves,
   "crops": crops,
+  "worst": worst,
   "confusion": confusion,
   "stages": stages,
   "cost": cost,

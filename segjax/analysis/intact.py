@@ -9,7 +9,7 @@ import numpy as np
 from segjax import config as config_lib
 from segjax import textfiles
 from segjax.analysis.predictions import LABEL_MAPS
-from segjax.errors import UserError
+from segjax.errors import NoSplit, UserError
 from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
 from segjax.training import restore
@@ -66,9 +66,14 @@ def or_line(document, what, make):
     document: Document.
     what: the part that is then missing, for the line.
     make: function without arguments.
+
+  Raises:
+    NoSplit: `make` asks for a split that the data lack, for which no file is to blame.
   """
   try:
     return make()
+  except NoSplit:
+    raise
   except UserError as error:
     document.text(f"{what}: not drawn ({error}).")
     print(f"{what}: not drawn ({error})", flush=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 TEXTS = {  # of scalars, with units
   "val/pixel_accuracy": "pixel accuracy",
   "val/mean_iou": "mean IoU",
+  "val/mean_iou_images": "mean IoU of images",
+  "val/mean_iou_classes": "mean IoU of classes over images",
+  "val/mean_iou_worst_images": "mean IoU of the worst 5 % of images",
   "val/mean_class_recall": "mean class recall",
   "val/max_f1": "MaxF",
   "val/psnr": "PSNR (dB)",

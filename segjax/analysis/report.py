@@ -10,7 +10,7 @@ import numpy as np
 
 from segjax import study as study_lib
 from segjax import textfiles
-from segjax.analysis import answer, predictions, report_figures, report_tables
+from segjax.analysis import answer, predictions, report_figures, report_images, report_tables
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
@@ -56,7 +56,11 @@ def write(study, results, output):
   if done:
     judged = common_score(done, knn)
     report_tables.numbers(document, study, done, costs, judged, knn)
-    report_tables.differences(document, study, done, knn)
+    draws = report_images.draws_of(done)
+    report_images.table(document, study, done, draws)
+    tested = report_images.scores_on_test(document, done)
+    report_images.table_of_test(document, study, done, tested)
+    report_tables.differences(document, study, done, knn, draws)
     if probes:
       report_tables.features(document, done, probes, figures)
     report_figures.curves(document, study, done, figures)

@@ -12,6 +12,7 @@ from segjax.analysis import feature_pictures
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.intervals import mean_and_deviation, paired_by_seed, paired_difference
 from segjax.analysis.names import text_of
+from segjax.analysis.report_images import difference
 from segjax.analysis.separation import NEIGHBORS
 from segjax.analysis.variants import scalars_of, start_of, task_of
 from segjax.tasks import TASKS
@@ -91,8 +92,12 @@ def numbers(document, study, done, costs, judged, knn):
     )
 
 
-def differences(document, study, done, knn):
-  """Writes the differences of pairs of variants, paired by seed, with intervals."""
+def differences(document, study, done, knn, draws):
+  """Writes the differences of pairs of variants, paired by seed, with intervals.
+
+  Args: see `numbers`.
+    draws: result of `report_images.draws_of`.
+  """
   names = scalars_of(study, done)
   first, *others = done
   pairs = study.compare or [(first, label) for label in others]
@@ -102,6 +107,7 @@ def differences(document, study, done, knn):
     if base not in done or label not in done:
       continue
     values = {text_of(n): lambda r, n=n: finals[r.variant, r.seed].get(n, np.nan) for n in names}
+    keys = {text_of(n): n.removeprefix("val/") for n in names}
     tasks = {task_of(done[base]), task_of(done[label])}
     if len(tasks) > 1:  # their losses are different things
       del values[text_of("val/loss")]
@@ -113,15 +119,21 @@ def differences(document, study, done, knn):
     for text, value in values.items():
       d = paired_by_seed(*({r.seed: value(r) for r in done[v]} for v in (base, label)))
       if d.pairs and text not in map(text_of, OF_THE_DATA):
-        rows.append((label, base, text, str(d), d.pairs, d.verdict))
+        over = difference(draws, base, label, keys.get(text))
+        rows.append((label, base, text, str(d), d.pairs, d.verdict, over))
   if not rows:
     return
   document.heading("Differences")
-  header = ("variant", "compared with", "metric", "difference [95 % interval]", "seeds", "verdict")
-  document.table(header, rows)
+  header = ["variant", "compared with", "metric", "difference [95 % interval]", "seeds", "verdict"]
+  over_images = any(row[-1] for row in rows)
+  if over_images:
+    header.append("95 % interval over images")
+  document.table(header, [row[: len(header)] for row in rows])
   document.text(
     "Student's t interval of the mean difference, paired by seed. 'Not distinguishable' where it "
     "contains 0; nothing is corrected for the number of comparisons."
+    + " The interval over images is paired by image and seed."
+    * over_images
   )
 
 

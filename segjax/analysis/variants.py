@@ -17,9 +17,13 @@ from segjax.weights import PRETRAINED
 
 
 def scalars_of(study, done):
-  """Names of the scalars of an evaluation that are not of one class, the study's metric first."""
+  """Names of the scalars of an evaluation that are not of one class, the study's metric first.
+
+  Mean IoUs of images have a table of their own, see `report_images`.
+  """
   names = [k for runs in done.values() for k in runs[0].final()]
   names = [k for k in names if k.startswith("val/") and k.count("/") == 1]
+  names = [k for k in names if not k.startswith("val/mean_iou_")]
   return list(dict.fromkeys([study.metric, *(n for n in names if "threshold" not in n)]))
 
 

@@ -53,7 +53,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
 
   Args:
     root: folder of the set.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     classes: class names in the order of their values; empty for those of all files (with folders
       of splits: of train), sorted.
     split_by: "files", "seed" or "auto"; see `kitti_road`.
@@ -63,7 +63,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   Raises:
     UserError: a file of none of the classes.
   """
-  folders, remarks = layouts.split_folders(root)
+  folders, remarks = layouts.split_folders(root, split)
   base = layouts.require_part(folders, split, root) if folders else root
   found = _named(base)
   if not classes:
@@ -86,7 +86,7 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
     notes += (lists.not_read(files.inside(base, root), [f.name for f in lone], "image"),)
   remarks += (*notes, *files.folder_notes(root, taken))
   elsewhere = ()
-  if split == "val":
+  if split != "train":
     train = {
       name: file for name, (_, file) in (_named(folders["train"]) if folders else found).items()
     }
@@ -105,18 +105,18 @@ def unlabelled_files(root, split, images, *, split_by, train_fraction, split_see
 
   Args:
     root: folder of the set, with or without folders of splits, see `layouts.split_folders`.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     images: name of the folder of images; without it they lie in the split's folder, or in `root`.
     split_by, train_fraction, split_seed: see `class_files`.
   """
-  folders, remarks = layouts.split_folders(root)
+  folders, remarks = layouts.split_folders(root, split)
   base = layouts.require_part(folders, split, root) if folders else root
   found = _images_in(base, images)
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
   names, notes = lists.split_part(root, split, list(found), bool(folders), **how)
   remarks += (*notes, *files.folder_notes(root, found.values()))
   pairs, elsewhere = tuple((found.get(n), 0) for n in names), ()
-  if split == "val":
+  if split != "train":
     train = _images_in(folders["train"], images) if folders else found
     elsewhere = _train_files(root, train, bool(folders), how)
   return ClassFiles(default_table(("image",)), root, tuple(names), pairs, remarks, elsewhere)

@@ -12,16 +12,19 @@ import numpy as np
 from segjax.data import contents, decoding
 from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
-from segjax.data.lists import IMAGE_ENDINGS, SPLITS, count, not_read, some
+from segjax.data.lists import IMAGE_ENDINGS, SPLITS, TEST, count, not_read, some
 from segjax.errors import UserError, did_you_mean
 
 __all__ = [
-  "IMAGE_ENDINGS", "SPLITS", "Files", "data_folder", "first_folder", "folder_notes",
+  "IMAGE_ENDINGS", "SPLITS", "TEST", "Files", "data_folder", "first_folder", "folder_notes",
   "images_by_stem", "list_images", "paired", "read_image", "require_complete", "skipped",
 ]  # fmt: skip
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # not counted, as hidden files are not
-TEXTS = ("classes.txt", *(f"{s}.txt" for s in SPLITS))  # are read, and these are for people:
+TEXTS = (
+  "classes.txt",
+  *(f"{s}.txt" for s in (*SPLITS, TEST)),
+)  # are read, and these are for people:
 FOR_PEOPLE = ("readme", "license")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from segjax.data import files
+from segjax.data import files, lists
 from segjax.data.lists import not_read, some
 from segjax.errors import UserError
 
@@ -21,8 +21,8 @@ class Layout:
   """The images and label files of a set.
 
   Attributes:
-    images: part -> {name: file}; the parts are "train" and "val" where these have folders of their
-      own, or else "all". Files in subfolders are named "subfolder/name".
+    images: part -> {name: file}; the parts are "train", "val" and perhaps "test" where these have
+      folders of their own, or else "all". Files in subfolders are named "subfolder/name".
     labels: part -> {name: file}.
     notes: sentences about files that are not read, or are read in a way that may surprise.
   """
@@ -32,13 +32,18 @@ class Layout:
   notes: tuple[str, ...]
 
 
-def split_folders(root):
+def split_folders(root, split):
   """Folders of the splits, by their names.
 
   A folder `test` is "val" where there is no other, and a note says so.
 
+  Args:
+    root: folder to look in.
+    split: the split that is wanted; a folder of "test" is not looked for without being asked for.
+
   Returns:
-    ({"train": folder, "val": folder}, notes), {} where `root` holds no folder of train.
+    ({"train": folder, "val": folder, perhaps "test": folder}, notes), {} where `root` holds no
+    folder of train.
   """
   train = next((root / n for n in TRAIN if (root / n).is_dir()), None)
   if train is None:
@@ -49,11 +54,17 @@ def split_folders(root):
       f"{files.inside(root, root)} holds no folder val, valid or validation: test/ is taken for val"
     )
     return dict(train=train, val=root / "test"), (note,)
-  return dict(train=train) | (dict(val=val) if val else {}), ()
+  found = dict(train=train) | (dict(val=val) if val else {})
+  if split == lists.TEST and val and (root / "test").is_dir():
+    found["test"] = root / "test"
+  return found, ()
 
 
 def require_part(folders, split, root):
-  """`folders[split]`; a UserError where it is missing."""
+  """`folders[split]`; a UserError where it is missing, a NoSplit for "test"."""
+  taken = folders.get("val") == root / "test"
+  why = f"test/ is taken for val, as there is no {VAL[0]}/" if taken else "there is no folder test"
+  lists.require_test(split, split in folders, root.absolute(), why)
   if split not in folders:
     raise UserError(f"{root.absolute()}: expected a folder {', '.join(VAL)} or test in it")
   return folders[split]
@@ -64,7 +75,7 @@ def find(root, split, images, labels, suffix):
 
   Args:
     root: folder of the set.
-    split: "train" or "val", which must be there.
+    split: "train", "val" or "test", which must be there.
     images: name of the folder of images.
     labels: name of the folder of label files; it may be the same.
     suffix: end of the names of label files, without which they are the images' names; empty to
@@ -97,11 +108,11 @@ def find(root, split, images, labels, suffix):
 
 def _places(root, split, images, labels):
   """({part: (folder of images, folder of labels)}, notes)."""
-  folders, notes = split_folders(root)
+  folders, notes = split_folders(root, split)
   if folders:
     require_part(folders, split, root)
     return {p: (_images_of(f, images), f / labels) for p, f in folders.items()}, notes
-  folders, notes = split_folders(root / images)
+  folders, notes = split_folders(root / images, split)
   if folders:
     require_part(folders, split, root / images)
     return {p: (f, root / labels / f.name) for p, f in folders.items()}, notes

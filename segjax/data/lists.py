@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 
-from segjax.errors import UserError
+from segjax.errors import NoSplit, UserError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val")  # of a training
+TEST = "test"  # a third one, where the set has it
 SHOWN = 5  # names in a message
 
 
@@ -60,6 +62,19 @@ def has_lists(root):
   return all(there)
 
 
+def require_test(split, there, what, why):
+  """Raises a NoSplit for the split "test" of a set without one.
+
+  Args:
+    split: "train", "val" or "test".
+    there: whether the set has a test split.
+    what: the set, for the message.
+    why: what is missing, or where its images are, for the message.
+  """
+  if split == TEST and not there:
+    raise NoSplit(f"{what} has no split 'test' (splits: {', '.join(SPLITS)}): {why}")
+
+
 def seeded_split(items, split, train_fraction, seed):
   """A seeded share of `items` for "train", the others for "val"; each in the given order."""
   if not 0 <= train_fraction <= 1:
@@ -77,7 +92,7 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
 
   Args:
     root: folder of the set.
-    split: "train" or "val".
+    split: "train", "val" or "test"; the last one needs a list beside the two others.
     names: names of all examples.
     split_by: "files", "seed" or "auto".
     train_fraction: share of the examples in "train", for a seeded split.
@@ -87,10 +102,13 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
     (names of the split, notes: sentences about names or lists that are passed over).
 
   Raises:
-    UserError: one list without the other, a name twice, in a list or in both.
+    UserError: one list without the other, a name twice, in a list or in two.
+    NoSplit: "test" where there is no list of it.
   """
   if split_by not in ("auto", "files", "seed"):
     raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
+  has_test = split_by != "seed" and all((root / f"{s}.txt").is_file() for s in (*SPLITS, TEST))
+  require_test(split, has_test, root.absolute(), "write test.txt beside train.txt and val.txt")
   there = [f"{s}.txt" for s in SPLITS if (root / f"{s}.txt").is_file()]
   if split_by == "seed":
     notes = (f"{' and '.join(there)} not read, as split_by is 'seed'",) if there else ()
@@ -102,11 +120,16 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   elif not has_lists(root):
     return seeded_split(names, split, train_fraction, split_seed), ()
   listed = {s: _listed(root / f"{s}.txt", set(names)) for s in SPLITS}
-  train = set(listed["train"])
-  both = [n for n in listed["val"] if n in train]
-  if both:
-    raise UserError(f"{root}: {some(both)} in train.txt and in val.txt; leave each in one list")
-  lone = _without(names, train.union(listed["val"]))
+  if split == TEST:
+    listed[TEST] = _listed(root / "test.txt", set(names))
+  for first, second in itertools.combinations(listed, 2):
+    taken = set(listed[first])
+    if both := [n for n in listed[second] if n in taken]:
+      raise UserError(
+        f"{root}: {some(both)} in {first}.txt and in {second}.txt; leave each in one list"
+      )
+  tested = _names_in(root / "test.txt", set(names)) if has_test else ()
+  lone = _without(names, {*listed["train"], *listed["val"], *tested})
   notes = (f"{count(lone, 'image')} in neither train.txt nor val.txt: {some(lone)}",) * bool(lone)
   return listed[split], notes
 
@@ -116,7 +139,7 @@ def split_part(root, split, names, has_folder, *, split_by, train_fraction, spli
 
   Args:
     root: folder of the set.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     names: names of all examples, or of those in the split's folder.
     has_folder: which of the two.
     split_by, train_fraction, split_seed: see `split_names`.
@@ -130,7 +153,7 @@ def split_part(root, split, names, has_folder, *, split_by, train_fraction, spli
       f"{root}: split_by is {split_by!r}, but train and val have folders of their own"
       f"{'' if listed else ' and there are no lists'}; leave split_by='auto'"
     )
-  if not listed:
+  if not listed or not (root / f"{split}.txt").is_file():
     return names, ()
   chosen = _listed(root / f"{split}.txt", set(names))
   lone = _without(names, set(chosen))
@@ -143,6 +166,15 @@ def _without(names, taken):
 
 
 def _listed(file, known):
+  """The names of a list, see `_names_in`; a UserError for one that is there twice."""
+  names = _names_in(file, known)
+  twice = [name for name, times in Counter(names).items() if times > 1]
+  if twice:
+    raise UserError(f"{file}: {some(twice)} more than once; leave each in one line")
+  return names
+
+
+def _names_in(file, known):
   """Names of a list: a line as it is, or without a file's ending and a "./" where that is known."""
   names = []
   for line in read_list(file):
@@ -155,9 +187,6 @@ def _listed(file, known):
     if name not in known and line.startswith("#"):
       continue
     names.append(name)
-  twice = [name for name, times in Counter(names).items() if times > 1]
-  if twice:
-    raise UserError(f"{file}: {some(twice)} more than once; leave each in one line")
   return names
 
 

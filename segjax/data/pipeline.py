@@ -1,7 +1,9 @@
 """Grain pipelines: indices, then decoded and resized examples, then batches.
 
 A batch is {"image": u8[B,H,W,3], "label": u8[B,H,W], "valid": bool[B]}; `valid` is False for the
-copies that fill up the last batch of an evaluation. Labels become int32 on the device, which
+copies that fill up the last batch of an evaluation. In an evaluation it also has "index": i32[B],
+of the examples, -1 for copies, and with images at their own sizes "size": i32[B,2], height and
+width before they were extended. Labels become int32 on the device, which
 keeps the transfer small. The label may be one class per image too, u8[B], or a target image as
 large as the image, u8[B,H,W,3].
 """
@@ -136,14 +138,18 @@ class CenterCrop(_Cached):
 
 
 class FullSize(_Cached):
-  """A source at its examples' own sizes, extended to multiples of `multiple` pixels."""
+  """A source at its examples' own sizes, extended to multiples of `multiple` pixels.
+
+  Examples that may have been extended have their own "size" too, i32[2], height and width.
+  """
 
   def __init__(self, source, multiple, cache_mb):
     super().__init__(source, cache_mb)
     self.multiple = multiple
 
   def _fit(self, example):
-    return pad(example, self.multiple)
+    size = np.array(example["image"].shape[:2], np.int32)
+    return pad(example, self.multiple) | (dict(size=size) if self.multiple > 1 else {})
 
 
 def _local(batch_size, process_index, process_count):
@@ -265,7 +271,8 @@ def eval_batches(
   def load(i):
     example = source[min(int(i), count - 1)]
     label = example["label"] if i < count else np.full_like(example["label"], IGNORE)
-    return dict(image=example["image"], label=label, valid=np.bool_(i < count))
+    index = np.int32(i if i < count else -1)
+    return dict(image=example["image"], label=label, valid=np.bool_(i < count), index=index)
 
   starts = range(0, count, batch_size)
   mine = [i for start in starts for i in range(start, start + batch_size)[part]]
@@ -284,7 +291,9 @@ def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=
   Args: see `train_iterator`.
     devices: number of devices that share a batch.
   """
-  examples = grain.MapDataset.range(len(source)).map(lambda i: source[int(i)])
+  examples = grain.MapDataset.range(len(source)).map(
+    lambda i: source[int(i)] | dict(index=np.int32(i))
+  )
   waiting, whole = {}, set()
   for example in examples.to_iter_dataset(_threads(num_threads, prefetch)):
     shape = example["image"].shape
@@ -302,9 +311,7 @@ def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=
 def _stack(group, batch_size):
   count = len(group)
   fill = batch_size - count
-  images, labels = ([e[k] for e in group] for k in ("image", "label"))
-  return dict(
-    image=np.stack(images + images[-1:] * fill),
-    label=np.stack(labels + [np.full_like(labels[-1], IGNORE)] * fill),
-    valid=np.arange(batch_size) < count,
-  )
+  last = group[-1]
+  copy = last | dict(label=np.full_like(last["label"], IGNORE), index=np.int32(-1))
+  batch = {k: np.stack([e[k] for e in [*group, *[copy] * fill]]) for k in last}
+  return batch | dict(valid=np.arange(batch_size) < count)

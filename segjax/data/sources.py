@@ -30,13 +30,13 @@ from segjax.data.datasets.folder import folder
 from segjax.data.datasets.kitti_road import kitti_road
 from segjax.data.datasets.landcover import landcover
 from segjax.data.datasets.tfds import tfds_source
-from segjax.data.files import SPLITS, list_images, read_image, skipped
+from segjax.data.files import SPLITS, TEST, list_images, read_image, skipped
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.data.synthetic.sources import aerial_scenes, road_scenes
 from segjax.errors import UserError
 
 __all__ = [
-  "SOURCES", "SPLITS", "check", "labelled", "list_images", "make", "read_image", "skipped",
+  "SOURCES", "SPLITS", "TEST", "check", "labelled", "list_images", "make", "read_image", "skipped",
   "without_broken",
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def make(name, split, *, complete=True, **fields):
 
   Args:
     name: one of `SOURCES`, or "package.module:function" of your own.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     complete: whether a missing file is an error here; if not, it is one when it is read, and
       `check` and `without_broken` find it.
     **fields: arguments of the source's function, see there.
@@ -69,12 +69,13 @@ def make(name, split, *, complete=True, **fields):
   Raises:
     UserError: unknown name, field or split; no such folder; images without a label; empty split;
       no class, or more than 255.
+    NoSplit: a set without the split "test".
   """
   build, what = own_code.choose(SOURCES, name, "data source"), f"data source {name!r}"
   first = next(iter(own_code.arguments(build)), "split")
   own_code.check_arguments(build, fields, what, passed=(first,))
-  if split not in SPLITS:
-    raise UserError(f"unknown split {split!r} (splits: {', '.join(SPLITS)})")
+  if split not in (*SPLITS, TEST):
+    raise UserError(f"unknown split {split!r} (splits: {', '.join((*SPLITS, TEST))})")
   source = build(split, **fields)
   if own_code.is_own(name):
     _check_parts(source, what)

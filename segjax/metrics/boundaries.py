@@ -54,7 +54,7 @@ def boundary_counts(
 
   Returns:
     i32[B,C,3]: pixels in both outlines, in that of the truth, in that of the prediction.
-    `mean_ious` reads them: `mean_iou_dataset` is then over the outlines of all images.
+    `mean_ious` reads them: `mean_iou` is then over the outlines of all images.
   """
   pred, label = _read(pred, label, num_classes, valid)
   batch, height, across = label.shape
@@ -171,9 +171,17 @@ def boundary_f(counts: ArrayLike) -> dict[str, float | np.ndarray]:
   Returns:
     dict of `mean_boundary_f`, float, and `boundary_f`, f64[C], both in [0,1] or nan.
   """
+  each = means_of_present(boundary_f_of_images(counts).T)
+  return dict(mean_boundary_f=mean_of_present(each), boundary_f=each)
+
+
+def boundary_f_of_images(counts: ArrayLike) -> np.ndarray:
+  """Boundary F of each image and class, f64[N,C] in [0,1]; nan where neither has a contour.
+
+  Args:
+    counts: int[N,C,4] from `contour_counts`.
+  """
   matched, own, found, true = np.moveaxis(read_counts(counts, 4), -1, 0)
   precision, recall = np.nan_to_num(ratio(matched, own)), np.nan_to_num(ratio(found, true))
   f = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
-  f = np.where(own + true > 0, f, np.nan)
-  each = means_of_present(f.T)
-  return dict(mean_boundary_f=mean_of_present(each), boundary_f=each)
+  return np.where(own + true > 0, f, np.nan)

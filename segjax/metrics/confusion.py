@@ -48,6 +48,39 @@ def confusion_matrix(
   return counts_of(cell, cells + 1)[:cells].reshape(num_classes, num_classes)
 
 
+def image_matrices(
+  pred: ArrayLike, label: ArrayLike, *, num_classes: int, valid: ArrayLike | None = None
+) -> jax.Array:
+  """`confusion_matrix` of each image; their sum is that of the batch.
+
+  Args: see `confusion_matrix`.
+
+  Returns:
+    i32[B,C,C], pixels; row = truth, column = prediction.
+  """
+  pred, label, scored = read_labels(pred, label, num_classes, valid)
+  cells, batch = num_classes * num_classes, label.shape[0]
+  inside = scored & (pred >= 0) & (label >= 0)
+  image = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+  cell = jnp.where(inside, (image * num_classes + label) * num_classes + pred, batch * cells)
+  counts = counts_of(cell, batch * cells + 1)[:-1]
+  return counts.reshape(batch, num_classes, num_classes)
+
+
+def class_counts(matrices: ArrayLike) -> jax.Array:
+  """Pixels of each class in both, in the truth, in the prediction, see `image_counts`.
+
+  Args:
+    matrices: i32[...,C,C] from `image_matrices` or `confusion_matrix`.
+
+  Returns:
+    i32[...,C,3].
+  """
+  matrices = jnp.asarray(matrices)
+  hit = jnp.diagonal(matrices, axis1=-2, axis2=-1)
+  return jnp.stack([hit, matrices.sum(-1), matrices.sum(-2)], -1)
+
+
 def score_histogram(
   probability: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None
 ) -> jax.Array:

@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from segjax.metrics.counting import (
-  counts_of,
-  mean_of_present,
-  means_of_present,
-  ratio,
-  read_labels,
-)
+from segjax.metrics.confusion import class_counts, image_matrices
+from segjax.metrics.counting import counts_of, mean_of_present, means_of_present, ratio
 
 WORST = 0.05  # share of the images that `mean_iou_worst_images` is about
 
@@ -35,11 +30,7 @@ def image_counts(
     i32[B,C,3], pixels that are the class in both, in the truth, in the prediction. A pixel whose
     label or prediction is none of the classes is counted nowhere.
   """
-  pred, label, scored = read_labels(pred, label, num_classes, valid)
-  inside = scored & (pred >= 0) & (label >= 0)
-  both = jnp.where(pred == label, label, -1)
-  found = [by_image(x, inside, num_classes) for x in (both, label, pred)]
-  return jnp.stack(found, -1)
+  return class_counts(image_matrices(pred, label, num_classes=num_classes, valid=valid))
 
 
 def by_image(label, inside, num_classes):
@@ -62,14 +53,14 @@ def mean_ious(counts: ArrayLike) -> dict[str, float]:
 
   Returns:
     dict of floats in [0,1], or nan where nothing is scored:
-    `mean_iou_dataset`: of each class over the pixels of all images, then over classes (the usual
+    `mean_iou`: of each class over the pixels of all images, then over classes (the usual
       mean IoU); `mean_iou_images`: over the classes of each image, then over images;
     `mean_iou_classes`: over the images of each class, then over classes;
     `mean_iou_worst_images`: `mean_iou_images` of the worst 5 % of the images, at least one.
 
   >>> scores = mean_ious([[[4, 4, 4], [0, 0, 0]], [[1, 3, 2], [1, 1, 2]]])
   >>> {k: round(v, 4) for k, v in scores.items() if k != "mean_iou_worst_images"}
-  {'mean_iou_dataset': 0.5625, 'mean_iou_images': 0.6875, 'mean_iou_classes': 0.5625}
+  {'mean_iou': 0.5625, 'mean_iou_images': 0.6875, 'mean_iou_classes': 0.5625}
   """
   counts = read_counts(counts, 3)
   each = _iou(counts)
@@ -77,7 +68,7 @@ def mean_ious(counts: ArrayLike) -> dict[str, float]:
   own = np.sort(own[~np.isnan(own)])
   worst = own[: max(1, int(WORST * len(own)))]
   return dict(
-    mean_iou_dataset=mean_of_present(_iou(counts.sum(0))),
+    mean_iou=mean_of_present(_iou(counts.sum(0))),
     mean_iou_images=mean_of_present(own),
     mean_iou_classes=mean_of_present(means_of_present(each.T)),
     mean_iou_worst_images=mean_of_present(worst),

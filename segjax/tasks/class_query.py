@@ -13,7 +13,7 @@ from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import blend
-from segjax.tasks.segmentation import RED, Segmentation
+from segjax.tasks.segmentation import RED, Segmentation, count
 from segjax.tasks.task import Task, mean
 
 
@@ -123,8 +123,7 @@ class ClassQuery(Segmentation):
     else:
       pred, classes = self.predict(outputs), len(self.classes)
       sums |= _where_it_looked(outputs["attention"], label, scored, classes)
-    matrix = metrics.confusion_matrix(pred, label, num_classes=classes, valid=scored)
-    return sums | dict(matrix=matrix)
+    return sums | count(pred, label, scored, classes, each=evaluating)
 
   def terms(self, sums):
     """See `Segmentation.terms`, and that of the attention."""

@@ -13,10 +13,11 @@ from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.pictures import BLUE, ORANGE, blend, overlay, stripes
 from segjax.tasks import own_loss
-from segjax.tasks.task import Task, mean
+from segjax.tasks.task import ROWS, Task, mean
 
 FALSE_POSITIVE, MISSED = ORANGE, BLUE
 RED = (255, 0, 0)
+COUNTS = f"{ROWS}counts"  # rows of an evaluation, from which the mean IoUs of images follow
 # Losses, and the count that the mean of each is taken over.
 MEANS = dict(
   cross_entropy="pixels", focal="pixels", dice="examples", ohem="ohem_pixels", boundary="pixels",
@@ -28,6 +29,27 @@ TERMS = dict(
   dice="Dice loss", jaccard="Jaccard loss", tversky="Tversky loss", lovasz="Lovasz loss",
   boundary="boundary loss (pixels)", attention="loss of the attention (nats)", own="own loss",
 )  # fmt: skip
+
+
+def count(pred, label, scored, classes, *, each):
+  """The confusion matrix of a batch, and perhaps counts of each image.
+
+  Args:
+    pred: i32[B,H,W], class indices.
+    label: i32[B,H,W], likewise; any value where `scored` is False.
+    scored: bool[B,H,W].
+    classes: number of classes C.
+    each: whether each image is counted too.
+
+  Returns:
+    dict of `matrix` i32[C,C], and with `each` the rows `COUNTS`, i32[B,C,3], see
+    `metrics.image_counts`.
+  """
+  how = dict(num_classes=classes, valid=scored)
+  if not each:
+    return dict(matrix=metrics.confusion_matrix(pred, label, **how))
+  matrices = metrics.image_matrices(pred, label, **how)
+  return {"matrix": matrices.sum(0), COUNTS: metrics.class_counts(matrices)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +151,13 @@ class Segmentation(Task):
       evaluating: whether this is an evaluation, which with a sigmoid also counts scores for MaxF.
 
     Returns:
-      dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...
+      dict of sums: losses (weight times nats), `pixels`, `examples`, `matrix` i32[C,C] ...; in an
+      evaluation also rows of the images, see `count`.
     """
     scored = (label != IGNORE) & valid[:, None, None]
-    sums = dict(
-      examples=valid.sum(),
-      pixels=scored.sum(),
-      matrix=metrics.confusion_matrix(
-        self.predict(logits), label, num_classes=len(self.classes), valid=scored
-      ),
-    )
+    sums = dict(examples=valid.sum(), pixels=scored.sum())
+    classes = len(self.classes)
+    sums |= count(self.predict(logits), label, scored, classes, each=evaluating)
     sums |= self._losses(logits, label, valid, scored)
     if self.own:
       sums |= own_loss.sums(self.own, logits, label, valid, scored)
@@ -212,12 +231,15 @@ class Segmentation(Task):
     Returns:
       dict of floats: `loss` and perhaps `loss/<term>`, see `losses_of`, `pixel_accuracy`,
       `constant_accuracy` (of the constant answer that is right most often), `mean_iou`,
-      `mean_class_recall`, `iou/<class>` ..., and with a sigmoid `max_f1` and `max_f1_threshold`.
+      `mean_class_recall`, the other mean IoUs of `metrics.mean_ious` where images were counted,
+      `iou/<class>` ..., and with a sigmoid `max_f1` and `max_f1_threshold`.
     """
     family = metrics.summarize(sums["matrix"])
     out = self.losses_of(sums)
     for name in ("pixel_accuracy", "constant_accuracy", "mean_iou", "mean_class_recall"):
       out[name] = family[name]
+    if COUNTS in sums:
+      out = metrics.mean_ious(sums[COUNTS]) | out
     for name in ("iou", "precision", "recall", "f1"):
       out |= {f"{name}/{c}": float(v) for c, v in zip(self.classes, family[name], strict=True)}
     if "histogram" in sums:

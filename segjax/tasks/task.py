@@ -11,6 +11,9 @@ import numpy as np
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 
+ROWS = "images/"  # begins the names of statistics that have a row for each image; the rest are sums
+INDEX = f"{ROWS}index"  # of the example that a row is of; -1 for a copy that fills up a batch
+
 
 def mean(total, count, least=1):
   """total / count, count being at least `least`; of device scalars in a step, or the host's."""
@@ -22,7 +25,8 @@ class Task:
   """Base of the tasks: an image goes into the net as it is, augmented in training.
 
   A task also has `num_outputs`, channels of the net's outputs; `statistics(outputs, label, valid,
-  *, evaluating)`, sums over a batch; `loss(sums)`; `summary(sums)`, scalars named as in
+  *, evaluating)`, sums over a batch, and in an evaluation perhaps rows, a row per image, under
+  names that begin with `ROWS`; `loss(sums)`; `summary(sums)`, scalars named as in
   `val/<name>`, `loss` among them; and `pictures(image, outputs, label)`, panels of one example.
 
   Attributes:

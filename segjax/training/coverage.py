@@ -72,7 +72,7 @@ def warnings(split, names, pixels, ignored=None, part=""):
   """Sentences about classes that a split does not score.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     names: names of the classes.
     pixels: int[C], scored pixels or examples of each class.
     ignored: share of the labels that is not scored, in [0,1], or None where it is not known.

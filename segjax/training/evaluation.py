@@ -1,4 +1,4 @@
-"""Evaluation: every example once, sums added up on the host."""
+"""Evaluation: every example once; sums are added up on the host, rows of images put together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 
 from segjax import textfiles
 from segjax.errors import UserError, writing
+from segjax.tasks.task import INDEX, ROWS
 from segjax.training import steps
 from segjax.training.state import TrainState
 
-__all__ = ["evaluate", "read_sums"]
+__all__ = ["evaluate", "merge", "read_sums"]
 
 SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
 # Exceptions of NumPy for an .npz file that is cut or altered.
@@ -25,13 +26,34 @@ DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.erro
           NotImplementedError)  # fmt: skip
 
 
-def add_sums(total, sums):
-  """Adds statistics on the host: counts in int64, the rest in float64."""
-  wide = {
-    k: np.asarray(v, np.int64 if np.issubdtype(np.asarray(v).dtype, np.integer) else np.float64)
-    for k, v in sums.items()
-  }
-  return wide if total is None else {k: total[k] + v for k, v in wide.items()}
+def merge(total: dict | None, sums: dict) -> dict[str, np.ndarray]:
+  """Statistics of two parts of a split as those of both.
+
+  Sums are added, counts in int64 and the rest in float64. Rows of images, whose names begin with
+  `task.ROWS`, are put together in the order of their index; those of an index below 0, copies that
+  fill up a batch, are left out. Parts may be batches or what several processes have seen.
+
+  Args:
+    total: statistics of one part, or None.
+    sums: of another one.
+
+  Returns:
+    dict of numpy arrays, with the names of `sums`.
+  """
+  rows = {k: np.asarray(v) for k, v in sums.items() if k.startswith(ROWS)}
+  wide = {k: _widened(np.asarray(v)) for k, v in sums.items() if k not in rows}
+  if total is not None:
+    wide = {k: total[k] + v for k, v in wide.items()}
+    rows = {k: np.concatenate([total[k], v]) for k, v in rows.items()}
+  if INDEX in rows:
+    order = np.argsort(rows[INDEX], kind="stable")
+    order = order[rows[INDEX][order] >= 0]
+    rows = {k: v[order] for k, v in rows.items()}
+  return wide | rows
+
+
+def _widened(x):
+  return x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64)
 
 
 def evaluate(
@@ -39,24 +61,33 @@ def evaluate(
   state: TrainState,
   batches: Iterable[dict],
   mesh: Mesh,
+  on_host: Callable[[dict, dict], dict] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Sums of the task's statistics over all batches, each example once.
+  """Statistics of a split in one pass, each example once.
 
   Args:
     eval_step: result of `steps.make_eval_step`.
     state: TrainState.
     batches: result of `pipeline.eval_batches`.
     mesh: mesh of the devices.
+    on_host: function of the statistics of a batch and of the batch, both numpy, that gives the
+      statistics to be merged; for what the host computes of predictions.
 
   Returns:
-    dict of numpy sums, see the task's `statistics`.
+    dict of numpy sums, and of rows in the order of the examples, see the task's `statistics`.
   """
-  total, running = None, None
+  total, running, last = None, None, None
   for batch in batches:
     previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
     if previous is not None:
-      total = add_sums(total, jax.device_get(previous))
-  return add_sums(total, jax.device_get(running))
+      total = merge(total, _fetched(previous, last, on_host))
+    last = batch
+  return merge(total, _fetched(running, last, on_host))
+
+
+def _fetched(sums, batch, on_host):
+  sums = jax.device_get(sums)
+  return on_host(sums, batch) if on_host else sums
 
 
 def write_sums(workdir, step, sums):

@@ -120,11 +120,13 @@ class Experiment:
     )
 
   @programs.shared
-  def eval_step(self):
+  def eval_step(self, measure=None):
     """See `steps.make_eval_step`."""
     if self.config.data.eval_fit == "tiles":
-      return tiled.make_eval_step(self.predict_step(), self.task, self.config.data)
-    return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
+      return tiled.make_eval_step(self.predict_step(), self.task, self.config.data, measure)
+    how = dict(augment=self.augment, measure=measure)
+    return steps.make_eval_step(self.model, self.task, **self._images(), **how)
+
 
   @programs.shared
   def predict_step(self):

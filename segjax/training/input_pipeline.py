@@ -22,7 +22,7 @@ def make_source(config, split, *, training=False, labelled=True):
 
   Args:
     config: ConfigDict of an experiment.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     training: whether the images are for training; else they are for evaluation.
     labelled: whether an example has the "label" that the task asks for; else it is as the source
       has it.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from segjax.training.checkpoints import NOT_FINITE, NotFinite
-from segjax.training.evaluation import add_sums
+from segjax.training.evaluation import merge
 from segjax.training.progress import peak_memory
 
 
@@ -78,7 +78,7 @@ class Log:
   def _write(self, count):
     window, fetched = None, self._fetch(count)
     for _, sums, _ in fetched:
-      window = add_sums(window, sums)
+      window = merge(window, sums)
     step, summary = fetched[-1][0], self._task.summary(window)
     self._progress.update(step, summary["loss"])
     row = self._task.row(summary)

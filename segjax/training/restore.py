@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import textfiles
+from segjax.data.sources import TEST
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import class_balance, input_pipeline
@@ -131,7 +132,7 @@ def data_of_run(
   Args:
     workdir: folder of the run.
     config: ConfigDict of the run; not changed.
-    split: "train" or "val".
+    split: "train", "val" or "test".
     moved: fields of `config.data.source` for data in another folder now, see `moved_to`.
     labelled: see `input_pipeline.make_source`.
 
@@ -199,6 +200,8 @@ def _difference(workdir, split, names, contents, elsewhere):
       f"images or labels of the {split} split are not those of the training (hash of their "
       f"contents: {before} then, {contents} now)"
     )  # fmt: skip
+  if elsewhere and contents and split == TEST:
+    return "the test split lies in another folder than the data of the training"
   if elsewhere and contents:
     return (
       f"whether the {split} split is that of the training is not known: the run is of a version "

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from segjax.errors import UserError
 from segjax.ops.conv import conv_p
-from segjax.tasks.task import Task
+from segjax.tasks.task import INDEX, ROWS, Task
 from segjax.training.freezing import frozen_norms, stop_gradients
 from segjax.training.state import TrainState
 
@@ -278,6 +278,24 @@ def _both(augment, batch_augment):
   return change
 
 
+def statistics_of(task, outputs, label, batch, measure=None):
+  """The statistics of an evaluated batch, with the index of the examples where they have rows.
+
+  Args:
+    task: a task of `segjax.tasks`.
+    outputs: of the net for the batch.
+    label: as the task needs it.
+    batch: see `make_eval_step`.
+    measure: see `make_eval_step`.
+  """
+  sums = task.statistics(outputs, label, batch["valid"], evaluating=True)
+  if measure is not None:
+    sums |= measure(outputs, label, batch)
+  if "index" in batch and any(name.startswith(ROWS) for name in sums):
+    sums[INDEX] = batch["index"]
+  return sums
+
+
 def make_eval_step(
   model: nn.Module,
   task: Task,
@@ -286,14 +304,17 @@ def make_eval_step(
   augment: Callable | None = None,
   mean: Sequence[float] = (0.0,) * 3,
   std: Sequence[float] = (1.0,) * 3,
+  measure: Callable | None = None,
 ) -> Callable[[TrainState, dict], dict]:
   """Builds eval_step(state, batch) -> sums of the task's statistics.
 
   Args: see `make_train_step`.
     augment: for tasks whose evaluation needs it, as contrastive learning does.
+    measure: function of (outputs, label, batch) -> further statistics, or None.
 
   Returns:
-    A jitted function; its batch has "image" u8[B,H,W,3], "label" and "valid" bool[B].
+    A jitted function; its batch has "image" u8[B,H,W,3], "label", "valid" bool[B], and perhaps
+    "index" i32[B], which goes with statistics that are rows of images.
   """
   change = _both(augment, None)
 
@@ -307,7 +328,7 @@ def make_eval_step(
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
     outputs = task.outputs(net, inputs)
-    return task.statistics(outputs, label, batch["valid"], evaluating=True)
+    return statistics_of(task, outputs, label, batch, measure)
 
   whole = replicated(mesh)
   return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)

@@ -7,7 +7,8 @@ import numpy as np
 
 from segjax import losses
 from segjax.data import tiles
-from segjax.training.evaluation import add_sums
+from segjax.training import steps
+from segjax.training.evaluation import merge
 
 # Least probabilities, or logarithms would be infinite; a sigmoid in float32 gives no less from 1.
 LEAST, LEAST_OF_TWO = 1e-37, 2.0**-25
@@ -44,25 +45,26 @@ def logits_of(probabilities, *, one):
   return np.log(np.maximum(probabilities, LEAST))
 
 
-def make_eval_step(predict_step, task, data):
-  """Builds eval_step(state, batch) -> sums of the task's statistics, an image after the other.
+def make_eval_step(predict_step, task, data, measure=None):
+  """Builds eval_step(state, batch) -> statistics of the task, an image after the other.
 
   Args:
     predict_step, task, data: see `make_predict_step`.
+    measure: see `steps.make_eval_step`.
   """
   predict = make_predict_step(predict_step, task, data)
 
   @jax.jit
-  def statistics(logits, label, valid):
-    return task.statistics(logits, label.astype(np.int32), valid, evaluating=True)
+  def statistics(logits, batch):
+    _, label = steps.read_batch(batch)
+    return steps.statistics_of(task, logits, label, batch, measure)
 
   def eval_step(state, batch):
     total = None
-    images, labels, valids = (np.asarray(batch[k]) for k in ("image", "label", "valid"))
-    for image, label, valid in zip(images, labels, valids, strict=True):
+    for i, valid in enumerate(np.asarray(batch["valid"])):
       if valid:
-        logits = predict(state, image[None])
-        total = add_sums(total, statistics(logits, label[None], valid[None]))
+        one = {k: np.asarray(v)[i : i + 1] for k, v in batch.items()}
+        total = merge(total, statistics(predict(state, one["image"]), one))
     return total
 
   return eval_step

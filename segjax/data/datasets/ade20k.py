@@ -35,7 +35,7 @@ def ade20k(
   are those of `<folder>/objectInfo150.csv`, the first synonym; without the file `class_001`.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder that contains `images/`; empty for `$SEGJAX_DATA/ade20k`.
     all_below: with fewer pairs than this and no lists or folders of splits, both splits hold
       every pair, which suits samples.
@@ -45,7 +45,7 @@ def ade20k(
   """
   root = files.data_folder(folder, "ade20k")
   labels = _table(_class_names(root / "objectInfo150.csv"))
-  part = {"train": "training", "val": "validation"}[split]
+  part = "validation" if split == "val" else "training"
   has_splits = (root / "images" / part).is_dir()
   images, label_files = (
     files.images_by_stem(root / kind / part if has_splits else root / kind)
@@ -53,7 +53,10 @@ def ade20k(
   )
   names, notes = list(images), ()
   few = len(names) < all_below and split_by == "auto" and not lists.has_lists(root)
-  if not has_splits and not few:
+  if has_splits or few:
+    why = "the labels of its test images are not public" if has_splits else "it has too few images"
+    lists.require_test(split, False, root.absolute(), why)
+  else:
     how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
     names, notes = lists.split_names(root, split, names, **how)
   values = {0: IGNORE} | {i + 1: i for i in range(NUM_CLASSES)}

@@ -40,15 +40,16 @@ def camvid(split, *, folder="", classes="all"):
   """CamVid, 11 classes at 480x360, as SegNet has it.
 
   `<folder>/train/x.png` (or .jpg) with its label `<folder>/trainannot/x.png`, and `val/`,
-  `valannot/`. Where `<folder>/train.txt` (`val.txt`) is there, its lines "IMAGE LABEL" choose and
-  order the examples; of the paths only the file names count, as SegNet's lists begin with a
-  folder of their authors' machine. A label holds the class's number, 11 (void) is ignored.
+  `valannot/`, `test/`, `testannot/`. Where `<folder>/train.txt` (`val.txt`, `test.txt`) is there,
+  its lines "IMAGE LABEL" choose and order the examples; of the paths only the file names count, as
+  SegNet's lists begin with a folder of their authors' machine. A label holds the class's number,
+  11 (void) is ignored.
 
   Brostow et al., ECCV 2008 and Pattern Recognition Letters 2009; Badrinarayanan, Kendall,
   Cipolla: SegNet, PAMI 2017.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder that contains `train/`; empty for `$SEGJAX_DATA/camvid`.
     classes: "all", "four" (other, road, sidewalk, vehicle) or "objects" (background, building,
       tree, car, pedestrian, road).
@@ -56,6 +57,8 @@ def camvid(split, *, folder="", classes="all"):
   if classes != "all" and classes not in MERGED:
     raise UserError(f"camvid: classes is {classes!r}, expected 'all', 'four' or 'objects'")
   root = files.data_folder(folder, "camvid")
+  there = (root / split).is_dir()
+  lists.require_test(split, there, root.absolute(), "there are no folders test and testannot")
   images = files.images_by_stem(root / split)
   label_files = files.images_by_stem(root / f"{split}annot")
   listed = root / f"{split}.txt"

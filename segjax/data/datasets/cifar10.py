@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from segjax.data import files
+from segjax.data import files, lists
 from segjax.data.class_files import class_files
 
 
@@ -14,9 +14,10 @@ def cifar10_subset(split, *, folder=""):
   CIFAR-10 (Krizhevsky, technical report, Toronto 2009) or a part of it, as image files.
 
   Args:
-    split: "train" or "val", which is the test part.
+    split: "train", or "val", which is the test part.
     folder: folder that contains `train/` and `test/`; empty for `$SEGJAX_DATA/cifar10_subset`.
   """
   root = files.data_folder(folder, "cifar10_subset")
+  lists.require_test(split, False, root.absolute(), "test/ is taken for val")
   source = class_files(root, split, (), split_by="auto", train_fraction=0.9, split_seed=0)
   return dataclasses.replace(source, remarks=(), elsewhere=())  # its own val part is called test

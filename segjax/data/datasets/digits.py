@@ -47,6 +47,7 @@ def digits(split, *, size=8, train_fraction=0.8, split_seed=0):
     train_fraction: share of the examples in "train".
     split_seed: random seed of the split.
   """
+  lists.require_test(split, False, "digits", "it is parted by seed into two")
   from sklearn.datasets import load_digits
 
   if size not in SIZES:

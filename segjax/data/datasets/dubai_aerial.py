@@ -31,13 +31,15 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
   colours, some of them palette images; black, a defect of a few masks, is ignored.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder that contains `Tile 1/`; empty for `$SEGJAX_DATA/dubai_aerial`.
     unlabeled: "ignore", or "class": the sixth class, Unlabeled.
   """
   if unlabeled not in ("ignore", "class"):
     raise UserError(f"dubai_aerial: unlabeled is {unlabeled!r}, expected 'ignore' or 'class'")
   root = files.data_folder(folder, "dubai_aerial")
+  has_test = lists.has_lists(root) and (root / "test.txt").is_file()
+  lists.require_test(split, has_test, root.absolute(), "write test.txt beside train.txt, val.txt")
   scored = unlabeled == "class"
   labels = LabelTable((*DUBAI.classes, DUBAI_UNLABELED)) if scored else DUBAI
   ignored = [BLACK] if scored else [BLACK, DUBAI_UNLABELED[1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segjax.data import files, masks
+from segjax.data import files, lists, masks
 from segjax.data.labels import LabelTable
 from segjax.data.shared_tables import FLOODNET
 
@@ -26,16 +26,18 @@ def floodnet(split, *, folder="", merge_public=True):
   Either 8 classes in `<folder>/train/image/x.jpg` + `<folder>/train/mask/x.png`, or the public
   10 classes in `train/train-org-img/x.jpg` + `train/train-label-img/x_lab.png`. A grey or palette
   mask holds the class's number, an RGB mask its colour. The folder of "val" is `val/`, or `test/`
-  where there is no `val/`.
+  where there is no `val/`; "test" needs both.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder that contains `train/`; empty for `$SEGJAX_DATA/floodnet`.
     merge_public: the public layout's 10 classes become the 8, flooded and dry buildings (roads)
       one class; otherwise they stay 10.
   """
   root = files.data_folder(folder, "floodnet")
-  base = files.first_folder(root, ("train",) if split == "train" else ("val", "test"))
+  there = all((root / name).is_dir() for name in ("val", "test"))
+  lists.require_test(split, there, root.absolute(), "expected folders val and test in it")
+  base = files.first_folder(root, ("val", "test") if split == "val" else (split,))
   public = not (base / "image").is_dir() and (base / f"{base.name}-org-img").is_dir()
   labels, numbers = FLOODNET, tuple(range(len(FLOODNET)))
   if public:

@@ -34,10 +34,10 @@ def folder(
   One of these layouts:
 
   - `<folder>/train/images/x.jpg` + `<folder>/train/masks/x.png`, and `val/` (`valid/`,
-    `validation/`, or `test/` where there is none of them);
+    `validation/`, or `test/` where there is none of them), and perhaps `test/`;
   - `<folder>/images/train/x.jpg` + `<folder>/masks/train/x.png`, and `val/` likewise;
-  - `<folder>/images/x.jpg` + `<folder>/masks/x.png`, split by lists of names (`train.txt` and
-    `val.txt`) or by seed.
+  - `<folder>/images/x.jpg` + `<folder>/masks/x.png`, split by lists of names (`train.txt`,
+    `val.txt` and perhaps `test.txt`) or by seed.
 
   Images may lie beside `masks/` without a folder of their own, and masks among the images as
   `x_mask.png` with any one ending. Subfolders of `images/` that `masks/` has too are read. Lists
@@ -49,7 +49,7 @@ def folder(
   classes, one on each line: `name` or `name red green blue`.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder of the set; empty for `$SEGJAX_DATA/folder`.
     kind: "segmentation": images and masks; "classification": the folder or the name of a file is
       its class, see `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the
@@ -94,16 +94,18 @@ def folder(
   remarks = (*found.notes, *notes, *left)
   source = files.paired(labels, root, chosen, image_files, label_files, read_label, key, remarks)
   train = found.images.get("train", {})
-  if split == "val" and part == "all":
+  if split != "train" and part == "all":
     chosen, _ = lists.split_names(root, "train", list(image_files), **how)
     train = {name: image_files[name] for name in chosen if name in image_files}
-  return dataclasses.replace(source, elsewhere=tuple(train.values()) if split == "val" else ())
+  return dataclasses.replace(source, elsewhere=() if split == "train" else tuple(train.values()))
 
 
 def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
   """(label file -> u8[H,W], notes) for the masks of a `layouts.Layout`."""
   values = {i - shift: i for i in range(len(labels))} | {ignore_value: IGNORE}
-  mask_files = [file for part in found.labels.values() for file in part.values()]
+  # Those of test decide nothing: what a mask means is settled by the splits of the training.
+  parts = [files for part, files in found.labels.items() if part != lists.TEST]
+  mask_files = [file for part in parts for file in part.values()]
   ignored = _colors(ignore_colors, labels)
   how, notes = meaning.decide(labels, values, ignored, mask_files, where)
   if ignore_value + shift in range(len(labels)):

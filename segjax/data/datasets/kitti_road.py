@@ -24,12 +24,13 @@ def kitti_road(
   magenta, the rest red; black and a few blue pixels (road) lie outside the evaluated area.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder that contains `training/`; empty for `$SEGJAX_DATA/kitti_road`.
     black: "ignore" as the official benchmark does, or "not_road": black counts as not road
       and blue as road.
     split_by: "files": the names in `<folder>/train.txt` and `val.txt`; "seed": a seeded share;
-      "auto": "files" where both lists are there.
+      "auto": "files" where both lists are there. A list `test.txt` beside them makes "test"; the
+      labels of the set's own test images are not public.
     train_fraction: share of the examples in "train", for a seeded split.
     split_seed: random seed of the split.
   """

@@ -27,7 +27,7 @@ def landcover(split, *, folder="", split_by="auto", train_fraction=0.9, split_se
   Channels are compared with 128, as some copies' colours are a few units off.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     folder: folder of the set; empty for `$SEGJAX_DATA/landcover`.
     split_by: "files", "seed" or "auto"; without split folders. See `kitti_road`.
     train_fraction: share of the examples in "train", for a seeded split.
@@ -35,6 +35,9 @@ def landcover(split, *, folder="", split_by="auto", train_fraction=0.9, split_se
   """
   root = files.data_folder(folder, "landcover")
   has_splits = any((root / "val").glob("*_mask.*"))
+  if has_splits:
+    there = any((root / "test").glob("*_mask.*"))
+    lists.require_test(split, there, root.absolute(), "test/ holds no mask")
   base = root / split if has_splits else root / "train" if (root / "train").is_dir() else root
   images = files.images_by_stem(base, strip="_sat")
   label_files = files.images_by_stem(base, strip="_mask")

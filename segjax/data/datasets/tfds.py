@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data import decoding
+from segjax.data import decoding, lists
 from segjax.data.labels import IGNORE, LabelTable, default_table
-from segjax.errors import UserError
+from segjax.errors import NoSplit, UserError
 
 OURS = ("kitti_road", "camvid")  # sets that launch/prepare_data.py writes, see tfds_builders
 
@@ -87,6 +87,7 @@ def tfds_source(
   label_key="label",
   train_split="train",
   val_split="val",
+  test_split="test",
   classes=(),
   shift=0,
   ignore_value=IGNORE,
@@ -98,13 +99,14 @@ def tfds_source(
   val_split="test", classes=("pet", "background", "border"), shift=-1.
 
   Args:
-    split: "train" or "val".
+    split: "train", "val" or "test".
     dataset: name for `tfds.builder`, with config and version where needed ("name/config:1.0.0").
     data_dir: folder that it was prepared in; empty for TFDS's default.
     image_key: key of the image, uint8[H,W,3].
     label_key: key of the label, integers [H,W] or [H,W,1].
     train_split: its TFDS split for "train"; slices such as "train[:90%]" too.
     val_split: its TFDS split for "val".
+    test_split: its TFDS split for "test", which must not be one of the others.
     classes: class names in the order of their values.
     shift: added to the stored label values to count from 0.
     ignore_value: stored value that is not scored.
@@ -125,11 +127,14 @@ def tfds_source(
       )
   labels = _label_table(builder, label_key, classes)
   encoded = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-  part = dict(train=train_split, val=val_split)[split]
+  parts = dict(train=train_split, val=val_split, test=test_split)
+  part = parts[split]
+  taken = f"{test_split!r} is its {'val' if part == val_split else 'train'} split; set test_split"
+  lists.require_test(split, part not in (train_split, val_split), f"TFDS set {dataset!r}", taken)
   try:
     data = builder.as_data_source(part, decoders={k: tfds.decode.SkipDecoding() for k in encoded})
   except (ValueError, KeyError) as error:
-    raise UserError(
+    raise (NoSplit if split == lists.TEST else UserError)(
       f"TFDS set {dataset!r} has no split {part!r} (splits: {', '.join(builder.info.splits)}); "
       f"set {split}_split"
     ) from error

@@ -14,7 +14,8 @@ from segjax.data.synthetic.road import draw_road
 from segjax.data.synthetic.road_world import ROAD_CLASSES
 from segjax.errors import UserError
 
-FIRST_VAL = 1_000_000  # index of the first scene of "val"
+FIRSTS = dict(train=0, val=1_000_000, test=2_000_000)  # index of the first scene of a split
+MOST = 1_000_000  # scenes of a split
 # Merged classes of a road: their table, and drawn class -> merged class; the rest is 0.
 MERGED = {
   "four": (FOUR, dict(road=1, lane_marking=1, sidewalk=2, vehicle=3)),
@@ -57,14 +58,17 @@ class Synthetic:
     return []
 
 
-def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=512, classes="road"):
+def road_scenes(
+  split, *, seed=0, num_train=500, num_val=48, num_test=48, height=256, width=512, classes="road"
+):
   """Drawn driver's views, each a pure function of (seed, index).
 
   Args:
-    split: "train" or "val"; the two never share an index.
+    split: "train", "val" or "test"; no two share an index.
     seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
+    num_test: examples in "test".
     height: pixels.
     width: pixels.
     classes: "road" (not road / road, lane markings are road), "four" (other, road, sidewalk,
@@ -91,34 +95,38 @@ def road_scenes(split, *, seed=0, num_train=500, num_val=48, height=256, width=5
     image, drawn_classes = draw_road(*scene, **size)
     return image, lookup[drawn_classes]
 
-  counts = dict(num_train=num_train, num_val=num_val)
-  return _scenes(labels, "scene", split, draw, seed=seed, height=height, width=width, **counts)
+  counts = dict(train=num_train, val=num_val, test=num_test)
+  return _scenes(labels, "scene", split, draw, seed=seed, height=height, width=width, counts=counts)
 
 
-def aerial_scenes(split, *, seed=0, num_train=1000, num_val=100, height=256, width=256):
+def aerial_scenes(
+  split, *, seed=0, num_train=1000, num_val=100, num_test=100, height=256, width=256
+):
   """Drawn aerial views of a flooded suburb, each a pure function of (seed, index).
 
   Args:
-    split: "train" or "val"; the two never share an index.
+    split: "train", "val" or "test"; no two share an index.
     seed: random seed of the drawings, apart from the seed of training.
     num_train: examples in "train".
     num_val: examples in "val".
+    num_test: examples in "test".
     height: pixels.
     width: pixels.
   """
-  counts = dict(num_train=num_train, num_val=num_val)
+  counts = dict(train=num_train, val=num_val, test=num_test)
   size = dict(height=height, width=width)
-  return _scenes(FLOODNET, "aerial", split, draw_aerial, seed=seed, **size, **counts)
+  return _scenes(FLOODNET, "aerial", split, draw_aerial, seed=seed, **size, counts=counts)
 
 
-def _scenes(labels, prefix, split, draw, *, seed, num_train, num_val, height, width):
-  """The scenes of a split; "train" and "val" never share an index."""
+def _scenes(labels, prefix, split, draw, *, seed, counts, height, width):
+  """The scenes of a split; no two share an index."""
   if seed < 0:
     raise UserError(f"data.source.seed is {seed}, expected 0 or more")
-  if num_train > FIRST_VAL:
-    raise UserError(
-      f"data.source.num_train is {num_train}, expected at most {FIRST_VAL}, where val begins"
-    )
-  count, first = (num_train, 0) if split == "train" else (num_val, FIRST_VAL)
+  for name, count in counts.items():
+    if count > MOST:
+      raise UserError(
+        f"data.source.num_{name} is {count}, expected at most {MOST}, where the next split begins"
+      )
+  count, first = counts[split], FIRSTS[split]
   names = tuple(f"{prefix}_{first + i:07d}" for i in range(count))
   return Synthetic(labels, names, seed, first, height, width, draw)

@@ -1,0 +1,111 @@
+"""The tables and figures beside the scalars of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+
+from segjax import textfiles
+from segjax.analysis import charts, image_scores
+from segjax.errors import writing
+from segjax.metrics import summarize
+from segjax.outputs import FORMULA
+from segjax.tasks.segmentation import COUNTS
+from segjax.training import measures
+from segjax.training.measures import CALIBRATED, CALIBRATION, TEMPERATURE
+
+OF_CLASSES = ("iou", "f1", "boundary_iou", "boundary_f", "surface_dice", "hd95")
+
+
+def write(file, labels, sums, ends, source):
+  """Writes the tables of classes, of their confusion and of images, and figures of the first two
+  and of reliability, each where the statistics have it.
+
+  Args:
+    file: path of the scalars; the others have its stem before their own names.
+    labels: LabelTable.
+    sums: statistics of the evaluation.
+    ends: {name: (low, high)}, intervals over images, or {}.
+    source: of the split, made to fit.
+
+  Returns:
+    Names of the files; a figure is there as PDF too.
+  """
+  rows, written = image_scores.rows_of(sums), []
+
+  def place(end):
+    path = file.with_name(f"{file.stem}_{end}")
+    written.append(path.name)
+    return path
+
+  matrix = sums.get("matrix")
+  if matrix is not None and len(matrix) == len(labels):
+    _write_table(place("confusion.csv"), confusion_table(matrix, labels.names))
+    charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
+    if rows:
+      _write_table(place("classes.csv"), class_table(sums, ends, labels.names))
+      found = image_scores.scores(rows, labels.names)
+      colors = labels.palette[: len(labels)]
+      charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
+      names = source.source.names
+      _write_table(place("images.csv"), image_table(rows, labels.names, names))
+  shown = {}
+  if found := measures.calibration_of(sums, CALIBRATION):
+    shown["as trained"] = found
+  if found := measures.calibration_of(sums, CALIBRATED):
+    shown[f"at temperature {float(sums[TEMPERATURE]):.3f}"] = found
+  if shown:
+    charts.reliability(shown, file.stem, place("reliability.png"))
+  return written
+
+
+def confusion_table(matrix, classes):
+  """Rows of the confusion matrix, pixels; row = truth, column = prediction."""
+  head = ["truth \\ prediction", *map(cell, classes)]
+  return [head, *([cell(c), *map(int, row)] for c, row in zip(classes, matrix, strict=True))]
+
+
+def class_table(sums, ends, classes):
+  """Rows of the scores of each class, with intervals over images where a score has one."""
+  rows = image_scores.rows_of(sums)
+  found, family = image_scores.scores(rows, classes), summarize(sums["matrix"])
+  names = [n for n in OF_CLASSES if f"{n}/{classes[0]}" in found]
+  head = ["class", "pixels", "precision", "recall"]
+  head += [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
+  pixels = np.asarray(sums["matrix"]).sum(1)
+  out = [head]
+  for i, c in enumerate(classes):
+    row = [cell(c), int(pixels[i]), family["precision"][i], family["recall"][i]]
+    for n in names:
+      row += [found[f"{n}/{c}"], *ends[f"{n}/{c}"]]
+    out.append(row)
+  return out
+
+
+def image_table(rows, classes, names):
+  """Rows of the images, the worst first, with their mean IoU and the IoU of each class."""
+  order, own = image_scores.worst_first(rows)
+  counts = np.asarray(rows[COUNTS], np.int64)
+  hit, truth, pred = np.moveaxis(counts, -1, 0)
+  iou = image_scores.ratio(hit, truth + pred - hit)
+  out = [["image", "index", "pixels", "mean_iou", *(cell(f"iou/{c}") for c in classes)]]
+  for i in order:
+    out.append([cell(names[i]), int(i), int(truth[i].sum()), own[i], *iou[i]])
+  return out
+
+
+def cell(text):
+  """A text of a table; with an apostrophe first where a spreadsheet would take it for a formula."""
+  return f"'{text}" if str(text).startswith(FORMULA) else text
+
+
+def _write_table(file, rows):
+  """Writes rows as CSV; nan is an empty cell."""
+  text = io.StringIO(newline="")
+  writer = csv.writer(text, lineterminator="\n")
+  for row in rows:
+    writer.writerow(["" if isinstance(v, float) and np.isnan(v) else v for v in row])
+  with writing(file):
+    textfiles.replace_text(file, text.getvalue())
