@@ -9,7 +9,6 @@ from collections import Counter
 from segjax.engines.command import Command
 from segjax.errors import UserError
 
-
 TRIES = 3  # jobs of a run that are lost before it counts as failed
 
 
