@@ -4,11 +4,16 @@
   python launch/study.py --study=configs/studies/skip_connections.py:data=kitti_road --seeds=5
   python launch/study.py --study=configs/studies/aspp.py:smoke --config.total_steps=10
 
+  python launch/study.py --study=configs/studies/aspp.py --jobs=4
+  python launch/study.py --study=configs/studies/aspp.py --engine=slurm:timeout_min=240
+  python launch/study.py --study=configs/studies/aspp.py --report_only
+
 --config.FIELD=VALUE changes a field of every run. Runs live under --runs and are shared by all
 studies; finished ones are not trained again, an interrupted one resumes where it stopped. The
 report (report.html, report.md, results.csv, figures/) goes to --output, by default
 runs/studies/<file_argument_overrides>/. Exit code: 0 done, 1 an error that the message explains or
-every run failed, 130 or 143 stopped and saved.
+every run failed, 130 or 143 stopped and saved. --jobs and --engine train several runs at once, see
+launch/README.md.
 """
 
 import re
@@ -24,6 +29,12 @@ STUDY = flags.DEFINE_string("study", None, "File of configs/studies/, with an ar
 SEEDS = flags.DEFINE_string("seeds", None, "Number of seeds (5: 0 to 4), or a list such as 0,3,7.")
 RUNS = flags.DEFINE_string("runs", "runs/pool", "Folder of the runs, shared by studies.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the report.")
+ENGINE = flags.DEFINE_string("engine", "local", "Where runs are trained: local, slurm or ray; its "
+                             "options follow a colon (slurm:timeout_min=240).")  # fmt: skip
+JOBS = flags.DEFINE_integer("jobs", None, "Runs at a time; by default one, in this process.")
+REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Trains nothing; reports what is finished.")
+ONLY = flags.DEFINE_string("only", None, "Trains this run alone, the name of its folder, without a "
+                           "report; engines start these.")  # fmt: skip
 OVERRIDE = re.compile(r"--?config\.([\w.]+)=(.*)", re.DOTALL)
 
 
@@ -37,12 +48,16 @@ def take_overrides():
 def main():
   from segjax.analysis import studies
 
+  study = dict(overrides=OVERRIDES, seeds=SEEDS.value, runs=Path(RUNS.value))
+  if ONLY.value:
+    sys.exit(studies.train_one(STUDY.value, **study, only=ONLY.value))
   studies.run(
     STUDY.value,
-    overrides=OVERRIDES,
-    seeds=SEEDS.value,
-    runs=Path(RUNS.value),
+    **study,
     output=OUTPUT.value,
+    engine=ENGINE.value,
+    jobs=JOBS.value,
+    report_only=REPORT_ONLY.value,
   )
 
 

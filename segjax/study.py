@@ -7,32 +7,22 @@ import dataclasses
 import hashlib
 import json
 import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import own_code
-from segjax.errors import Stopped, UserError, check_fields, explain
-from segjax.training import input_pipeline, loop
+from segjax import pool as pool_lib
+from segjax.errors import UserError, check_fields
+from segjax.pool import NEUTRAL, Result
 from segjax.training import workdir as workdir_lib
-from segjax.training.evaluation import read_sums
-from segjax.training.writers import read_metrics
 
-__all__ = ["Result", "Study", "changes", "identity", "make_config", "override", "read", "run"]
-
-# Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
-# their fingerprint shows whether they are the same.
-NEUTRAL = (
-  "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
-  "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
-  "data.source.data_dir",
-)  # fmt: skip
+__all__ = [
+  "Result", "Study", "changes", "identity", "make_config", "override", "plan", "read", "run",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,57 +54,6 @@ class Study:
   changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   derived: dict[str, Callable] = dataclasses.field(default_factory=dict)
   notes: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """One run of a study.
-
-  Attributes:
-    variant: name of the variant.
-    seed: random seed of the run.
-    config: ConfigDict, or None where it could not be made.
-    workdir: path, or None likewise.
-    error: why it failed, or empty.
-  """
-
-  variant: str
-  seed: int
-  config: Any
-  workdir: Path
-  error: str = ""
-
-  def rows(self) -> list[dict]:
-    """Rows of `metrics.jsonl`."""
-    return read_metrics(self.workdir / "metrics.jsonl")
-
-  def final(self) -> dict[str, float]:
-    """Scalars of the last evaluation, nan where one was not defined."""
-    row = [r for r in self.rows() if "val/loss" in r][-1]
-    return {k: np.nan if v is None else v for k, v in row.items()}
-
-  def best(self) -> float:
-    """The best value of `config.best_metric` over all evaluations."""
-    name, sign = self.config.best_metric, 1 if self.config.best_mode == "max" else -1
-    values = [r[name] for r in self.rows() if r.get(name) is not None]
-    return sign * max((sign * v for v in values), default=np.nan)
-
-  def minutes(self) -> float:
-    """Minutes of training, evaluations included."""
-    return max((r.get("time/minutes", 0.0) for r in self.rows()), default=0.0)
-
-  def sums(self) -> dict[str, np.ndarray]:
-    """Statistics of the last evaluation, see the task; a UserError names a damaged file."""
-    return {k: v for k, v in read_sums(self.workdir).items() if k != "step"}
-
-  def complete(self) -> bool:
-    """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""
-    rows = self.rows()
-    try:
-      self.sums()
-    except UserError:
-      return False
-    return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))
 
 
 def read(spec: str) -> Study:
@@ -229,45 +168,41 @@ def identity(config: ConfigDict) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run(study: Study, pool: str | os.PathLike) -> list[Result]:
-  """Trains the missing runs, in the order of seeds; one that fails does not stop the rest.
+def plan(study: Study, pool: str | os.PathLike) -> list[Result]:
+  """The runs of a study; nothing is trained.
 
   Runs live in `<pool>/<config name>-s<seed>-<identity>` and are shared by all studies with the
-  same pool: a finished one is not trained again, an interrupted one resumes where it stopped, one
-  of other data or of other defaults is an error of that run.
+  same pool.
 
   Args:
     study: Study.
     pool: folder of runs.
 
   Returns:
-    list of Result, by variant, then seed.
+    list of Result, by variant, then seed; one whose config cannot be made has an error.
 
   Raises:
-    Stopped: after SIGTERM or Ctrl-C; the same study resumes later.
     UserError: no variant's config can be read, or two variants are the same.
   """
-  configs, results = {}, {}
-  for seed in study.seeds:
-    for variant in study.variants:
+  results, of_a_seed = [], {}
+  for variant in study.variants:
+    for seed in study.seeds:
       try:
-        configs[variant, seed] = make_config(study, variant, seed)
+        config = make_config(study, variant, seed)
       except UserError as error:
-        results[variant, seed] = Result(variant, seed, None, None, str(error))
-        print(f"{variant}, seed {seed}: {error}", flush=True)
-  if not configs:
-    raise UserError(next(iter(results.values())).error)
-  _check_different(study, configs)
-  for number, ((variant, seed), config) in enumerate(configs.items(), 1):
-    workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
-    print(f"[{number} of {len(configs)}] {variant}, seed {seed}", flush=True)
-    results[variant, seed] = Result(variant, seed, config, workdir, _train(config, workdir))
-    jax.clear_caches()  # compiled steps of runs that are over
-  return [results[v, s] for v in study.variants for s in study.seeds]
+        results.append(Result(variant, seed, None, None, str(error)))
+        continue
+      of_a_seed[variant] = config
+      workdir = Path(pool) / f"{config.name}-s{seed}-{identity(config)}"
+      results.append(Result(variant, seed, config, workdir))
+  if not of_a_seed:
+    raise UserError(results[0].error)
+  _check_different(of_a_seed)
+  return results
 
 
-def _check_different(study, configs):
-  first, of_a_seed = {}, {variant: config for (variant, _), config in configs.items()}
+def _check_different(of_a_seed):
+  first = {}
   for variant, config in of_a_seed.items():
     same = first.setdefault(identity(config), variant)
     if same != variant:
@@ -277,31 +212,33 @@ def _check_different(study, configs):
       )
 
 
-def _train(config, workdir):
-  """Trains a run unless it is finished; returns an error's text or nothing."""
-  finished = workdir / "finished"
-  try:
-    if finished.exists():
-      sources = (
-        input_pipeline.make_source(config, "train", training=True),
-        input_pipeline.make_source(config, "val"),
-      )
-      data = workdir_lib.fingerprint(*sources, config.init_from)
-      workdir_lib.check(config, workdir, data, NEUTRAL)
-      if Result("", config.seed, config, workdir).complete():
-        print(f"  finished before: {workdir}")
-        return ""
-      print(f"  finished before, but some results are lost: {workdir}", flush=True)
-    loop.train(config, workdir)  # of a finished run this restores lost results
-    finished.touch()
-  except Stopped:
-    raise
-  except Exception as error:
-    text = explain(error)
-    if text is None:
-      traceback.print_exc()  # ours, not the user's
-      text = f"{type(error).__name__}: {error}"
-    text = text.strip().splitlines()[0]
-    print(f"  failed: {text}", flush=True)
-    return text
-  return ""
+def run(
+  study: Study, pool: str | os.PathLike, start: Callable | None = None, jobs: int = 1
+) -> list[Result]:
+  """Trains the missing runs, in the order of seeds; one that fails does not stop the rest.
+
+  A finished run is not trained again, an interrupted one resumes where it stopped, one of other
+  data or of other defaults is an error of that run. A run that another process trains meanwhile
+  comes last; its result is used.
+
+  Args:
+    study: Study.
+    pool: see `plan`.
+    start: function of a Result that starts its training elsewhere and returns a task, see
+      `segjax.engines`; None: this process trains.
+    jobs: tasks at a time; 0: as many as there are runs.
+
+  Returns:
+    list of Result, by variant, then seed.
+
+  Raises:
+    Stopped: after SIGTERM or Ctrl-C; the same study resumes later.
+    UserError: see `plan`.
+  """
+  results = plan(study, pool)
+  for r in results:
+    if r.error:
+      print(f"{r.variant}, seed {r.seed}: {r.error}", flush=True)
+  queue = sorted((r for r in results if not r.error), key=lambda r: study.seeds.index(r.seed))
+  errors = pool_lib.work_off(queue, start or pool_lib.train_here, jobs)
+  return [dataclasses.replace(r, error=r.error or errors[r.workdir]) for r in results]

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from segjax import config as config_lib
 from segjax import models, ranges
+from segjax.claims import TakenOver
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.training import (
@@ -97,8 +98,9 @@ def train(  # noqa: PLR0912, PLR0915
     opened = lambda part: stack.enter_context(contextlib.closing(part))  # noqa: E731
 
     # -------------------------------------------------------------------- workdir and restore
+    held = None
     if jax.process_index() == 0:
-      stack.enter_context(workdir_lib.locked(workdir))
+      held = stack.enter_context(workdir_lib.locked(workdir))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
     class_weights = getattr(task, "class_weights", ())
     needed = _megabytes(abstract) * 4
@@ -173,6 +175,8 @@ def train(  # noqa: PLR0912, PLR0915
           stop.check()
           stopping = stop.signal  # read once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
+            if held:
+              held.check()
             log.write()
             metrics = None
             if plan.evaluates(step):
@@ -187,7 +191,7 @@ def train(  # noqa: PLR0912, PLR0915
         _finish_writing(checkpoints, evaluator, progress)
         header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
       except Exception as error:
-        if step > first and not isinstance(error, Stopped | NotFinite):
+        if step > first and not isinstance(error, Stopped | NotFinite | TakenOver):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
     if stop.signal:  # during the last step: no step is left, but the work after it must not begin

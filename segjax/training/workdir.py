@@ -6,12 +6,10 @@ import contextlib
 import dataclasses
 import glob
 import hashlib
-import os
 import shutil
-import socket
 
+from segjax import claims, models, own_code, textfiles
 from segjax import config as config_lib
-from segjax import models, own_code, textfiles
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
 from segjax.training import class_balance, initial, optim
@@ -210,41 +208,24 @@ def check_path(folder):
 def locked(folder):
   """Context in which no other process trains in a folder, which is made if need be.
 
-  The lock belongs to the open file and so ends with its process, however that ends.
+  Yields:
+    claims.Claim; its `check` goes before what would damage another process's run.
 
   Raises:
-    UserError: another process holds it, or the folder cannot be written to.
+    claims.InUse: another process holds it.
+    UserError: the folder cannot be written to.
   """
   check_path(folder)
-  file = folder / "lock"
   with _writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    _lock(descriptor, folder)
-    yield
+    held = claims.claim(folder)
+  except claims.InUse as error:
+    raise claims.InUse(f"{error}; wait for its end, stop it, {ELSEWHERE}") from None
+  try:
+    yield held
   finally:
-    os.close(descriptor)
-
-
-def _lock(descriptor, folder):
-  try:
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "another process"
-    raise UserError(
-      f"{folder} is in use: {holder} trains in it; wait for its end, stop it, {ELSEWHERE}"
-    ) from None
-  except (ImportError, OSError) as error:  # no flock on this system or file system
-    print(
-      f"  warning     {folder} cannot be locked ({error}); do not train in it twice at a time",
-      flush=True,
-    )
-  with _writing(folder):
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    held.release()
 
 
 def begun(folder):
