@@ -127,7 +127,6 @@ class Experiment:
     how = dict(augment=self.augment, measure=measure)
     return steps.make_eval_step(self.model, self.task, **self._images(), **how)
 
-
   @programs.shared
   def predict_step(self):
     """See `steps.make_predict_step`."""
