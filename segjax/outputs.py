@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from segjax import inference, legends, textfiles
+from segjax import hosts, inference, legends, textfiles
 from segjax.data import sources
 from segjax.errors import UserError, writing
 from segjax.stopping import STOP
@@ -52,7 +52,7 @@ def evaluate_run(workdir, experiment, state, data, split):
     UserError: no label of the split is scored, or the file cannot be written.
   """
   batches = input_pipeline.eval_batches(experiment.config, data.source)
-  sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  sums = evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
   for warning in coverage.of_sums(split, experiment.labels.names, sums):
     print(f"  warning: {warning}")
   step = int(state.step)
@@ -67,6 +67,8 @@ def evaluate_run(workdir, experiment, state, data, split):
     digest=data.digest,
     as_at_training=not data.changed,
   )
+  if not hosts.is_first():
+    return sums, file
   with writing(file):
     textfiles.write_state(file, about | finite(experiment.task.summary(sums)), indent=2)
   return sums, file

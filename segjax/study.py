@@ -31,7 +31,7 @@ __all__ = ["Result", "Study", "changes", "identity", "make_config", "override", 
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
-  "data.source.data_dir",
+  "data.source.data_dir", "mesh.",
 )  # fmt: skip
 
 

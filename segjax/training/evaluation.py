@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from segjax import textfiles
+from segjax import hosts, textfiles
 from segjax.errors import UserError, writing
-from segjax.training import steps
+from segjax.training import devices, steps
 from segjax.training.state import TrainState
 
 __all__ = ["evaluate", "read_sums"]
@@ -46,17 +46,31 @@ def evaluate(
     eval_step: result of `steps.make_eval_step`.
     state: TrainState.
     batches: result of `pipeline.eval_batches`.
-    mesh: mesh of the devices.
+    mesh: mesh of the eval step; of several processes either all devices, or those of each, which
+      then has batches of its own.
 
   Returns:
     dict of numpy sums, see the task's `statistics`.
   """
   total, running = None, None
+  alone = devices.is_local(mesh)
+  state = devices.to_local(state, mesh) if alone else state
   for batch in batches:
     previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
     if previous is not None:
       total = add_sums(total, jax.device_get(previous))
-  return add_sums(total, jax.device_get(running))
+  if running is not None:  # else this process has no example
+    total = add_sums(total, jax.device_get(running))
+  return _sum_of_processes(total) if alone else total
+
+
+def _sum_of_processes(total):
+  """The sums of all processes, which have different examples."""
+  plain = total and {k: (v.dtype.str, v.tolist()) for k, v in total.items()}
+  whole = None
+  for part in filter(None, hosts.exchange(plain)):
+    whole = add_sums(whole, {k: np.array(v, dtype) for k, (dtype, v) in part.items()})
+  return whole
 
 
 def write_sums(workdir, step, sums):

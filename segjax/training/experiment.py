@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
-from segjax.training import class_balance, freezing, optim, steps
+from segjax.training import class_balance, devices, freezing, optim, steps
 from segjax.training.state import init_state
 
 
@@ -51,21 +50,22 @@ class Experiment:
   frozen: tuple[str, ...] = ()
 
   def init(self):
-    """A fresh, replicated TrainState, with the weights of `config.init_from` if it names some.
+    """A fresh TrainState, with the weights of `config.init_from` if it names some.
 
     Returns:
       (TrainState, weights.Report or None).
     """
-    shardings = steps.replicated(self.mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
     state = jax.jit(self._init, out_shardings=shardings)(steps.key_bits(self.config.seed))
     c = self.config
     if not c.init_from:
       return state, None
-    variables = dict(params=state.params, batch_stats=state.batch_stats)
+    variables = devices.to_host(dict(params=state.params, batch_stats=state.batch_stats))
     from segjax.training import initial  # which needs orbax
 
     loaded, report = initial.load_initial(c.init_from, c.init_part, variables)
-    loaded = jax.device_put(loaded, shardings)
+    places = dict(params=shardings.params, batch_stats=shardings.batch_stats)
+    loaded = jax.device_put(loaded, places)
     params, batch_stats = loaded["params"], loaded["batch_stats"]
     state = state.replace(params=params, batch_stats=batch_stats)
     if state.ema_params is not None:
@@ -75,11 +75,19 @@ class Experiment:
 
   def abstract_state(self):
     """Shapes, dtypes and shardings of the state, for restoring."""
-    sharding = steps.replicated(self.mesh)
+    shapes = jax.eval_shape(self._init, steps.key_bits(self.config.seed))
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._init, steps.key_bits(self.config.seed)),
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      shapes,
+      devices.of_state(shapes, self.mesh, fsdp=self.config.mesh.fsdp),
     )
+
+  def _places(self):
+    """The mesh, and the shardings of the state where they are not copies on all of its devices."""
+    if not self.config.mesh.fsdp:
+      return dict(mesh=self.mesh)
+    sharding = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+    return dict(mesh=self.mesh, state_sharding=sharding)
 
   def _init(self, bits):
     c = self.config
@@ -98,6 +106,7 @@ class Experiment:
       augment=self.augment,
       batch_augment=self.batch_augment,
       ema_decay=self.ema_decay,
+      accumulate_steps=c.optimizer.get("accumulate_steps", 1),
       frozen=self.frozen,
       seed=c.seed,
       aux_weight=c.aux_weight,
@@ -106,9 +115,17 @@ class Experiment:
       multi_step=multi_step,
     )
 
+  def eval_mesh(self):
+    """The mesh of evaluations: each process's own where images differ in size among them."""
+    apart = jax.process_count() > 1 and self.config.data.eval_fit == "full"
+    return devices.local_mesh() if apart else self.mesh
+
   def eval_step(self):
-    """See `steps.make_eval_step`."""
-    return steps.make_eval_step(self.model, self.task, **self._images(), augment=self.augment)
+    """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
+    how = self._images()
+    if devices.is_local(mesh := self.eval_mesh()):
+      how |= dict(mesh=mesh, state_sharding=None)
+    return steps.make_eval_step(self.model, self.task, **how, augment=self.augment)
 
   def predict_step(self):
     """See `steps.make_predict_step`."""
@@ -116,7 +133,7 @@ class Experiment:
 
   def _images(self):
     """Fields of all steps for images: their devices and their normalisation."""
-    return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
+    return dict(mean=self.config.data.mean, std=self.config.data.std) | self._places()
 
 
 def build(config, labels, steps_per_epoch=1, class_weights=None):
@@ -132,18 +149,18 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.
   """
-  devices = jax.devices()
-  mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
+  mesh = devices.mesh_of(config)
   make_task, loss, change = _check_names(config)
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
-  schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
+  count = config.optimizer.get("accumulate_steps", 1)  # the schedule counts updates
+  schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch / count, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
   if class_balance.rule(config):
-    fields["class_weights"] = class_weights or class_balance.count(config)
+    fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
-  schedule = optim.make_schedule(**schedule_fields, total_steps=total)
+  schedule = optim.make_schedule(**schedule_fields, total_steps=max(total // count, 1))
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
   frozen = ()
   if config.freeze:
@@ -161,7 +178,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     task,
     mesh,
     optimizer,
-    schedule,
+    schedule if count == 1 else lambda step: schedule(step // count),
     ema_decay=_make_ema_decay(config, task, total),
     augment=change,
     batch_augment=augment.make_batch_augment(**config.batch_augment),
