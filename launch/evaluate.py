@@ -32,6 +32,7 @@ BASELINE = flags.DEFINE_bool(
   "Also fits and scores a per-pixel logistic regression on colour and position.",
 )
 cli.define_own_code()
+cli.define_distributed()
 
 
 def main():

@@ -76,6 +76,18 @@ FIELDS = {
     "float32",
     "dtype of the computation; `bfloat16` and `float16` for a GPU, `float64`",
   ),
+  "mesh.data": (-1, "parts of a batch, each on devices of its own; -1: as many as there are"),
+  "mesh.space": (1, "devices that share the rows of each image: for images too large for one"),
+  "mesh.fsdp": (
+    False,
+    "divides parameters, optimiser state and averages over `mesh.data` too, instead of a copy on "
+    "each device",
+  ),
+  "optimizer.accumulate_steps": (
+    1,
+    "steps whose mean gradient makes one update; the schedule counts updates, all else steps of "
+    "`data.batch_size` images",
+  ),
   "aux_weight": (0.4, "weight of the loss of an auxiliary head, if the net has one"),
   "init_from": (
     "",
@@ -186,13 +198,13 @@ def default():
   from segjax import augment
   from segjax.training import optim
 
-  c = ml_collections.ConfigDict(dict(data={}, model={}))
+  c = ml_collections.ConfigDict(dict(data={}, mesh={}, model={}, optimizer={}))
   for name, (value, _) in FIELDS.items():
     part, _, field = name.rpartition(".")
     (c[part] if part else c)[field] = value
   c.data.source = data_source("road_scenes")
   set_task(c, "segmentation")
-  c.optimizer = dict(name="adam") | defaults_of(optim.make_shared)
+  c.optimizer = dict(name="adam") | _optimizer_defaults("adam")
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
   c.batch_augment = defaults_of(augment.make_batch_augment)
@@ -218,7 +230,7 @@ def settle_optimizer(c):
     return
   known, given = optim.settings(name), c.optimizer.to_dict()
   if set(SHARED) <= given.keys() and not set(SHARED) <= known.keys():
-    before = defaults_of(optim.make_shared)
+    before = _optimizer_defaults("adam")
     set_here = {k: given[k] != before[k] and k in known for k in SHARED}
     given = {k: v for k, v in given.items() if set_here.get(k, True)}
   with c.unlocked():
@@ -249,7 +261,8 @@ def change_optimizer(c, name):
 def _optimizer_defaults(name):
   from segjax.training import optim
 
-  return defaults_of(optim.make_shared) if name in THREE else optim.settings(name)
+  shared = defaults_of(optim.make_shared) | dict(accumulate_steps=1)
+  return shared if name in THREE else optim.settings(name)
 
 
 def defaults_of(function):

@@ -26,7 +26,7 @@ POLL = 0.5  # seconds between two looks at the tasks
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
-  "data.source.data_dir",
+  "data.source.data_dir", "mesh.",
 )  # fmt: skip
 
 

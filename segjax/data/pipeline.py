@@ -163,6 +163,25 @@ def _local(batch_size, process_index, process_count):
   return slice(process_index * local, (process_index + 1) * local), local
 
 
+class _Share(grain.MapDataset):
+  """A process's part of each batch, in the batch's order."""
+
+  def __init__(self, parent, part, batch_size):
+    """Takes the places `part`, a slice, of each `batch_size` elements of the parent."""
+    super().__init__(parent)
+    self._part, self._batch_size = part, batch_size
+    self._count = part.stop - part.start
+
+  def __len__(self):
+    return len(self._parent) // self._batch_size * self._count
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    batch, place = divmod(index, self._count)  # of all epochs, which have whole batches
+    return self._parent[batch * self._batch_size + self._part.start + place]
+
+
 def train_iterator(
   source,
   *,
@@ -179,7 +198,8 @@ def train_iterator(
   """Endless shuffled batches; the order is a pure function of (seed, step).
 
   Each epoch is a new permutation of which the last `len(source) % batch_size` examples are
-  left out. Processes see disjoint parts of the batches, crops too, that one process would see.
+  left out. Each process decodes its part alone of the batches that one process would see, so that
+  the devices of all get what those of one process would.
 
   Args:
     source: a `Resized`, or a `FullSize` with `crop`.
@@ -199,7 +219,7 @@ def train_iterator(
   Raises:
     UserError: fewer examples than a batch, or processes that do not divide the batch.
   """
-  _, local = _local(batch_size, process_index, process_count)
+  part, local = _local(batch_size, process_index, process_count)
   steps = len(source) // batch_size
   if not steps:
     raise UserError(
@@ -221,7 +241,8 @@ def train_iterator(
   else:
     examples = indices.map(load)
   # Here, not before the crops: each follows from its place among those of all processes.
-  examples = examples[process_index::process_count]
+  if process_count > 1:
+    examples = _Share(examples, part, batch_size)
   batches = examples.batch(local, drop_remainder=True)
   ahead = -(-prefetch // local)
   dataset = batches.repeat().to_iter_dataset(_threads(num_threads, ahead))
@@ -280,20 +301,29 @@ def eval_batches(
   return iter(batches.to_iter_dataset(_threads(num_threads, -(-prefetch // local))))
 
 
-def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
+def full_size_batches(
+  source,
+  *,
+  batch_size,
+  devices=1,
+  num_threads=2,
+  prefetch=16,
+  process_index=0,
+  process_count=1,
+):
   """Iterates once over every example of a `FullSize` source, batched with those of equal size.
 
   As many shapes as there are sizes come out, so the evaluation step compiles that often. The
   rest of a size at the end is filled with masked copies: to a whole batch where the size had one
   before, which needs no other shape, or else to no more than the devices need. Holds at most a
-  batch per size in memory.
+  batch per size in memory. Of several processes each has a part of the examples, and so batches and
+  shapes of its own.
 
   Args: see `train_iterator`.
     devices: number of devices that share a batch.
   """
-  examples = grain.MapDataset.range(len(source)).map(
-    lambda i: source[int(i)] | dict(index=np.int32(i))
-  )
+  ends = [len(source) * i // process_count for i in (process_index, process_index + 1)]
+  examples = grain.MapDataset.range(*ends).map(lambda i: source[int(i)] | dict(index=np.int32(i)))
   waiting, whole = {}, set()
   for example in examples.to_iter_dataset(_threads(num_threads, prefetch)):
     shape = example["image"].shape

@@ -22,6 +22,7 @@ from segjax.ops import cpu, gpu
 from segjax.ops.forms import PLAIN, choose, others
 from segjax.ops.llvm import Convolution
 from segjax.ops.platforms import is_plain
+from segjax.ops.rows import divides, undivided_rows
 
 # Of each slot, the axes that it shares with others and is not summed over with them.
 AXES = {
@@ -158,10 +159,16 @@ def _padded(x, pads, most):
 
 
 def _bind(wanted, spec, a, b):
-  """The slot `wanted` from the other two."""
+  """The slot `wanted` from the other two; maps of too few rows stay whole, see `rows`."""
+  c, maps = _shapes(a, b, wanted, spec), dict(zip(others(wanted), (a, b), strict=True))
+  few = (c.size, c.stride) != (1, 1) and not divides(c.height, c.out_size[0])
+  if few:
+    a, b = (x if slot == "kernel" else undivided_rows(x) for slot, x in maps.items())
   if is_plain():
-    return PLAIN.compute(wanted, a, b, _shapes(a, b, wanted, spec))
-  return conv_p.bind(*_alike(a, b), wanted=wanted, spec=spec)
+    y = PLAIN.compute(wanted, a, b, c)
+  else:
+    y = conv_p.bind(*_alike(a, b), wanted=wanted, spec=spec)
+  return undivided_rows(y) if few else y
 
 
 def _shapes(a, b, wanted, spec):

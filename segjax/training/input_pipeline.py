@@ -173,12 +173,9 @@ def eval_batches(config, source):
   """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
   data = config.data
   if isinstance(source, pipeline.FullSize):
-    if jax.process_count() > 1:
-      raise UserError(
-        f"data.eval_fit={data.eval_fit!r} works in one process; use 'resize' with several"
-      )
-    how = dict(batch_size=data.batch_size, devices=jax.device_count(), num_threads=data.threads)
-    return pipeline.full_size_batches(source, **how)
+    how = dict(batch_size=data.batch_size, num_threads=data.threads)
+    how |= dict(devices=jax.local_device_count())
+    return pipeline.full_size_batches(source, **how, **processes())
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()
   )

@@ -11,27 +11,28 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
-from segjax import models, ranges
+from segjax import hosts, models, ranges
 from segjax.claims import TakenOver
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.training import (
   class_balance,
   coverage,
+  devices,
   header,
   initial,
   input_pipeline,
   preflight,
-  steps,
 )
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training import writers as writers_lib
-from segjax.training.checkpoints import Checkpoints, NotFinite, Position
+from segjax.training.checkpoints import Checkpoints, NotFinite
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
 from segjax.training.log import Log
 from segjax.training.plan import make_plan
+from segjax.training.position import Position
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
 from segjax.training.state import TrainState
@@ -73,7 +74,7 @@ def train(  # noqa: PLR0912, PLR0915
   ranges.check(config)
   config_lib.check(config)
   writers_lib.check(config.writers)
-  steps.check_batch_size(config.data.batch_size, steps.make_mesh())
+  devices.check(config)
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
@@ -84,9 +85,9 @@ def train(  # noqa: PLR0912, PLR0915
   plan = make_plan(config, steps_per_epoch)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
+  class_weights = hosts.of_first(workdir_lib.kept_class_weights, config, workdir, labels)
   if class_weights is None and class_balance.rule(config):
-    class_weights = class_balance.count(config, train_source.source)
+    class_weights = hosts.of_first(class_balance.count, config, train_source.source)
   experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
@@ -98,27 +99,26 @@ def train(  # noqa: PLR0912, PLR0915
     opened = lambda part: stack.enter_context(contextlib.closing(part))  # noqa: E731
 
     # -------------------------------------------------------------------- workdir and restore
-    held = None
-    if jax.process_index() == 0:
-      held = stack.enter_context(workdir_lib.locked(workdir))
+    held = []  # by process 0
+    hosts.of_first(lambda: held.append(stack.enter_context(workdir_lib.locked(workdir))))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
-    class_weights = getattr(task, "class_weights", ())
-    needed = _megabytes(abstract) * 4
-    workdir_lib.prepare(config, workdir, labels, fingerprint, needed, class_weights)
+    hosts.check_same(fingerprint, "data")
+    of_run = labels, fingerprint, _megabytes(abstract) * 4, getattr(task, "class_weights", ())
+    hosts.of_first(workdir_lib.prepare, config, workdir, *of_run)
     best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
     checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
-    first = checkpoints.step_of("latest") or 0
+    first = hosts.of_first(checkpoints.step_of, "latest") or 0
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
     if first:
       state = checkpoints.restore(first, abstract, iterator)
     else:
       sources = train_source.source, val_source.source
-      warnings, counted = coverage.at_start(config, *sources, task.label_kind)
+      warnings, counted = hosts.of_first(coverage.at_start, config, *sources, task.label_kind)
       state, report = experiment.init()
       classes = initial.compare_classes(config.init_from, config.init_part, labels, task)
       report = "\n".join(filter(None, (report and str(report), classes)))
-    rows = read_metrics(workdir / "metrics.jsonl") if first else []
+    rows = hosts.of_first(read_metrics, workdir / "metrics.jsonl") if first else []
     rows = [r for r in rows if r["step"] <= first]
     writers = opened(Writers(config.writers, workdir, first_step=first))
     info = _info(state, plan, steps_per_epoch, train_source, val_source)
@@ -161,7 +161,7 @@ def train(  # noqa: PLR0912, PLR0915
       split = (input_pipeline.put_split(train_source, mesh, config.data.threads),)
 
     # -------------------------------------------------------------------- loop
-    step, position = first, Position.of(iterator)
+    step, position, stops = first, Position.of(iterator), hosts.stops(STOP)
     with STOP.patiently() as stop, profile:
       try:
         while step < plan.total:
@@ -173,10 +173,10 @@ def train(  # noqa: PLR0912, PLR0915
           profile.after(step, state)
           log.add(step, count, sums)
           stop.check()
-          stopping = stop.signal  # read once: one that comes from here on is for the next step
+          stopping = stops()  # asked once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
-            if held:
-              held.check()
+            for claim in held:
+              claim.check()
             log.write()
             metrics = None
             if plan.evaluates(step):
@@ -191,7 +191,8 @@ def train(  # noqa: PLR0912, PLR0915
         _finish_writing(checkpoints, evaluator, progress)
         header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
       except Exception as error:
-        if step > first and not isinstance(error, Stopped | NotFinite | TakenOver):
+        alone = jax.process_count() == 1  # others may not have come to this error
+        if step > first and alone and not isinstance(error, Stopped | NotFinite | TakenOver):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
     if stop.signal:  # during the last step: no step is left, but the work after it must not begin
@@ -201,11 +202,18 @@ def train(  # noqa: PLR0912, PLR0915
 
 @contextlib.contextmanager
 def _closing_all():
-  """An ExitStack; after an error, errors in closing are dropped: the first one counts."""
+  """An ExitStack; after an error, errors in closing are dropped: the first one counts.
+
+  After an error that others of several processes may not have nothing is closed, as that would wait
+  for them.
+  """
   with contextlib.ExitStack() as stack:
     try:
       yield stack
-    except BaseException:
+    except BaseException as error:
+      if jax.process_count() > 1 and not getattr(error, "of_all", False):
+        stack.pop_all()
+        raise
       with contextlib.suppress(Exception):
         stack.close()
       raise
@@ -214,7 +222,7 @@ def _closing_all():
 def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
   """Evaluates a restored state where its evaluation failed, or its files were lost."""
   done = checkpoints.evaluated(step)
-  whole = step < plan.total or step_of_sums(workdir) == step
+  whole = step < plan.total or hosts.of_first(step_of_sums, workdir) == step
   if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):
     metrics = evaluator.run(state, step)
     if not done:

@@ -23,7 +23,7 @@ ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
   "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
-  "data.source.folder", "data.source.data_dir", "pictures", "writers",
+  "data.source.folder", "data.source.data_dir", "mesh.", "pictures", "writers",
 )  # fmt: skip
 
 
@@ -111,7 +111,8 @@ def defaults(config):
   net |= dict(dtype="float32", param_dtype="float32")
   parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
   if own_code.is_own(config.optimizer.name):
-    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+    own = own_code.known_defaults(config.optimizer.name)
+    parts["optimizer"] = dict(accumulate_steps=1) | own
   elif config.optimizer.name not in config_lib.THREE:
     parts["optimizer"] = optim.settings(config.optimizer.name)
   return config_lib.flatten(parts)
