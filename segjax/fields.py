@@ -49,6 +49,11 @@ FIELDS = {
     False,
     "leaves out examples with a broken file and names them; else an error",
   ),
+  "data.max_pixels": (
+    0,
+    "pixels of the largest image that is read; 0: 178,956,970, Pillow's limit against files that "
+    "would fill the memory",
+  ),
   "data.fit": (
     "resize",
     "train images are resized to the size; `crop`: a random part of this size",

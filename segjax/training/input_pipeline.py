@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from segjax.config import RENAMED
-from segjax.data import checks, pipeline, sources
+from segjax.data import checks, decoding, pipeline, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
@@ -53,6 +53,7 @@ def make_source(config, split, *, training=False, labelled=True):
       f"{config.task.name!r}; use 'resize' or 'full'"
     )
   kind = task.label_kind_of(config.task)
+  decoding.set_limit(data.max_pixels)
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
   if data.skip_broken:
     total = len(source)

@@ -175,8 +175,6 @@ def train(  # noqa: PLR0912, PLR0915
           stop.check()
           stopping = stops()  # asked once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
-            for claim in held:
-              claim.check()
             log.write()
             metrics = None
             if plan.evaluates(step):
@@ -184,6 +182,8 @@ def train(  # noqa: PLR0912, PLR0915
                 before_evaluation()
               metrics = evaluator.run(state, step)
               progress.skip_time()
+            for claim in held:
+              claim.check()
             checkpoints.save(step, state, position, metrics)
           if stopping and step < plan.total:
             _finish_writing(checkpoints, evaluator, progress)

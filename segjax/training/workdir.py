@@ -16,13 +16,15 @@ from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
 
 DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
+MANY = 10**7  # names; beyond, those that follow a rule are not made one by one
+PART = 10**4  # names that are hashed at a time
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
+  "data.threads", "data.cache_mb", "data.feed", "data.device_mb", "data.max_pixels",
   "data.source.folder", "data.source.data_dir", "mesh.", "pictures", "writers",
 )  # fmt: skip
 
@@ -48,8 +50,14 @@ def fingerprint(train_source, val_source, init_from=""):
 
 def names_of(source):
   """[number, hash of the names] of the examples of a source of `input_pipeline`."""
-  text = "\n".join(map(str, source.source.names))
-  return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
+  names, digest = source.source.names, hashlib.sha256()
+  if len(names) > MANY and hasattr(names, "digest"):
+    return [len(source), hashlib.sha256(names.digest().encode()).hexdigest()[:16]]
+  for start in range(0, len(names), PART):
+    some = (names[i] for i in range(start, min(start + PART, len(names))))
+    text = ("\n" if start else "") + "\n".join(map(str, some))
+    digest.update(text.encode("utf-8", "surrogateescape"))
+  return [len(source), digest.hexdigest()[:16]]
 
 
 def contents_of(source):
