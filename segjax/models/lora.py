@@ -17,7 +17,7 @@ PARTS = ("lora_a", "lora_b")
 class LoRADense(nn.Module):
   """`nn.Dense` whose kernel is `kernel + lora_a @ lora_b`; the addition starts at 0.
 
-  Its scale is 1 whatever the rank, so that `merge` needs nothing but the parameters.
+  Its scale is 1, whatever the rank, so that `merge` needs nothing but the parameters.
 
   Attributes:
     features: output channels.
@@ -53,6 +53,18 @@ class LoRADense(nn.Module):
     return y
 
 
+def merged(net: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+  """The same net without additions, and its variables, in which they are part of the kernels.
+
+  Args:
+    net: with a field `lora_rank`; others, and those of rank 0, come back as they are.
+    variables: {"params": …, "batch_stats": …}.
+  """
+  if not getattr(net, "lora_rank", 0):
+    return net, dict(variables)
+  return net.clone(lora_rank=0), dict(variables) | dict(params=merge(variables["params"]))
+
+
 def merge(params: Mapping[str, Any]) -> dict[str, Any]:
   """Parameters of the same net with `lora_rank=0`: each addition becomes part of its kernel.
 
@@ -62,7 +74,7 @@ def merge(params: Mapping[str, Any]) -> dict[str, Any]:
   Returns:
     A new tree without them; kernels that had one are of NumPy.
   """
-  flat = flax.traverse_util.flatten_dict(params)
+  flat = flax.traverse_util.flatten_dict(dict(params))
   out = {k: v for k, v in flat.items() if k[-1] not in PARTS}
   for path in (k[:-1] for k in flat if k[-1] == PARTS[0]):
     kernel, a, b = (np.asarray(flat[*path, leaf]) for leaf in ("kernel", *PARTS))

@@ -12,6 +12,7 @@ import flax.traverse_util
 import numpy as np
 
 from segjax.errors import UserError
+from segjax.models import lora
 from segjax.weights.families import separated
 from segjax.weights.names import place
 from segjax.weights.torch_files import read_tensors
@@ -125,14 +126,23 @@ def load_variables(
   only: str = "",
   where: str | Path = "the variables",
 ) -> tuple[dict[str, Any], Report]:
-  """Copies the variables of another of our nets; see `load_torch`, whose report this gives too."""
+  """Copies the variables of another of our nets; see `load_torch`, whose report this gives too.
+
+  LoRA's additions become part of their kernels where the net has none.
+  """
   collections = ("params", "batch_stats")
+  if "params" in source and not _has_lora(variables["params"]):
+    source = dict(source) | dict(params=lora.merge(source["params"]))
   theirs, ours = (
     flax.traverse_util.flatten_dict({k: v[k] for k in collections if k in v}, sep="/")
     for v in (source, variables)
   )
   entries = {key: (key if key in ours else None, np.asarray(v)) for key, v in theirs.items()}
   return _copy(entries, variables, ours, where, only)
+
+
+def _has_lora(params):
+  return any(path[-1] in lora.PARTS for path in flax.traverse_util.flatten_dict(params))
 
 
 def _copy(entries, variables, ours, where, only):
