@@ -100,6 +100,23 @@ def kitti():
   return folder
 
 
+def torchvision_models():
+  """torchvision.models; its compiled extension may be missing, then operators are declared."""
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  try:
+    import torchvision
+  except ModuleNotFoundError:
+    pytest.skip("torchvision is not installed: pip install --no-deps torchvision==0.28.0")
+  except RuntimeError:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+      library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+    torchvision.declared = library
+  return torchvision.models
+
+
 def eight_devices():
   """XLA_FLAGS for eight virtual devices."""
   return f"{FAST_COMPILATION} --xla_force_host_platform_device_count=8"

@@ -8,7 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import models, ops
-from segjax.models import attention, efficientnet, layers, mobilenet, resnet, segformer, vgg, vit
+from segjax.models import (
+  attention,
+  convnext,
+  dinov2,
+  dinov3,
+  efficientnet,
+  layers,
+  mobilenet,
+  resnet,
+  segformer,
+  swin,
+  vgg,
+  vit,
+)
 
 # A shallow member of each family of backbones: name -> (constructor, the backbone it is like).
 SHALLOW = {
@@ -28,6 +41,16 @@ SHALLOW = {
     "efficientnet_lite0",
   ),
 }
+SHALLOW["shallow_resnetd"] = partial(resnet.ResNet, (1, 1, 1, 1), pooled=True), "resnet18"
+FOUR = dict(depths=(1, 1, 1, 1), widths=(4, 4, 8, 8))
+SHALLOW["shallow_convnext"] = partial(convnext.ConvNeXt, **FOUR), "convnext_tiny"
+FOUR |= dict(responses=True)
+SHALLOW["shallow_convnextv2"] = partial(convnext.ConvNeXt, **FOUR), "convnextv2_tiny"
+FOUR = dict(depths=(2, 1, 1, 1), width=4, num_heads=(1, 2, 2, 2), window=2)
+SHALLOW["shallow_swin"] = partial(swin.Swin, **FOUR), "swin_t"
+DINO = dict(depth=1, width=16, num_heads=2)
+SHALLOW["shallow_dinov2"] = partial(dinov2.DinoV2, **DINO, grid=3), "dinov2_vits14"
+SHALLOW["shallow_dinov3"] = partial(dinov3.DinoV3, **DINO, registers=1), "dinov3_vits16"
 SHALLOW["shallow_vit"] = (partial(models.vit_tiny, depth=1, width=12, grid=3), "vit_tiny")
 
 
@@ -73,6 +96,20 @@ class TinyMobile(layers.Layered):
     return features
 
 
+class TinyConvNeXt(layers.Layered):
+  """A ResNet-D's stem and shortcut, then a block of each ConvNeXt."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    pooled = self.build(resnet.BasicBlock, 8, 2, pooled=True)(image, train=train)
+    features = [image, pooled]
+    for responses in (False, True):
+      blocks = dict(depths=(1,), widths=(8,), responses=responses, drop_path=0.5)
+      x = self.build(convnext.ConvNeXt, **blocks)(features[-1], train=train)
+      features += x[1:]
+    return features
+
+
 class Light(layers.Layered):
   """A strided convolution per stride, for tests of a net's head."""
 
@@ -92,8 +129,15 @@ TINY = {
   "light": (Light, layers.MeanHead),
   "tiny_resnet": (TinyResNet, layers.MeanHead),
   "tiny_mobile": (TinyMobile, layers.MeanHead),
+  "tiny_convnext": (TinyConvNeXt, convnext.NormHead),
+  "tiny_swin": (
+    partial(swin.Swin, (2, 1), 8, (1, 2), window=3, drop_path=0.5),
+    swin.SwinHead,
+  ),
   "tiny_vgg": (partial(vgg.VGG, (1, 1), True), layers.MeanHead),
   "tiny_cnn": (partial(models.small_cnn, widths=(6, 8)), layers.MeanHead),
+  "tiny_dinov2": (partial(dinov2.DinoV2, **DINO, grid=3, registers=1), layers.MeanHead),
+  "tiny_dinov3": (partial(dinov3.DinoV3, **DINO, registers=1), layers.MeanHead),
   "tiny_vit": (partial(vit.ViT, depth=1, width=12, grid=3), layers.MeanHead),
 }
 LIGHT = dict(num_classes=3, backbone="light")
@@ -103,8 +147,12 @@ NETS = {
   "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
   "backbone_unet": LIGHT | dict(widths=(8, 8, 4)),
   "classifier/cnn": LIGHT | dict(backbone="tiny_cnn"),
+  "classifier/convnext": LIGHT | dict(backbone="tiny_convnext"),
+  "classifier/dinov2": LIGHT | dict(backbone="tiny_dinov2"),
+  "classifier/dinov3": LIGHT | dict(backbone="tiny_dinov3", lora_rank=2),
   "classifier/mobile": LIGHT | dict(backbone="tiny_mobile"),
   "classifier/resnet": LIGHT | dict(backbone="tiny_resnet"),
+  "classifier/swin": LIGHT | dict(backbone="tiny_swin"),
   "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
   "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
   "deeplabv3": LIGHT | dict(aux=True, output_stride=16, rates=(1, 2, 9), head_features=8),
@@ -203,7 +251,7 @@ def random_variables(net):
   rng = np.random.default_rng(0)
 
   def draw(path, x):
-    if path[-1].key in ("scale", "var"):
+    if path[-1].key in ("scale", "var", "gamma"):
       return np.ones(x.shape, np.float32)
     if path[-1].key != "kernel" and x.ndim < 2:
       return np.zeros(x.shape, np.float32)

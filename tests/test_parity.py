@@ -1,17 +1,21 @@
 """The same weights give torchvision's outputs, and its batch statistics after a training step."""
 
+import re
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import torchvision_models
 from light import random_variables, shapes
 
 from segjax import models, ops, weights
 
 pytestmark = pytest.mark.torch
 
-CLASSIFIERS = [b for b in models.BACKBONES if b.startswith(("res", "vgg", "mobile"))]
+FAMILIES = ("convnext_", "mobile", "res", "swin", "vgg")
+CLASSIFIERS = [b for b in models.BACKBONES if b.startswith(FAMILIES) and not re.search(r"\dd$", b)]
 # Compared by numbers: a net of each kind of block and a head of each kind. The others have more
 # blocks of the same kinds, as their exact counts and their names say.
 COMPUTED = (
@@ -32,20 +36,7 @@ SEGMENTERS = {
 
 @pytest.fixture(scope="module")
 def vision():
-  """torchvision; its compiled extension may be missing, then two operators are declared for it."""
-  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
-  try:
-    import torchvision
-  except ModuleNotFoundError:
-    pytest.skip("torchvision is not installed: pip install --no-deps torchvision==0.28.0")
-  except RuntimeError:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-      library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-
-    torchvision.declared = library
-  return torchvision.models
+  return torchvision_models()
 
 
 def build(vision, name):

@@ -19,6 +19,17 @@ from segjax.models import __main__ as printed_costs
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 BACKBONES = tuple(models.BACKBONES)
+# The others of these families have more and wider blocks of the same kinds.
+FAMILIES = dict(
+  convnext_="convnext_tiny",
+  convnextv2_="convnextv2_atto",
+  dinov2_="dinov2_vits14_reg",
+  dinov3_="dinov3_vits16",
+  swin_="swin_t",
+)
+DISTINCT = tuple(
+  b for b in BACKBONES if not b.startswith(tuple(FAMILIES)) or b in FAMILIES.values()
+)
 COSTED = (None, "resnet18", "vgg11_bn", "mit_b0", "mobilenet_v3_small", "efficientnet_lite0")
 GOLDEN = Path(__file__).with_name("golden_names.json")
 AERIAL = dict(
@@ -62,6 +73,7 @@ MORE_COUNTS = [  # of nets that take a second and more to trace
   ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small", aspp=False), 3_918_760),
   ("deeplabv3", FLOOD | dict(backbone="mobilenet_v3_small"), 8_935_976),
 ]
+NO_STRIDE_2 = ("convnext", "convnextv2", "dinov2", "dinov3", "mit", "swin")
 # Gradients that are 0 whatever the loss: a softmax does not see a shift of all scores, and batch
 # norm none of its inputs.
 ZERO = re.compile(r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
@@ -69,8 +81,8 @@ ZERO = re.compile(r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
 DETERMINISTIC = (
-  "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s", "projection", "unet/group",
-  "unet/no_skip",
+  "classifier/dinov2", "classifier/dinov3", "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s",
+  "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("encoder_decoder", "unet")
@@ -149,11 +161,11 @@ def test_net(name):
   assert 0 < np.abs(close - logits).max() < 0.1 * np.abs(logits).max() + 0.02
 
 
-@pytest.mark.parametrize("name", marked((*SHALLOW, *BACKBONES), LIGHT_BACKBONES))
+@pytest.mark.parametrize("name", marked((*SHALLOW, *DISTINCT), LIGHT_BACKBONES))
 def test_backbone_strides(name):
   cases = [(32, (64, 96)), (32, (97, 131)), (32, (20, 9))]
   family = name.removeprefix("shallow_").split("_")[0]
-  if family not in ("small", "vit", "mit"):
+  if family not in ("convnext", "convnextv2", "mit", "small", "swin", "vit"):
     cases += [(16, (97, 131)), (8, (20, 9))]
   for output_stride, size in cases:
     net = models.make_backbone(name, output_stride=output_stride)
@@ -164,13 +176,14 @@ def test_backbone_strides(name):
     assert len(features) == dict(small=3, vit=4).get(family, 6)
     for i, feature in enumerate(features):
       if feature is None:
-        assert family == "mit" and i == 1
+        assert family in NO_STRIDE_2 and i == 1
         continue
       stride = min(2**i, output_stride)
       if family in ("vgg", "vgg11", "vgg16", "small"):
         least = 4 if family == "small" else 32
         want = tuple(max(n, least) // stride for n in size)
       else:
+        stride = 14 if (family, stride) == ("dinov2", 16) else stride  # the patches' own grid
         want = tuple(-(-n // stride) for n in size)
       assert feature.shape[1:3] == want, (output_stride, size, i)
 
@@ -313,7 +326,7 @@ def outline(tree):
 
 def current_names():
   nets = {n: models.make(n) for n in models.names()}
-  nets |= {b: models.make("classifier", backbone=b) for b in BACKBONES}
+  nets |= {b: models.make("classifier", backbone=b) for b in DISTINCT}
   return {name: {k: outline(v) for k, v in shapes(net).items()} for name, net in nets.items()}
 
 

@@ -11,7 +11,19 @@ import flax.linen as nn
 import jax
 
 from segjax.errors import UserError, choose
-from segjax.models import efficientnet, mobilenet, resnet, segformer, small_cnn, vgg, vit
+from segjax.models import (
+  convnext,
+  dinov2,
+  dinov3,
+  efficientnet,
+  mobilenet,
+  resnet,
+  segformer,
+  small_cnn,
+  swin,
+  vgg,
+  vit,
+)
 from segjax.models.layers import Layered, MeanHead
 
 # Name: (backbone, its classifier's head).
@@ -20,6 +32,9 @@ BACKBONES = {
   "resnet34": (resnet.resnet34, MeanHead),
   "resnet50": (resnet.resnet50, MeanHead),
   "resnet101": (resnet.resnet101, MeanHead),
+  "resnet18d": (resnet.resnet18d, MeanHead),
+  "resnet50d": (resnet.resnet50d, MeanHead),
+  "resnet101d": (resnet.resnet101d, MeanHead),
   "resnext50_32x4d": (resnet.resnext50_32x4d, MeanHead),
   "resnext101_64x4d": (resnet.resnext101_64x4d, MeanHead),
   "vgg11_bn": (vgg.vgg11_bn, vgg.VGGHead),
@@ -28,9 +43,17 @@ BACKBONES = {
   "mobilenet_v3_small": (mobilenet.mobilenet_v3_small, partial(mobilenet.MobileNetV3Head, 1024)),
   "mobilenet_v3_large": (mobilenet.mobilenet_v3_large, partial(mobilenet.MobileNetV3Head, 1280)),
   "efficientnet_lite0": (efficientnet.efficientnet_lite0, efficientnet.EfficientNetHead),
+  "efficientnet_lite1": (efficientnet.efficientnet_lite1, efficientnet.EfficientNetHead),
+  "efficientnet_lite2": (
+    efficientnet.efficientnet_lite2,
+    partial(efficientnet.EfficientNetHead, dropout=0.3),
+  ),
   "vit_tiny": (vit.vit_tiny, MeanHead),
   "small_cnn": (small_cnn.small_cnn, small_cnn.SmallCNNHead),
   **{name: (mit, segformer.MiTHead) for name, mit in segformer.BACKBONES.items()},
+  **{name: (net, convnext.NormHead) for name, net in convnext.BACKBONES.items()},
+  **{name: (net, swin.SwinHead) for name, net in swin.BACKBONES.items()},
+  **{name: (net, MeanHead) for name, net in (dinov2.BACKBONES | dinov3.BACKBONES).items()},
 }
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation.
+"""EfficientNet-Lite: EfficientNet (Tan and Le, ICML 2019) without squeeze-and-excitation.
 
 ReLU6 in place of swish, TensorFlow's "SAME" padding (an even size with stride 2 is padded at the
 bottom and right only), batch norm with epsilon 1e-3. Its weights expect (image - 127) / 128 of
@@ -7,6 +7,7 @@ values up to 255, which is `data.mean` 127/255 and `data.std` 128/255 of images 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from segjax import ops
 from segjax.models.conv import Conv
 from segjax.models.layers import BatchNorm, Layered, dilate
 
-# Repeats, kernel size, stride, expansion, output channels.
+# Repeats, kernel size, stride, expansion, output channels; of Lite0.
 STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -67,7 +68,7 @@ class MBConv(Layered):
 
 
 class EfficientNetLite0(Layered):
-  """The convolutional part of EfficientNet-Lite0.
+  """The convolutional part of EfficientNet-Lite0; with other stages of a larger one.
 
   Attributes:
     stages: rows of `STAGES`.
@@ -81,7 +82,7 @@ class EfficientNetLite0(Layered):
   def __call__(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
     """f32[B,H,W,C] -> features, index i at stride min(2^i, output_stride).
 
-    Channels: the image's own, 16, 24, 40, 112 and 320, each the last of its stride.
+    Channels of Lite0: the image's own, 16, 24, 40, 112 and 320, each the last of its stride.
     """
     biased = self.norm == "none"
     stem = self.build(Conv, 32, 3, 2, padding="SAME", use_bias=biased, name="conv_stem")
@@ -108,13 +109,15 @@ class EfficientNetLite0(Layered):
 
 
 class EfficientNetHead(Layered):
-  """1x1 convolution to 1280 channels, average pooling, dropout 0.2, a dense layer.
+  """1x1 convolution to 1280 channels, average pooling, dropout, a dense layer.
 
   Attributes:
     num_classes: classes.
+    dropout: rate.
   """
 
   num_classes: int = 1000
+  dropout: float = 0.2
 
   @nn.compact
   def __call__(self, features: list[jax.Array], *, train: bool) -> jax.Array:
@@ -123,8 +126,25 @@ class EfficientNetHead(Layered):
     x = self.normed(features[-1], conv, "bn1", train=train, own=NORM)
     x = self.activated(x, nn.relu6).mean((1, 2))
     self.sow("intermediates", "penultimate", ops.wide(x))
-    x = nn.Dropout(0.2, deterministic=not train)(x)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return ops.wide(self.build(nn.Dense, self.num_classes, name="fc")(x))
 
 
+def _scaled(depth, width=1.0):
+  """`STAGES` with more repeats in all but the first and the last, and more channels in all."""
+  ends = (0, len(STAGES) - 1)
+  return tuple(
+    (repeats if i in ends else math.ceil(repeats * depth), *row, _multiple_of_8(channels * width))
+    for i, (repeats, *row, channels) in enumerate(STAGES)
+  )
+
+
+def _multiple_of_8(channels):
+  """The nearest multiple of 8 that is not more than a tenth below."""
+  near = max(8, int(channels + 4) // 8 * 8)
+  return near if near >= 0.9 * channels else near + 8
+
+
 efficientnet_lite0 = EfficientNetLite0
+efficientnet_lite1 = partial(EfficientNetLite0, _scaled(1.1))
+efficientnet_lite2 = partial(EfficientNetLite0, _scaled(1.2, 1.1))

@@ -60,6 +60,8 @@ class Layered(nn.Module, kw_only=True):
     activation: None, a name of `ACTIVATIONS` or a function of arrays; gates and attention keep
       their own.
     kernel_init: initializer of all kernels: None, a name of `conv.INITS` or a Flax initializer.
+    lora_rank: rank of the additions to kernels of attention, see `lora`; 0 for none. Only a
+      transformer of `dinov2` or `dinov3` has such kernels.
     dtype: compute dtype. Logits are float32, or wider where this is.
     param_dtype: dtype of the parameters; running statistics are float32 at least.
   """
@@ -67,6 +69,7 @@ class Layered(nn.Module, kw_only=True):
   norm: str | Callable | None = None
   activation: str | Callable | None = None
   kernel_init: str | Callable | None = None
+  lora_rank: int = 0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -78,7 +81,7 @@ class Layered(nn.Module, kw_only=True):
     """
     takes = inspect.signature(maker).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    own = {"norm", "activation", "kernel_init", "dtype", "param_dtype"} - fields.keys()
+    own = {"norm", "activation", "kernel_init", "lora_rank", "dtype", "param_dtype"} - fields.keys()
     own -= getattr(maker, "keywords", {}).keys()
     for field in own:
       if getattr(self, field) is not None and (takes_all or field in takes):

@@ -186,12 +186,14 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = optim.make_schedule(**schedule_fields, total_steps=max(total // count, 1))
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
-  frozen = ()
-  if config.freeze:
+  frozen, lora_rank = (), getattr(model, "lora_rank", 0)
+  if config.freeze or lora_rank:
     shapes = jax.eval_shape(
       lambda: model.init(jax.random.key(0), jnp.zeros((1, *config.data.size, 3)), train=False)
     )
     frozen = freezing.frozen_names(config.freeze, shapes["params"])
+    freezing.check_lora(lora_rank, shapes["params"])
+  if frozen:
     optimizer = optax.multi_transform(
       dict(trained=optimizer, frozen=optax.set_to_zero()), lambda p: freezing.labels(p, frozen)
     )

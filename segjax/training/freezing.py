@@ -10,10 +10,13 @@ import jax
 
 from segjax.errors import UserError
 from segjax.models.layers import BatchNorm
+from segjax.models.lora import PARTS
 
 
 def frozen_names(pattern, params):
   """Names of the parameters that a regular expression finds, all with "/" between their parts.
+
+  LoRA's additions are never among them: `^backbone/` freezes the kernels that they are added to.
 
   Args:
     pattern: searched for in names such as "backbone/layer1_0/conv1/kernel"; "" for none.
@@ -26,7 +29,7 @@ def frozen_names(pattern, params):
     return ()
   names = list(flax.traverse_util.flatten_dict(params, sep="/"))
   try:
-    found = tuple(n for n in names if re.search(pattern, n))
+    found = tuple(n for n in names if re.search(pattern, n) and not n.endswith(PARTS))
   except re.error as error:
     raise UserError(f"freeze {pattern!r} is not a regular expression: {error}") from None
   if not found or len(found) == len(names):
@@ -34,6 +37,16 @@ def frozen_names(pattern, params):
     what = "nothing" if not found else "every parameter, so nothing is left to train"
     raise UserError(f"freeze {pattern!r} finds {what}; the net's parts are {tops}")
   return found
+
+
+def check_lora(rank, params):
+  """Raises a UserError where a net has a `lora_rank` above 0, but nothing that it adds to."""
+  names = flax.traverse_util.flatten_dict(params, sep="/")
+  if rank and not any(n.endswith(PARTS) for n in names):
+    raise UserError(
+      f"model.lora_rank is {rank}, but this net has no transformer of DINOv2 or DINOv3; leave it "
+      "at 0, or set model.backbone to one, such as dinov3_vits16"
+    )
 
 
 def stop_gradients(params, frozen):

@@ -11,6 +11,7 @@ import optax
 from segjax import own_code
 from segjax.errors import UserError, choose
 from segjax.fields import THREE
+from segjax.training.layer_decay import scale_by_layer
 
 # Of optax, but not for a training step that knows the gradient and a schedule alone.
 UNFIT = dict(
@@ -86,9 +87,9 @@ def make_optimizer(name, schedule, *, accumulate_steps=1, **fields):
     schedule: update -> learning rate.
     accumulate_steps: steps of a training whose mean gradient makes one update, with which the
       schedule counts; parameters change at each multiple of it alone.
-    **fields: of `make_shared`; or arguments of that function, and `weight_decay` and `clip_norm`,
-      which mean the same for all: an optimiser without a weight decay of its own has it added to
-      the gradient.
+    **fields: of `make_shared`; or arguments of that function, and `weight_decay`, `clip_norm` and
+      `layer_decay`, which mean the same for all: an optimiser without a weight decay of its own has
+      it added to the gradient.
 
   Returns:
     optax GradientTransformation.
@@ -106,13 +107,20 @@ def make_optimizer(name, schedule, *, accumulate_steps=1, **fields):
     return make_shared(name, schedule, **fields)
   make, what = factory(name), f"optimizer {name!r}"
   clip_norm, weight_decay = fields.pop("clip_norm", 0.0), fields.pop("weight_decay", 0.0)
+  layer_decay = fields.pop("layer_decay", 1.0)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   if "weight_decay" in own_code.arguments(make):
     fields["weight_decay"] = weight_decay
   elif weight_decay:
     parts.append(optax.add_decayed_weights(weight_decay))
   own_code.check_arguments(make, fields, what, ("learning_rate",))
-  return optax.chain(*parts, make(learning_rate=schedule, **fields))
+  return _chain(parts, make(learning_rate=schedule, **fields), layer_decay)
+
+
+def _chain(parts, optimizer, layer_decay):
+  """The parts before an optimiser, itself, and the factors of its updates."""
+  last = [] if layer_decay == 1 else [scale_by_layer(layer_decay)]
+  return optax.chain(*parts, optimizer, *last)
 
 
 def factory(name):
@@ -145,17 +153,26 @@ def settings(name):
   """
   found = own_code.defaults(factory(name))
   plain = {k: v for k, v in found.items() if isinstance(v, Real | str) and k != "learning_rate"}
-  return plain | dict(weight_decay=0.0, clip_norm=0.0, accumulate_steps=1)
+  return plain | dict(weight_decay=0.0, clip_norm=0.0, accumulate_steps=1, layer_decay=1.0)
 
 
 def make_shared(
-  name, schedule, *, momentum=0.9, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=0.0
+  name,
+  schedule,
+  *,
+  momentum=0.9,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-8,
+  weight_decay=0.0,
+  clip_norm=0.0,
+  layer_decay=1.0,
 ):
   """Builds one of the optimisers that share their fields.
 
   Args:
     name: "sgd" (with `momentum`), "adam" or "adamw"; or any other optimiser of optax, or
-      "package.module:function" of your own: the fields below but the last two are then those of
+      "package.module:function" of your own: the fields below but the last three are then those of
       that function.
     schedule: step -> learning rate.
     momentum: momentum of SGD.
@@ -165,6 +182,8 @@ def make_shared(
     weight_decay: for "sgd" and "adam" added to the gradient (L2, as in PyTorch), for "adamw"
       decoupled (Loshchilov and Hutter, ICLR 2019).
     clip_norm: largest global norm of the gradient; 0 for no clipping.
+    layer_decay: factor between the learning rates of neighbouring blocks of the backbone, the last
+      block's against the head's too; 0.65 to 0.9 to fine-tune a transformer, 1 for none.
 
   Returns:
     optax GradientTransformation.
@@ -177,4 +196,4 @@ def make_shared(
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   if weight_decay and name in ("sgd", "adam"):
     parts.append(optax.add_decayed_weights(weight_decay))
-  return optax.chain(*parts, choose(makers, name, "optimizer")())
+  return _chain(parts, choose(makers, name, "optimizer")(), layer_decay)

@@ -12,13 +12,16 @@ import flax.traverse_util
 import numpy as np
 
 from segjax.errors import UserError
+from segjax.models import lora
+from segjax.weights.families import separated
 from segjax.weights.names import place
 from segjax.weights.torch_files import read_tensors
 
 _HEAD = re.compile(r"^(head|aux_head)/")
 # The first convolution on the image, of every net and backbone of the library.
 _FIRST = re.compile(
-  r"^(backbone/)?(conv1|conv_stem|features_0(/0)?|patch_embed(dings_0_proj)?|down1/conv1)/kernel$"
+  r"^(backbone/)?(conv1(_0)?|conv_stem|downsample_layers_0_0|down1/conv1|features_0(/0)?|"
+  r"patch_embed(dings_0)?(_proj)?)/kernel$"
 )
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
 
@@ -81,10 +84,12 @@ def load_torch(
   """Copies a PyTorch state dict into the variables of one of our nets.
 
   Takes torchvision's names for backbones, classifiers, DeepLabv3, FCN and LR-ASPP, Hugging Face's
-  for SegFormer, and the file of EfficientNet-Lite0. A classifier's file fits the backbone of a
-  segmentation net. Kernels are transposed to Flax's layout; batch counters are left out. A prefix
-  of the names, such as "module." or "model.", is taken off where the names fit without it, and so
-  are the names that torch.compile and FSDP put in between; the report says so.
+  for SegFormer, those of the first publication, timm, torchvision and Hugging Face for DINOv2,
+  DINOv3, ConvNeXt and Swin (see `families`), and the files of EfficientNet-Lite. A classifier's
+  file fits the backbone of a segmentation net. A fused layer `qkv` is cut into entries `q`, `k` and
+  `v` first. Kernels are transposed to Flax's layout; batch counters are left out. A prefix of the
+  names, such as "module." or "model.", is taken off where the names fit without it, and so are the
+  names that torch.compile and FSDP put in between; the report says so.
 
   The first convolution of a file for images of three channels becomes that of a net for another
   number C as in timm: its sum over the channels for C = 1, else its channels in turn, times 3 / C.
@@ -106,7 +111,7 @@ def load_torch(
   ours = flax.traverse_util.flatten_dict(
     {k: v for k, v in variables.items() if k in ("params", "batch_stats")}, sep="/"
   )
-  tensors = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+  tensors = separated(tensors)
   where = source if isinstance(source, str | Path) else "the state dict"
   prefix, found = place(tensors, ours, only, where)
   entries = {key: (found.get(key), value) for key, value in tensors.items()}
@@ -121,14 +126,23 @@ def load_variables(
   only: str = "",
   where: str | Path = "the variables",
 ) -> tuple[dict[str, Any], Report]:
-  """Copies the variables of another of our nets; see `load_torch`, whose report this gives too."""
+  """Copies the variables of another of our nets; see `load_torch`, whose report this gives too.
+
+  LoRA's additions become part of their kernels where the net has none.
+  """
   collections = ("params", "batch_stats")
+  if "params" in source and not _has_lora(variables["params"]):
+    source = dict(source) | dict(params=lora.merge(source["params"]))
   theirs, ours = (
     flax.traverse_util.flatten_dict({k: v[k] for k in collections if k in v}, sep="/")
     for v in (source, variables)
   )
   entries = {key: (key if key in ours else None, np.asarray(v)) for key, v in theirs.items()}
   return _copy(entries, variables, ours, where, only)
+
+
+def _has_lora(params):
+  return any(path[-1] in lora.PARTS for path in flax.traverse_util.flatten_dict(params))
 
 
 def _copy(entries, variables, ours, where, only):

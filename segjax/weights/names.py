@@ -1,7 +1,8 @@
 """Names of PyTorch's entries -> names of our variables.
 
 They need no table by architecture: backbones and SegFormer carry the names of their source with
-underscores for dots, and a few rules below cover the heads.
+underscores for dots, and a few rules below cover the heads. Where several libraries have an
+encoder, `families` brings their names to one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import collections
 import re
 
 from segjax.errors import UserError
+from segjax.weights.families import common_names
 
 _KINDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # Names that torch.compile and FSDP put between those of modules.
@@ -70,6 +72,8 @@ def place(tensors, ours, only, where):
   for prefix in _prefixes(tensors):
     inner = {key: key[len(prefix) :] for key in tensors if key.startswith(prefix)}
     plain = {key: _WRAPPER.sub("", name) for key, name in inner.items()}
+    common = common_names(set(plain.values()))
+    plain = {key: common[name] for key, name in plain.items()}
     names, paths = set(plain.values()), {}
     for key, name in plain.items():
       module, _, kind = name.rpartition(".")
@@ -117,4 +121,5 @@ def _candidates(name, names):
   name = re.sub(r"^(segformer\.)?encoder\.", "backbone.", name)
   name = re.sub(r"^decode_head\.", "head.", name)
   name = re.sub(r"^backbone\.(\d)", r"backbone.features.\1", name)  # VGG and MobileNet cut out
-  return [c.replace(".", "_") for c in (name, f"backbone.{name}", f"head.{name}")]
+  found = (name, f"backbone.{name}", f"head.{name}")
+  return [c.strip(".").replace(".", "_") for c in found]

