@@ -132,6 +132,7 @@ TASK_FIELDS = dict(
   classification=(("top_k",), ("label_smoothing", "class_weights")),
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),
+  mask_classification=(("mask_steps",), ("cross_entropy", "mask", "dice", "no_object")),
   image_to_image=(("degrade",), ("l1", "l2", "content", "style", "features", "backbone")),
   rotation=((), ("label_smoothing",)),
   dino=(

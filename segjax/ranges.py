@@ -83,6 +83,8 @@ RANGES = {
   "loss.lovasz": (0, INF),
   "loss.boundary": (0, INF),
   "loss.attention": (0, INF),
+  "loss.mask": (0, INF),
+  "loss.no_object": (0, INF),
   "loss.l1": (0, INF),
   "loss.l2": (0, INF),
   "loss.content": (0, INF),
@@ -90,6 +92,8 @@ RANGES = {
   "task.temperature": ("above 0", INF),
   "task.teacher_steps": (0, INF),
   "task.teacher_epochs": (0, MOST_EPOCHS),
+  "task.mask_steps": (0, INF),
+  "task.mask_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
 }
 LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),

@@ -16,6 +16,8 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # Fields of a task's class that no config sets.
 LEFT_OUT = dict(
   class_query={"sigmoid", *fields.TASK_FIELDS["segmentation"][1]} - {"cross_entropy"},
+  mask_classification={"sigmoid", *fields.TASK_FIELDS["segmentation"][1]}
+  - {"cross_entropy", "dice"},
   rotation={"top_k", "class_weights"},
 )
 

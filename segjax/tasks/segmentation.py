@@ -27,7 +27,8 @@ MEANS = dict(
 TERMS = dict(
   cross_entropy="cross-entropy (nats)", focal="focal loss (nats)", ohem="hardest pixels (nats)",
   dice="Dice loss", jaccard="Jaccard loss", tversky="Tversky loss", lovasz="Lovasz loss",
-  boundary="boundary loss (pixels)", attention="loss of the attention (nats)", own="own loss",
+  boundary="boundary loss (pixels)", attention="loss of the attention (nats)",
+  mask="loss of masks (nats)", own="own loss",
 )  # fmt: skip
 
 
