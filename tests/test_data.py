@@ -435,7 +435,7 @@ def test_full_size_batches_see_every_example_once_by_size(devices, filled):
       height, width = sizes[i]
       assert (label[:height, :width] == i).all()
       assert (label == i).sum() == height * width
-      assert (image == i).all()  # the edge is repeated
+      assert (image == i).all()  # of one value, so whatever is mirrored
   assert sorted(seen) == list(range(len(sizes)))
   assert sum(len(b["valid"]) for b in batches) == filled
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from segjax.data import sizes, tiles
+from segjax.data import pipeline, sizes, tiles
 from segjax.errors import UserError
-from segjax.inference import Predictor, averaging, loading
+from segjax.inference import Predictor, View, averaging, loading
 
 TILE, REACH = (64, 96), 6  # pixels; the reach of the net below
 
@@ -76,6 +76,19 @@ def test_an_image_smaller_than_a_tile_is_mirrored():
   predict = Predictor(model(lambda x: seen.append(x) or blurred(x)), tile=TILE, batch_size=1)
   assert predict(image).label.shape == (40, 50)
   np.testing.assert_array_equal(seen[0][0, 40:64, :50], image[15:39][::-1])
+
+
+def test_evaluation_and_prediction_extend_an_image_alike():
+  image, seen = picture(40, 50), []
+  example = dict(image=image, label=np.zeros((40, 50), np.uint8))
+  recording = model(lambda x: seen.append(x[0]) or blurred(x), multiple=32)
+  Predictor(recording)(image)
+  full = pipeline.FullSize([example], 32, 0)[0]
+  np.testing.assert_array_equal(seen[-1], full["image"])
+  assert full["image"].shape == (64, 64, 3) and (full["label"][40:] == 255).all()
+  recording.view = View("native", (70, 80))  # of a run that is evaluated by the middle
+  Predictor(recording)(image)
+  np.testing.assert_array_equal(seen[-1], pipeline.CenterCrop([example], (70, 80), 0)[0]["image"])
 
 
 def test_lists_of_files_and_arrays_of_any_size(tmp_path):
