@@ -64,9 +64,8 @@ def test_a_png_in_strips_is_the_png_as_a_whole(tmp_path, mode):
   file = tmp_path / "x.png"
   image = Image.fromarray((smooth + picture(90, 70) // 64).astype(np.uint8)).convert(mode)
   image.save(file)
-  assert png.can_stream(file)
   source = png.PngRows(file)
-  assert (source.height, source.width) == (90, 70)
+  assert png.size_of(file) == (source.height, source.width) == (90, 70)
   np.testing.assert_array_equal(all_rows(source, 37), np.asarray(image.convert("RGB")))
 
 
@@ -78,7 +77,7 @@ def test_a_png_that_has_no_plain_rows_is_read_as_a_whole(tmp_path):
   exif[274] = 6
   turned = save(picture(9, 9), tmp_path / "turned.png", exif=exif)
   photo = save(picture(9, 9), tmp_path / "x.jpg")
-  assert not any(map(png.can_stream, (deep, one_bit, turned, photo)))
+  assert not any(map(png.size_of, (deep, one_bit, turned, photo)))
 
 
 @pytest.mark.parametrize("change", ["cut", "bit", "short"])
@@ -129,6 +128,17 @@ def test_pictures_written_in_parts_are_pictures(tmp_path):
     with Image.open(file) as found:
       np.testing.assert_array_equal(np.asarray(found), array)
       assert found.info["Software"] == "segjax"
+
+
+def test_an_image_beyond_pillows_limit_is_read_in_strips(tmp_path, monkeypatch):
+  monkeypatch.setattr(rows, "LARGE", 10**5)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+  image = picture(300, 400)
+  save(image, tmp_path / "in" / "a.png")
+  save(image, tmp_path / "in" / "b.bmp")
+  found = predict(tmp_path / "in", tmp_path / "out", net(tile=64))
+  assert [text.partition(": too large")[0] for text in found] == [str(tmp_path / "in" / "b.bmp")]
+  assert [row["file"] for row in table(tmp_path / "out")] == ["a.png"]
 
 
 LARGE_PREDICTION = """

@@ -163,6 +163,10 @@ def test_a_net_of_one_size_and_batch():
   predict = Predictor(net)
   assert predict.view.mode == "tiles"
   assert predict(image).label.shape == (150, 200)
+  net.view = View("native")
+  assert Predictor(net).view == View("tiles", TILE, 0.25)
+  net.view = View("resize", (32, 32))  # exported at another size than its run's
+  assert Predictor(net).view.size == TILE
   Predictor(net, mode="resize")(image)
   Predictor(net, mode="native")(picture(*TILE))
   assert set(net.shapes) == {(4, *TILE, 3)}
