@@ -17,7 +17,7 @@ from segjax.inference.model import MODES, Model, View
 from segjax.pictures import overlay
 
 TILE = 512  # pixels, where neither the caller nor the run says another
-BLOCK = 2**20  # pixels of a picture that are worked on together
+BLOCK = 2**18  # pixels of a picture that are worked on together
 
 
 @dataclasses.dataclass(frozen=True)
