@@ -14,12 +14,14 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import grain
 import numpy as np
 from absl import flags
 from PIL import Image
 
+from segjax.data import sizes
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 
@@ -41,23 +43,18 @@ def extend(array, size, **how):
   return np.pad(array, more + [(0, 0)] * (array.ndim - 2), **how) if np.any(more) else array
 
 
-def multiples(size, multiple):
-  """The next multiples of `multiple` from (height, width) on."""
-  return [-(-n // multiple) * multiple for n in size]
+def extend_all(example, size, extend_image=None):
+  """Extends an example at the bottom and right to at least `size` = (height, width).
 
-
-def extend_all(example, size):
-  """Extends images at their edges, masks by 255."""
-  how = {2: dict(constant_values=IGNORE), 3: dict(mode="edge")}
-  return {k: extend(v, size, **how[v.ndim]) if v.ndim >= 2 else v for k, v in example.items()}
-
-
-def pad(example, multiple):
-  """Extends an example at the bottom and right to multiples of `multiple` pixels.
-
-  The image repeats its edge, as `ops.pad_to_multiple` does; a mask there is 255, ignore.
+  Args:
+    example: {"image": u8[H,W,3], "label": u8[H,W], u8[H,W,3] or u8[]}.
+    size: (height, width), pixels.
+    extend_image: function of an image and the size; None: the edge is repeated, as for crops of a
+      training. Masks become 255, ignore.
   """
-  return extend_all(example, multiples(example["image"].shape[:2], multiple))
+  extend_image = extend_image or partial(extend, mode="edge")
+  how = {2: partial(extend, constant_values=IGNORE), 3: extend_image}
+  return {k: how[v.ndim](v, size) if v.ndim >= 2 else v for k, v in example.items()}
 
 
 def cut(example, top, left, size):
@@ -130,7 +127,7 @@ class CenterCrop(_Cached):
     self.size = tuple(size)
 
   def _fit(self, example):
-    example = extend_all(example, self.size)
+    example = extend_all(example, self.size, sizes.extend_image)
     shape = example["image"].shape[:2]
     top, left = ((m - n) // 2 for m, n in zip(shape, self.size, strict=True))
     # Copies, or a kept view would keep the whole image.
@@ -140,7 +137,8 @@ class CenterCrop(_Cached):
 class FullSize(_Cached):
   """A source at its examples' own sizes, extended to multiples of `multiple` pixels.
 
-  Examples that may have been extended have their own "size" too, i32[2], height and width.
+  They are extended as prediction does it, see `sizes.extend_image`. Examples that may have been
+  extended have their own "size" too, i32[2], height and width.
   """
 
   def __init__(self, source, multiple, cache_mb):
@@ -149,7 +147,8 @@ class FullSize(_Cached):
 
   def _fit(self, example):
     size = np.array(example["image"].shape[:2], np.int32)
-    return pad(example, self.multiple) | (dict(size=size) if self.multiple > 1 else {})
+    extended = extend_all(example, sizes.multiples(size, self.multiple), sizes.extend_image)
+    return extended | (dict(size=size) if self.multiple > 1 else {})
 
 
 def _local(batch_size, process_index, process_count):
