@@ -175,8 +175,8 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
     sources.make("kitti_raod", "train")
   with pytest.raises(UserError, match="did you mean 'black'"):
     sources.make("kitti_road", "train", blac="ignore")
-  with pytest.raises(UserError, match="splits: train, val"):
-    sources.make("road_scenes", "test")
+  with pytest.raises(UserError, match="splits: train, val, test"):
+    sources.make("road_scenes", "tests")
   write_pairs(tmp_path)
   with pytest.raises(UserError, match="'val' is empty"):
     folder_source(tmp_path, "val")

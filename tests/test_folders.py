@@ -469,7 +469,11 @@ def test_lists_choose_and_what_they_leave_out_is_said(tmp_path):
   assert seeded.notes == ("train.txt and val.txt not read, as split_by is 'seed'",)
   (tmp_path / "test.txt").write_text("x4\n")
   (tmp_path / "README.txt").write_text("words\n")
-  assert [n for n in make(tmp_path).notes if "1 list that is not read: test.txt" in n]
+  (tmp_path / "more.txt").write_text("x4\n")
+  notes = make(tmp_path).notes
+  assert [n for n in notes if "1 list that is not read: more.txt" in n]
+  assert "1 image in neither train.txt nor val.txt: x2" in notes  # x4 is in test.txt
+  assert make(tmp_path, "test").names == ("x4",)
 
 
 @pytest.mark.parametrize(
