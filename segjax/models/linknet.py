@@ -100,4 +100,4 @@ class Linknet(Layered):
     """f32[B,H,W,C] -> logits f32[B,H,W,num_classes], any H and W."""
     features = make_backbone(self.backbone, like=self)(image, train=train)
     x = self.build(LinknetDecoder, self.features, name="decoder")(features, train=train)
-    return ops.wide(logits_layer(self, name="head")(x))[:, : image.shape[1], : image.shape[2]]
+    return ops.cut_or_enlarge(ops.wide(logits_layer(self, name="head")(x)), image.shape[1:3])

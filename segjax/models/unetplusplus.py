@@ -88,7 +88,4 @@ class UNetPlusPlus(Layered):
     features = make_backbone(self.backbone, like=self)(image, train=train)
     x = self.build(NestedDecoder, self.widths, name="decoder")(features, train=train)
     x = ops.wide(logits_layer(self, name="head", kernel_size=3)(x))
-    height, width = image.shape[1:3]
-    if x.shape[1] < height or x.shape[2] < width:  # fewer rows than strides
-      return ops.resize_bilinear(x, (height, width))
-    return x[:, :height, :width]
+    return ops.cut_or_enlarge(x, image.shape[1:3])

@@ -65,6 +65,14 @@ def resize_nearest(x: jax.Array, size: Sequence[int] | None = None) -> jax.Array
   return x
 
 
+def cut_or_enlarge(x: jax.Array, size: Sequence[int]) -> jax.Array:
+  """[B,H,W,C] cut at the bottom and right to `size`, or resized where it is smaller."""
+  height, width = size
+  if x.shape[1] < height or x.shape[2] < width:
+    return resize_bilinear(x, size)
+  return x[:, :height, :width]
+
+
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
   """Extends [B,H,W,C] at the bottom and right, repeating the edge, to multiples of `multiple`."""
   return _extended(image, [-n % multiple for n in image.shape[1:3]])

@@ -25,7 +25,8 @@ _FIRST = re.compile(
 )
 # Transposed convolutions that have PyTorch's names.
 _TRANSPOSED = re.compile(
-  r"^(decoder/blocks_\d+/block_1/conv|neck/reassemble_stage_layers_[01]/resize)/kernel$"
+  r"^(decoder/blocks_\d+/block_1/conv|neck/reassemble_stage_layers_[01]/resize|"
+  r"head/upscale_block_block_\d+/conv1)/kernel$"
 )
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
 
