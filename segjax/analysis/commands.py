@@ -11,6 +11,7 @@ from segjax import errors
 from segjax.analysis import (
   charts,
   class_statistics,
+  examples,
   features,
   figures,
   predictions,
@@ -23,6 +24,8 @@ from segjax.data import checks, sources
 from segjax.errors import UserError, choose
 from segjax.training import evaluation, header, input_pipeline, restore
 from segjax.training.writers import finite
+
+SPLITS = ("train", "val")
 
 
 def run(command, given):
@@ -120,6 +123,25 @@ def confusion(workdir, output):
   print(f"  written to {file}")
 
 
+def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
+  """Ranks the labelled examples of both splits: those with wrong labels come first."""
+  if by == "disagreement" and not workdirs:
+    raise UserError("--by=disagreement needs further runs of other seeds, --workdirs=A,B")
+  choose(dict.fromkeys(examples.SCORES), by, "score")
+  runs = examples.read_runs([workdir, *map(Path, workdirs)], checkpoint)
+  config, moved = runs[0][0].config, _moved(workdir, folder)
+  sources = {s: restore.data_of_run(workdir, config, s, moved=moved).source for s in SPLITS}
+  scored = [s for split, source in sources.items() for s in examples.score(runs, split, source)]
+  ranked = examples.rank(scored, by)
+  for place, one in enumerate(ranked[: samples or 12], 1):
+    print(f"  {examples.caption(place, one)}")
+  target = _run_folder(workdir, output)
+  with errors.writing(target):
+    examples.write_table(ranked, target / "examples.csv")
+  print(f"  written to {target / 'examples.csv'}")
+  _write(examples.sheet(ranked, runs[0], sources, samples or 12), target / "examples.png")
+
+
 def stages(workdir, output, folder, samples):
   """Draws fixed examples as an early, a middle and the last checkpoint see them."""
   moved = _moved(workdir, folder)
@@ -198,6 +220,7 @@ COMMANDS = {
   "curves": curves,
   "crops": crops,
   "confusion": confusion,
+  "examples": rank_examples,
   "stages": stages,
   "cost": cost,
   "features": feature_stages,

@@ -21,6 +21,7 @@ from segjax.training import (
   initial,
   input_pipeline,
   preflight,
+  receipt,
   steps,
 )
 from segjax.training import experiment as experiment_lib
@@ -44,6 +45,7 @@ def train(  # noqa: PLR0912, PLR0915
   workdir: str | os.PathLike,
   profile_steps: Sequence[int] = (),
   before_evaluation: Callable[[], None] | None = None,
+  until: int = 0,
 ) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
@@ -58,6 +60,7 @@ def train(  # noqa: PLR0912, PLR0915
       `segjax.training.profiling`.
     before_evaluation: called without arguments before each evaluation, when the steps so far are
       done; the rates of images leave its time out.
+    until: step after which this call evaluates, saves and ends, within a longer training; 0: none.
 
   Returns:
     The final TrainState.
@@ -80,7 +83,7 @@ def train(  # noqa: PLR0912, PLR0915
   per_call = input_pipeline.steps_per_dispatch(config, on_device)
   iterator = input_pipeline.train_iterator(config, train_source, on_device)
   steps_per_epoch = len(train_source) // config.data.batch_size
-  plan = make_plan(config, steps_per_epoch)
+  plan = make_plan(config, steps_per_epoch, until)
 
   # ---------------------------------------------------------------------- model, optimiser, state
   class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
@@ -103,9 +106,9 @@ def train(  # noqa: PLR0912, PLR0915
     class_weights = getattr(task, "class_weights", ())
     needed = _megabytes(abstract) * 4
     workdir_lib.prepare(config, workdir, labels, fingerprint, needed, class_weights)
-    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
-    checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
+    checkpoints = opened(Checkpoints.of_run(workdir, config, keep=plan.keep))
     first = checkpoints.step_of("latest") or 0
+    receipt.write(workdir, config, fingerprint, first)
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
     if first:
