@@ -18,6 +18,8 @@ examples: examples.csv, all train and validation examples by their loss, and exa
   --workdirs=B,C, runs of other seeds, on how many pixels the runs differ; --by ranks by these.
 stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
   with --config.keep_epochs=1,5 or so, which keeps checkpoints.
+replay: repeats the step that was not finite and was kept (--config.nan_debug=True at the training):
+  its batch, the terms of its loss, the first layers and the parameters that are not finite.
 cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
 features: the second-last layer at several epochs that were kept (--epochs=0,5,20, 0 being before
   training; by default the first, a middle and the last): features.png (PCA and t-SNE with kNN

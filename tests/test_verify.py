@@ -72,11 +72,11 @@ def test_receipts_name_what_differs():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """(folder of data, workdir) of a run in two parts."""
+  """(folder of data, workdir) of a run in two parts, the second with `nan_debug`."""
   root = tmp_path_factory.mktemp("trained")
   data = write_pairs(root / "data", count=10)
   training.train(tiny_config(data, total_steps=4), root / "run")
-  training.train(tiny_config(data), root / "run")
+  training.train(tiny_config(data, nan_debug=True), root / "run")
   return data, root / "run"
 
 

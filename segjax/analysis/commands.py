@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from segjax import config as config_lib
-from segjax import errors
+from segjax import errors, textfiles
 from segjax.analysis import (
   charts,
   class_statistics,
@@ -22,7 +22,15 @@ from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
 from segjax.data import checks, sources
 from segjax.errors import UserError, choose
-from segjax.training import evaluation, header, input_pipeline, restore
+from segjax.training import (
+  class_balance,
+  evaluation,
+  header,
+  input_pipeline,
+  nan_debug,
+  restore,
+)
+from segjax.training import experiment as experiment_lib
 from segjax.training.writers import finite
 
 SPLITS = ("train", "val")
@@ -142,6 +150,18 @@ def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
   _write(examples.sheet(ranked, runs[0], sources, samples or 12), target / "examples.png")
 
 
+def replay(workdir):
+  """Repeats the step that `config.nan_debug` has kept, and says where it is not finite."""
+  config = config_lib.load(workdir / "config.json")
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  weights = class_balance.read(workdir, config, labels)
+  count = textfiles.read_state(workdir / "data.json").get("train", [1])[0]
+  per_epoch = max(count // config.data.batch_size, 1)  # the learning rate depends on it
+  experiment = experiment_lib.build(config, labels, per_epoch, weights)
+  kept = nan_debug.read(workdir / nan_debug.FILE, experiment.abstract_state())
+  print("\n".join(nan_debug.report(experiment, *kept)))
+
+
 def stages(workdir, output, folder, samples):
   """Draws fixed examples as an early, a middle and the last checkpoint see them."""
   moved = _moved(workdir, folder)
@@ -221,6 +241,7 @@ COMMANDS = {
   "crops": crops,
   "confusion": confusion,
   "examples": rank_examples,
+  "replay": replay,
   "stages": stages,
   "cost": cost,
   "features": feature_stages,

@@ -20,6 +20,7 @@ from segjax.training import (
   header,
   initial,
   input_pipeline,
+  nan_debug,
   preflight,
   receipt,
   steps,
@@ -28,6 +29,7 @@ from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training import writers as writers_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
+from segjax.training.early_stopping import EarlyStopping
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
 from segjax.training.log import Log
@@ -79,7 +81,7 @@ def train(  # noqa: PLR0912, PLR0915
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
-  on_device = input_pipeline.is_on_device(config, train_source)
+  on_device = not config.nan_debug and input_pipeline.is_on_device(config, train_source)
   per_call = input_pipeline.steps_per_dispatch(config, on_device)
   iterator = input_pipeline.train_iterator(config, train_source, on_device)
   steps_per_epoch = len(train_source) // config.data.batch_size
@@ -149,12 +151,16 @@ def train(  # noqa: PLR0912, PLR0915
     evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
     if first and plan.evaluates(first):
       _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
-    if first >= plan.total:
+    stops = EarlyStopping.of(config, read_metrics(workdir / "metrics.jsonl") if first else ())
+    if first >= plan.total or stops.done:
       _finish_writing(checkpoints, evaluator, progress)
-      print(f"{workdir}: the run is already at step {first}; nothing left to train")
+      why = f" ({stops.text()})" if stops.done else ""
+      print(f"{workdir}: the run is already at step {first}; nothing left to train{why}")
       return state
     progress.print("  compiling   the first step; at the first start that takes half a minute")
     train_steps = {1: experiment.train_step(on_device)}
+    if config.nan_debug:
+      train_steps[1] = nan_debug.watched(train_steps[1], task, workdir)
     if per_call > 1:
       train_steps[per_call] = experiment.train_step(on_device, multi_step=True)
     split = ()
@@ -165,7 +171,7 @@ def train(  # noqa: PLR0912, PLR0915
     step, position = first, Position.of(iterator)
     with STOP.patiently() as stop, profile:
       try:
-        while step < plan.total:
+        while step < plan.total and not stops.done:
           profile.before(step + 1, state)
           count = per_call if step + per_call <= plan.next_event(step, profile.steps) else 1
           batch = input_pipeline.next_batch(iterator, count, mesh)
@@ -182,12 +188,15 @@ def train(  # noqa: PLR0912, PLR0915
               if before_evaluation is not None:
                 before_evaluation()
               metrics = evaluator.run(state, step)
+              stops.add(step, metrics)
               progress.skip_time()
             checkpoints.save(step, state, position, metrics)
           if stopping and step < plan.total:
             _finish_writing(checkpoints, evaluator, progress)
             raise Stopped(stopping, step)
         _finish_writing(checkpoints, evaluator, progress)
+        if stops.done:
+          print(f"  stopped     early: {stops.text()}")
         header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
       except Exception as error:
         if step > first and not isinstance(error, Stopped | NotFinite):
