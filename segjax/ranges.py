@@ -66,6 +66,8 @@ RANGES = {
   "aux_weight": (0, INF),
   "ema_decay": (0, "below 1"),
   "ema_decay_end": (0, 1),
+  "early_stopping.patience": (0, INF),
+  "early_stopping.min_delta": (0, INF),
   "pictures": (0, INF),
   "loss.cross_entropy": (0, INF),
   "loss.label_smoothing": (0, "below 1"),
@@ -116,6 +118,8 @@ def check(config):
       for v in values:
         if not _inside(v, least, most):
           raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
+  if (mode := flat["early_stopping.mode"]) not in ("max", "min"):
+    raise UserError(f"early_stopping.mode is {mode!r}, expected 'max' or 'min'")
   weights = flat.get("loss.class_weights")  # of numbers, or the name of a rule
   if weights and not any(weights):
     raise UserError("loss.class_weights are all 0, expected one above 0")

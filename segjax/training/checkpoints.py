@@ -70,6 +70,18 @@ class Checkpoints:
     # wait for that. Processes must save in step with each other, so they do it at once.
     self._saver = Background("checkpoints") if jax.process_count() == 1 else None
 
+  @classmethod
+  def of_run(cls, workdir, config, **how):
+    """The checkpoints of a run.
+
+    Args:
+      workdir: path of the run.
+      config: its ConfigDict.
+      **how: `keep` or `read_only`.
+    """
+    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+    return cls(workdir / "checkpoints", **best, **how)
+
   def _score(self, metrics):
     """The value by which a checkpoint is the best; -inf where the metric is no finite number."""
     value = metrics.get(self._metric)

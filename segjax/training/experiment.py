@@ -228,7 +228,7 @@ def _check_names(config):
   check_fields(config.schedule, known, "schedule")
   change = augment.make_augment(**config.augment)
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
-  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
+  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask")), ("classmix", ("mask",))):
     if config.batch_augment[name] and task.label_kind not in fit:
       raise UserError(
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "

@@ -22,12 +22,15 @@ from segjax.training import (
   header,
   initial,
   input_pipeline,
+  nan_debug,
   preflight,
+  receipt,
 )
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training import writers as writers_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite
+from segjax.training.early_stopping import EarlyStopping
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
 from segjax.training.log import Log
@@ -46,6 +49,7 @@ def train(  # noqa: PLR0912, PLR0915
   workdir: str | os.PathLike,
   profile_steps: Sequence[int] = (),
   before_evaluation: Callable[[], None] | None = None,
+  until: int = 0,
 ) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
@@ -60,6 +64,7 @@ def train(  # noqa: PLR0912, PLR0915
       `segjax.training.profiling`.
     before_evaluation: called without arguments before each evaluation, when the steps so far are
       done; the rates of images leave its time out.
+    until: step after which this call evaluates, saves and ends, within a longer training; 0: none.
 
   Returns:
     The final TrainState.
@@ -78,11 +83,11 @@ def train(  # noqa: PLR0912, PLR0915
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
-  on_device = input_pipeline.is_on_device(config, train_source)
+  on_device = not config.nan_debug and input_pipeline.is_on_device(config, train_source)
   per_call = input_pipeline.steps_per_dispatch(config, on_device)
   iterator = input_pipeline.train_iterator(config, train_source, on_device)
   steps_per_epoch = len(train_source) // config.data.batch_size
-  plan = make_plan(config, steps_per_epoch)
+  plan = make_plan(config, steps_per_epoch, until)
 
   # ---------------------------------------------------------------------- model, optimiser, state
   class_weights = hosts.of_first(workdir_lib.kept_class_weights, config, workdir, labels)
@@ -105,9 +110,9 @@ def train(  # noqa: PLR0912, PLR0915
     hosts.check_same(fingerprint, "data")
     of_run = labels, fingerprint, _megabytes(abstract) * 4, getattr(task, "class_weights", ())
     hosts.of_first(workdir_lib.prepare, config, workdir, *of_run)
-    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
-    checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
+    checkpoints = opened(Checkpoints.of_run(workdir, config, keep=plan.keep))
     first = hosts.of_first(checkpoints.step_of, "latest") or 0
+    hosts.of_first(receipt.write, workdir, config, fingerprint, first)
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
     if first:
@@ -148,12 +153,16 @@ def train(  # noqa: PLR0912, PLR0915
     evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
     if first and plan.evaluates(first):
       _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
-    if first >= plan.total:
+    stops = EarlyStopping.of(config, read_metrics(workdir / "metrics.jsonl") if first else ())
+    if first >= plan.total or stops.done:
       _finish_writing(checkpoints, evaluator, progress)
-      print(f"{workdir}: the run is already at step {first}; nothing left to train")
+      why = f" ({stops.text()})" if stops.done else ""
+      print(f"{workdir}: the run is already at step {first}; nothing left to train{why}")
       return state
     progress.print("  compiling   the first step; at the first start that takes half a minute")
     train_steps = {1: experiment.train_step(on_device)}
+    if config.nan_debug:
+      train_steps[1] = nan_debug.watched(train_steps[1], task, workdir)
     if per_call > 1:
       train_steps[per_call] = experiment.train_step(on_device, multi_step=True)
     split = ()
@@ -161,10 +170,10 @@ def train(  # noqa: PLR0912, PLR0915
       split = (input_pipeline.put_split(train_source, mesh, config.data.threads),)
 
     # -------------------------------------------------------------------- loop
-    step, position, stops = first, Position.of(iterator), hosts.stops(STOP)
+    step, position, signalled = first, Position.of(iterator), hosts.stops(STOP)
     with STOP.patiently() as stop, profile:
       try:
-        while step < plan.total:
+        while step < plan.total and not stops.done:
           profile.before(step + 1, state)
           count = per_call if step + per_call <= plan.next_event(step, profile.steps) else 1
           batch = input_pipeline.next_batch(iterator, count, mesh)
@@ -173,7 +182,7 @@ def train(  # noqa: PLR0912, PLR0915
           profile.after(step, state)
           log.add(step, count, sums)
           stop.check()
-          stopping = stops()  # asked once: one that comes from here on is for the next step
+          stopping = signalled()  # asked once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
             log.write()
             metrics = None
@@ -181,6 +190,7 @@ def train(  # noqa: PLR0912, PLR0915
               if before_evaluation is not None:
                 before_evaluation()
               metrics = evaluator.run(state, step)
+              stops.add(step, metrics)
               progress.skip_time()
             for claim in held:
               claim.check()
@@ -189,6 +199,8 @@ def train(  # noqa: PLR0912, PLR0915
             _finish_writing(checkpoints, evaluator, progress)
             raise Stopped(stopping, step)
         _finish_writing(checkpoints, evaluator, progress)
+        if stops.done:
+          print(f"  stopped     early: {stops.text()}")
         header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
       except Exception as error:
         alone = jax.process_count() == 1  # others may not have come to this error

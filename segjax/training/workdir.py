@@ -25,7 +25,8 @@ ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
   "data.threads", "data.cache_mb", "data.feed", "data.device_mb", "data.max_pixels",
-  "data.source.folder", "data.source.data_dir", "mesh.", "pictures", "writers",
+  "data.source.folder", "data.source.data_dir", "mesh.", "pictures", "writers", "early_stopping.",
+  "nan_debug",
 )  # fmt: skip
 
 
