@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import optax
 import pytest
 from conftest import ROOT, eight_devices, write_pairs
 from jax.sharding import AbstractMesh, PartitionSpec
-from light import MIT
+from light import MIT, TwoConvs
 from test_training import parts, random_batch, same, tiny_config
 
 from segjax import config as config_lib
@@ -101,7 +102,7 @@ def test_counts_beyond_int32(monkeypatch):
   args = jnp.float32(logits), jnp.int32(label)
   usual = jax.jit(jax.value_and_grad(value, has_aux=True))(*args)
   monkeypatch.setattr(counting, "LIMIT", 7)
-  found = jax.jit(jax.value_and_grad(lambda *x: value(*x), has_aux=True))(*args)
+  found = jax.jit(jax.value_and_grad(partial(value), has_aux=True))(*args)
   assert same(found, usual)
   wide = {k for k, v in found[0][1].items() if v.dtype == jnp.int64}
   assert wide == {"pixels", "matrix"}
@@ -109,14 +110,11 @@ def test_counts_beyond_int32(monkeypatch):
 
 def test_steps_whose_gradients_are_accumulated_make_one_update():
   """Parameters and their average move with the second step, by the mean gradient of both."""
-  net, task, _ = parts(norm="none")
-  seen, mesh = [], devices.make_mesh(jax.devices()[:1])
-
-  def schedule(update):
-    seen.append(update)
-    return 0.1 * (1 + update)
+  net, mesh = TwoConvs(1), devices.make_mesh(jax.devices()[:1])
+  task = parts()[1]
 
   def trained(batches, count):
+    schedule = lambda update: 0.1 * (1 + update)  # noqa: E731
     optimizer = optim.make_optimizer("sgd", schedule, momentum=0.0, accumulate_steps=count)
     init = lambda: init_state(net, optimizer, jax.random.key(0), size=(16, 24), ema=True)  # noqa: E731
     how = dict(ema_decay=lambda step: 0.5, accumulate_steps=count)
