@@ -184,7 +184,7 @@ NETS = {
   "segformer": dict(name="segformer", backbone=MIT, decoder_width=8),
 }
 MESHES = {
-  "road": (dict(data=8), dict(data=2, space=4, fsdp=True)),
+  "road": (dict(data=2, space=4, fsdp=True),),
   "aerial": (dict(data=4, space=2),),
   "deeplabv3": (dict(data=2, space=4),),
   "segformer": (dict(data=4, space=2, fsdp=True),),
@@ -222,10 +222,11 @@ def length(*trees):
   return float(np.sqrt(sum(jax.tree.leaves(sums))))
 
 
-def differences_on_eight():
+def differences_on_eight(names):
   """[net, mesh, relative difference of losses, of the state; of counted pixels; share of state]."""
   found = []
-  for name, meshes in MESHES.items():
+  for name in names:
+    meshes = MESHES[name]
     one = five_steps(name, dict(data=1))
     for mesh in meshes:
       losses, end, sums, held = five_steps(name, mesh)
@@ -239,17 +240,18 @@ def differences_on_eight():
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one_does():
+  """Of two nets; without arguments this file compares the others too."""
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))
-  command = [sys.executable, __file__]
+  command = [sys.executable, __file__, "road", "aerial"]
   done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  assert len(found) == sum(map(len, MESHES.values()))
+  assert [name for name, *_ in found] == ["road", "aerial"]
   for name, mesh, loss, state, pixels, held in found:
     assert loss < 1e-5, (name, mesh)
     assert state < 1e-5, (name, mesh)
     assert pixels <= 4, (name, mesh)  # of 16384, at a tie of two classes
-    assert held < (0.75 if "fsdp" in mesh else 1.01), (name, mesh)
+    assert held < (0.6 if "fsdp" in mesh else 1.01), (name, mesh)
 
 
 # ------------------------------------------------------------------------- two processes
@@ -337,4 +339,5 @@ if __name__ == "__main__":
   from segjax import models
 
   models.BACKBONES.update(TINY)
-  print(json.dumps(differences_on_eight()))
+  devices.SMALL = 64
+  print(json.dumps(differences_on_eight(sys.argv[1:] or MESHES)))
