@@ -11,7 +11,8 @@ Prints a table and writes all scalars to evaluation_<split>_<step>.json in the w
 (CSV) and figures beside it. Where the data are not those of the training (--folder, or files that
 have changed since), a line says so, and the numbers go to files of their own,
 evaluation_<split>_<step>_<folder>_<digest>.json. Data with other classes than the run's are an
-error, as is a split that the data lack. launch/README.md explains the scores.
+error, as is a split that the data lack. launch/README.md explains the scores, and --distributed,
+with which several processes share the work.
 
 --model takes an exported file in place of a run, with the data, task and loss of --config, or with
 a folder of images/, masks/ and classes.txt; it prints the table.

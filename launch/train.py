@@ -9,7 +9,8 @@
 Without --workdir a new folder under runs/; the same --workdir again resumes. The workdir holds
 config.json, metrics.jsonl, TensorBoard events, checkpoints/, images/ and figures/curves.png, and
 with --profile_steps a trace of these steps in profile/, for TensorBoard's profile plugin, xprof or
-ui.perfetto.dev.
+ui.perfetto.dev. With --distributed it is one of several processes that train one run, see the
+section "Several devices and hosts" of launch/README.md.
 Exit code: 0 done, 1 an error that the message explains, 130 or 143 stopped and saved.
 """
 

@@ -112,12 +112,9 @@ def in_rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec("data", "space"))
 
 
-def of_batch(mesh: Mesh) -> NamedSharding | dict:
-  """Shardings of a batch of images, labels and `valid`, a prefix of its tree."""
-  split = batched(mesh)
-  if mesh.shape["space"] == 1:
-    return split
-  return dict(image=in_rows(mesh), label=split, valid=split)
+def of_batch(mesh: Mesh) -> NamedSharding | None:
+  """Sharding of all arrays of a batch; None where `put_batch` gives images another one."""
+  return batched(mesh) if mesh.shape["space"] == 1 else None
 
 
 def divide(tree: Any, mesh: Mesh) -> Any:

@@ -107,7 +107,7 @@ def train(  # noqa: PLR0912, PLR0915
     held = []  # by process 0
     hosts.of_first(lambda: held.append(stack.enter_context(workdir_lib.locked(workdir))))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
-    hosts.check_same(fingerprint, "data")
+    workdir_lib.check_processes(config, fingerprint)
     of_run = labels, fingerprint, _megabytes(abstract) * 4, getattr(task, "class_weights", ())
     hosts.of_first(workdir_lib.prepare, config, workdir, *of_run)
     checkpoints = opened(Checkpoints.of_run(workdir, config, keep=plan.keep))

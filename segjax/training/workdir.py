@@ -8,7 +8,7 @@ import glob
 import hashlib
 import shutil
 
-from segjax import claims, models, own_code, textfiles
+from segjax import claims, hosts, models, own_code, textfiles
 from segjax import config as config_lib
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
@@ -193,6 +193,19 @@ def check(config, folder, data, may_change=MAY_CHANGE):
         f"since (hash of their contents: {was}, now {now}). Bring the old files back, {ELSEWHERE}"
       )
   return old
+
+
+def check_processes(config, data):
+  """Raises a UserError in all processes where they have other configs or other data.
+
+  Args:
+    config: ConfigDict.
+    data: result of `fingerprint`.
+  """
+  flat = config_lib.flatten(config)
+  places = "data.source.folder", "data.source.data_dir"  # may differ between machines
+  hosts.check_same({k: v for k, v in flat.items() if k not in places}, "config")
+  hosts.check_same(data, "data")
 
 
 # ---------------------------------------------------------------------------- making it
