@@ -131,17 +131,24 @@ class Experiment:
     )
 
   def eval_mesh(self):
-    """The mesh of evaluations: each process's own where images differ in size among them."""
-    apart = jax.process_count() > 1 and self.config.data.eval_fit in ("full", "tiles")
-    return devices.local_mesh() if apart else self.mesh
+    """The mesh of evaluations: each process's own where images differ in size among them.
+
+    Raises:
+      UserError: tiles, in several processes.
+    """
+    fit = self.config.data.eval_fit
+    if jax.process_count() > 1 and fit == "tiles":
+      raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
+    return devices.local_mesh() if jax.process_count() > 1 and fit == "full" else self.mesh
 
   @programs.shared
   def eval_step(self, measure=None):
     """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
+    mesh = self.eval_mesh()
     if self.config.data.eval_fit == "tiles":
       return tiled.make_eval_step(self.predict_step(), self.task, self.config.data, measure)
     how = dict(augment=self.augment, measure=measure) | self._images()
-    if devices.is_local(mesh := self.eval_mesh()):
+    if devices.is_local(mesh):
       how |= dict(mesh=mesh, state_sharding=None)
     return steps.make_eval_step(self.model, self.task, **how)
 
