@@ -141,6 +141,19 @@ class Experiment:
       raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
     return devices.local_mesh() if jax.process_count() > 1 and fit == "full" else self.mesh
 
+  def seen(self, step, batch):
+    """What the net sees of a batch in a train step, augmented: (inputs, label), see the task.
+
+    Args:
+      step: updates done before.
+      batch: see `steps.make_train_step`.
+    """
+    key = jax.random.fold_in(jax.random.key(self.config.seed), step)
+    change = steps.both(self.augment, self.batch_augment)
+    image, label = steps.read_batch(batch)
+    key, _ = jax.random.split(key)
+    return self.task.prepare(key, image, label, train=True, augment=change)
+
   @programs.shared
   def eval_step(self, measure=None):
     """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
