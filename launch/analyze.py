@@ -14,8 +14,13 @@ curves: curves.png, train and validation loss and accuracy.
 crops: crops.png, for each class the best and the worst region of the validation set.
 worst: worst.png, the validation images whose own mean IoU is the least, the worst first.
 confusion: confusion.png, the normalised confusion matrix of the last evaluation.
+examples: examples.csv, all train and validation examples by their loss, and examples.png, the
+  first of them: labels that are wrong. Also the norm of the gradient of each, and with
+  --workdirs=B,C, runs of other seeds, on how many pixels the runs differ; --by ranks by these.
 stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
   with --config.keep_epochs=1,5 or so, which keeps checkpoints.
+replay: repeats the step that was not finite and was kept (--config.nan_debug=True at the training):
+  its batch, the terms of its loss, the first layers and the parameters that are not finite.
 cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
 features: the second-last layer at several epochs that were kept (--epochs=0,5,20, 0 being before
   training; by default the first, a middle and the last): features.png (PCA and t-SNE with kNN
@@ -37,12 +42,15 @@ from segjax import cli
 cli.define_config()
 flags.DEFINE_string("split", "train", "For data: train or val.")
 flags.DEFINE_string("workdir", None, "Folder of a run.")
-flags.DEFINE_string("checkpoint", "latest", "For crops, worst, cost: latest, best, or a step.")
+flags.DEFINE_string("checkpoint", "latest", "For crops, worst, cost, examples: latest, best or a "
+  "step.")  # fmt: skip
 flags.DEFINE_string("folder", "", "Where the data of the run lies now, if it has moved.")
 flags.DEFINE_string("output", None, "Folder of the results.")
 flags.DEFINE_integer("samples", 0, "Examples in a sheet; 0: 8 for data and worst, 4 for augment, "
-  "3 for stages. For features: images, or crops or pixels of each class; 0: 1000, of crops and "
-  "pixels at most 20 per image.")  # fmt: skip
+  "3 for stages, 12 for examples. For features: images, or crops or pixels of each class; 0: 1000, "
+  "of crops and pixels at most 20 per image.")  # fmt: skip
+flags.DEFINE_list("workdirs", [], "For examples: folders of further runs.")
+flags.DEFINE_string("by", "loss", "For examples: loss, grad_norm or disagreement.")
 flags.DEFINE_list("epochs", [], "For features: epochs whose checkpoints were kept.")
 flags.DEFINE_string("metric", "cosine", "For features: cosine or euclidean distances.")
 flags.DEFINE_integer("stage", None, "For features: stage of the backbone; 0: the image.")

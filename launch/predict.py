@@ -43,7 +43,7 @@ def main():
   predictions = folder.Predictions(output, tuple(found.files.values()))
   earlier = set(predictions.rows)
   broken = net.run(found, predictions)
-  print(f"{len(found.files) - len(broken)} of {len(found.files)} predicted into {output}")
+  print(f"{len(found.files) - len(broken)} of {len(found.files)} images predicted into {output}")
   if kept := earlier - found.files.keys():
     print(f"  {folder.TABLE} also has the rows of earlier predictions, {len(kept)}")
   for note in found.notes:

@@ -9,7 +9,8 @@
 Without --workdir a new folder under runs/; the same --workdir again resumes. The workdir holds
 config.json, metrics.jsonl, TensorBoard events, checkpoints/, images/ and figures/curves.png, and
 with --profile_steps a trace of these steps in profile/, for TensorBoard's profile plugin, xprof or
-ui.perfetto.dev.
+ui.perfetto.dev. With --distributed it is one of several processes that train one run, see the
+section "Several devices and hosts" of launch/README.md.
 Exit code: 0 done, 1 an error that the message explains, 130 or 143 stopped and saved.
 """
 
@@ -21,6 +22,7 @@ from absl import flags
 from segjax import cli
 
 CONFIG = cli.define_config()
+cli.define_distributed()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing one is resumed.")
 PROFILE_STEPS = flags.DEFINE_list("profile_steps", [], "First and last step of a trace.")
 flags.mark_flag_as_required("config")
@@ -28,13 +30,15 @@ flags.declare_key_flag("config")
 
 
 def main():
-  from segjax import training
+  from segjax import hosts, training
   from segjax.analysis import figures
 
   config = CONFIG.value
-  stamp = time.strftime("%Y%m%d-%H%M%S")
+  stamp = hosts.of_first(time.strftime, "%Y%m%d-%H%M%S")
   workdir = Path(WORKDIR.value or f"runs/{config.name}-{stamp}")
   training.train(config, workdir, PROFILE_STEPS.value)
+  if not hosts.is_first():
+    return
   file = workdir / "figures" / "curves.png"
   file = cli.writing(lambda f: figures.curves(workdir, config.name, f), file)
   print(f"  curves in {file}, pictures in {workdir / 'images'}")

@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import sys
+import traceback
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +48,43 @@ def define_own_code():
     "config", None, "Config file of the training, where it names code of your own (a net, loss, "
     "data source ...): that code is imported, all else is read from the run's config.json."
   )  # fmt: skip
+
+
+def define_distributed():
+  """Defines --distributed and --heartbeat_seconds, for launchers that several processes may run."""
+  flags.DEFINE_string(
+    "distributed", None, "Makes this one of several processes of a run, which share the devices of "
+    "all: auto (Slurm, Open MPI, Kubernetes, Cloud TPU), or HOST:PORT,COUNT,INDEX; see "
+    "launch/README.md."
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "heartbeat_seconds", 100, "After so long without a sign of one process the others end.",
+    lower_bound=2,
+  )  # fmt: skip
+
+
+def _join():
+  """Joins the other processes, before any device is touched."""
+  if "distributed" in flags.FLAGS and flags.FLAGS["distributed"].value:
+    from segjax import hosts
+
+    hosts.join(
+      flags.FLAGS["distributed"].value, heartbeat_seconds=flags.FLAGS["heartbeat_seconds"].value
+    )
+
+
+def _leave(code, text=""):
+  """Ends this process at once where it is one of several: their common end would wait for all."""
+  if _joined():
+    with contextlib.suppress(OSError):
+      print(text, end="", file=sys.stderr, flush=True)
+      sys.stdout.flush()
+    os._exit(code)
+
+
+def _joined():
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
 
 
 def _read(spec):
@@ -193,15 +231,18 @@ def _ends_by_signal():
     pass
   else:
     return
+  code = 128 + (STOP.signal or signal.SIGINT)
   with contextlib.suppress(OSError):
     print("interrupted", file=sys.stderr)
-  sys.exit(128 + (STOP.signal or signal.SIGINT))
+  _leave(code)
+  sys.exit(code)
 
 
 def _guarded(main):
   # orbax logs every rename, and warns of read-only folders and of saving without metrics.
   logging.set_verbosity(logging.ERROR)
   try:
+    _join()
     main()
     sys.stdout.flush()
   except Stopped as stop:
@@ -214,10 +255,23 @@ def _guarded(main):
       raise
     sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
-    line = None if STOP.interrupted else errors.explain(error)
+    line = None if STOP.interrupted else _explain(error)
     if line is None:
+      _leave(1, traceback.format_exc())
       raise
+    if not getattr(error, "of_all", False):
+      _leave(1, f"error: {line}\n")
     _fail(line)
+
+
+def _explain(error):
+  """One line for an error that is not a fault of ours, or None."""
+  if _joined():
+    from segjax import hosts
+
+    if line := hosts.explain(error):
+      return line
+  return errors.explain(error)
 
 
 def _reader_is_gone():

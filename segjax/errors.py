@@ -25,7 +25,13 @@ CUTOFF = 0.6  # of the similarity of two names, from 0 to 1; as difflib.get_clos
 
 
 class UserError(ValueError):
-  """Something the user can mend: names the file or field, what was found, what was expected."""
+  """Something the user can mend: names the file or field, what was found, what was expected.
+
+  Attributes:
+    of_all: whether all processes of a run raise it, so that none waits for another.
+  """
+
+  of_all = False
 
 
 class NoSplit(UserError):
@@ -34,6 +40,8 @@ class NoSplit(UserError):
 
 class Stopped(Exception):
   """Training was asked to stop by a signal; the state is saved. `signal` is its number."""
+
+  of_all = True  # processes of a run
 
   def __init__(self, number, step):
     super().__init__(number, step)

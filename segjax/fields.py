@@ -49,6 +49,11 @@ FIELDS = {
     False,
     "leaves out examples with a broken file and names them; else an error",
   ),
+  "data.max_pixels": (
+    0,
+    "pixels of the largest image that is read; 0: 178,956,970, Pillow's limit against files that "
+    "would fill the memory",
+  ),
   "data.fit": (
     "resize",
     "train images are resized to the size; `crop`: a random part of this size",
@@ -76,6 +81,18 @@ FIELDS = {
     "float32",
     "dtype of the computation; `bfloat16` and `float16` for a GPU, `float64`",
   ),
+  "mesh.data": (-1, "parts of a batch, each on devices of its own; -1: as many as there are"),
+  "mesh.space": (1, "devices that share the rows of each image: for images too large for one"),
+  "mesh.fsdp": (
+    False,
+    "divides parameters, optimiser state and averages over `mesh.data` too, instead of a copy on "
+    "each device",
+  ),
+  "optimizer.accumulate_steps": (
+    1,
+    "steps whose mean gradient makes one update; the schedule counts updates, all else steps of "
+    "`data.batch_size` images",
+  ),
   "aux_weight": (0.4, "weight of the loss of an auxiliary head, if the net has one"),
   "init_from": (
     "",
@@ -94,6 +111,18 @@ FIELDS = {
   "ema_decay_end": (0.0, "`ema_decay` approaches it along a half cosine; 0: it stays"),
   "best_metric": ("val/mean_iou", "metric of the best checkpoint, which is kept beside the latest"),
   "best_mode": ("max", "or `min`"),
+  "early_stopping.patience": (
+    0,
+    "evaluations in which the metric does not improve, after which training ends; 0: it never does",
+  ),
+  "early_stopping.metric": ("", "such as `val/loss`; empty: `best_metric`, by `best_mode`"),
+  "early_stopping.mode": ("max", "or `min`; of a metric that is named"),
+  "early_stopping.min_delta": (0.0, "smallest change of the metric that is an improvement"),
+  "nan_debug": (
+    False,
+    "looks at each step's loss at once, and keeps the batch and the state of one that is not "
+    "finite: `launch/analyze.py replay` repeats it",
+  ),
   "pictures": (4, "validation examples drawn at each evaluation"),
   "writers": (
     ("clu", "pictures"),
@@ -115,6 +144,7 @@ TASK_FIELDS = dict(
   classification=(("top_k",), ("label_smoothing", "class_weights")),
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),
+  mask_classification=(("mask_steps",), ("cross_entropy", "mask", "dice", "no_object")),
   image_to_image=(("degrade",), ("l1", "l2", "content", "style", "features", "backbone")),
   rotation=((), ("label_smoothing",)),
   dino=(
@@ -189,13 +219,14 @@ def default():
   from segjax import augment
   from segjax.training import optim
 
-  c = ml_collections.ConfigDict(dict(data={}, model={}))
+  parts = ("data", "mesh", "model", "optimizer", "early_stopping")
+  c = ml_collections.ConfigDict({part: {} for part in parts})
   for name, (value, _) in FIELDS.items():
     part, _, field = name.rpartition(".")
     (c[part] if part else c)[field] = value
   c.data.source = data_source("road_scenes")
   set_task(c, "segmentation")
-  c.optimizer = dict(name="adam") | defaults_of(optim.make_shared)
+  c.optimizer = dict(name="adam") | _optimizer_defaults("adam")
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
   c.batch_augment = defaults_of(augment.make_batch_augment)
@@ -221,7 +252,7 @@ def settle_optimizer(c):
     return
   known, given = optim.settings(name), c.optimizer.to_dict()
   if set(SHARED) <= given.keys() and not set(SHARED) <= known.keys():
-    before = defaults_of(optim.make_shared)
+    before = _optimizer_defaults("adam")
     set_here = {k: given[k] != before[k] and k in known for k in SHARED}
     given = {k: v for k, v in given.items() if set_here.get(k, True)}
   with c.unlocked():
@@ -252,7 +283,8 @@ def change_optimizer(c, name):
 def _optimizer_defaults(name):
   from segjax.training import optim
 
-  return defaults_of(optim.make_shared) if name in THREE else optim.settings(name)
+  shared = defaults_of(optim.make_shared) | dict(accumulate_steps=1)
+  return shared if name in THREE else optim.settings(name)
 
 
 def defaults_of(function):

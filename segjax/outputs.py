@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from segjax import textfiles
+from segjax import hosts, textfiles
 from segjax.errors import writing
 from segjax.training import coverage, input_pipeline
 from segjax.training.evaluation import evaluate
@@ -32,7 +32,7 @@ def evaluate_run(workdir, experiment, state, data, split):
     UserError: no label of the split is scored, or the file cannot be written.
   """
   batches = input_pipeline.eval_batches(experiment.config, data.source)
-  sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  sums = evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
   return sums, write_scalars(workdir, experiment, state, data, split, sums)
 
 
@@ -61,6 +61,8 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
     digest=data.digest,
     as_at_training=not data.changed,
   )
+  if not hosts.is_first():
+    return file
   with writing(file):
     values = finite(experiment.task.summary(sums)) | (more or {})
     textfiles.write_state(file, about | values, indent=2)

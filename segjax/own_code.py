@@ -60,18 +60,30 @@ def allow(config, file=""):
   Raises:
     UserError: a class or function that no other program could import.
   """
-  for field in FIELDS:
-    path, _, last = field.rpartition(".")
-    part = config
-    for key in path.split("."):
-      part = part.get(key) if hasattr(part, "get") else None
-    name = part.get(last) if hasattr(part, "get") else None
+  for field, part, last in _parts(config):
+    name = part[last]
     if callable(name):
       name = name_of(name, field, file)
       with part.ignore_type():
         part[last] = name
     if is_own(name):
       _allowed.add(name)
+
+
+def names(config):
+  """The names of code of one's own in a config."""
+  return [part[last] for _, part, last in _parts(config) if is_own(part[last])]
+
+
+def _parts(config):
+  """Yields (field, part of the config, key in it) of the `FIELDS` that a config has."""
+  for field in FIELDS:
+    *path, last = field.split(".")
+    part = config
+    for key in path:
+      part = part.get(key) if hasattr(part, "get") else None
+    if hasattr(part, "get") and last in part:
+      yield field, part, last
 
 
 def name_of(thing, field, file=""):

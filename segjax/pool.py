@@ -25,8 +25,8 @@ POLL = 0.5  # seconds between two looks at the tasks
 # their fingerprint shows whether they are the same.
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
-  "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.source.folder",
-  "data.source.data_dir",
+  "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.max_pixels",
+  "data.source.folder", "data.source.data_dir", "mesh.",
 )  # fmt: skip
 
 

@@ -44,6 +44,9 @@ RANGES = {
   "data.source.shift": (-(2**16), 2**16),
   "data.source.train_fraction": (0, 1),
   "data.source.split_seed": (0, 2**32 - 1),
+  "mesh.data": (-1, INF),
+  "mesh.space": (1, INF),
+  "optimizer.accumulate_steps": (1, INF),
   "optimizer.momentum": (0, "below 1"),
   "optimizer.b1": (0, "below 1"),
   "optimizer.b2": (0, "below 1"),
@@ -63,6 +66,8 @@ RANGES = {
   "aux_weight": (0, INF),
   "ema_decay": (0, "below 1"),
   "ema_decay_end": (0, 1),
+  "early_stopping.patience": (0, INF),
+  "early_stopping.min_delta": (0, INF),
   "pictures": (0, INF),
   "loss.cross_entropy": (0, INF),
   "loss.label_smoothing": (0, "below 1"),
@@ -80,6 +85,8 @@ RANGES = {
   "loss.lovasz": (0, INF),
   "loss.boundary": (0, INF),
   "loss.attention": (0, INF),
+  "loss.mask": (0, INF),
+  "loss.no_object": (0, INF),
   "loss.l1": (0, INF),
   "loss.l2": (0, INF),
   "loss.content": (0, INF),
@@ -87,6 +94,8 @@ RANGES = {
   "task.temperature": ("above 0", INF),
   "task.teacher_steps": (0, INF),
   "task.teacher_epochs": (0, MOST_EPOCHS),
+  "task.mask_steps": (0, INF),
+  "task.mask_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
 }
 LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),
@@ -109,6 +118,8 @@ def check(config):
       for v in values:
         if not _inside(v, least, most):
           raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
+  if (mode := flat["early_stopping.mode"]) not in ("max", "min"):
+    raise UserError(f"early_stopping.mode is {mode!r}, expected 'max' or 'min'")
   weights = flat.get("loss.class_weights")  # of numbers, or the name of a rule
   if weights and not any(weights):
     raise UserError("loss.class_weights are all 0, expected one above 0")

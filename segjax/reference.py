@@ -62,7 +62,8 @@ def tables():
   lines = ["| field | default | meaning |", "|---|---|---|"]
   lines += [f"| `{k}` | `{value!r}` | {text} |" for k, (value, text) in fields.FIELDS.items()]
   for part, function in PARTS.items():
-    lines += rows(c[part].to_dict(), meanings(function), f"{part}.")
+    own = {k: v for k, v in c[part].to_dict().items() if f"{part}.{k}" not in fields.FIELDS}
+    lines += rows(own, meanings(function), f"{part}.")
   lines += [
     "",
     "`data.source.name` chooses the data, the other fields of `data.source` follow:",

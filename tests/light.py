@@ -147,6 +147,7 @@ TINY = {
 }
 LIGHT = dict(num_classes=3, backbone="light")
 MIT = segformer.MiT(depths=(1, 1), widths=(4, 8), num_heads=(1, 2), sr_ratios=(4, 1))
+TWO_BLOCKS = partial(dinov2.DinoV2, **DINO | dict(depth=2), grid=3, registers=1)
 # Every net over a tiny backbone, and every kind of block as a classifier.
 NETS = {
   "attention_segmenter": LIGHT | dict(rates=(1, 2), width=8),
@@ -158,21 +159,30 @@ NETS = {
   "classifier/transformers": LIGHT | dict(backbone="tiny_transformers", lora_rank=2),
   "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
   "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
+  "ddrnet": dict(num_classes=3, width=4, pool_width=4, head_width=4, aux=True),
   "deeplabv3": LIGHT | dict(aux=True, output_stride=16, rates=(1, 2, 9), head_features=8),
   "deeplabv3_plus": LIGHT | dict(rates=(1, 2)),
+  "dpt": LIGHT | dict(features=8),
   "encoder_decoder": dict(num_classes=3, widths=(4, 8)),
+  "eomt": dict(num_classes=3, backbone=TWO_BLOCKS, queries=4, blocks=1),
   "fcn": LIGHT | dict(output_stride=16),
   "fcn16s": LIGHT,
   "fcn32s": LIGHT | dict(hidden=8),
   "fcn8s": LIGHT,
+  "fpn": LIGHT | dict(width=8, features=8),
+  "linear": LIGHT,
+  "linknet": LIGHT | dict(features=4),
   "lraspp": LIGHT,
   "projection": LIGHT | dict(width=8),
   "prototypes": LIGHT | dict(width=8, bottleneck=4),
+  "pspnet": LIGHT | dict(output_stride=16, features=8),
   "segformer": dict(num_classes=3, backbone=MIT, decoder_width=8),
   "unet": dict(num_classes=3, widths=(4, 6, 8), norm="batch", dropout=0.5),
   "unet/group": dict(num_classes=3, widths=(8, 16), norm="group", up="transposed3"),
   "unet/none": dict(num_classes=3, widths=(4, 8), up="bilinear", dropout=0.25),
   "unet/no_skip": dict(num_classes=3, widths=(4, 8), skip=False, up_keeps=False),
+  "unetplusplus": LIGHT | dict(widths=(8, 8, 4, 4, 4)),
+  "upernet": LIGHT | dict(features=8),
 }
 
 
@@ -249,8 +259,11 @@ def shapes(net, size=(64, 64), channels=3):
   return jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
 
 
-def random_variables(net):
-  """Values such as `init` gives, drawn by numpy: compiling the initialisers takes longer."""
+def random_variables(net, **how):
+  """Values such as `init` gives, drawn by numpy: compiling the initialisers takes longer.
+
+  For `how` see `shapes`.
+  """
   rng = np.random.default_rng(0)
 
   def draw(path, x):
@@ -261,5 +274,5 @@ def random_variables(net):
     fan = np.prod(x.shape[:-1])
     return rng.normal(0, np.sqrt(2 / fan), x.shape).astype(np.float32)
 
-  found = jax.tree_util.tree_map_with_path(draw, shapes(net))
+  found = jax.tree_util.tree_map_with_path(draw, shapes(net, **how))
   return {k: found.get(k, {}) for k in ("params", "batch_stats")}

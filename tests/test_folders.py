@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -430,8 +431,8 @@ def test_subfolders_that_both_have_are_read(tmp_path):
   source = make(tmp_path)
   assert sorted(source.names) == ["a/x", "b/c/y", "b/x", "z"]
   for image_file, label_file in source.pairs:
-    relative = image_file.relative_to(tmp_path / "images").with_suffix("")
-    assert relative == label_file.relative_to(tmp_path / "masks").with_suffix("")
+    relative = Path(image_file).relative_to(tmp_path / "images").with_suffix("")
+    assert relative == Path(label_file).relative_to(tmp_path / "masks").with_suffix("")
   assert source.notes == ("images/ holds 1 folder that is not read: thumbs/",)
   (tmp_path / "train.txt").write_text("b/x.jpg\n./z\n")
   (tmp_path / "val.txt").write_text("a/x\n")
@@ -469,7 +470,11 @@ def test_lists_choose_and_what_they_leave_out_is_said(tmp_path):
   assert seeded.notes == ("train.txt and val.txt not read, as split_by is 'seed'",)
   (tmp_path / "test.txt").write_text("x4\n")
   (tmp_path / "README.txt").write_text("words\n")
-  assert [n for n in make(tmp_path).notes if "1 list that is not read: test.txt" in n]
+  (tmp_path / "more.txt").write_text("x4\n")
+  notes = make(tmp_path).notes
+  assert [n for n in notes if "1 list that is not read: more.txt" in n]
+  assert "1 image in neither train.txt nor val.txt: x2" in notes  # x4 is in test.txt
+  assert make(tmp_path, "test").names == ("x4",)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +503,7 @@ def test_lists_beside_split_folders_choose(tmp_path):
   assert make(tmp_path).names == ("x2",)
   source = make(tmp_path, "val")
   assert source.names == ("x2", "x0")
-  assert source.pairs[0][0] == tmp_path / "val" / "images" / "x2.png"
+  assert Path(source.pairs[0][0]) == tmp_path / "val" / "images" / "x2.png"
   assert "val.txt leaves 1 image out: x1" in source.notes
   with pytest.raises(UserError, match="split_by is 'seed', but train and val have folders"):
     make(tmp_path, split_by="seed")

@@ -54,6 +54,14 @@ PAIRS = {
     lambda: layers.ConvTranspose(5, 3),
     lambda: nn.ConvTranspose(5, (3, 3), strides=(2, 2), padding=((1, 2), (1, 2))),
   ),
+  "4x4": (
+    lambda: layers.ConvTranspose(5, 4),
+    lambda: nn.ConvTranspose(5, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2))),
+  ),
+  "4x4, stride 4": (
+    lambda: layers.ConvTranspose(5, 4, 4),
+    lambda: nn.ConvTranspose(5, (4, 4), strides=(4, 4), padding="VALID"),
+  ),
 }
 
 
@@ -66,7 +74,7 @@ def test_transposed_convolution_is_nn_conv_transpose(pair, shape):
   variables = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), variables)
   own = jax.eval_shape(fast.init, KEY, x)
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
-  g = jax.random.normal(jax.random.key(1), (shape[0], 2 * shape[1], 2 * shape[2], 5))
+  g = jax.random.normal(jax.random.key(1), jax.eval_shape(standard.apply, variables, x).shape)
   y, pull = value_and_pullback(fast.apply, g, variables, x)
   y0, pull0 = value_and_pullback(standard.apply, g, variables, x)
   np.testing.assert_allclose(y, y0, atol=1e-5)
@@ -81,10 +89,8 @@ def test_transposed_convolution_is_pytorchs(pair):
   x = np.random.default_rng(0).normal(size=(2, 5, 7, 4)).astype("f4")
   module = PAIRS[pair][0]()
   variables = module.init(KEY, x)
-  size = int(pair[0])
-  peer = torch.nn.ConvTranspose2d(
-    4, 5, size, stride=2, padding=size - 2, output_padding=size - 2, bias=False
-  )
+  padding = dict(padding=1, output_padding=1) if pair == "3x3" else dict(padding=int(pair == "4x4"))
+  peer = torch.nn.ConvTranspose2d(4, 5, int(pair[0]), module.stride, bias=False, **padding)
   kernel = np.asarray(variables["params"]["kernel"])[::-1, ::-1].transpose(2, 3, 0, 1)
   peer.weight.data = torch.tensor(kernel.copy())
   want = peer(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)
@@ -100,6 +106,39 @@ def test_resize_bilinear_enlarges_as_pytorch_does():
   )
   got = ops.resize_bilinear(x, (11, 20))
   np.testing.assert_allclose(got, want.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("sizes", [((5, 7), (11, 20)), ((1, 4), (3, 4)), ((3, 1), (1, 2))])
+def test_resize_between_corners_is_pytorchs(sizes):
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  x = np.random.default_rng(0).normal(size=(2, *sizes[0], 3)).astype("f4")
+  want = torch.nn.functional.interpolate(
+    torch.tensor(x.transpose(0, 3, 1, 2)), size=sizes[1], mode="bilinear", align_corners=True
+  )
+  got = ops.resize_bilinear(x, sizes[1], corners=True)
+  np.testing.assert_allclose(got, want.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("stride", [2, 8])
+def test_average_pools_count_the_zeros_beyond_the_image(stride):
+  torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+  x = np.random.default_rng(0).normal(size=(2, 5, 17, 3)).astype("f4")
+  pool = torch.nn.AvgPool2d(2 * stride + 1, stride, padding=stride)
+  want = pool(torch.tensor(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(ops.avg_pool(x, stride), want, atol=1e-6)
+
+
+def test_nearest_pixels():
+  x = jnp.arange(6.0).reshape(1, 2, 3, 1)
+  want = x.repeat(2, 1).repeat(2, 2)
+  np.testing.assert_array_equal(ops.resize_nearest(x), want)
+  np.testing.assert_array_equal(ops.resize_nearest(x, (3, 5)), want[:, :3, :5])
+  np.testing.assert_array_equal(ops.resize_nearest(x, (2, 6)), x.repeat(2, 2))
+  np.testing.assert_array_equal(ops.resize_nearest(x, (5, 2)), x[:, [0, 0, 0, 1, 1]][:, :, [0, 1]])
+  one = jnp.ones((1, 1, 1, 1))
+  assert ops.resize_nearest(one, (1, 1)) is one
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.5, 2), (0.25, 3), (0.375, 5), (0.1, 40)])

@@ -125,3 +125,66 @@ def test_batch_augment_off_and_its_limits():
     mixing.make_batch_augment(cutmix=2)
   with pytest.raises(UserError, match=r"batch_augment\.cutmix_alpha is 0\.0"):
     mixing.make_batch_augment(cutmix=0.5, cutmix_alpha=0.0)
+
+
+# ---------------------------------------------------------------------------- ClassMix
+
+
+def masks(count=64, classes=5):
+  """Random images, and masks of few classes each, some pixels of which are not scored."""
+  rng = np.random.default_rng(3)
+  few = [rng.choice(classes, rng.integers(1, classes + 1), replace=False) for _ in range(count)]
+  label = np.stack([rng.choice([*c, 255], (HEIGHT, WIDTH)) for c in few])
+  image = rng.random((count, HEIGHT, WIDTH, 3))
+  return jnp.asarray(image, jnp.float32), jnp.asarray(label, jnp.int32)
+
+
+def test_classmix_pastes_half_of_the_classes_of_the_next_example():
+  """Against NumPy: which pixels changed, by class, and that image and label change alike."""
+  image, label = masks()
+  change = jax.jit(mixing.make_batch_augment(classmix=1.0))
+  out, mixed = (np.asarray(x) for x in change(jax.random.key(0), image, label))
+  assert (out.dtype, mixed.dtype) == (np.float32, np.int32)
+  image, label = np.asarray(image), np.asarray(label)
+  subsets = set()
+  for i in range(len(label)):
+    other, following = label[(i + 1) % len(label)], image[(i + 1) % len(label)]
+    inside = (out[i] == following).all(-1)
+    drawn = np.unique(other[inside])
+    there = np.setdiff1d(other, [255])
+    assert len(drawn) == -(-len(there) // 2)
+    np.testing.assert_array_equal(inside, np.isin(other, drawn))
+    np.testing.assert_array_equal(out[i], np.where(inside[..., None], following, image[i]))
+    np.testing.assert_array_equal(mixed[i], np.where(inside, other, label[i]))
+    subsets.add(tuple(drawn))
+  assert len(subsets) > 10
+  again = change(jax.random.key(1), image, label)[1]
+  assert (np.asarray(again) != mixed).any()
+
+
+def test_classmix_of_chosen_classes_copies_what_the_next_example_has_of_them():
+  image, label = masks()
+  change = mixing.make_batch_augment(classmix=1.0, classmix_classes=(1, 4))
+  out, mixed = change(jax.random.key(0), image, label)
+  inside = np.isin(np.roll(label, -1, 0), (1, 4))
+  np.testing.assert_array_equal(mixed, np.where(inside, np.roll(label, -1, 0), label))
+  np.testing.assert_array_equal(out, np.where(inside[..., None], np.roll(image, -1, 0), image))
+
+
+def test_classmix_beside_cutmix_by_its_probability_and_its_limits():
+  image, label = numbered(250)
+  change = lambda **how: jax.jit(mixing.make_batch_augment(cutmix=0.5, **how))  # noqa: E731
+  rectangles = change()(jax.random.key(4), image, label)[1]
+  both = change(classmix=0.5)(jax.random.key(4), image, label)[1]
+  before, after = pasted(rectangles).any((1, 2)), pasted(both)
+  np.testing.assert_array_equal(after[before], pasted(rectangles)[before])
+  whole = after[~before].all((1, 2))  # masks of one class
+  assert abs(whole.mean() - 0.5) < 0.13  # three deviations
+  assert not after[~before][~whole].any()
+  with pytest.raises(UserError, match="classmix for masks"):
+    mixing.make_batch_augment(classmix=0.5)(jax.random.key(0), image, label[:, 0, 0])
+  with pytest.raises(UserError, match=r"classmix is 1.5; expected a number from 0 to 1"):
+    mixing.make_batch_augment(classmix=1.5)
+  for classes in ((255,), (1.0,), ("Pole",)):
+    with pytest.raises(UserError, match="expected numbers of classes from 0 to 254"):
+      mixing.make_batch_augment(classmix=0.5, classmix_classes=classes)

@@ -31,7 +31,9 @@ def test_imported_packages_are_declared():
   names -= {"segjax", *sys.stdlib_module_names}
   assert {"jax", "scipy", "PIL"} <= names
   extras = PROJECT["optional-dependencies"]
-  wanted = PROJECT["dependencies"] + [d for n in ("wandb", "video", "tiff") for d in extras[n]]
+  wanted = PROJECT["dependencies"] + [
+    d for n in ("wandb", "video", "tiff", "onnx") for d in extras[n]
+  ]
   declared = {normal(re.match(r"[\w.-]+", d)[0]) for d in wanted}
   known = metadata.packages_distributions()
   missing = {n for n in names if not {normal(d) for d in known.get(n, [n])} & declared}

@@ -2,14 +2,11 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import queue
 import shutil
 import signal
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -22,8 +19,8 @@ from PIL import Image
 from test_training import same
 from test_training import tiny_config as unet_config
 
+from segjax import claims, models, study, training
 from segjax import config as config_lib
-from segjax import models, study, training
 from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
@@ -295,37 +292,26 @@ def test_notes_stand_once_and_at_most_ten(capsys):
 # ---------------------------------------------------------------------------- one at a time
 
 
-def test_a_run_in_use_is_refused_and_a_dead_one_is_not(own):
+def test_a_run_in_use_is_refused(own):
   config, run, _ = own
   with (
     workdir_lib.locked(run),
-    pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* trains in it"),
+    pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* trains in it; wait"),
   ):
     training.train(config, run)
-  code = (
-    "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
-    "file.write('process 7 on moon'); file.flush(); print(flush=True); time.sleep(60)"
-  )
-  process = subprocess.Popen(
-    [sys.executable, "-c", code, str(run / "lock")], stdout=subprocess.PIPE
-  )
-  process.stdout.readline()
-  with pytest.raises(UserError, match=r"process 7 on moon"), workdir_lib.locked(run):
-    pass
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  with workdir_lib.locked(run):
-    assert f"process {os.getpid()} on " in (run / "lock").read_text()
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
-  def flock(*_):
-    raise OSError(errno.ENOLCK, "No locks available")
+def test_a_run_that_was_taken_over_is_not_written_to(tmp_path):
+  config = tiny_config(write_pairs(tmp_path / "data", count=10), total_steps=4, eval_steps=4)
+  run = tmp_path / "run"
+  with pytest.raises(claims.TakenOver, match="was taken over by process 7 on moon"):
+    training.train(config, run, before_evaluation=lambda: take_over(run))
+  assert not list((run / "checkpoints").glob("[0-9]*"))
 
-  monkeypatch.setattr(fcntl, "flock", flock)
-  with workdir_lib.locked(tmp_path):
-    pass
-  assert "cannot be locked ([Errno" in capsys.readouterr().out
+
+def take_over(run):
+  """As another machine does that takes this process for dead."""
+  (run / "claim.2").write_text('{"pid": 7, "host": "moon", "machine": "m", "since": "1"}')
 
 
 # ---------------------------------------------------------------------------- nothing lost

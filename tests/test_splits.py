@@ -6,6 +6,7 @@ from conftest import write_kitti, write_pairs
 from PIL import Image
 
 from segjax.data import sources
+from segjax.data.labels import default_table
 from segjax.errors import NoSplit, UserError
 
 
@@ -79,3 +80,29 @@ def test_classes_of_a_test_folder_are_those_of_train(tmp_path):
       Image.new("RGB", (4, 4)).save(tmp_path / split / name / "x.png")
   source = sources.make("folder", "test", folder=str(tmp_path), kind="classification")
   assert source.labels.names == ("a", "b") and source[0]["label"] == 1
+
+
+def test_a_source_of_ones_own_may_have_no_test():
+  class Own:
+    labels, names = default_table(("a",)), ("x",)
+
+    def __init__(self, split):
+      self.names = dict(train=("x",), val=("y",), test=("z",))[split]
+
+    def __len__(self):
+      return 1
+
+    def __getitem__(self, i):
+      return dict(image=np.zeros((4, 4, 3), "u1"), label=np.zeros((4, 4), "u1"))
+
+  def two(split):
+    return Own({"train": "train"}.get(split, "val"))
+
+  def strict(split):
+    return Own({"train": "train", "val": "val"}[split])
+
+  assert sources._own_test(Own, {}, "my:source").names == ("z",)
+  with pytest.raises(NoSplit, match="its function gives the examples of val"):
+    sources._own_test(two, {}, "my:source")
+  with pytest.raises(NoSplit, match="KeyError"):
+    sources._own_test(strict, {}, "my:source")

@@ -80,7 +80,7 @@ def test_prepared_set_is_the_source(prepared, split):
   source = sources.make("kitti_road", split, folder=str(folder))
   stored = tfds_source(split, dataset="kitti_road", data_dir=str(data_dir))
   assert_same(stored, source)
-  assert stored.names == tuple(f"kitti_road/{split}/{i}" for i in range(len(source)))
+  assert tuple(stored.names) == tuple(f"kitti_road/{split}/{i}" for i in range(len(source)))
   assert 255 in stored[0]["label"]
   builder = tfds.builder("kitti_road", data_dir=data_dir)
   assert [e["name"].decode() for e in builder.as_data_source(split)] == list(source.names)

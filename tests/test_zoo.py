@@ -48,6 +48,8 @@ COUNTS = [
   ("unet", dict(skip=False), 529_457),
   ("unet", {}, 578_417),
   ("unet", AERIAL, 8_633_672),
+  ("ddrnet", {}, 5_695_987),
+  ("linear", {}, 2_738_709),
   ("classifier", dict(backbone="resnet18"), 11_689_512),
   ("classifier", dict(backbone="vgg11_bn"), 132_868_840),
   ("classifier", dict(backbone="efficientnet_lite0"), 4_652_008),
@@ -67,6 +69,12 @@ MORE_COUNTS = [  # of nets that take a second and more to trace
   ("classifier", dict(backbone="mobilenet_v3_large"), 5_483_032),
   ("fcn", {}, 32_957_013),
   ("deeplabv3", {}, 39_638_869),
+  ("dpt", {}, 41_475_413),
+  ("fpn", {}, 23_157_973),
+  ("linknet", {}, 21_772_597),
+  ("pspnet", dict(backbone="resnet34"), 22_169_813),
+  ("unetplusplus", {}, 26_081_509),
+  ("upernet", {}, 64_032_341),
   ("deeplabv3", dict(backbone="resnet101"), 58_630_997),
   ("deeplabv3", dict(backbone="mobilenet_v3_large", output_stride=16), 11_025_477),
   ("lraspp", {}, 3_221_538),
@@ -76,7 +84,9 @@ MORE_COUNTS = [  # of nets that take a second and more to trace
 NO_STRIDE_2 = ("convnext", "convnextv2", "dinov2", "dinov3", "mit", "swin")
 # Gradients that are 0 whatever the loss: a softmax does not see a shift of all scores, and batch
 # norm none of its inputs.
-ZERO = re.compile(r"(key|/k)/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$")
+ZERO = re.compile(
+  r"(key|/k)/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$|block_1/conv/bias$|^conv1_[03]/bias$"
+)
 
 
 # Nets without batch norm and dropout: the same in training and in evaluation.

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 from segjax import config as config_lib
-from segjax import errors
+from segjax import errors, textfiles
 from segjax.analysis import (
   charts,
   class_statistics,
+  examples,
   features,
   figures,
   predictions,
@@ -22,8 +23,18 @@ from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
 from segjax.data import checks, sources
 from segjax.errors import UserError, choose
-from segjax.training import evaluation, header, input_pipeline, restore
+from segjax.training import (
+  class_balance,
+  evaluation,
+  header,
+  input_pipeline,
+  nan_debug,
+  restore,
+)
+from segjax.training import experiment as experiment_lib
 from segjax.training.writers import finite
+
+SPLITS = ("train", "val")
 
 
 def run(command, given):
@@ -129,6 +140,37 @@ def confusion(workdir, output):
   print(f"  written to {file}")
 
 
+def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
+  """Ranks the labelled examples of both splits: those with wrong labels come first."""
+  if by == "disagreement" and not workdirs:
+    raise UserError("--by=disagreement needs further runs of other seeds, --workdirs=A,B")
+  choose(dict.fromkeys(examples.SCORES), by, "score")
+  runs = examples.read_runs([workdir, *map(Path, workdirs)], checkpoint)
+  config, moved = runs[0][0].config, _moved(workdir, folder)
+  sources = {s: restore.data_of_run(workdir, config, s, moved=moved).source for s in SPLITS}
+  scored = [s for split, source in sources.items() for s in examples.score(runs, split, source)]
+  ranked = examples.rank(scored, by)
+  for place, one in enumerate(ranked[: samples or 12], 1):
+    print(f"  {examples.caption(place, one)}")
+  target = _run_folder(workdir, output)
+  with errors.writing(target):
+    examples.write_table(ranked, target / "examples.csv")
+  print(f"  written to {target / 'examples.csv'}")
+  _write(examples.sheet(ranked, runs[0], sources, samples or 12), target / "examples.png")
+
+
+def replay(workdir):
+  """Repeats the step that `config.nan_debug` has kept, and says where it is not finite."""
+  config = config_lib.load(workdir / "config.json")
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  weights = class_balance.read(workdir, config, labels)
+  count = textfiles.read_state(workdir / "data.json").get("train", [1])[0]
+  per_epoch = max(count // config.data.batch_size, 1)  # the learning rate depends on it
+  experiment = experiment_lib.build(config, labels, per_epoch, weights)
+  kept = nan_debug.read(workdir / nan_debug.FILE, experiment.abstract_state())
+  print("\n".join(nan_debug.report(experiment, *kept)))
+
+
 def stages(workdir, output, folder, samples):
   """Draws fixed examples as an early, a middle and the last checkpoint see them."""
   moved = _moved(workdir, folder)
@@ -208,6 +250,8 @@ COMMANDS = {
   "crops": crops,
   "worst": worst,
   "confusion": confusion,
+  "examples": rank_examples,
+  "replay": replay,
   "stages": stages,
   "cost": cost,
   "features": feature_stages,

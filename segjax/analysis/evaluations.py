@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax import metrics, outputs
+from segjax import hosts, metrics, outputs
 from segjax.analysis import baseline, image_scores, score_files
 from segjax.analysis.image_scores import MEANS
 from segjax.analysis.predictions import LABEL_MAPS
@@ -54,13 +54,15 @@ def run(
     experiment.eval_step,
     state,
     lambda: input_pipeline.eval_batches(config, data.source),
-    experiment.mesh,
+    experiment.eval_mesh(),
     task if config.task.name in LABEL_MAPS else None,
     logits=config.task.name == "segmentation",
     known=temperature.temperature_of(workdir, step),
     surfaces=surfaces,
     fit=fit_temperature,
   )
+  if not hosts.is_first():
+    return  # the rest is text and files
   rows = image_scores.rows_of(sums)
   ends = image_scores.intervals(rows, task.classes) if rows else {}
   more = values(sums, rows, ends, task.classes)
@@ -90,6 +92,8 @@ def _check(task, split, surfaces, fit_temperature, color_baseline):
   ):
     if wanted and task not in fit:
       raise UserError(f"--{flag} is for {' or '.join(fit)}, this run's task is {task!r}")
+  if surfaces and hosts.count() > 1:
+    raise UserError("--surfaces works in one process: leave --distributed out")
   if fit_temperature and split != "val":
     raise UserError(
       f"--fit_temperature fits on the val split, and --split is {split!r}; leave it out, then "

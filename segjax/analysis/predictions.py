@@ -16,7 +16,11 @@ from segjax.pictures import panel, spread
 from segjax.training import restore
 from segjax.training.evaluation import classes_seen, example_panels
 
-LABEL_MAPS = ("segmentation", "class_query")  # tasks that predict a class at each pixel
+LABEL_MAPS = (
+  "segmentation",
+  "class_query",
+  "mask_classification",
+)  # tasks that predict a class at each pixel
 
 
 @dataclasses.dataclass(frozen=True)

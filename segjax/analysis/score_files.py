@@ -11,8 +11,8 @@ from segjax import textfiles
 from segjax.analysis import charts, image_scores
 from segjax.errors import writing
 from segjax.metrics import summarize
-from segjax.outputs import FORMULA
 from segjax.tasks.segmentation import COUNTS
+from segjax.textfiles import FORMULA
 from segjax.training import measures
 from segjax.training.measures import CALIBRATED, CALIBRATION, TEMPERATURE
 

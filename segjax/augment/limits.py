@@ -32,6 +32,7 @@ LIMITS = dict(
   mixup_alpha=(0.01, 100),
   cutmix=(0, 1),
   cutmix_alpha=(0.01, 100),
+  classmix=(0, 1),
 )
 
 

@@ -1,4 +1,4 @@
-"""Augmentation that mixes the examples of a batch: MixUp and CutMix, on the device."""
+"""Augmentation that mixes the examples of a batch: MixUp, CutMix, ClassMix, on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from segjax.augment.geometry import box
-from segjax.augment.limits import check_limits
+from segjax.augment.limits import LIMITS, check_limits
+from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 
 
@@ -75,8 +76,30 @@ def paste_next(
   )
 
 
+def draw_classes(key: jax.Array, label: jax.Array, classes: Sequence[int] = ()) -> jax.Array:
+  """Draws the pixels of ClassMix: those of half of the classes of a mask.
+
+  Olsson et al., "ClassMix", WACV 2021, with the labels in place of predictions; of 2 n - 1 classes
+  n are drawn.
+
+  Args:
+    key: PRNG key.
+    label: i32[H,W]; 255 is no class.
+    classes: those to take, all that the mask has, in place of a random half.
+
+  Returns:
+    bool[H,W], True where the mask has one of the drawn classes.
+  """
+  if classes:
+    return jnp.isin(label, jnp.array(classes))
+  there = jnp.zeros(IGNORE + 1, bool).at[label.ravel()].set(True).at[IGNORE].set(False)
+  order = jnp.where(there, jax.random.uniform(key, there.shape), jnp.inf).argsort()
+  rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
+  return (there & (rank < (there.sum() + 1) // 2))[label]
+
+
 def _paste(inside, image, label):
-  """CutMix: labels i32[B,H,W] are pasted along, those of i32[B] mixed by the pixels' share."""
+  """Labels i32[B,H,W] are pasted along, those of i32[B] mixed by the share of pixels."""
   if label.ndim == 3:
     return paste_next(inside, image, label)
   image, _ = paste_next(inside, image, jnp.zeros(inside.shape, label.dtype))
@@ -89,6 +112,8 @@ def make_batch_augment(
   mixup_alpha: float = 0.2,
   cutmix: float = 0.0,
   cutmix_alpha: float = 1.0,
+  classmix: float = 0.0,
+  classmix_classes: Sequence[int] = (),
 ) -> Callable[..., tuple[jax.Array, jax.Array | Mixed]] | None:
   """Builds the augmentation of a batch, or None where everything is off.
 
@@ -99,30 +124,48 @@ def make_batch_augment(
     cutmix: probability that an example gets a rectangle of the next (Yun et al., ICCV 2019).
     cutmix_alpha: parameter of the Beta distribution of the rectangle's share, before the border
       cuts it.
+    classmix: probability that an example that gets no rectangle gets the pixels of half of the
+      classes of the next (Olsson et al., WACV 2021); masks alone.
+    classmix_classes: numbers of the classes that it gets, as many of them as the next has, in place
+      of a random half: rare objects are copied and pasted.
 
   Returns:
     (key, f32[B,H,W,C], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed. It raises
-    a UserError for other labels, and for MixUp of masks.
+    a UserError for other labels, for MixUp of masks and for ClassMix of classes.
 
   Raises:
     UserError: a value outside its limits.
   """
-  check_limits("batch_augment", locals())
-  if not (mixup or cutmix):
+  check_limits("batch_augment", {k: v for k, v in locals().items() if k in LIMITS})
+  if not all(type(c) is int and 0 <= c < IGNORE for c in classmix_classes):
+    raise UserError(
+      f"batch_augment.classmix_classes is {classmix_classes!r}; expected numbers of classes from 0 "
+      f"to {IGNORE - 1}"
+    )
+  if not (mixup or cutmix or classmix):
     return None
 
   def augment(key, image, label):
-    if label.ndim not in (1, 3) or (mixup and label.ndim == 3):
+    fits = dict(mixup=label.ndim == 1 or not mixup, classmix=label.ndim == 3 or not classmix)
+    if label.ndim not in (1, 3) or not all(fits.values()):
       raise UserError(
-        f"batch_augment: labels have shape {label.shape}; expected classes [B], or without mixup "
-        "masks [B,H,W]"
+        f"batch_augment: labels have shape {label.shape}; expected classes [B], or masks [B,H,W], "
+        "where mixup is for classes and classmix for masks"
       )
     keys = jax.random.split(key, 4)
-    pasted = jnp.zeros((len(image), 1, 1), bool)
+    inside = pasted = jnp.zeros((len(image), 1, 1), bool)
     mixed = image
     if cutmix:
       pasted = jax.random.bernoulli(keys[0], cutmix, pasted.shape)
       inside = pasted & draw_boxes(keys[1], image.shape[:3], cutmix_alpha)
+    if classmix:
+      # Of the key's further ones, far from those that `split` gives.
+      more = [jax.random.fold_in(key, i) for i in (16, 17)]
+      chosen = jax.random.bernoulli(more[0], classmix, pasted.shape) & ~pasted
+      draw = lambda k, x: draw_classes(k, x, classmix_classes)  # noqa: E731
+      following = jnp.roll(label, -1, 0)
+      inside |= chosen & jax.vmap(draw)(jax.random.split(more[1], len(image)), following)
+    if cutmix or classmix:
       mixed, label = _paste(inside, image, label)
     else:
       label = Mixed(label, jnp.roll(label, -1), jnp.ones(len(label)))

@@ -15,6 +15,7 @@ from segjax.benchmark.machine import matrix_rate, memory_rate
 from segjax.benchmark.timing import compile_anew, peak_bytes, time_samples
 from segjax.data.labels import default_table
 from segjax.models.cost import plain_flops
+from segjax.training import devices as devices_lib
 from segjax.training import experiment as experiment_lib
 from segjax.training import steps
 
@@ -68,14 +69,14 @@ def prepare(config, mode, classes=0):
   labels = default_table(tuple(f"class{i}" for i in range(count)))
   config.init_from = ""  # weights change no speed
   exp = experiment_lib.build(config, labels)
-  whole, split = steps.replicated(exp.mesh), steps.batched(exp.mesh)
+  whole = steps.replicated(exp.mesh)
   state, _ = exp.init()
   parameters = models.count_params(state.params)
   size, batch_size = tuple(config.data.size), config.data.batch_size
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (batch_size, *size, 3)).astype(np.uint8)
   if mode == "train":
-    steps.check_batch_size(batch_size, steps.make_mesh())
+    devices_lib.check(config)
   if mode == "infer":
     args = (jax.device_put(image, whole),)
   else:
@@ -84,7 +85,7 @@ def prepare(config, mode, classes=0):
     values = 1 if exp.task.label_kind == "nothing" else count
     label = rng.integers(0, values, shape).astype(np.uint8)
     batch = dict(image=image, label=label, valid=np.ones(batch_size, bool))
-    args = (jax.device_put(batch, split),)
+    args = (steps.put_batch(batch, exp.mesh),)
 
   def single(exp):
     return steps.unbound(exp.train_step() if mode == "train" else exp.predict_step())

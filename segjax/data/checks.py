@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data import decoding
 from segjax.data.contents import combine
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
@@ -132,9 +133,12 @@ def without_broken(source, threads=4):
     left out, as from `check`.
 
   Raises:
-    UserError: every example is broken.
+    UserError: every example is broken; or an image is too large, which may well be whole.
   """
   found = _by_index(source, threads)
+  large = [text for _, text in found if f": {decoding.TOO_LARGE} (" in text]
+  if large:
+    raise UserError(f"{len(large)} of {len(source)} images are no broken files: {large[0]}")
   faults = [(source.names[i], text) for i, text in found]
   broken = {i for i, _ in found}
   if not broken:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import stat
+from pathlib import Path
 
+from segjax.data import kept_hashes
 from segjax.data.lists import count, some
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
 
 THREADS = 8  # that read; they mostly wait for the disk
+COMPARED = 2000  # images of a split that are compared with those of the other
+WHOLE = 2**28  # bytes of a set of shards that are read at a start, half a second
 END = 2**16  # bytes that are read at either end of an image file
 
 
@@ -40,10 +46,11 @@ def example_hashes(source, pairs):
   """Hashes of the examples of a source that reads files.
 
   An image counts by its size and its first and last 64 KiB, a label file by all of its bytes.
-  Folders and times do not count.
+  Folders and times do not count. Of a large set the files that have not changed since the last
+  start are not read again, see `kept_hashes`.
 
   Args:
-    source: a source with `names` and `labels`.
+    source: a source with `names`, `labels` and `root`.
     pairs: (image file, label) per example; the label is a file, a class number or None.
 
   Returns:
@@ -52,22 +59,44 @@ def example_hashes(source, pairs):
   Raises:
     UserError: a file cannot be read.
   """
+  if len(pairs) < kept_hashes.FROM:
+    return _map(lambda i: _example_hash(source, i, *pairs[i]), len(pairs))
+  known = f"{Path(source.root).absolute()}\n{source.names[0]}"
+  kept = kept_hashes.read(known)
+  stamps = _map(lambda i: kept_hashes.stamp(*_parts(source, i, *pairs[i])), len(pairs))
+  changed = [i for i, (key, _) in enumerate(stamps) if key not in kept]
+  found = _map(lambda k: _example_hash(source, changed[k], *pairs[changed[k]]), len(changed))
+  fresh = dict(zip(changed, found, strict=True))
+  hashes = [fresh[i] if i in fresh else kept[key] for i, (key, _) in enumerate(stamps)]
+  if changed:
+    kept_hashes.write(known, stamps, hashes)
+  return hashes
 
-  def one(i):
-    image, label = pairs[i]
-    digest = hashlib.sha256(f"{source.names[i]}\n{image.name if image else None}\n".encode())
-    try:
-      if image is not None:
-        digest.update(_ends(image))
-      if isinstance(label, int):
-        digest.update(source.labels.names[label].encode())
-      elif label is not None:
-        digest.update(label.read_bytes())
-    except OSError as error:
-      raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    return digest.digest()
 
-  return map_threads(one, len(pairs), THREADS)
+def _example_hash(source, i, image, label):
+  digest = hashlib.sha256(f"{source.names[i]}\n{image.name if image else None}\n".encode())
+  if image is not None:
+    digest.update(_ends(image))
+  if isinstance(label, int):
+    digest.update(source.labels.names[label].encode())
+  elif label is not None:
+    digest.update(label.read_bytes())
+  return digest.digest()
+
+
+def _parts(source, i, image, label):
+  """(a text, files) that the hash of an example depends on."""
+  known = isinstance(label, int)
+  text = f"{source.names[i]}\n{source.labels.names[label] if known else ''}"
+  return text, [file for file in (image, None if known else label) if file is not None]
+
+
+def _map(function, count):
+  """`map_threads`; a UserError for a file that cannot be read."""
+  try:
+    return map_threads(function, count, THREADS)
+  except OSError as error:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 def combine(hashes, labels):
@@ -76,22 +105,56 @@ def combine(hashes, labels):
   return hashlib.sha256(b"".join(hashes) + own.encode()).hexdigest()[:16]
 
 
+def of_shards(files):
+  """16 hex digits over the files of a set that holds many examples in each.
+
+  Up to `WHOLE` bytes in all they are read whole; of larger sets their sizes and both ends count,
+  where ArrayRecord has the places of its examples.
+
+  Args:
+    files: paths.
+  """
+  whole = sum(file.stat().st_size for file in files) <= WHOLE
+  parts = _map(lambda i: _whole(files[i]) if whole else _ends(files[i]), len(files))
+  digest = hashlib.sha256()
+  for file, part in zip(files, parts, strict=True):
+    digest.update(f"{file.name}\n{len(part)}\n".encode() + part)
+  return digest.hexdigest()[:16]
+
+
 def _twins(source):
-  """A sentence about images that the other split holds too, byte for byte."""
+  """A sentence about images that the other split holds too, byte for byte.
+
+  Of a large split `COMPARED` images are looked at, evenly spread.
+  """
   by_size = {}
   for file in source.elsewhere:
-    if file.is_file():
-      by_size.setdefault(file.stat().st_size, []).append(file)
-  mine = [f for f, _ in source.pairs if f and f.is_file() and f.stat().st_size in by_size]
-  sizes = {f.stat().st_size for f in mine}
-  others = [f for size in sizes for f in by_size[size]]
+    if (size := _size(file)) is not None:
+      by_size.setdefault(size, []).append(file)
+  looked = min(len(source.pairs), COMPARED) if by_size else 0
+  mine = [source.pairs[i * len(source.pairs) // looked][0] for i in range(looked)]
+  sizes = {file: _size(file) for file in mine if file}
+  mine = [file for file, size in sizes.items() if size in by_size]
+  others = [file for size in {sizes[f] for f in mine} for file in by_size[size]]
+  everything = [*mine, *others]
   try:
-    hashes = map_threads(lambda i: _whole((*mine, *others)[i]), len(mine) + len(others), THREADS)
+    hashes = map_threads(lambda i: _whole(everything[i]), len(everything), THREADS)
   except OSError:
     return ()  # an error when it is read
   there = dict(zip(hashes[len(mine) :], others, strict=True))
   twins = [f"{f.name} = {there[h].name}" for f, h in zip(mine, hashes, strict=False) if h in there]
-  return (f"{count(twins, 'image')} in both splits, byte for byte: {some(twins)}",) * bool(twins)
+  of = f" of {looked} looked at" if looked < len(source.pairs) else ""
+  said = f"{count(twins, 'image')}{of} in both splits, byte for byte: {some(twins)}"
+  return (said,) * bool(twins)
+
+
+def _size(file):
+  """The size of a regular file; None for anything else."""
+  try:
+    status = os.stat(file)
+  except OSError:
+    return None
+  return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _whole(file):

@@ -26,6 +26,7 @@ EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 # Exceptions of Pillow on damaged files, by format and by place of the damage.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
           zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
+TOO_LARGE = "too large"  # begins the fault of an image beyond the limit
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
 MOST = "SEGJAX_MAX_PIXELS"  # environment variable; without it Pillow's limit of 179 million holds
 # First bytes of files that are something else, for the message.
@@ -178,6 +179,21 @@ def read_size(file):
 # ---------------------------------------------------------------------------- Pillow
 
 
+def set_limit(pixels):
+  """Sets the pixels of the largest image that this process, and those it starts, read.
+
+  Args:
+    pixels: 0 leaves the limit as it is.
+
+  Raises:
+    UserError: below 0.
+  """
+  if pixels < 0:
+    raise UserError(f"data.max_pixels is {pixels}, expected 0 (Pillow's limit) or more")
+  if pixels:
+    os.environ[MOST] = str(pixels)
+
+
 @functools.cache
 def _set_limit(text):
   """Sets Pillow's limit of the pixels of an image; twice the number that it warns from."""
@@ -207,7 +223,10 @@ def _decode(file, name, mask):
       kind = next((k for at, start, k in FOREIGN if head[at:].startswith(start)), "")
       fault = f"not an image{f' but {kind}' if kind else ''}, expected {EXPECTED}; {mend}"
     except Image.DecompressionBombError as error:
-      fault = f"too large ({error}); scale it down, or raise the limit: {MOST}=400000000"
+      fault = (
+        f"{TOO_LARGE} ({error}), but perhaps not broken; raise the limit, data.max_pixels or the "
+        f"environment variable {MOST}=400000000, or scale it down"
+      )
     except MemoryError:
       fault = f"does not fit into memory; {mend}"
     except DAMAGE as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from segjax.data import contents, decoding
+from segjax.data import contents, decoding, paths
 from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
 from segjax.data.lists import IMAGE_ENDINGS, SPLITS, TEST, count, not_read, some
@@ -25,6 +27,7 @@ TEXTS = (
   "classes.txt",
   *(f"{s}.txt" for s in (*SPLITS, TEST)),
 )  # are read, and these are for people:
+RECENT = 2 * 10**9  # ns; the coarsest times that file systems have
 FOR_PEOPLE = ("readme", "license")
 
 
@@ -175,32 +178,48 @@ class Entries:
     others: files of other endings, and entries that are neither a file nor a folder.
   """
 
-  files: tuple[Path, ...]
+  files: tuple[paths.File, ...]
   folders: tuple[Path, ...]
-  others: tuple[Path, ...]
+  others: tuple[paths.File, ...]
 
 
 def entries(folder, endings=IMAGE_ENDINGS):
-  """The `Entries` of a folder; a UserError where there is none."""
+  """The `Entries` of a folder; a UserError where there is none.
+
+  They are kept for the other split and for `unread`, but for a folder that has just changed: its
+  next change may have the same time.
+  """
   if not folder.is_dir():
     raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
+  changed = folder.stat().st_mtime_ns
+  look = _entries if time.time_ns() - changed > RECENT else _entries.__wrapped__
   try:
-    with os.scandir(folder) as scan:
-      found = sorted(scan, key=lambda entry: entry.name)
+    return look(folder, endings, changed)
   except OSError as error:
     raise UserError(f"{folder.absolute()}: cannot be read ({error.strerror}); mend it") from None
-  files, folders, others = [], [], []
-  for entry in found:
-    path = folder / entry.name
-    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
-      continue
-    if entry.is_dir():
-      folders.append(path)
-    elif path.suffix.lower() in endings and (entry.is_file() or not path.exists()):
-      files.append(path)  # a link to nothing too: it is an error when it is read
-    else:
-      others.append(path)
-  return Entries(tuple(files), tuple(folders), tuple(others))
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(folder, endings, changed):
+  del changed  # makes another entry of the cache
+  files, folders, others, before = [], [], [], paths.prefix(folder)
+  with os.scandir(folder) as scan:
+    for entry in scan:
+      name = entry.name
+      if name.startswith(".") or name.lower() in SYSTEM_FILES:
+        continue
+      path = paths.File(before + name)
+      if entry.is_dir():
+        folders.append(folder / name)
+      elif path.suffix.lower() in endings and (entry.is_file() or not path.exists()):
+        files.append(path)  # a link to nothing too: it is an error when it is read
+      else:
+        others.append(path)
+  return Entries(*(tuple(sorted(part, key=_name)) for part in (files, folders, others)))
+
+
+def _name(path):
+  return path.name
 
 
 def inside(folder, root):
@@ -283,7 +302,7 @@ def list_images(path):
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, beside)
     raise UserError(f"no such file or folder: {path.absolute()}{hint}")
-  files = list(entries(path).files)
+  files = [Path(file) for file in entries(path).files]
   if not files:
     said = "".join(f". {note}" for note in skipped(path))
     raise UserError(f"{path.absolute()}: no image in it, expected {', '.join(IMAGE_ENDINGS)}{said}")

@@ -75,17 +75,17 @@ def decide(labels, values, ignored, mask_files, where):
   meaning = Meaning(labels, values, ignored)
   greys, names = meaning.greys, labels.names
   own = any(i != IGNORE for i in greys.values())
-  stamps = tuple(sorted(_stamp(f) for f in mask_files))
+  stamps = functools.cache(lambda: tuple(sorted(_stamp(f) for f in mask_files)))
   if own and any(values.get(g) != i for g, i in greys.items()):
     known = {g for g, i in greys.items()} | {v for v, i in values.items() if i == IGNORE}
-    if _union(stamps, _shown_greys, frozenset(known)):
+    if _union(stamps(), _shown_greys, frozenset(known)):
       said = ", ".join(f"{g} is {names[i]}" for g, i in greys.items() if i != IGNORE)
       note = f"grey masks in {where}/ are read by the colours of classes.txt: {said}"
       return dataclasses.replace(meaning, by_grey=True), (note,)
   plain = len(labels) == 2 and (values.get(0), values.get(1)) == (0, 1) and WHITE not in greys
   look = _grey_numbers if labels.own_colors else _numbers
   both = frozenset({0, WHITE})
-  if plain and _union(stamps, look, both) == both:  # 255 alone does not show its meaning
+  if plain and _union(stamps(), look, both) == both:  # 255 alone does not show its meaning
     note = f"masks in {where}/ hold 0 and 255 alone: 255 is read as 1, {names[1]!r}, not ignored"
     return dataclasses.replace(meaning, binary=True), (note,)
   return meaning, ()

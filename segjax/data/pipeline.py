@@ -14,12 +14,14 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import grain
 import numpy as np
 from absl import flags
 from PIL import Image
 
+from segjax.data import sizes
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 
@@ -41,23 +43,18 @@ def extend(array, size, **how):
   return np.pad(array, more + [(0, 0)] * (array.ndim - 2), **how) if np.any(more) else array
 
 
-def multiples(size, multiple):
-  """The next multiples of `multiple` from (height, width) on."""
-  return [-(-n // multiple) * multiple for n in size]
+def extend_all(example, size, extend_image=None):
+  """Extends an example at the bottom and right to at least `size` = (height, width).
 
-
-def extend_all(example, size):
-  """Extends images at their edges, masks by 255."""
-  how = {2: dict(constant_values=IGNORE), 3: dict(mode="edge")}
-  return {k: extend(v, size, **how[v.ndim]) if v.ndim >= 2 else v for k, v in example.items()}
-
-
-def pad(example, multiple):
-  """Extends an example at the bottom and right to multiples of `multiple` pixels.
-
-  The image repeats its edge, as `ops.pad_to_multiple` does; a mask there is 255, ignore.
+  Args:
+    example: {"image": u8[H,W,3], "label": u8[H,W], u8[H,W,3] or u8[]}.
+    size: (height, width), pixels.
+    extend_image: function of an image and the size; None: the edge is repeated, as for crops of a
+      training. Masks become 255, ignore.
   """
-  return extend_all(example, multiples(example["image"].shape[:2], multiple))
+  extend_image = extend_image or partial(extend, mode="edge")
+  how = {2: partial(extend, constant_values=IGNORE), 3: extend_image}
+  return {k: how[v.ndim](v, size) if v.ndim >= 2 else v for k, v in example.items()}
 
 
 def cut(example, top, left, size):
@@ -130,7 +127,7 @@ class CenterCrop(_Cached):
     self.size = tuple(size)
 
   def _fit(self, example):
-    example = extend_all(example, self.size)
+    example = extend_all(example, self.size, sizes.extend_image)
     shape = example["image"].shape[:2]
     top, left = ((m - n) // 2 for m, n in zip(shape, self.size, strict=True))
     # Copies, or a kept view would keep the whole image.
@@ -140,7 +137,8 @@ class CenterCrop(_Cached):
 class FullSize(_Cached):
   """A source at its examples' own sizes, extended to multiples of `multiple` pixels.
 
-  Examples that may have been extended have their own "size" too, i32[2], height and width.
+  They are extended as prediction does it, see `sizes.extend_image`. Examples that may have been
+  extended have their own "size" too, i32[2], height and width.
   """
 
   def __init__(self, source, multiple, cache_mb):
@@ -149,7 +147,8 @@ class FullSize(_Cached):
 
   def _fit(self, example):
     size = np.array(example["image"].shape[:2], np.int32)
-    return pad(example, self.multiple) | (dict(size=size) if self.multiple > 1 else {})
+    extended = extend_all(example, sizes.multiples(size, self.multiple), sizes.extend_image)
+    return extended | (dict(size=size) if self.multiple > 1 else {})
 
 
 def _local(batch_size, process_index, process_count):
@@ -161,6 +160,25 @@ def _local(batch_size, process_index, process_count):
     )
   local = batch_size // process_count
   return slice(process_index * local, (process_index + 1) * local), local
+
+
+class _Share(grain.MapDataset):
+  """A process's part of each batch, in the batch's order."""
+
+  def __init__(self, parent, part, batch_size):
+    """Takes the places `part`, a slice, of each `batch_size` elements of the parent."""
+    super().__init__(parent)
+    self._part, self._batch_size = part, batch_size
+    self._count = part.stop - part.start
+
+  def __len__(self):
+    return len(self._parent) // self._batch_size * self._count
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    batch, place = divmod(index, self._count)  # of all epochs, which have whole batches
+    return self._parent[batch * self._batch_size + self._part.start + place]
 
 
 def train_iterator(
@@ -179,7 +197,8 @@ def train_iterator(
   """Endless shuffled batches; the order is a pure function of (seed, step).
 
   Each epoch is a new permutation of which the last `len(source) % batch_size` examples are
-  left out. Processes see disjoint parts of the batches, crops too, that one process would see.
+  left out. Each process decodes its part alone of the batches that one process would see, so that
+  the devices of all get what those of one process would.
 
   Args:
     source: a `Resized`, or a `FullSize` with `crop`.
@@ -199,7 +218,7 @@ def train_iterator(
   Raises:
     UserError: fewer examples than a batch, or processes that do not divide the batch.
   """
-  _, local = _local(batch_size, process_index, process_count)
+  part, local = _local(batch_size, process_index, process_count)
   steps = len(source) // batch_size
   if not steps:
     raise UserError(
@@ -221,7 +240,8 @@ def train_iterator(
   else:
     examples = indices.map(load)
   # Here, not before the crops: each follows from its place among those of all processes.
-  examples = examples[process_index::process_count]
+  if process_count > 1:
+    examples = _Share(examples, part, batch_size)
   batches = examples.batch(local, drop_remainder=True)
   ahead = -(-prefetch // local)
   dataset = batches.repeat().to_iter_dataset(_threads(num_threads, ahead))
@@ -280,20 +300,29 @@ def eval_batches(
   return iter(batches.to_iter_dataset(_threads(num_threads, -(-prefetch // local))))
 
 
-def full_size_batches(source, *, batch_size, devices=1, num_threads=2, prefetch=16):
+def full_size_batches(
+  source,
+  *,
+  batch_size,
+  devices=1,
+  num_threads=2,
+  prefetch=16,
+  process_index=0,
+  process_count=1,
+):
   """Iterates once over every example of a `FullSize` source, batched with those of equal size.
 
   As many shapes as there are sizes come out, so the evaluation step compiles that often. The
   rest of a size at the end is filled with masked copies: to a whole batch where the size had one
   before, which needs no other shape, or else to no more than the devices need. Holds at most a
-  batch per size in memory.
+  batch per size in memory. Of several processes each has a part of the examples, and so batches and
+  shapes of its own.
 
   Args: see `train_iterator`.
     devices: number of devices that share a batch.
   """
-  examples = grain.MapDataset.range(len(source)).map(
-    lambda i: source[int(i)] | dict(index=np.int32(i))
-  )
+  ends = [len(source) * i // process_count for i in (process_index, process_index + 1)]
+  examples = grain.MapDataset.range(*ends).map(lambda i: source[int(i)] | dict(index=np.int32(i)))
   waiting, whole = {}, set()
   for example in examples.to_iter_dataset(_threads(num_threads, prefetch)):
     shape = example["image"].shape

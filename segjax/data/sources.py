@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from segjax import own_code
-from segjax.data import files
+from segjax.data import files, lists
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
 from segjax.data.datasets.camvid import camvid
@@ -33,7 +33,7 @@ from segjax.data.datasets.tfds import tfds_source
 from segjax.data.files import SPLITS, TEST, list_images, read_image, skipped
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.data.synthetic.sources import aerial_scenes, road_scenes
-from segjax.errors import UserError
+from segjax.errors import NoSplit, UserError
 
 __all__ = [
   "SOURCES", "SPLITS", "TEST", "check", "labelled", "list_images", "make", "read_image", "skipped",
@@ -76,7 +76,10 @@ def make(name, split, *, complete=True, **fields):
   own_code.check_arguments(build, fields, what, passed=(first,))
   if split not in (*SPLITS, TEST):
     raise UserError(f"unknown split {split!r} (splits: {', '.join((*SPLITS, TEST))})")
-  source = build(split, **fields)
+  if own_code.is_own(name) and split == TEST:
+    source = _own_test(build, fields, what)
+  else:
+    source = build(split, **fields)
   if own_code.is_own(name):
     _check_parts(source, what)
   if not len(source):
@@ -92,6 +95,17 @@ def make(name, split, *, complete=True, **fields):
     )
   if complete:
     files.require_complete(source)
+  return source
+
+
+def _own_test(build, fields, what):
+  """The split "test" of somebody's own function; a NoSplit where it knows of none."""
+  try:
+    source = build(TEST, **fields)
+  except Exception as error:
+    raise NoSplit(f"{what} has no split 'test' ({type(error).__name__}: {error})") from error
+  other = tuple(source.names) != tuple(build("val", **fields).names)
+  lists.require_test(TEST, other, what, "its function gives the examples of val")
   return source
 
 

@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from segjax import textfiles
 from segjax.errors import UserError, writing
@@ -294,7 +293,6 @@ def is_marked(file: Path) -> bool:
         head = video.read(ENDS)
         video.seek(max(video.seek(0, os.SEEK_END) - ENDS, 0))
         return png.MARK[1].encode() in head + video.read()
-    with Image.open(file, formats=("PNG",)) as image:
-      return image.info.get(png.MARK[0]) == png.MARK[1]
-  except (OSError, ValueError, SyntaxError, zipfile.BadZipFile):
+    return png.is_marked(file)
+  except (OSError, zipfile.BadZipFile):
     return False

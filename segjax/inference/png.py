@@ -21,6 +21,8 @@ MARK = ("Software", "segjax")  # text in each picture that we write
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 UP = 2  # filter: the difference to the row before
 AT_ONCE = 2**20  # bytes
+WIDEST = 2**20  # pixels of a row that is read
+PIXELS = 2**22  # that Pillow decodes together
 
 
 def _chunk(kind, data):
@@ -35,7 +37,7 @@ def _header(width, height, bits, color):
 
 
 class PngRows:
-  """`segjax.data.tiles.Rows` of a PNG file of 8 bits per channel; see `can_stream`."""
+  """`segjax.data.tiles.Rows` of a PNG file of 8 bits per channel; see `size_of`."""
 
   def __init__(self, file: Path):
     """Reads the header.
@@ -60,9 +62,13 @@ class PngRows:
     Raises:
       UserError: damaged data.
     """
-    count = min(count, self._left)
-    if not count:
-      return np.zeros((0, self.width, 3), np.uint8)
+    count, parts = min(count, self._left), [np.zeros((0, self.width, 3), np.uint8)]
+    while count:
+      parts.append(self._strip(min(count, max(PIXELS // self.width, 1))))
+      count -= len(parts[-1])
+    return np.concatenate(parts)
+
+  def _strip(self, count):
     filtered = self._inflated(count * len(self._before))
     data = zlib.compress(self._before + filtered, 0)
     small = _header(self.width, count + 1, 8, self._color)
@@ -107,24 +113,37 @@ class PngRows:
     self._stream.close()
 
 
-def can_stream(file: Path) -> bool:
-  """Whether `PngRows` reads a file: 8 bits per channel, whole rows, upright, one picture."""
+def size_of(file: Path) -> tuple[int, int] | None:
+  """(height, width) of a file that `PngRows` reads, or None.
+
+  It reads files of one upright picture with 8 bits per channel, not interlaced.
+  """
+  kinds = _chunks_before_pixels(file)
+  if len(kinds.get(b"IHDR", b"")) != 13 or b"acTL" in kinds or b"eXIf" in kinds:
+    return None
+  width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", kinds[b"IHDR"])
+  fits = bits == 8 and not interlaced and color in CHANNELS and 0 < width <= WIDEST
+  return (height, width) if fits else None
+
+
+def is_marked(file: Path) -> bool:
+  """Whether a picture has the mark of `PngWriter`, however large it is."""
+  return _chunks_before_pixels(file).get(b"tEXt") == "\0".join(MARK).encode("latin-1")
+
+
+def _chunks_before_pixels(file):
+  """{kind: up to 64 bytes of the last chunk of it}, up to the pixels; {} for another file."""
+  found = {}
   with file.open("rb") as stream:
-    if stream.read(8) != SIGNATURE:
-      return False
+    if stream.read(len(SIGNATURE)) != SIGNATURE:
+      return found
     while len(head := stream.read(8)) == 8:
       size, kind = struct.unpack(">I4s", head)
-      if kind == b"IHDR":
-        bits, color, _, _, interlaced = stream.read(13)[8:]
-        if bits != 8 or interlaced or color not in CHANNELS:
-          return False
-        size = 0
-      elif kind in (b"acTL", b"eXIf"):
-        return False
-      elif kind == b"IDAT":
-        return True
-      stream.seek(size + 4, 1)
-  return False
+      if kind == b"IDAT":
+        return found
+      found[kind] = stream.read(min(size, 64))
+      stream.seek(size + 4 - len(found[kind]), 1)
+  return {}
 
 
 # ---------------------------------------------------------------------------- writing

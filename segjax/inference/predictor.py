@@ -17,7 +17,7 @@ from segjax.inference.model import MODES, Model, View
 from segjax.pictures import overlay
 
 TILE = 512  # pixels, where neither the caller nor the run says another
-BLOCK = 2**20  # pixels of a picture that are worked on together
+BLOCK = 2**18  # pixels of a picture that are worked on together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _choose_view(model, mode, tile, overlap):
   """The View of a net, its own or as the arguments say."""
   fixed = tuple(model.size) if model.size else None
   own = getattr(model, "view", None) or View("tiles" if fixed else "native")
-  mode = mode or ("tiles" if tile else own.mode)
+  mode = mode or ("tiles" if tile or (fixed and own.mode == "native") else own.mode)
   if mode not in MODES:
     raise UserError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
   overlap = own.overlap if overlap is None else overlap
@@ -222,7 +222,7 @@ def _choose_view(model, mode, tile, overlap):
       raise UserError("tile is for mode 'tiles'; leave it out, or use that mode")
     return View(mode, own.size if own.mode == "native" else None, overlap)
   size = (tile, tile) if isinstance(tile, int) else tile and tuple(tile)
-  size = size or (own.size if own.mode == mode else None) or fixed
+  size = size or fixed or (own.size if own.mode == mode else None)
   if size is None and mode == "resize":
     raise UserError("mode 'resize' needs a size, and this net says none; give tile=HEIGHT,WIDTH")
   size = size or (TILE, TILE)

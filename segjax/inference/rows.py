@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from segjax.inference import png
 
 LARGE = 2**24  # pixels of an image from which it is read in strips
 TIFF = (".tif", ".tiff")
+FAULTS = (OSError, ValueError, RuntimeError, KeyError, struct.error, zlib.error)  # of tifffile
 
 
 class Unreadable(UserError):
@@ -53,26 +56,25 @@ class _Checked:
 
 
 def _in_strips(file):
-  """`Rows` of a large file that can be read in strips, or None."""
-  size = decoding.read_size(file)
-  if not size or size[0] * size[1] < LARGE:
-    return None
-  if png.can_stream(file):
-    return png.PngRows(file)
-  return _tiff(file) if file.suffix.lower() in TIFF else None
+  """`Rows` of a large file that can be read in strips, or None; Pillow's limit is not theirs."""
+  with contextlib.suppress(OSError):
+    size = png.size_of(file) if file.is_file() else None
+    if size and size[0] * size[1] >= LARGE:
+      return png.PngRows(file)
+  return _tiff(file) if file.is_file() and file.suffix.lower() in TIFF else None
 
 
 def _tiff(file):
-  """`Rows` of a TIFF file, or None without tifffile, or where that cannot read it in strips."""
+  """`Rows` of a large TIFF file; None without tifffile, or where that cannot read it so."""
   try:
     import tifffile
   except ImportError:
     return None
-  with contextlib.suppress(tifffile.TiffFileError, OSError, ValueError):
-    rows = TiffRows(tifffile.TiffFile(file), file)
-    if rows.can_stream():
+  with contextlib.ExitStack() as stack, contextlib.suppress(*FAULTS, tifffile.TiffFileError):
+    rows = TiffRows(stack.enter_context(tifffile.TiffFile(file)), file)
+    if rows.height * rows.width >= LARGE and rows.can_stream():
+      stack.pop_all()
       return rows
-    rows.close()
   return None
 
 
@@ -117,7 +119,7 @@ class TiffRows:
         band[:, left : left + columns] = part[:rows, :columns, : 1 if samples < 3 else 3]
         if left + width >= self.width:
           return band
-    except (ValueError, OSError, RuntimeError) as error:
+    except FAULTS as error:
       raise UserError(f"{self._file}: cannot be read ({error}); replace or remove it") from None
     return band
 

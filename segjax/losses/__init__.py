@@ -9,6 +9,7 @@ from segjax.losses.balance import RULES, class_weights
 from segjax.losses.boundary_loss import boundary, signed_distances
 from segjax.losses.features import content, gram, style
 from segjax.losses.lovasz_loss import lovasz
+from segjax.losses.masks import mask_classification, match
 from segjax.losses.overlap import dice, focal_tversky, jaccard, tversky
 from segjax.losses.pixelwise import (
   class_probabilities,
@@ -34,6 +35,8 @@ __all__ = [
   "jaccard",
   "log_likelihood",
   "lovasz",
+  "mask_classification",
+  "match",
   "ohem",
   "signed_distances",
   "style",

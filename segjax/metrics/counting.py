@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from segjax.class_index import class_index, counted
 from segjax.ops import by_platform, undivided
 
+LIMIT = 2**31  # pixels of a batch from which on int32 may not hold their number
 SPREAD = 2**16  # cells that an accelerator counts into, so many copies of each as these hold
 
 
+def number_of(mask):
+  """How many values of a mask are True: i32[], of `LIMIT` values and more i64[]."""
+  if mask.size < LIMIT:
+    return mask.sum()
+  with jax.enable_x64(True):
+    return mask.sum(dtype=jnp.int64)
+
+
 def counts_of(cell, length):
-  """How often each of 0 ... length - 1 occurs in i32[...], i32[length].
+  """How often each of 0 ... length - 1 occurs in i32[...]: i32[length], see `number_of`.
 
   Accelerators add to a cell one at a time, so there neighbours are counted in copies of their own.
   """
@@ -25,7 +37,13 @@ def counts_of(cell, length):
     copy = jnp.arange(cell.size, dtype=jnp.int32) % copies
     return shared(cell * copies + copy, length * copies).reshape(length, copies).sum(1)
 
-  return by_platform(undivided(cell).ravel(), cpu=shared, default=spread)
+  cell = undivided(cell).ravel()
+  count = partial(by_platform, cpu=shared, default=spread)
+  if cell.size < LIMIT:
+    return count(cell)
+  parts = [count(part) for part in jnp.array_split(cell, cell.size // LIMIT + 1)]
+  with jax.enable_x64(True):
+    return sum(part.astype(jnp.int64) for part in parts)
 
 
 def ratio(a, b):

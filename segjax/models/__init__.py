@@ -49,13 +49,20 @@ from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
 from segjax.models.backbones import BACKBONES, Classifier, make_backbone
 from segjax.models.cost import count_params
+from segjax.models.ddrnet import DDRNet
 from segjax.models.deeplab import DeepLabV3, DeepLabV3Plus
+from segjax.models.dpt import DPT
 from segjax.models.efficientnet import efficientnet_lite0
 from segjax.models.encoder_decoder import EncoderDecoder
+from segjax.models.eomt import EoMT
 from segjax.models.fcn import FCN, FCN8s, FCN16s, FCN32s
+from segjax.models.fpn import FPN
+from segjax.models.linear import Linear
+from segjax.models.linknet import Linknet
 from segjax.models.lraspp import LRASPP
 from segjax.models.mobilenet import mobilenet_v3_large, mobilenet_v3_small
 from segjax.models.projection import Projection, Prototypes
+from segjax.models.pspnet import PSPNet
 from segjax.models.resnet import (
   resnet18,
   resnet34,
@@ -67,6 +74,8 @@ from segjax.models.resnet import (
 from segjax.models.segformer import SegFormer, mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
 from segjax.models.small_cnn import small_cnn
 from segjax.models.unet import UNet
+from segjax.models.unetplusplus import UNetPlusPlus
+from segjax.models.upernet import UPerNet
 from segjax.models.vgg import vgg11_bn, vgg16, vgg16_bn
 from segjax.models.vit import vit_tiny
 
@@ -74,39 +83,57 @@ MODELS = {
   "attention_segmenter": AttentionSegmenter,
   "backbone_unet": BackboneUNet,
   "classifier": Classifier,
+  "ddrnet": DDRNet,
   "deeplabv3": DeepLabV3,
   "deeplabv3_plus": DeepLabV3Plus,
+  "dpt": DPT,
   "encoder_decoder": EncoderDecoder,
+  "eomt": EoMT,
   "fcn": FCN,
   "fcn16s": FCN16s,
   "fcn32s": FCN32s,
   "fcn8s": FCN8s,
+  "fpn": FPN,
+  "linear": Linear,
+  "linknet": Linknet,
   "lraspp": LRASPP,
   "projection": Projection,
   "prototypes": Prototypes,
+  "pspnet": PSPNet,
   "segformer": SegFormer,
   "unet": UNet,
+  "unetplusplus": UNetPlusPlus,
+  "upernet": UPerNet,
 }
 
 DTYPES = {d: getattr(jnp, d) for d in ("bfloat16", "float16", "float32", "float64")}
 
 __all__ = [
   "BACKBONES",
+  "DPT",
   "FCN",
+  "FPN",
   "LRASPP",
   "AttentionSegmenter",
   "BackboneUNet",
   "Classifier",
+  "DDRNet",
   "DeepLabV3",
   "DeepLabV3Plus",
   "EncoderDecoder",
+  "EoMT",
   "FCN8s",
   "FCN16s",
   "FCN32s",
+  "Linear",
+  "Linknet",
+  "PSPNet",
   "Projection",
   "Prototypes",
   "SegFormer",
   "UNet",
+  "UNetPlusPlus",
+  "UPerNet",
   "count_params",
   "efficientnet_lite0",
   "load",

@@ -111,3 +111,9 @@ def feature_at(features: list[jax.Array], index: int, net: str) -> jax.Array:
     return features[index]
   have = [2**i for i, f in enumerate(features) if f is not None]
   raise UserError(f"{net} needs features at stride {2**index}; this backbone has strides {have}")
+
+
+def pyramid(features: list, net: str) -> list[jax.Array]:
+  """The features from stride 4 on, the finest first, or a UserError where there are none."""
+  found = [x for x in features[2:] if x is not None]
+  return found or [feature_at(features, 2, net)]

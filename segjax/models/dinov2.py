@@ -242,12 +242,17 @@ class DinoV2(Layered):
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> list:
     """f32[B,H,W,C] -> features, see `neck`, each of `width` channels."""
+    x, grid = self.tokens(image)
+    return neck(image, encode(self, x, grid, Block.own_norm, train=train), self.output_stride)
+
+  @nn.nowrap
+  def tokens(self, image: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+    """Tokens [B,1+registers+h*w,width] of images [B,H,W,C], and (h, w); for use in `__call__`."""
     x = embed(self, image)
     shape = (1, 1 + self.grid**2, self.width)
     place = self.param("pos_embed", INIT, shape, self.param_dtype)
     x, grid = x + self.resized(place[:, 1:], x.shape[1:3]).astype(self.dtype), x.shape[1:3]
-    x = joined(self, x.reshape(x.shape[0], -1, self.width), place[:, :1])
-    return neck(image, encode(self, x, grid, Block.own_norm, train=train), self.output_stride)
+    return joined(self, x.reshape(x.shape[0], -1, self.width), place[:, :1]), grid
 
   @nn.nowrap
   def resized(self, place: jax.Array, grid: tuple[int, int]) -> jax.Array:

@@ -113,16 +113,18 @@ class Layered(nn.Module, kw_only=True):
 
 
 class ConvTranspose(nn.Module):
-  """2x2 or 3x3 transposed convolution, stride 2, output exactly twice the input.
+  """Transposed convolution, output exactly `stride` times the input.
 
   Same function and same parameters (names, shapes, values) as `nn.ConvTranspose(features, (2, 2),
-  strides=(2, 2), padding="VALID")`, or with (3, 3) and padding ((1, 2), (1, 2)). The larger equals
-  PyTorch's `ConvTranspose2d(kernel_size=3, stride=2, padding=1, output_padding=1)` with the kernel
-  flipped in both directions.
+  strides=(2, 2), padding="VALID")`, or with (3, 3) and padding ((1, 2), (1, 2)), or (4, 4) and
+  ((2, 2), (2, 2)). With the kernel flipped in both directions the second equals PyTorch's
+  `ConvTranspose2d(kernel_size=3, stride=2, padding=1, output_padding=1)`, the third its
+  `ConvTranspose2d(kernel_size=4, stride=2, padding=1)`.
 
   Attributes:
     features: output channels.
-    kernel_size: 2 or 3.
+    kernel_size: 2, 3 or 4, or the stride.
+    stride: stride of both axes.
     kernel_init: initializer of the kernel, see `initializer`.
     dtype: compute dtype.
     param_dtype: dtype of the parameters.
@@ -130,18 +132,19 @@ class ConvTranspose(nn.Module):
 
   features: int
   kernel_size: int
+  stride: int = 2
   kernel_init: str | Callable = "glorot"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B,H,W,C] -> [B,2H,2W,features]."""
+    """[B,H,W,C] -> [B,stride*H,stride*W,features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", initializer(self.kernel_init), shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    y = ops.conv_transpose(x, kernel)
+    y = ops.conv_transpose(x, kernel, stride=self.stride)
     return y + ops.per_channel(bias.astype(self.dtype), y)
 
 
@@ -207,24 +210,26 @@ class ConvNorm(Layered):
     features: output channels.
     kernel_size: size of both axes.
     dilation: dilation of both axes.
+    own_norm: the published net's norm, where it is not batch norm.
   """
 
   features: int
   kernel_size: int = 3
   dilation: int = 1
+  own_norm: str | Callable = BatchNorm
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[B,H,W,C] -> [B,H,W,features]."""
     size, biased = (self.features, self.kernel_size), self.norm == "none"
     conv = self.build(Conv, *size, dilation=self.dilation, use_bias=biased, name="conv")
-    return self.activated(self.normed(x, conv, "norm", train=train))
+    return self.activated(self.normed(x, conv, "norm", train=train, own=self.own_norm))
 
 
-def logits_layer(net: Layered, name: str = "logits") -> Conv:
-  """The last 1x1 convolution of a part with `num_classes`: biased, small initial weights."""
-  init = net.kernel_init or "lecun_normal"
-  return net.build(Conv, net.num_classes, 1, use_bias=True, kernel_init=init, name=name)
+def logits_layer(net: Layered, name: str = "logits", kernel_size: int = 1) -> Conv:
+  """The last convolution of a part with `num_classes`: biased, small initial weights."""
+  init, size = net.kernel_init or "lecun_normal", kernel_size
+  return net.build(Conv, net.num_classes, size, use_bias=True, kernel_init=init, name=name)
 
 
 class DoubleConv(Layered):

@@ -7,15 +7,23 @@
 
 from segjax.ops.conv import conv, conv_transpose
 from segjax.ops.platforms import by_platform, plain_forms
-from segjax.ops.pool import adaptive_avg_pool, max_pool_2x2, max_pool_3x3
-from segjax.ops.resize import pad_to_least, pad_to_multiple, resize_bilinear
+from segjax.ops.pool import adaptive_avg_pool, avg_pool, max_pool_2x2, max_pool_3x3
+from segjax.ops.resize import (
+  cut_or_enlarge,
+  pad_to_least,
+  pad_to_multiple,
+  resize_bilinear,
+  resize_nearest,
+)
 from segjax.ops.shapes import per_channel, split, undivided, wide
 
 __all__ = [
   "adaptive_avg_pool",
+  "avg_pool",
   "by_platform",
   "conv",
   "conv_transpose",
+  "cut_or_enlarge",
   "max_pool_2x2",
   "max_pool_3x3",
   "pad_to_least",
@@ -23,6 +31,7 @@ __all__ = [
   "per_channel",
   "plain_forms",
   "resize_bilinear",
+  "resize_nearest",
   "split",
   "undivided",
   "wide",

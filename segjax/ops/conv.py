@@ -19,9 +19,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from segjax.ops import cpu, gpu
-from segjax.ops.forms import PLAIN, choose, others
+from segjax.ops.forms import PLAIN, choose, depth_to_space, others
 from segjax.ops.llvm import Convolution
 from segjax.ops.platforms import is_plain
+from segjax.ops.rows import divides, undivided_rows
 
 # Of each slot, the axes that it shares with others and is not summed over with them.
 AXES = {
@@ -90,18 +91,21 @@ def conv(
   return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
 
 
-def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """2x2 or 3x3 transposed convolution, stride 2, whose output is exactly twice the input.
+def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
+  """Transposed convolution whose output is exactly `stride` times the input; NHWC and HWIO.
 
-  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), "VALID")` and `jax.lax.conv_transpose(x, kernel,
-  (2, 2), ((1, 2), (1, 2)))`, NHWC and HWIO. It is the image's slot of a convolution with stride 2.
+  Kernels of 2x2, 3x3 and 4x4 go with stride 2, any other size with a stride of that size. Equals
+  `jax.lax.conv_transpose(x, kernel, (stride, stride), padding)` with padding "VALID", ((1, 2), (1,
+  2)) for 3x3, and ((2, 2), (2, 2)) for 4x4 with stride 2. Of 2x2 and 3x3 it is the image's slot of
+  a convolution with stride 2.
 
   Args:
     x: [B,H,W,C].
-    kernel: [2,2,C,features] or [3,3,C,features], same dtype.
+    kernel: [K,K,C,features], same dtype.
+    stride: stride of both axes.
 
   Returns:
-    [B,2H,2W,features], same dtype.
+    [B,stride*H,stride*W,features], same dtype.
 
   Raises:
     ValueError: shapes that do not fit each other, another kernel size.
@@ -109,12 +113,29 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
   _check(x, kernel, 1)
-  if kernel.shape[0] not in (2, 3):
-    raise ValueError(f"conv_transpose: kernel has shape {kernel.shape}, expected 2x2 or 3x3")
-  pads = ((kernel.shape[0] - 2, 0),) * 2
+  size, features = kernel.shape[0], kernel.shape[3]
+  if (size, stride) == (4, 2):
+    return _by_parity(x, kernel)
+  if size == stride > 2:  # windows do not overlap: one product
+    taps = x @ kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[3], -1)
+    return depth_to_space(taps, features, size)
+  if stride != 2 or size not in (2, 3):
+    raise ValueError(
+      f"conv_transpose: kernel has shape {kernel.shape}, expected 2x2, 3x3 or 4x4 with stride 2, "
+      f"or as large as the stride, which is {stride}"
+    )
+  pads = ((size - 2, 0),) * 2
   spec = Spec(2, 1, pads, 1, (2 * x.shape[1], 2 * x.shape[2]))
   # JAX's transposed convolution does not flip its kernel: tap (1, 1) feeds the offset (0, 0).
   return _bind("image", spec, kernel[::-1, ::-1].swapaxes(2, 3), x)
+
+
+def _by_parity(x, kernel):
+  """A transposed 4x4 convolution: each parity of rows and columns is a 2x2 one, without waste."""
+  parts = [
+    conv(x, kernel[i::2, j::2], padding=((1 - i, i), (1 - j, j))) for i in (0, 1) for j in (0, 1)
+  ]
+  return depth_to_space(jnp.concatenate(parts, -1), kernel.shape[3])
 
 
 def _check(x, kernel, groups):
@@ -158,10 +179,16 @@ def _padded(x, pads, most):
 
 
 def _bind(wanted, spec, a, b):
-  """The slot `wanted` from the other two."""
+  """The slot `wanted` from the other two; maps of too few rows stay whole, see `rows`."""
+  c, maps = _shapes(a, b, wanted, spec), dict(zip(others(wanted), (a, b), strict=True))
+  few = (c.size, c.stride) != (1, 1) and not divides(c.height, c.out_size[0])
+  if few:
+    a, b = (x if slot == "kernel" else undivided_rows(x) for slot, x in maps.items())
   if is_plain():
-    return PLAIN.compute(wanted, a, b, _shapes(a, b, wanted, spec))
-  return conv_p.bind(*_alike(a, b), wanted=wanted, spec=spec)
+    y = PLAIN.compute(wanted, a, b, c)
+  else:
+    y = conv_p.bind(*_alike(a, b), wanted=wanted, spec=spec)
+  return undivided_rows(y) if few else y
 
 
 def _shapes(a, b, wanted, spec):

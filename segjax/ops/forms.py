@@ -75,11 +75,11 @@ def library(x, kernel, c):
   )
 
 
-def depth_to_space(x, features):
-  """[B,H,W,4*features] -> [B,2H,2W,features]; channel block 2*i+j fills offset (i, j)."""
+def depth_to_space(x, features, size=2):
+  """[B,H,W,s*s*features] -> [B,s*H,s*W,features]; channel block s*i+j fills offset (i, j)."""
   n, h, w, _ = x.shape
-  x = x.reshape(n, h, w, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, 2 * h, 2 * w, features)
+  x = x.reshape(n, h, w, size, size, features).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(n, size * h, size * w, features)
 
 
 def is_transpose(c, dtype=None):
@@ -98,9 +98,25 @@ def product_of_pixels(kernel, x, c):
 
 def plain_image(kernel, g, c):
   """The image's slot in standard operations."""
-  if c.size == 2 and is_transpose(c):
-    return product_of_pixels(kernel, g, c)
+  if is_transpose(c):
+    return (product_of_pixels if c.size == 2 else _spread_out)(kernel, g, c)
   return transposed("image", library)(kernel, g, c)
+
+
+def _spread_out(kernel, g, c):
+  """A 3x3 transposed convolution as one of pixels with zeros between, with the usual layouts.
+
+  The transpose that JAX derives has the kernel's channels and features in each other's place, which
+  not every converter of programs reads.
+  """
+  return jax.lax.conv_general_dilated(
+    g,
+    kernel[::-1, ::-1].swapaxes(2, 3),
+    (1, 1),
+    ((1, 2), (1, 2)),
+    lhs_dilation=(2, 2),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 # In standard operations alone: for platforms without forms of their own and for many devices.

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops.shapes import split
+from segjax.ops.shapes import mix_rows_and_columns, split
 
 
 def _later(one, other):
@@ -175,7 +175,20 @@ def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     for i in range(m):
       first, last = i * n // m, -(-(i + 1) * n // m)
       weights[i, first:last] = 1 / (last - first)
-    return jnp.asarray(weights, x.dtype)
+    return weights
 
-  rows, columns = (cells(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
-  return jnp.einsum("bhwc,rh,sw->brsc", x, rows, columns)
+  return mix_rows_and_columns(x, *map(cells, x.shape[1:3], size))
+
+
+def avg_pool(x: jax.Array, stride: int) -> jax.Array:
+  """Sums over windows of 2 * stride + 1 pixels by the pixels of a window, zeros beyond the image.
+
+  PyTorch's `AvgPool2d(2 * stride + 1, stride, padding=stride)`, [B,H,W,C] ->
+  [B,ceil(H/stride),ceil(W/stride),C].
+  """
+
+  def windows(n):
+    centers = stride * np.arange(-(-n // stride))
+    return (np.abs(centers[:, None] - np.arange(n)) <= stride) / (2 * stride + 1)
+
+  return mix_rows_and_columns(x, *map(windows, x.shape[1:3]))

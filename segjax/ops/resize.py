@@ -6,14 +6,35 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from segjax.ops.shapes import mix_rows_and_columns
 
 
-def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
+def resize_bilinear(
+  x: jax.Array, size: Sequence[int], *, corners: bool = False, antialias: bool = True
+) -> jax.Array:
   """Bilinear resize of [B,H,W,C] to `size` = (height, width), half-pixel centres.
 
   Equals PyTorch's `interpolate(mode="bilinear", align_corners=False)` when enlarging; when
   shrinking it averages over the covered pixels (antialias), as PyTorch's `antialias=True` does.
+
+  Args:
+    x: [B,H,W,C].
+    size: (height, width) of the result.
+    corners: the centres of the outermost pixels keep their places, PyTorch's `align_corners=True`,
+      which some published nets were trained with; never an average.
+    antialias: whether shrinking averages; False as in PyTorch's default.
+
+  Returns:
+    [B,*size,C], same dtype.
   """
+  if corners:
+    if tuple(x.shape[1:3]) == tuple(size):
+      return x
+    return mix_rows_and_columns(x, *map(_between_corners, x.shape[1:3], size))
+  if not antialias:
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
   # Both sizes may be symbolic, whose order is not always known.
   larger = all(
     a is b or (isinstance(a, int) and isinstance(b, int) and a <= b)
@@ -21,6 +42,35 @@ def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
   )
   shape = (x.shape[0], *size, x.shape[3])
   return jax.image.resize(x, shape, "bilinear", antialias=not larger)
+
+
+def _between_corners(n, m):
+  """f64[m,n], the weights of n values in m that lie evenly from the first value to the last."""
+  place = np.arange(m) * (n - 1) / max(m - 1, 1)
+  return np.maximum(1 - np.abs(place[:, None] - np.arange(n)), 0)
+
+
+def resize_nearest(x: jax.Array, size: Sequence[int] | None = None) -> jax.Array:
+  """The nearest pixels of [B,H,W,C] for `size` = (height, width), twice as large by default.
+
+  An axis of an odd size that is enlarged twice is repeated and cut at its end.
+  """
+  for axis, n in zip((1, 2), size or [2 * n for n in x.shape[1:3]], strict=True):
+    count = x.shape[axis]
+    if n in (2 * count - 1, 2 * count) and n != count:
+      shape = (*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+      x = jax.lax.slice_in_dim(jnp.stack([x, x], axis + 1).reshape(shape), 0, n, axis=axis)
+    elif n != count:
+      x = jnp.take(x, np.arange(n) * count // n, axis)
+  return x
+
+
+def cut_or_enlarge(x: jax.Array, size: Sequence[int]) -> jax.Array:
+  """[B,H,W,C] cut at the bottom and right to `size`, or resized where it is smaller."""
+  height, width = size
+  if x.shape[1] < height or x.shape[2] < width:
+    return resize_bilinear(x, size)
+  return x[:, :height, :width]
 
 
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

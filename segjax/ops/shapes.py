@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -32,6 +34,12 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
     return x.reshape(shape)
   spec = PartitionSpec(*spec[: axis + 1], None, *spec[axis + 1 :])
   return jax.lax.reshape(x, shape, out_sharding=NamedSharding(mesh, spec))
+
+
+def mix_rows_and_columns(x: jax.Array, rows: Any, columns: Any) -> jax.Array:
+  """Weighted sums of rows and of columns: [B,H,W,C], [R,H] and [S,W] -> [B,R,S,C], same dtype."""
+  rows, columns = (jnp.asarray(weights, x.dtype) for weights in (rows, columns))
+  return jnp.einsum("bhwc,rh,sw->brsc", x, rows, columns, precision="highest")
 
 
 def undivided(x: jax.Array) -> jax.Array:

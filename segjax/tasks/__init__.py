@@ -5,13 +5,14 @@ from segjax.tasks.classification import Classification
 from segjax.tasks.colorization import Colorization
 from segjax.tasks.dino import Dino
 from segjax.tasks.image_to_image import ImageToImage
+from segjax.tasks.mask_classification import MaskClassification
 from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 __all__ = [
-  "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage", "Rotation",
-  "Segmentation", "SimCLR",
+  "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage",
+  "MaskClassification", "Rotation", "Segmentation", "SimCLR",
 ]  # fmt: skip
 
 TASKS = {
@@ -20,6 +21,7 @@ TASKS = {
   "colorization": Colorization,
   "dino": Dino,
   "image_to_image": ImageToImage,
+  "mask_classification": MaskClassification,
   "rotation": Rotation,
   "segmentation": Segmentation,
   "simclr": SimCLR,

@@ -12,6 +12,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
+from segjax.metrics.counting import number_of
 from segjax.pictures import blend
 from segjax.tasks.segmentation import RED, Segmentation, count
 from segjax.tasks.task import Task, mean
@@ -104,7 +105,7 @@ class ClassQuery(Segmentation):
       attention (1 where uniform) and positions on and off the class.
     """
     logits, scored = outputs["logits"], (label != IGNORE) & valid[:, None, None]
-    sums = dict(pixels=scored.sum(), examples=valid.sum())
+    sums = dict(pixels=number_of(scored), examples=valid.sum())
     asked = (
       [label]
       if not evaluating

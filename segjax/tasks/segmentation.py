@@ -11,6 +11,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
+from segjax.metrics.counting import number_of
 from segjax.pictures import BLUE, ORANGE, blend, overlay, stripes
 from segjax.tasks import own_loss
 from segjax.tasks.task import ROWS, Task, mean
@@ -27,7 +28,8 @@ MEANS = dict(
 TERMS = dict(
   cross_entropy="cross-entropy (nats)", focal="focal loss (nats)", ohem="hardest pixels (nats)",
   dice="Dice loss", jaccard="Jaccard loss", tversky="Tversky loss", lovasz="Lovasz loss",
-  boundary="boundary loss (pixels)", attention="loss of the attention (nats)", own="own loss",
+  boundary="boundary loss (pixels)", attention="loss of the attention (nats)",
+  mask="loss of masks (nats)", own="own loss",
 )  # fmt: skip
 
 
@@ -155,7 +157,7 @@ class Segmentation(Task):
       evaluation also rows of the images, see `count`.
     """
     scored = (label != IGNORE) & valid[:, None, None]
-    sums = dict(examples=valid.sum(), pixels=scored.sum())
+    sums = dict(examples=valid.sum(), pixels=number_of(scored))
     classes = len(self.classes)
     sums |= count(self.predict(logits), label, scored, classes, each=evaluating)
     sums |= self._losses(logits, label, valid, scored)
@@ -179,7 +181,7 @@ class Segmentation(Task):
     if self.ohem:
       loss = losses.cross_entropy(logits, label, valid=scored)
       hardest = losses.hardest(loss, valid=scored, share=self.ohem_share)
-      sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), hardest.sum()
+      sums["ohem"], sums["ohem_pixels"] = jnp.where(hardest, loss, 0.0).sum(), number_of(hardest)
     if self.boundary:
       sums["boundary"] = losses.boundary(logits, label, valid=scored).sum()
     tversky, factors = losses.tversky, dict(alpha=self.tversky_alpha, beta=self.tversky_beta)

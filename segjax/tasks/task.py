@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,8 @@ INDEX = f"{ROWS}index"  # of the example that a row is of; -1 for a copy that fi
 
 def mean(total, count, least=1):
   """total / count, count being at least `least`; of device scalars in a step, or the host's."""
+  if isinstance(count, jnp.ndarray) and count.dtype == jnp.int64 and not jax.config.jax_enable_x64:
+    count = count.astype(jnp.float32)  # see `metrics.counting.number_of`
   return total / (jnp if isinstance(count, jnp.ndarray) else np).maximum(count, least)
 
 

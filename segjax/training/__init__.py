@@ -24,8 +24,9 @@ def train(
   workdir: str | os.PathLike,
   profile_steps: Sequence[int] = (),
   before_evaluation: Callable[[], None] | None = None,
+  until: int = 0,
 ) -> TrainState:
   """Trains an experiment; see `segjax.training.loop.train` for arguments and errors."""
   from segjax.training import loop
 
-  return loop.train(config, workdir, profile_steps, before_evaluation)
+  return loop.train(config, workdir, profile_steps, before_evaluation, until)

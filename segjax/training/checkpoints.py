@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from grain.checkpoint import CheckpointRestore, CheckpointSave
+from grain.checkpoint import CheckpointSave
 from orbax.checkpoint.checkpoint_managers import (
   AnyPreservationPolicy,
   BestN,
@@ -18,14 +16,17 @@ from orbax.checkpoint.checkpoint_managers import (
   LatestN,
 )
 
-from segjax import textfiles
+from segjax import hosts, textfiles
 from segjax.errors import UserError, writing
 from segjax.training import checkpoint_files
 from segjax.training.background import Background
+from segjax.training.position import Position, set_position
 
 
 class NotFinite(UserError):
-  """Training has diverged; nothing of it is saved."""
+  """Training has diverged; nothing of it is saved. Processes have the same numbers."""
+
+  of_all = True
 
 
 NOT_FINITE = "A smaller schedule.learning_rate, a warm-up or optimizer.clip_norm=1 usually helps"
@@ -63,10 +64,23 @@ class Checkpoints:
       read_only=read_only,
       cleanup_tmp_directories=not read_only,
     )
+    self._without_sums = None  # step of a checkpoint whose checksums are still to be written
     self._open()
     # Orbax makes folders and gathers arrays before its own threads take over, and the device would
     # wait for that. Processes must save in step with each other, so they do it at once.
     self._saver = Background("checkpoints") if jax.process_count() == 1 else None
+
+  @classmethod
+  def of_run(cls, workdir, config, **how):
+    """The checkpoints of a run.
+
+    Args:
+      workdir: path of the run.
+      config: its ConfigDict.
+      **how: `keep` or `read_only`.
+    """
+    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
+    return cls(workdir / "checkpoints", **best, **how)
 
   def _score(self, metrics):
     """The value by which a checkpoint is the best; -inf where the metric is no finite number."""
@@ -102,6 +116,7 @@ class Checkpoints:
     self._wait_for_saver()
     what = step, _copy(state), Position.of(iterator), metrics
     if self._saver is None:
+      self._check_finite(step, state)
       self._save(*what)
     else:
       self._saver.submit(self._save_from_host, *what)
@@ -115,12 +130,16 @@ class Checkpoints:
     self.wait()
     folder = self.folder / str(step) / "metrics"
     with self._writing():
-      folder.mkdir(exist_ok=True)
-      textfiles.write_json(folder / "metrics", metrics)
-      if (folder.parent / checkpoint_files.SUMS).is_file():
-        checkpoint_files.write_sums(folder.parent)
+      hosts.of_first(self._write_metrics, folder, metrics)
       self._manager.close()
     self._open()
+
+  @staticmethod
+  def _write_metrics(folder, metrics):
+    folder.mkdir(exist_ok=True)
+    textfiles.write_json(folder / "metrics", metrics)
+    if (folder.parent / checkpoint_files.SUMS).is_file():
+      checkpoint_files.write_sums(folder.parent)
 
   def _save_from_host(self, step, state, *rest):
     # Orbax takes twice the CPU time for arrays on a device, each of which it asks where it lies.
@@ -129,19 +148,26 @@ class Checkpoints:
   def _save(self, step, state, position, metrics):
     if self._saver is not None:
       self._check_finite(step, state)
+    self._without_sums = step
     items = dict(state=ocp.args.StandardSave(state), data=CheckpointSave(position))
     with self._writing():
       args = ocp.args.Composite(**items)
       self._manager.save(step, args=args, metrics=metrics, force=True)
       if self._saver is not None:  # this is its thread, which may wait
-        self._manager.wait_until_finished()
-        folder = self.folder / str(step)
-        checkpoint_files.write_sums(folder)
+        self._finish()
+
+  def _finish(self):
+    """Waits until orbax is ready, and adds the checksums of what it has written."""
+    self._manager.wait_until_finished()
+    if self._without_sums is not None and jax.process_index() == 0:
+      checkpoint_files.write_sums(self.folder / str(self._without_sums))
+    self._without_sums = None
 
   def _check_finite(self, step, state):
     """Raises NotFinite for parameters or running statistics that are; no checkpoint is replaced."""
-    for name, x in _by_name(state).items():
-      if not name.startswith("opt_state") and not np.isfinite(np.asarray(x, np.float32)).all():
+    checked = {k: x for k, x in _by_name(state).items() if not k.startswith("opt_state")}
+    for name, finite in _all_finite(checked).items():
+      if not finite:
         raise NotFinite(
           f"not finite after step {step}: {name}; the checkpoint before it is kept in "
           f"{self.folder}. {NOT_FINITE}"
@@ -151,6 +177,9 @@ class Checkpoints:
     """Waits until orbax has the state; raises its errors."""
     if self._saver is not None:
       self._saver.wait()
+    elif self._without_sums is not None:
+      with self._writing():
+        self._finish()
 
   def wait(self):
     """Blocks until everything is on disk."""
@@ -222,8 +251,13 @@ class Checkpoints:
           f"{self.folder}/{step}: the checkpoint does not fit the model: {name} is {there} there, "
           f"{here} in the model; use the config and the version that it was trained with"
         )
-    more = {} if iterator is None else dict(data=CheckpointRestore(iterator))
-    return self._read(step, like, **more)
+    state = self._read(step, like)
+    if iterator is not None:
+      try:
+        set_position(iterator, self.folder / str(step) / "data")
+      except Exception as error:
+        raise self._damaged(step, error) from error
+    return state
 
   def restore_arrays(self, step):
     """The state of whatever net, trained on whatever devices, as nested dicts on one device."""
@@ -233,8 +267,8 @@ class Checkpoints:
     )
     return self._read(step, like)
 
-  def _read(self, step, like, **more):
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(like), **more)
+  def _read(self, step, like):
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
     try:
       return self._manager.restore(step, args=args)["state"]
     except Exception as error:
@@ -248,9 +282,17 @@ class Checkpoints:
     """Shapes and dtypes of the arrays in a checkpoint whose files are as they were saved."""
     folder = self.folder.absolute() / str(step)
     try:
-      checkpoint_files.check(folder)
+      hosts.of_first(self._check_files, step)
       with ocp.StandardCheckpointer() as reader:
         return reader.metadata(folder / "state").item_metadata.tree
+    except UserError:
+      raise
+    except Exception as error:
+      raise self._damaged(step, error) from error
+
+  def _check_files(self, step):
+    try:
+      checkpoint_files.check(self.folder.absolute() / str(step))
     except Exception as error:
       raise self._damaged(step, error) from error
 
@@ -299,20 +341,9 @@ def _copy(state):
   return jax.tree.map(jnp.copy, state)
 
 
-@dataclasses.dataclass(frozen=True)
-class Position:
-  """Where a data iterator stood, in place of itself."""
-
-  state: bytes
-
-  @classmethod
-  def of(cls, iterator):
-    """The position of an iterator; a Position is itself."""
-    if isinstance(iterator, cls):
-      return iterator
-    state = iterator.get_state()
-    return cls(state if isinstance(state, bytes) else json.dumps(state, indent=4).encode())
-
-  def get_state(self):
-    """See grain's iterators."""
-    return self.state
+def _all_finite(arrays):
+  """Whether all values of each array are finite, a dict of bools; of those on devices there."""
+  if all(isinstance(x, np.ndarray) for x in arrays.values()):
+    return {k: np.isfinite(np.asarray(x, np.float32)).all() for k, x in arrays.items()}
+  check = jax.jit(lambda arrays: {k: jnp.isfinite(x).all() for k, x in arrays.items()})
+  return jax.device_get(check(arrays))

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from segjax import textfiles
+from segjax import hosts, textfiles
 from segjax.errors import UserError, writing
 from segjax.tasks.task import INDEX, ROWS
-from segjax.training import steps
+from segjax.training import devices, steps
 from segjax.training.state import TrainState
 
 __all__ = ["evaluate", "merge", "read_sums"]
@@ -69,7 +69,8 @@ def evaluate(
     eval_step: result of `steps.make_eval_step`.
     state: TrainState.
     batches: result of `pipeline.eval_batches`.
-    mesh: mesh of the devices.
+    mesh: mesh of the eval step; of several processes either all devices, or those of each, which
+      then has batches of its own.
     on_host: function of the statistics of a batch and of the batch, both numpy, that gives the
       statistics to be merged; for what the host computes of predictions.
 
@@ -77,17 +78,31 @@ def evaluate(
     dict of numpy sums, and of rows in the order of the examples, see the task's `statistics`.
   """
   total, running, last = None, None, None
+  alone = devices.is_local(mesh)
+  state = devices.to_local(state, mesh) if alone else state
   for batch in batches:
     previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
     if previous is not None:
       total = merge(total, _fetched(previous, last, on_host))
     last = batch
-  return merge(total, _fetched(running, last, on_host))
+  if running is not None:  # else this process has no example
+    total = merge(total, _fetched(running, last, on_host))
+  return _of_processes(total) if alone else total
 
 
 def _fetched(sums, batch, on_host):
   sums = jax.device_get(sums)
   return on_host(sums, batch) if on_host else sums
+
+
+def _of_processes(total):
+  """The statistics of all processes, which have different examples."""
+  plain = total and {k: (v.dtype.str, v.shape, v.tolist()) for k, v in total.items()}
+  whole = None
+  for part in filter(None, hosts.exchange(plain)):
+    arrays = {k: np.array(v, dtype).reshape(shape) for k, (dtype, shape, v) in part.items()}
+    whole = merge(whole, arrays)
+  return whole
 
 
 def write_sums(workdir, step, sums):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 
+from segjax import hosts
 from segjax.legends import with_legend
 from segjax.pictures import confusion, panel, spread
 from segjax.training import coverage, input_pipeline
@@ -44,8 +45,9 @@ class Evaluator:
     """Evaluates a state; returns the scalars, dict of "val/<name>" -> float."""
     exp, config = self._experiment, self._experiment.config
     batches = input_pipeline.eval_batches(config, self._source)
-    self.sums = evaluate(self._eval_step, state, batches, exp.mesh)
-    write_sums(self._workdir, step, self.sums)
+    self.sums = evaluate(self._eval_step, state, batches, exp.eval_mesh())
+    if hosts.is_first():
+      write_sums(self._workdir, step, self.sums)
     if not self._counted:
       self._counted = True
       for warning in coverage.of_sums("val", exp.labels.names, self.sums):
@@ -87,6 +89,8 @@ class Evaluator:
     examples = [self._source[i] for i in chosen]
     outputs = [self._predict_step(state, e["image"][None]) for e in examples]
     jax.block_until_ready(outputs)  # as the rest of an evaluation, in no step's time
+    if not hosts.is_first():  # whose devices were needed
+      return
     self._image_thread.wait()
     names = [self._source.source.names[i] for i in chosen]
     matrix = self.sums.get("matrix")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from segjax.data.labels import LabelTable
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
-from segjax.training import class_balance, freezing, optim, programs, steps, tiled
+from segjax.training import class_balance, devices, freezing, optim, programs, steps, tiled
 from segjax.training.state import init_state
 
 
@@ -54,21 +53,22 @@ class Experiment:
   steps_per_epoch: int = 1
 
   def init(self):
-    """A fresh, replicated TrainState, with the weights of `config.init_from` if it names some.
+    """A fresh TrainState, with the weights of `config.init_from` if it names some.
 
     Returns:
       (TrainState, weights.Report or None).
     """
-    shardings = steps.replicated(self.mesh)
+    shardings = self._shardings()
     state = self._init_program()(steps.key_bits(self.config.seed))
     c = self.config
     if not c.init_from:
       return state, None
-    variables = dict(params=state.params, batch_stats=state.batch_stats)
+    variables = devices.to_host(dict(params=state.params, batch_stats=state.batch_stats))
     from segjax.training import initial  # which needs orbax
 
     loaded, report = initial.load_initial(c.init_from, c.init_part, variables)
-    loaded = jax.device_put(loaded, shardings)
+    places = dict(params=shardings.params, batch_stats=shardings.batch_stats)
+    loaded = jax.device_put(loaded, places)
     params, batch_stats = loaded["params"], loaded["batch_stats"]
     state = state.replace(params=params, batch_stats=batch_stats)
     if state.ema_params is not None:
@@ -78,16 +78,26 @@ class Experiment:
 
   @programs.shared
   def _init_program(self):
-    return jax.jit(self._init, out_shardings=steps.replicated(self.mesh))
+    return jax.jit(self._init, out_shardings=self._shardings())
+
+  def _shardings(self):
+    return jax.tree.map(lambda x: x.sharding, self.abstract_state())
 
   @programs.shared
   def abstract_state(self):
     """Shapes, dtypes and shardings of the state, for restoring."""
-    sharding = steps.replicated(self.mesh)
+    shapes = jax.eval_shape(self._init, steps.key_bits(self.config.seed))
     return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(self._init, steps.key_bits(self.config.seed)),
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      shapes,
+      devices.of_state(shapes, self.mesh, fsdp=self.config.mesh.fsdp),
     )
+
+  def _places(self):
+    """The mesh, and the shardings of the state where they are not copies on all of its devices."""
+    if not self.config.mesh.fsdp:
+      return dict(mesh=self.mesh)
+    return dict(mesh=self.mesh, state_sharding=self._shardings())
 
   def _init(self, bits):
     c = self.config
@@ -111,6 +121,7 @@ class Experiment:
       augment=self.augment,
       batch_augment=self.batch_augment,
       ema_decay=self.ema_decay,
+      accumulate_steps=c.optimizer.get("accumulate_steps", 1),
       frozen=self.frozen,
       seed=c.seed,
       aux_weight=c.aux_weight,
@@ -119,13 +130,20 @@ class Experiment:
       multi_step=multi_step,
     )
 
+  def eval_mesh(self):
+    """The mesh of evaluations: each process's own where images differ in size among them."""
+    apart = jax.process_count() > 1 and self.config.data.eval_fit in ("full", "tiles")
+    return devices.local_mesh() if apart else self.mesh
+
   @programs.shared
   def eval_step(self, measure=None):
-    """See `steps.make_eval_step`."""
+    """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
     if self.config.data.eval_fit == "tiles":
       return tiled.make_eval_step(self.predict_step(), self.task, self.config.data, measure)
-    how = dict(augment=self.augment, measure=measure)
-    return steps.make_eval_step(self.model, self.task, **self._images(), **how)
+    how = dict(augment=self.augment, measure=measure) | self._images()
+    if devices.is_local(mesh := self.eval_mesh()):
+      how |= dict(mesh=mesh, state_sharding=None)
+    return steps.make_eval_step(self.model, self.task, **how)
 
   @programs.shared
   def predict_step(self):
@@ -139,7 +157,7 @@ class Experiment:
 
   def _images(self):
     """Fields of all steps for images: their devices and their normalisation."""
-    return dict(mesh=self.mesh, mean=self.config.data.mean, std=self.config.data.std)
+    return dict(mean=self.config.data.mean, std=self.config.data.std) | self._places()
 
 
 def build(config, labels, steps_per_epoch=1, class_weights=None):
@@ -155,18 +173,18 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   Raises:
     UserError: unknown name or field, loss that does not fit the classes.
   """
-  devices = jax.devices()
-  mesh = steps.make_mesh(devices[: math.gcd(config.data.batch_size, len(devices))])
+  mesh = devices.mesh_of(config)
   make_task, loss, change = _check_names(config)
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
-  schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch, "schedule.")
+  count = config.optimizer.get("accumulate_steps", 1)  # the schedule counts updates
+  schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch / count, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
   if class_balance.rule(config):
-    fields["class_weights"] = class_weights or class_balance.count(config)
+    fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
-  schedule = optim.make_schedule(**schedule_fields, total_steps=total)
+  schedule = optim.make_schedule(**schedule_fields, total_steps=max(total // count, 1))
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
   frozen, lora_rank = (), getattr(model, "lora_rank", 0)
   if config.freeze or lora_rank:
@@ -186,7 +204,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     task,
     mesh,
     optimizer,
-    schedule,
+    schedule if count == 1 else lambda step: schedule(step // count),
     ema_decay=_make_ema_decay(config, task, total),
     augment=change,
     batch_augment=augment.make_batch_augment(**config.batch_augment),
@@ -210,7 +228,7 @@ def _check_names(config):
   check_fields(config.schedule, known, "schedule")
   change = augment.make_augment(**config.augment)
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
-  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask"))):
+  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask")), ("classmix", ("mask",))):
     if config.batch_augment[name] and task.label_kind not in fit:
       raise UserError(
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "

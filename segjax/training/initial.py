@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -126,14 +127,14 @@ def fingerprint(init_from):
 def _read_run(workdir):
   """The variables that a run evaluates with, of whatever net."""
   config = config_lib.load(workdir / "config.json")
-  best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
-  checkpoints = Checkpoints(workdir / "checkpoints", read_only=True, **best)
   wanted = ("latest",) if TASKS[config.task.name].uses_ema_teacher else ("best", "latest")
-  steps = [s for s in map(checkpoints.step_of, wanted) if s is not None]
-  if not steps:
-    raise UserError(f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run")
-  state = checkpoints.restore_arrays(steps[0])
-  checkpoints.close()
+  with contextlib.closing(Checkpoints.of_run(workdir, config, read_only=True)) as checkpoints:
+    steps = [s for s in map(checkpoints.step_of, wanted) if s is not None]
+    if not steps:
+      raise UserError(
+        f"{workdir}: no checkpoints/<step> in it; expected the workdir of a segjax run"
+      )
+    state = checkpoints.restore_arrays(steps[0])
   ema = state["ema_params"] is not None
   return dict(
     params=state["ema_params" if ema else "params"],

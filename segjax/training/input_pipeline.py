@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from segjax.config import RENAMED
-from segjax.data import checks, pipeline, sources
+from segjax.data import checks, decoding, pipeline, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
@@ -53,6 +53,7 @@ def make_source(config, split, *, training=False, labelled=True):
       f"{config.task.name!r}; use 'resize' or 'full'"
     )
   kind = task.label_kind_of(config.task)
+  decoding.set_limit(data.max_pixels)
   source = sources.make(split=split, complete=not data.skip_broken, **data.source)
   if data.skip_broken:
     total = len(source)
@@ -173,12 +174,9 @@ def eval_batches(config, source):
   """One pass over a source of `make_source`, see `pipeline.eval_batches`."""
   data = config.data
   if isinstance(source, pipeline.FullSize):
-    if jax.process_count() > 1:
-      raise UserError(
-        f"data.eval_fit={data.eval_fit!r} works in one process; use 'resize' with several"
-      )
-    how = dict(batch_size=data.batch_size, devices=jax.device_count(), num_threads=data.threads)
-    return pipeline.full_size_batches(source, **how)
+    how = dict(batch_size=data.batch_size, num_threads=data.threads)
+    how |= dict(devices=jax.local_device_count())
+    return pipeline.full_size_batches(source, **how, **processes())
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()
   )

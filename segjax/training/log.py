@@ -70,7 +70,8 @@ class Log:
       if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NotFinite(
           f"not finite at step {step}: loss {loss}, gradient norm {norm}; "
-          f"{self._checkpoints.latest_text()} in {self._checkpoints.folder}. {NOT_FINITE}"
+          f"{self._checkpoints.latest_text()} in {self._checkpoints.folder}. {NOT_FINITE}. With "
+          "--config.nan_debug=True the same command keeps the step for launch/analyze.py replay"
         )
       out.append((step, sums, norm))
     return out

@@ -11,27 +11,31 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
-from segjax import models, ranges
+from segjax import hosts, models, ranges
 from segjax.claims import TakenOver
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.training import (
   class_balance,
   coverage,
+  devices,
   header,
   initial,
   input_pipeline,
+  nan_debug,
   preflight,
-  steps,
+  receipt,
 )
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training import writers as writers_lib
-from segjax.training.checkpoints import Checkpoints, NotFinite, Position
+from segjax.training.checkpoints import Checkpoints, NotFinite
+from segjax.training.early_stopping import EarlyStopping
 from segjax.training.evaluation import step_of_sums
 from segjax.training.evaluator import Evaluator
 from segjax.training.log import Log
 from segjax.training.plan import make_plan
+from segjax.training.position import Position
 from segjax.training.profiling import Profile
 from segjax.training.progress import Progress
 from segjax.training.state import TrainState
@@ -45,6 +49,7 @@ def train(  # noqa: PLR0912, PLR0915
   workdir: str | os.PathLike,
   profile_steps: Sequence[int] = (),
   before_evaluation: Callable[[], None] | None = None,
+  until: int = 0,
 ) -> TrainState:
   """Trains an experiment, from where the workdir's last checkpoint left off.
 
@@ -59,6 +64,7 @@ def train(  # noqa: PLR0912, PLR0915
       `segjax.training.profiling`.
     before_evaluation: called without arguments before each evaluation, when the steps so far are
       done; the rates of images leave its time out.
+    until: step after which this call evaluates, saves and ends, within a longer training; 0: none.
 
   Returns:
     The final TrainState.
@@ -73,20 +79,20 @@ def train(  # noqa: PLR0912, PLR0915
   ranges.check(config)
   config_lib.check(config)
   writers_lib.check(config.writers)
-  steps.check_batch_size(config.data.batch_size, steps.make_mesh())
+  devices.check(config)
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
-  on_device = input_pipeline.is_on_device(config, train_source)
+  on_device = not config.nan_debug and input_pipeline.is_on_device(config, train_source)
   per_call = input_pipeline.steps_per_dispatch(config, on_device)
   iterator = input_pipeline.train_iterator(config, train_source, on_device)
   steps_per_epoch = len(train_source) // config.data.batch_size
-  plan = make_plan(config, steps_per_epoch)
+  plan = make_plan(config, steps_per_epoch, until)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  class_weights = workdir_lib.kept_class_weights(config, workdir, labels)
+  class_weights = hosts.of_first(workdir_lib.kept_class_weights, config, workdir, labels)
   if class_weights is None and class_balance.rule(config):
-    class_weights = class_balance.count(config, train_source.source)
+    class_weights = hosts.of_first(class_balance.count, config, train_source.source)
   experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
   preflight.check_labels(labels, task)
@@ -98,27 +104,26 @@ def train(  # noqa: PLR0912, PLR0915
     opened = lambda part: stack.enter_context(contextlib.closing(part))  # noqa: E731
 
     # -------------------------------------------------------------------- workdir and restore
-    held = None
-    if jax.process_index() == 0:
-      held = stack.enter_context(workdir_lib.locked(workdir))
+    held = []  # by process 0
+    hosts.of_first(lambda: held.append(stack.enter_context(workdir_lib.locked(workdir))))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
-    class_weights = getattr(task, "class_weights", ())
-    needed = _megabytes(abstract) * 4
-    workdir_lib.prepare(config, workdir, labels, fingerprint, needed, class_weights)
-    best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
-    checkpoints = opened(Checkpoints(workdir / "checkpoints", keep=plan.keep, **best))
-    first = checkpoints.step_of("latest") or 0
+    workdir_lib.check_processes(config, fingerprint)
+    of_run = labels, fingerprint, _megabytes(abstract) * 4, getattr(task, "class_weights", ())
+    hosts.of_first(workdir_lib.prepare, config, workdir, *of_run)
+    checkpoints = opened(Checkpoints.of_run(workdir, config, keep=plan.keep))
+    first = hosts.of_first(checkpoints.step_of, "latest") or 0
+    hosts.of_first(receipt.write, workdir, config, fingerprint, first)
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
     if first:
       state = checkpoints.restore(first, abstract, iterator)
     else:
       sources = train_source.source, val_source.source
-      warnings, counted = coverage.at_start(config, *sources, task.label_kind)
+      warnings, counted = hosts.of_first(coverage.at_start, config, *sources, task.label_kind)
       state, report = experiment.init()
       classes = initial.compare_classes(config.init_from, config.init_part, labels, task)
       report = "\n".join(filter(None, (report and str(report), classes)))
-    rows = read_metrics(workdir / "metrics.jsonl") if first else []
+    rows = hosts.of_first(read_metrics, workdir / "metrics.jsonl") if first else []
     rows = [r for r in rows if r["step"] <= first]
     writers = opened(Writers(config.writers, workdir, first_step=first))
     info = _info(state, plan, steps_per_epoch, train_source, val_source)
@@ -148,12 +153,16 @@ def train(  # noqa: PLR0912, PLR0915
     evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
     if first and plan.evaluates(first):
       _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
-    if first >= plan.total:
+    stops = EarlyStopping.of(config, read_metrics(workdir / "metrics.jsonl") if first else ())
+    if first >= plan.total or stops.done:
       _finish_writing(checkpoints, evaluator, progress)
-      print(f"{workdir}: the run is already at step {first}; nothing left to train")
+      why = f" ({stops.text()})" if stops.done else ""
+      print(f"{workdir}: the run is already at step {first}; nothing left to train{why}")
       return state
     progress.print("  compiling   the first step; at the first start that takes half a minute")
     train_steps = {1: experiment.train_step(on_device)}
+    if config.nan_debug:
+      train_steps[1] = nan_debug.watched(train_steps[1], task, workdir)
     if per_call > 1:
       train_steps[per_call] = experiment.train_step(on_device, multi_step=True)
     split = ()
@@ -161,10 +170,10 @@ def train(  # noqa: PLR0912, PLR0915
       split = (input_pipeline.put_split(train_source, mesh, config.data.threads),)
 
     # -------------------------------------------------------------------- loop
-    step, position = first, Position.of(iterator)
+    step, position, signalled = first, Position.of(iterator), hosts.stops(STOP)
     with STOP.patiently() as stop, profile:
       try:
-        while step < plan.total:
+        while step < plan.total and not stops.done:
           profile.before(step + 1, state)
           count = per_call if step + per_call <= plan.next_event(step, profile.steps) else 1
           batch = input_pipeline.next_batch(iterator, count, mesh)
@@ -173,25 +182,29 @@ def train(  # noqa: PLR0912, PLR0915
           profile.after(step, state)
           log.add(step, count, sums)
           stop.check()
-          stopping = stop.signal  # read once: one that comes from here on is for the next step
+          stopping = signalled()  # asked once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
-            if held:
-              held.check()
             log.write()
             metrics = None
             if plan.evaluates(step):
               if before_evaluation is not None:
                 before_evaluation()
               metrics = evaluator.run(state, step)
+              stops.add(step, metrics)
               progress.skip_time()
+            for claim in held:
+              claim.check()
             checkpoints.save(step, state, position, metrics)
           if stopping and step < plan.total:
             _finish_writing(checkpoints, evaluator, progress)
             raise Stopped(stopping, step)
         _finish_writing(checkpoints, evaluator, progress)
+        if stops.done:
+          print(f"  stopped     early: {stops.text()}")
         header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
       except Exception as error:
-        if step > first and not isinstance(error, Stopped | NotFinite | TakenOver):
+        alone = jax.process_count() == 1  # others may not have come to this error
+        if step > first and alone and not isinstance(error, Stopped | NotFinite | TakenOver):
           _rescue(step, state, position, log, checkpoints, progress)
         raise
     if stop.signal:  # during the last step: no step is left, but the work after it must not begin
@@ -201,11 +214,18 @@ def train(  # noqa: PLR0912, PLR0915
 
 @contextlib.contextmanager
 def _closing_all():
-  """An ExitStack; after an error, errors in closing are dropped: the first one counts."""
+  """An ExitStack; after an error, errors in closing are dropped: the first one counts.
+
+  After an error that others of several processes may not have nothing is closed, as that would wait
+  for them.
+  """
   with contextlib.ExitStack() as stack:
     try:
       yield stack
-    except BaseException:
+    except BaseException as error:
+      if jax.process_count() > 1 and not getattr(error, "of_all", False):
+        stack.pop_all()
+        raise
       with contextlib.suppress(Exception):
         stack.close()
       raise
@@ -214,7 +234,7 @@ def _closing_all():
 def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
   """Evaluates a restored state where its evaluation failed, or its files were lost."""
   done = checkpoints.evaluated(step)
-  whole = step < plan.total or step_of_sums(workdir) == step
+  whole = step < plan.total or hosts.of_first(step_of_sums, workdir) == step
   if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):
     metrics = evaluator.run(state, step)
     if not done:

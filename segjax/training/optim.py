@@ -78,13 +78,15 @@ def make_schedule(
   return optax.join_schedules([warmup, schedule], [warmup_steps])
 
 
-def make_optimizer(name, schedule, **fields):
+def make_optimizer(name, schedule, *, accumulate_steps=1, **fields):
   """Builds an optimiser.
 
   Args:
     name: one of `make_shared`, any other optimiser of optax, or "package.module:function" of
       your own, a function of (learning_rate, ...).
-    schedule: step -> learning rate.
+    schedule: update -> learning rate.
+    accumulate_steps: steps of a training whose mean gradient makes one update, with which the
+      schedule counts; parameters change at each multiple of it alone.
     **fields: of `make_shared`; or arguments of that function, and `weight_decay`, `clip_norm` and
       `layer_decay`, which mean the same for all: an optimiser without a weight decay of its own has
       it added to the gradient.
@@ -93,8 +95,13 @@ def make_optimizer(name, schedule, **fields):
     optax GradientTransformation.
 
   Raises:
-    UserError: unknown name or field.
+    UserError: unknown name or field, or `accumulate_steps` below 1.
   """
+  if accumulate_steps < 1:
+    raise UserError(f"optimizer.accumulate_steps is {accumulate_steps}, expected 1 or more")
+  if accumulate_steps > 1:
+    inner = make_optimizer(name, schedule, **fields)
+    return optax.MultiSteps(inner, accumulate_steps).gradient_transformation()
   if name in THREE:
     own_code.check_arguments(make_shared, fields, f"optimizer {name!r}", ("name", "schedule"))
     return make_shared(name, schedule, **fields)
@@ -146,7 +153,7 @@ def settings(name):
   """
   found = own_code.defaults(factory(name))
   plain = {k: v for k, v in found.items() if isinstance(v, Real | str) and k != "learning_rate"}
-  return plain | dict(weight_decay=0.0, clip_norm=0.0, layer_decay=1.0)
+  return plain | dict(weight_decay=0.0, clip_norm=0.0, accumulate_steps=1, layer_decay=1.0)
 
 
 def make_shared(

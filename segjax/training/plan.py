@@ -46,18 +46,20 @@ class Plan:
     return min([*(step - step % n + n for n in every), *fixed])
 
 
-def make_plan(config, steps_per_epoch):
+def make_plan(config, steps_per_epoch, until=0):
   """The plan of a config.
 
   Args:
     config: ConfigDict of an experiment.
     steps_per_epoch: steps per epoch, for durations in epochs.
+    until: step at which the training ends before its length; 0: none.
 
   Raises:
     UserError: a duration is given twice, or is missing.
   """
+  total = config_lib.duration(config, "total", steps_per_epoch, required=True)
   return Plan(
-    total=config_lib.duration(config, "total", steps_per_epoch, required=True),
+    total=min(total, until or total),
     log_every=config.log_steps,
     eval_every=config_lib.duration(config, "eval", steps_per_epoch, required=True),
     save_every=config_lib.duration(config, "checkpoint", steps_per_epoch),

@@ -63,7 +63,7 @@ def check_outputs(experiment, state):
 
 
 def check_metric(experiment, state, eval_step, label):
-  """Raises a UserError where an evaluation does not measure `config.best_metric`.
+  """Raises a UserError where an evaluation does not measure a metric that the config names.
 
   Args:
     experiment: Experiment.
@@ -82,8 +82,9 @@ def check_metric(experiment, state, eval_step, label):
   sums = jax.eval_shape(eval_step, state, batch)
   nothing = {k: np.zeros(x.shape, x.dtype) for k, x in sums.items()}
   known = [f"val/{k}" for k in experiment.task.summary(nothing)]
-  if c.best_metric not in known:
-    hint = did_you_mean(c.best_metric, known)
-    raise UserError(
-      f"best_metric {c.best_metric!r} is not measured{hint}; there is {', '.join(known)}"
-    )
+  stops = c.early_stopping
+  asked = {"best_metric": c.best_metric, "early_stopping.metric": stops.patience and stops.metric}
+  for field, metric in asked.items():
+    if metric and metric not in known:
+      hint = did_you_mean(metric, known)
+      raise UserError(f"{field} {metric!r} is not measured{hint}; there is {', '.join(known)}")

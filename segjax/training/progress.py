@@ -35,7 +35,7 @@ class Progress:
     self._last_step, self._last_time, self._seconds = first, time.perf_counter(), 0.0
     self._first, self._bar = first, None
     self._started, self._minutes_before = self._last_time, minutes_before
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and jax.process_index() == 0:
       from tqdm import tqdm
 
       self._bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -28,8 +29,8 @@ __all__ = ["RunData", "checkpoint_steps", "data_of_run", "moved_to", "run"]
 
 
 def _checkpoints(workdir, config):
-  best = dict(best_metric=config.best_metric, best_mode=config.best_mode)
-  return Checkpoints(workdir / "checkpoints", read_only=True, **best)
+  """Context with the checkpoints of a run, to be read."""
+  return contextlib.closing(Checkpoints.of_run(workdir, config, read_only=True))
 
 
 def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
@@ -42,10 +43,8 @@ def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     UserError: no run in the folder.
   """
   workdir = Path(workdir)
-  checkpoints = _checkpoints(workdir, config_lib.load(workdir / "config.json"))
-  steps = checkpoints.steps()
-  checkpoints.close()
-  return steps
+  with _checkpoints(workdir, config_lib.load(workdir / "config.json")) as checkpoints:
+    return checkpoints.steps()
 
 
 def run(
@@ -68,13 +67,11 @@ def run(
   labels = experiment_lib.load_labels(workdir / "labels.json")
   weights = class_balance.read(workdir, config, labels)
   experiment = experiment_lib.build(config, labels, class_weights=weights)
-  checkpoints = _checkpoints(workdir, config)
-  step = checkpoints.step_of(checkpoint)
-  if step is None:
-    raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")
-  state = checkpoints.restore(step, experiment.abstract_state())
-  checkpoints.close()
-  return experiment, state
+  with _checkpoints(workdir, config) as checkpoints:
+    step = checkpoints.step_of(checkpoint)
+    if step is None:
+      raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")
+    return experiment, checkpoints.restore(step, experiment.abstract_state())
 
 
 def checkpoint_text(workdir, step):
@@ -86,9 +83,8 @@ def checkpoint_text(workdir, step):
   """
   workdir = Path(workdir)
   config = config_lib.load(workdir / "config.json")
-  checkpoints = _checkpoints(workdir, config)
-  steps = {which: checkpoints.step_of(which) for which in ("latest", "best")}
-  checkpoints.close()
+  with _checkpoints(workdir, config) as checkpoints:
+    steps = {which: checkpoints.step_of(which) for which in ("latest", "best")}
   names = dict(latest="latest", best=f"best by {config.best_metric}")
   own = [f"the {names[k]}" for k, s in steps.items() if s == step]
   others = [f"the {names[k]} is of step {s}" for k, s in steps.items() if s not in (step, None)]

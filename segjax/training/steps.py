@@ -12,61 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from segjax.errors import UserError
 from segjax.ops.conv import conv_p
+from segjax.ops.rows import rows_over
 from segjax.tasks.task import INDEX, ROWS, Task
+from segjax.training.devices import (
+  batched,
+  divide,
+  in_rows,
+  make_mesh,
+  of_batch,
+  put_batch,
+  replicated,
+  rows_alone,
+  whole,
+)
 from segjax.training.freezing import frozen_norms, stop_gradients
 from segjax.training.state import TrainState
 
 __all__ = [
   "Net", "make_eval_step", "make_mesh", "make_predict_step", "make_train_step", "put_batch",
 ]  # fmt: skip
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A one-dimensional mesh called "data" over devices, all of them by default.
-
-  Axes are Auto: convolutions divide the batch alone over Explicit ones.
-  """
-  devices = jax.devices() if devices is None else devices
-  return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-
-
-def replicated(mesh):
-  """Sharding of the state: a copy on every device."""
-  return NamedSharding(mesh, PartitionSpec())
-
-
-def batched(mesh, stacked=False):
-  """Sharding of a batch: split along its first axis, of stacked batches along their second."""
-  return NamedSharding(mesh, PartitionSpec(*([None] if stacked else []), "data"))
-
-
-def check_batch_size(batch_size, mesh):
-  """Raises a UserError where the devices do not divide the batch."""
-  if batch_size % mesh.size:
-    raise UserError(
-      f"data.batch_size is {batch_size}, not divisible by the {mesh.size} devices; use a multiple "
-      f"of {mesh.size}, e.g. --config.data.batch_size={-(-batch_size // mesh.size) * mesh.size}"
-    )
-
-
-def put_batch(batch: dict, mesh: Mesh, *, stacked: bool = False) -> dict:
-  """Moves this process's part of a batch to the devices; batches of one process are whole.
-
-  Args:
-    batch: dict of numpy arrays [B,...].
-    mesh: result of `make_mesh`.
-    stacked: whether the first axis counts batches, and the second is B.
-
-  Returns:
-    dict of jax.Array, divided over the devices along B.
-  """
-  sharding = batched(mesh, stacked)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def normalize(image, mean, std):
@@ -130,12 +98,14 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   *,
   mesh: Mesh,
+  state_sharding: Any = None,
   seed: int = 0,
   augment: Callable | None = None,
   batch_augment: Callable | None = None,
   mean: Sequence[float] = (0.0,) * 3,
   std: Sequence[float] = (1.0,) * 3,
   ema_decay: Callable | None = None,
+  accumulate_steps: int = 1,
   aux_weight: float = 0.4,
   frozen: Sequence[str] = (),
   data_on_device: bool = False,
@@ -149,6 +119,7 @@ def make_train_step(
     task: a task of `segjax.tasks`.
     optimizer: optax GradientTransformation.
     mesh: result of `make_mesh`.
+    state_sharding: result of `devices.of_state`; by default every device has a copy.
     seed: random seed of augmentation and dropout; the key of a step is `fold_in(key(seed), step)`.
     augment: function of one example from `segjax.augment`, or None.
     batch_augment: function of a batch from `segjax.augment`, or None; after `augment`.
@@ -156,6 +127,8 @@ def make_train_step(
     std: divides them then.
     ema_decay: step -> decay of the moving averages of parameters and batch statistics, if the
       state has them.
+    accumulate_steps: steps whose mean gradient the optimiser takes, see `optim.make_optimizer`;
+      averages move with its updates.
     aux_weight: weight of the loss of auxiliary logits, if the model sows `aux_logits`.
     frozen: names of parameters that stay, from `freezing.frozen_names`; batch norms among them use
       their running averages and keep them.
@@ -178,16 +151,19 @@ def make_train_step(
   def train_step(key, state, batch):
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(as_key(key), state.step))
     image, label = read_batch(batch)
-    inputs, label = task.prepare(augment_key, image, label, train=True, augment=change)
+    # Augmentation leaves XLA to choose, which would give every device the whole batch.
+    prepared = task.prepare(augment_key, image, label, train=True, augment=change)
+    inputs, label = divide(prepared, mesh)
 
     def loss_fn(params):
+      params = whole(params, mesh)
       variables = dict(params=stop_gradients(params, frozen), batch_stats=state.batch_stats)
       rngs = dict(dropout=dropout_key)
       how = dict(mean=mean, std=std, train=True, step=state.step, rngs=rngs)
       net = Net(model, variables, **how)
       if task.uses_ema_teacher:
-        net.teacher = Net(model, state.eval_variables(), **how)
-      with frozen_norms(frozen):
+        net.teacher = Net(model, whole(state.eval_variables(), mesh), **how)
+      with frozen_norms(frozen), rows_over(mesh):
         outputs = task.outputs(net, inputs)
       sums = task.statistics(outputs, label, batch["valid"], evaluating=False)
       loss = task.loss(sums)
@@ -205,6 +181,8 @@ def make_train_step(
     ema = state.ema_params, state.ema_batch_stats
     if state.ema_params is not None:
       decay = ema_decay(state.step)
+      if accumulate_steps > 1:
+        decay = jnp.where((state.step + 1) % accumulate_steps == 0, decay, 1.0)
       # This form leaves unchanged values, such as frozen parameters, exactly as they are.
       ema = jax.tree.map(lambda o, n: o + (1 - decay) * (n - o), ema, (params, batch_stats))
     sums["grad_norm"] = global_norm(grads)
@@ -228,11 +206,13 @@ def make_train_step(
     one = lambda s, b: indexed_step(key, s, data, b)  # noqa: E731
     return jax.lax.scan(one, state, batches, unroll=not accelerated)
 
-  whole, split = replicated(mesh), batched(mesh, multi_step)
-  step, inputs = (indexed_step, (whole, split)) if data_on_device else (train_step, (split,))
+  copied = replicated(mesh)
+  held = copied if state_sharding is None else state_sharding
+  split = batched(mesh, multi_step) if data_on_device else of_batch(mesh)
+  step, inputs = (indexed_step, (copied, split)) if data_on_device else (train_step, (split,))
   step = indexed_steps if multi_step else step
   step = jax.jit(
-    step, in_shardings=(whole, whole, *inputs), out_shardings=(whole, whole), donate_argnums=1
+    step, in_shardings=(copied, held, *inputs), out_shardings=(held, copied), donate_argnums=1
   )
   return functools.partial(step, key_bits(seed))
 
@@ -289,8 +269,8 @@ def statistics_of(task, outputs, label, batch, measure=None):
     measure: see `make_eval_step`.
   """
   sums = task.statistics(outputs, label, batch["valid"], evaluating=True)
-  if measure is not None:
-    sums |= measure(outputs, label, batch)
+  if measure is not None:  # behind a barrier: the task's own sums keep their bits
+    sums |= measure(*jax.lax.optimization_barrier((outputs, label)), batch)
   if "index" in batch and any(name.startswith(ROWS) for name in sums):
     sums[INDEX] = batch["index"]
   return sums
@@ -301,6 +281,7 @@ def make_eval_step(
   task: Task,
   *,
   mesh: Mesh,
+  state_sharding: Any = None,
   augment: Callable | None = None,
   mean: Sequence[float] = (0.0,) * 3,
   std: Sequence[float] = (1.0,) * 3,
@@ -321,17 +302,32 @@ def make_eval_step(
   def eval_step(state, batch):
     image, label = read_batch(batch)
     key = jax.random.key(0)
-    inputs, label = task.prepare(key, image, label, train=False, augment=change)
+    prepared = task.prepare(key, image, label, train=False, augment=change)
+    inputs, label = divide(prepared, mesh)
+    state = whole(state, mesh)
     how = dict(mean=mean, std=std, train=False, step=state.step)
     net = averaged = Net(model, state.eval_variables(), **how)
     if task.uses_ema_teacher:
       net = Net(model, dict(params=state.params, batch_stats=state.batch_stats), **how)
       net.teacher = averaged
-    outputs = task.outputs(net, inputs)
+    with rows_over(mesh):
+      outputs = task.outputs(net, inputs)
     return statistics_of(task, outputs, label, batch, measure)
 
-  whole = replicated(mesh)
-  return jax.jit(eval_step, in_shardings=(whole, batched(mesh)), out_shardings=whole)
+  copied = replicated(mesh)
+  held = copied if state_sharding is None else state_sharding
+  if mesh.shape["space"] == 1:
+    return jax.jit(eval_step, in_shardings=(held, batched(mesh)), out_shardings=copied)
+  images = jax.jit(  # the other parts of a batch are not divided in rows, whatever they are
+    lambda state, image, rest: eval_step(state, dict(rest, image=image)),
+    in_shardings=(held, in_rows(mesh), batched(mesh)),
+    out_shardings=copied,
+  )
+  return jax.jit(lambda state, batch: images(state, *_image_and_rest(batch)))
+
+
+def _image_and_rest(batch):
+  return batch["image"], {k: v for k, v in batch.items() if k != "image"}
 
 
 def make_predict_step(
@@ -339,10 +335,13 @@ def make_predict_step(
   task: Task,
   *,
   mesh: Mesh,
+  state_sharding: Any = None,
   mean: Sequence[float] = (0.0,) * 3,
   std: Sequence[float] = (1.0,) * 3,
 ) -> Callable[[TrainState, ArrayLike], Any]:
-  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B, on one copy each.
+  """Builds predict_step(state, u8[B,H,W,3]) -> the task's outputs; any B.
+
+  The rows of an image are divided over "space" where they are enough, all else is on each device.
 
   Args: see `make_train_step`.
 
@@ -353,8 +352,11 @@ def make_predict_step(
   def predict_step(state, image):
     image = image.astype(jnp.float32) / 255
     inputs, _ = task.prepare(None, image, None, train=False)
-    net = Net(model, state.eval_variables(), mean=mean, std=std, train=False)
-    return task.outputs(net, inputs)
+    variables = whole(state.eval_variables(), mesh)
+    net = Net(model, variables, mean=mean, std=std, train=False)
+    with rows_over(mesh):
+      return task.outputs(net, rows_alone(inputs, mesh))
 
-  whole = replicated(mesh)
-  return jax.jit(predict_step, in_shardings=(whole, whole), out_shardings=whole)
+  copied = replicated(mesh)
+  held = copied if state_sharding is None else state_sharding
+  return jax.jit(predict_step, in_shardings=(held, copied), out_shardings=copied)

@@ -60,6 +60,8 @@ def make_eval_step(predict_step, task, data, measure=None):
     return steps.statistics_of(task, logits, label, batch, measure)
 
   def eval_step(state, batch):
+    if isinstance(batch["image"], jax.core.Tracer):  # asked for its shapes: an image is one tile
+      return statistics(predict_step(state, batch["image"]), batch)
     total = None
     for i, valid in enumerate(np.asarray(batch["valid"])):
       if valid:

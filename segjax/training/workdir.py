@@ -8,7 +8,7 @@ import glob
 import hashlib
 import shutil
 
-from segjax import claims, models, own_code, textfiles
+from segjax import claims, hosts, models, own_code, textfiles
 from segjax import config as config_lib
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
@@ -16,14 +16,17 @@ from segjax.training import class_balance, initial, optim
 from segjax.training import experiment as experiment_lib
 
 DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
+MANY = 10**7  # names; beyond, those that follow a rule are not made one by one
+PART = 10**4  # names that are hashed at a time
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
 MAY_CHANGE = (
   "name", "total_", "eval_", "checkpoint_", "keep_", "log_steps", "steps_per_dispatch", "remat",
-  "data.threads", "data.cache_mb", "data.feed", "data.device_mb",
-  "data.source.folder", "data.source.data_dir", "pictures", "writers",
+  "data.threads", "data.cache_mb", "data.feed", "data.device_mb", "data.max_pixels",
+  "data.source.folder", "data.source.data_dir", "mesh.", "pictures", "writers", "early_stopping.",
+  "nan_debug",
 )  # fmt: skip
 
 
@@ -48,8 +51,14 @@ def fingerprint(train_source, val_source, init_from=""):
 
 def names_of(source):
   """[number, hash of the names] of the examples of a source of `input_pipeline`."""
-  text = "\n".join(map(str, source.source.names))
-  return [len(source), hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]]
+  names, digest = source.source.names, hashlib.sha256()
+  if len(names) > MANY and hasattr(names, "digest"):
+    return [len(source), hashlib.sha256(names.digest().encode()).hexdigest()[:16]]
+  for start in range(0, len(names), PART):
+    some = (names[i] for i in range(start, min(start + PART, len(names))))
+    text = ("\n" if start else "") + "\n".join(map(str, some))
+    digest.update(text.encode("utf-8", "surrogateescape"))
+  return [len(source), digest.hexdigest()[:16]]
 
 
 def contents_of(source):
@@ -111,7 +120,8 @@ def defaults(config):
   net |= dict(dtype="float32", param_dtype="float32")
   parts = dict(data=dict(source=source), task=task, loss=loss, model=net)
   if own_code.is_own(config.optimizer.name):
-    parts["optimizer"] = own_code.known_defaults(config.optimizer.name)
+    own = own_code.known_defaults(config.optimizer.name)
+    parts["optimizer"] = dict(accumulate_steps=1) | own
   elif config.optimizer.name not in config_lib.THREE:
     parts["optimizer"] = optim.settings(config.optimizer.name)
   return config_lib.flatten(parts)
@@ -183,6 +193,19 @@ def check(config, folder, data, may_change=MAY_CHANGE):
         f"since (hash of their contents: {was}, now {now}). Bring the old files back, {ELSEWHERE}"
       )
   return old
+
+
+def check_processes(config, data):
+  """Raises a UserError in all processes where they have other configs or other data.
+
+  Args:
+    config: ConfigDict.
+    data: result of `fingerprint`.
+  """
+  flat = config_lib.flatten(config)
+  places = "data.source.folder", "data.source.data_dir"  # may differ between machines
+  hosts.check_same({k: v for k, v in flat.items() if k not in places}, "config")
+  hosts.check_same(data, "data")
 
 
 # ---------------------------------------------------------------------------- making it

@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from segjax import textfiles
+from segjax import hosts, textfiles
 from segjax.errors import choose, writing
 from segjax.training import wandb_writer
 from segjax.training.tensorboard import Clu
@@ -107,24 +107,24 @@ def check(names):
 
 
 class Writers:
-  """Sends everything to `metrics.jsonl` and to each of the named writers.
+  """Sends everything to `metrics.jsonl` and to each of the named writers, in the first process.
 
   Each method raises a UserError where the folder cannot be written to.
   """
 
   def __init__(self, names, workdir, *, first_step=0):
     kinds = [choose(WRITERS, name, "writer") for name in names]
-    self._workdir, self._writers = workdir, []
+    self._workdir, self._writers, self._kinds = workdir, [], kinds
     with self._writing():
-      for kind in (JsonLines, *kinds):
+      for kind in (JsonLines, *kinds) if hosts.is_first() else ():
         self._writers.append(kind(workdir, first_step))
 
   def _writing(self):
     return writing(f"to {self._workdir.absolute()}")
 
   def takes(self, kind):
-    """Whether a writer takes pictures of a kind, "sheets" or "single"."""
-    return any(w.pictures == kind for w in self._writers)
+    """Whether a writer, in whatever process, takes pictures of a kind, "sheets" or "single"."""
+    return any(w.pictures == kind for w in self._kinds)
 
   def scalars(self, step, values):
     """Writes dict of name -> float."""

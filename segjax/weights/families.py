@@ -13,6 +13,7 @@ def _halved(text, less=0):
   return lambda match: text.format(int(match[1]) // 2 - less, *match.groups()[1:])
 
 
+_EOMT = "embeddings.position_embeddings.weight"  # of the patches alone
 # Of a family: names that a file of it has, or with "-" has not, and rewrites of names, each applied
 # in turn. Names on the right are those of the repository that first published the net.
 _FAMILIES = (
@@ -115,6 +116,19 @@ _FAMILIES = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "fc."),
   ),
+  (  # transformers' EoMT
+    (_EOMT, "query.weight"),
+    (rf"^{_EOMT}$", "backbone.pos_embed"),
+    (r"^query\.weight$", "query"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+    (r"^embeddings\.", "backbone."),
+    (r"^layers\.", "backbone.blocks."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attention\.out_proj\.", ".attn.proj."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+    (r"^layernorm\.", "backbone.norm."),
+    (r"^(class_predictor|mask_head|upscale_block)\.", r"head.\1."),
+  ),
 )
 # The name of the encoder within a classifier of transformers.
 _MODEL = re.compile(r"^(convnext|convnextv2|dinov2|dinov2_with_registers|swin)\.")
@@ -122,7 +136,7 @@ _QKV = re.compile(r"(^|.*\.)qkv\.(weight|bias)$")
 # Constants that nets compute anew.
 _CONSTANT = re.compile(
   r"(num_batches_tracked|(^|\.)rope_embed\.periods|\.qkv\.bias_mask|\.relative_position_index|"
-  r"\.blocks\.\d+\.attn_mask)$"
+  r"\.blocks\.\d+\.attn_mask|^attn_mask_probs|^criterion\.empty_weight)$"
 )
 
 
@@ -145,11 +159,15 @@ def _fit(marks, names):
 def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Cuts `qkv.weight` and `qkv.bias` into those of `q`, `k` and `v`; constants are left out.
 
-  A bias of keys that the file's own `bias_mask` cancels is left out too.
+  A bias of keys that the file's own `bias_mask` cancels is left out too. Positions without one of
+  the class token get one of zeros.
   """
   out = {}
   for name, value in tensors.items():
     found = _QKV.match(name)
+    if name == _EOMT:
+      out[name] = np.concatenate([np.zeros_like(value[:1]), value])[None]
+      continue
     if not found or value.ndim == 0 or len(value) % 3:
       out[name] = value
       continue

@@ -17,11 +17,16 @@ from segjax.weights.families import separated
 from segjax.weights.names import place
 from segjax.weights.torch_files import read_tensors
 
-_HEAD = re.compile(r"^(head|aux_head)/")
+_HEAD = re.compile(r"^(head|aux_head|final_layer|seghead_extra)/")
 # The first convolution on the image, of every net and backbone of the library.
 _FIRST = re.compile(
   r"^(backbone/)?(conv1(_0)?|conv_stem|downsample_layers_0_0|down1/conv1|features_0(/0)?|"
   r"patch_embed(dings_0)?(_proj)?)/kernel$"
+)
+# Transposed convolutions that have PyTorch's names.
+_TRANSPOSED = re.compile(
+  r"^(decoder/blocks_\d+/block_1/conv|neck/reassemble_stage_layers_[01]/resize|"
+  r"head/upscale_block_block_\d+/conv1)/kernel$"
 )
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
 
@@ -171,6 +176,8 @@ def _copy(entries, variables, ours, where, only):
         "from its initial values"
       )
     array = value.transpose(*range(2, value.ndim), 1, 0) if kernel and value.ndim >= 2 else value
+    if kernel and _TRANSPOSED.match(name):
+      array = value.transpose(2, 3, 0, 1)[::-1, ::-1]
     if array.shape != shape and _HEAD.match(name) and array.shape[:-1] == shape[:-1]:
       other.append((key, name, value.shape, shape))
       continue

@@ -41,6 +41,14 @@ _LRASPP = (
   (r"^classifier\.scale\.1$", "head.scale"),
   (r"^classifier\.(low|high)_classifier$", r"head.\1_classifier"),
 )
+# Of segmentation_models_pytorch, whose layers are pairs of a convolution and a norm.
+_PAIRS = (
+  (r"^segmentation_head\.0$", "head"),
+  (r"^(decoder\..*)\.0$", r"\1.conv"),
+  (r"^(decoder\..*)\.1$", r"\1.norm"),
+)
+# Of the heads of `transformers`.
+_UPERNET = ((r"^decode_head\.(.+)\.batch_norm$", r"head.\1.norm"),)
 _AUX = (
   (r"^aux_classifier\.0$", "aux_head.conv"),
   (r"^aux_classifier\.1$", "aux_head.norm"),
@@ -108,7 +116,11 @@ def _candidates(name, names):
   """The names that a module may have here, the likeliest first; dots are underscores in them."""
   name = re.sub(r"(^|\.)_", r"\1", name)
   rules = _AUX
-  if "classifier.0.convs.0.0.weight" in names:
+  if "segmentation_head.0.weight" in names:
+    rules += _PAIRS
+  elif "decode_head.fpn_bottleneck.conv.weight" in names:
+    rules += _UPERNET
+  elif "classifier.0.convs.0.0.weight" in names:
     rules += _DEEPLAB
   elif "classifier.cbr.0.weight" in names:
     rules += _LRASPP

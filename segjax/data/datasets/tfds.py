@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segjax.data import decoding, lists
+from segjax.data import contents, decoding, lists
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import NoSplit, UserError
 
 OURS = ("kitti_road", "camvid")  # sets that launch/prepare_data.py writes, see tfds_builders
+
+
+@dataclasses.dataclass(frozen=True)
+class Names(Sequence):
+  """The names "set/split/0", "set/split/1", ..., made when they are asked for.
+
+  Attributes:
+    prefix: what stands before the index.
+    count: number of names.
+  """
+
+  prefix: str
+  count: int
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, i):
+    return f"{self.prefix}{range(self.count)[i]}"
+
+  def digest(self):
+    """A short text that stands for all names."""
+    return f"{self.count} names {self.prefix}0 ..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +45,27 @@ class TfdsSource:
 
   Attributes:
     labels: label table.
-    names: "set/split/index".
+    names: Names, "set/split/index".
     data: TFDS data source, images still encoded.
     image_key: key of the image in an example.
     label_key: key of the label.
     shift: added to the stored label values.
     ignore_value: stored label value that is not scored.
+    shards: files of the set, of all splits, and those that describe it.
   """
 
   labels: LabelTable
-  names: tuple[str, ...]
+  names: Names
   data: Sequence[dict[str, Any]]
   image_key: str
   label_key: str
   shift: int
   ignore_value: int
+  shards: tuple[Path, ...] = ()
+
+  def digest(self):
+    """16 hex digits over the files of the set, see `contents.of_shards`."""
+    return contents.of_shards(self.shards)
 
   def __len__(self):
     return len(self.names)
@@ -144,8 +174,9 @@ def tfds_source(
       f"access; convert it: tfds convert_format --dataset_version_dir={builder.data_dir} "
       "--out_file_format=array_record"
     ) from None
-  names = tuple(f"{dataset}/{split}/{i}" for i in range(len(data)))
-  return TfdsSource(labels, names, data, image_key, label_key, shift, ignore_value)
+  names = Names(f"{dataset}/{split}/", len(data))
+  shards = tuple(sorted(f for f in Path(builder.data_dir).iterdir() if f.is_file()))
+  return TfdsSource(labels, names, data, image_key, label_key, shift, ignore_value, shards)
 
 
 def _prepared_builder(tfds, dataset, data_dir):

@@ -1,0 +1,87 @@
+"""Times an exported file; its last line is the JSON that `launch/benchmark.py --peer` reads.
+
+  python -m segjax.export.benchmark road.onnx --batch=4
+  python -m segjax.export.benchmark road.onnx --config=configs/unet_road.py
+  python launch/benchmark.py --config=configs/unet_road.py --mode=infer \\
+    --peer="python -m segjax.export.benchmark road.onnx --config=configs/unet_road.py"
+
+With --config the file is written first where it is not there, of the config's net with initial
+weights and of one batch size, that of the config: speed needs no training. A field is set after a
+comma: --config=configs/unet_flood.py:augment=0,data.batch_size=8 is not known; use --batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from segjax.export import open_model
+
+
+def main() -> None:
+  """Prints one line for people and one of JSON."""
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("file", type=Path)
+  parser.add_argument("--config", help="config whose net is written to the file, if it is missing")
+  parser.add_argument("--batch", type=int, default=0, help="images of a call; 0: the file's")
+  parser.add_argument("--classes", type=int, default=0, help="as of launch/benchmark.py")
+  parser.add_argument("--repeats", type=int, default=20)
+  given = parser.parse_args()
+  if not given.file.exists() and given.config:
+    write(given.file, given.config, given.batch, given.classes)
+  model = open_model(given.file)
+  batch = model.batch or given.batch or 1
+  samples = time_calls(model, batch, given.repeats)
+  seconds = statistics.median(samples)
+  print(f"{given.file}: {batch} images of {model.size[0]}x{model.size[1]} in {seconds:.4f} s")
+  print(json.dumps(dict(infer_s=seconds)))
+
+
+def time_calls(model, batch: int, repeats: int) -> list[float]:
+  """Seconds of `repeats` calls, after three that are not timed.
+
+  Args:
+    model: a `segjax.inference.Model` of one size.
+    batch: images of a call.
+    repeats: timed calls.
+  """
+  images = np.random.default_rng(0).integers(0, 256, (batch, *model.size, 3)).astype(np.uint8)
+  samples = []
+  for _ in range(3 + repeats):
+    start = time.perf_counter()
+    model.probabilities(images)
+    samples.append(time.perf_counter() - start)
+  return samples[3:]
+
+
+def write(file: Path, spec: str, batch: int, classes: int) -> None:
+  """Writes the net of a config with initial weights.
+
+  Args:
+    file: path; ".onnx" or ".stablehlo".
+    spec: config file, with an argument after a colon if it takes one.
+    batch: images of a call; 0: the config's.
+    classes: number of classes; 0: 2 with a sigmoid, else 8.
+  """
+  from segjax import config as config_lib
+  from segjax.data.labels import default_table
+  from segjax.export import command
+  from segjax.training import experiment as experiment_lib
+
+  config = config_lib.read(spec)
+  count = classes or (2 if config.task.get("sigmoid") else 8)
+  config.init_from = ""
+  labels = default_table(tuple(f"class{i}" for i in range(count)))
+  experiment = experiment_lib.build(config, labels, class_weights=(1.0,) * count)
+  form = file.suffix.removeprefix(".")
+  batch = batch or config.data.batch_size
+  command.write_net(file, experiment, experiment.init()[0], form=form, batch=batch)
+
+
+if __name__ == "__main__":
+  main()

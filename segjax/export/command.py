@@ -1,0 +1,229 @@
+"""What launch/export.py does: writes a run's net, and compares the file with the net."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import segjax
+from segjax import cli, textfiles, weights
+from segjax import config as config_lib
+from segjax.data import pipeline
+from segjax.errors import UserError, choose, writing
+from segjax.export import batches, onnx_file, open_model, stablehlo_file
+from segjax.export.about import About
+from segjax.export.net import probabilities_of
+from segjax.metrics import max_f1
+from segjax.pictures import spread
+from segjax.training import evaluation, restore
+
+FORMATS = {"stablehlo": stablehlo_file.write, "onnx": onnx_file.write, "safetensors": None}
+LARGEST_DIFFERENCE, LEAST_EQUAL = 1e-4, 0.9999  # of probabilities; share of the labels
+PACKAGES = ("jax", "flax", "numpy", "jax2onnx", "onnx")  # whose versions a file names
+
+
+def run(
+  workdir: str,
+  file: Path,
+  *,
+  form: str,
+  size: tuple[int, int] | None = None,
+  batch: int | None = None,
+  checkpoint: str | int = "best",
+  stored: str = "float32",
+  images: int = 8,
+  folder: str | None = None,
+) -> None:
+  """Writes a run's net to a file, compares the two, and prints what it has done.
+
+  Args:
+    workdir: folder of the run.
+    file: path; an exported file that is there is replaced.
+    form: one of FORMATS.
+    size: (height, width) of the images, pixels; None for that of the run.
+    batch: images of a call; None for any number.
+    checkpoint: "latest", "best" or a step.
+    stored: dtype of the weights in the file, "float32" or "float16".
+    images: number of validation images for the comparison.
+    folder: where the run's data lie now, if they have moved.
+
+  Raises:
+    UserError: the file is somebody else's, the run is no segmentation, or the file and the net
+      disagree; then no file is written.
+  """
+  write = choose(FORMATS, form, "format")
+  _check_ours(file)
+  if form == "onnx":
+    onnx_file.converter()  # before anything that takes long
+  experiment, state = restore.run(workdir, checkpoint)
+  print(f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}")
+  cli.make_folder(file.parent)
+  if write is None:
+    _save_weights(file, experiment, state, workdir, stored)
+    return
+  function = probabilities_of(experiment, state, stored)
+  size = size or tuple(experiment.config.data.size)
+  about = _about(workdir, experiment, state, size=size, batch=batch, stored=stored)
+  shown, what = _some_images(workdir, experiment.config, size, images, folder)
+
+  def write_and_check(part):
+    write(function, about, part)
+    found = _check(open_model(part), function, shown, what)
+    if stored != "float32":
+      full = _predicted(probabilities_of(experiment, state), shown)
+      print(f"  {stored} in place of float32: {_agreement(found, full)[2]}")
+
+  with writing(file):
+    textfiles.replace(file, write_and_check)
+  count = "any number of" if batch is None else batch
+  print(
+    f"{file}: {file.stat().st_size / 2**20:.1f} MB, {count} images of {size[0]}x{size[1]}, "
+    f"classes {', '.join(about.classes)}"
+  )
+
+
+def _check_ours(file):
+  """Raises a UserError where a file is there that no export wrote."""
+  if not file.exists():
+    return
+  try:
+    if not file.is_file() or not (weights.is_saved(file) or open_model(file)):
+      raise UserError("not a file")
+  except UserError:
+    raise UserError(
+      f"{file} is there already and not a whole file of launch/export.py; remove it, or choose "
+      "another --output"
+    ) from None
+
+
+def _some_images(workdir, config, size, count, folder):
+  """(u8[count,H,W,3], which they are): of the validation split, or random pixels without it."""
+  try:
+    moved = restore.moved_to(config, folder)
+    source = restore.data_of_run(workdir, config, "val", moved=moved, labelled=False).source.source
+    chosen = [source[i]["image"] for i in spread(len(source), count)]
+  except UserError as error:
+    if folder:
+      raise
+    print(f"  note: no validation images ({error}); random pixels are compared")
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, *size, 3)).astype(np.uint8), f"{count} images of noise"
+  fitted = [pipeline.resize(dict(image=image), size)["image"] for image in chosen]
+  return np.stack(fitted), f"{len(fitted)} validation images"
+
+
+def _check(model, function, images, what):
+  """Prints how a file and the net agree, and returns the file's probabilities.
+
+  Raises:
+    UserError: they disagree.
+  """
+  found, wanted = batches.probabilities(model, images), _predicted(function, images)
+  difference, equal, text = _agreement(found, wanted)
+  if not (difference <= LARGEST_DIFFERENCE and equal >= LEAST_EQUAL):
+    raise UserError(
+      f"the file and the net disagree on {what}: {text}; expected at most {LARGEST_DIFFERENCE:g} "
+      f"and at least {LEAST_EQUAL:.2%}. The file is not kept"
+    )
+  print(f"  the file and the net agree on {what}: {text}")
+  return found
+
+
+def _predicted(function, images):
+  """Probabilities by the net itself, one image after another."""
+  step = jax.jit(function)
+  with jax.default_matmul_precision("float32"):  # of a GPU too
+    return np.stack([np.asarray(step(image[None]))[0] for image in images])
+
+
+def _agreement(found, wanted):
+  """(largest difference of a probability, share of equal labels, both in words)."""
+  difference = float(np.abs(found - wanted).max())
+  equal = float((found.argmax(-1) == wanted.argmax(-1)).mean())
+  text = f"largest difference of a probability {difference:.2g}, {equal:.4%} of the labels equal"
+  return difference, equal, text
+
+
+def _about(workdir, experiment, state, *, size, batch, stored):
+  task, data = experiment.task, experiment.config.data
+  count = len(task.classes)
+  mode = "resize" if data.eval_fit == "resize" else "tiles"
+  return About(
+    classes=tuple(task.classes),
+    palette=tuple(tuple(map(int, color)) for color in task.palette[:count]),
+    size=tuple(map(int, size)),
+    batch=batch,
+    one_logit=bool(task.sigmoid),
+    max_f1_threshold=_threshold(workdir),
+    view=dict(mode=mode, overlap=0.25),
+    mean=tuple(map(float, data.mean)),
+    std=tuple(map(float, data.std)),
+    weights=stored,
+    run=_identity(workdir, experiment, state),
+    versions=_versions(),
+  )
+
+
+def _identity(workdir, experiment, state):
+  """Which run and which of its checkpoints."""
+  config = experiment.config
+  text = json.dumps(config.to_dict(), sort_keys=True, default=list)
+  return dict(
+    name=config.name,
+    folder=Path(workdir).absolute().name,
+    config=hashlib.sha256(text.encode()).hexdigest()[:16],
+    step=int(state.step),
+    task=config.task.name,
+    net=_net(experiment),
+  )
+
+
+def _net(experiment):
+  """Arguments of `models.make` for a run's net, as JSON has them."""
+  fields = config_lib.flatten(experiment.config.model)
+  return fields | dict(num_classes=experiment.task.num_outputs)
+
+
+def _versions():
+  found = dict(segjax=segjax.__version__, python=sys.version.split()[0])
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _threshold(workdir):
+  """The threshold of the largest F1 at a run's last evaluation, or None."""
+  try:
+    histogram = evaluation.read_sums(workdir).get("histogram")
+  except UserError:
+    return None
+  threshold = None if histogram is None else float(max_f1(histogram)[1])
+  return threshold if threshold and np.isfinite(threshold) else None
+
+
+def _save_weights(file, experiment, state, workdir, stored):
+  """Writes the variables of evaluation with the net's config, for `models.load`."""
+  variables = jax.device_get(state.eval_variables())
+  variables = jax.tree.map(lambda x: np.asarray(x).astype(stored), variables)
+  data, table = experiment.config.data, experiment.labels
+  about = dict(
+    task=experiment.config.task.name,
+    classes=list(table.names),
+    palette=[list(color) for _, color in table.classes],
+    size=list(data.size),
+    mean=list(data.mean),
+    std=list(data.std),
+    run=_identity(workdir, experiment, state),
+    versions=_versions(),
+  )
+  weights.save(variables, file, _net(experiment), **about)
+  print(f"{file}: {file.stat().st_size / 2**20:.1f} MB; segjax.models.load gives net and variables")

@@ -1,0 +1,81 @@
+"""The function of an exported file: images u8[B,H,W,3] -> probabilities f32[B,H,W,C]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import losses
+from segjax.errors import UserError
+from segjax.training.experiment import Experiment
+from segjax.training.state import TrainState
+from segjax.training.steps import Net
+
+WEIGHTS = ("float32", "float16")
+TASKS = ("segmentation", "class_query")
+
+
+def probabilities_of(
+  experiment: Experiment, state: TrainState, weights: str = "float32"
+) -> Callable[[jax.Array], jax.Array]:
+  """The net of a run with its normalisation and its softmax or sigmoid, in float32.
+
+  Args:
+    experiment: Experiment.
+    state: TrainState; the averaged parameters are taken where there are some.
+    weights: "float32", or "float16": the function holds its weights in 16 bits, and widens them.
+
+  Returns:
+    A function of u8[B,H,W,3] that holds its weights.
+
+  Raises:
+    UserError: a run of another task, or weights that float16 cannot hold.
+  """
+  name, model = experiment.config.task.name, experiment.model
+  if name not in TASKS:
+    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(TASKS)}")
+  if weights not in WEIGHTS:
+    raise UserError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
+  if getattr(model, "dtype", jnp.float32) != jnp.float32:
+    model = model.clone(dtype=jnp.float32)
+  data = experiment.config.data
+  variables = jax.tree.map(_stored(weights), jax.device_get(state.eval_variables()))
+
+  def call(images):
+    image = images.astype(jnp.float32) / 255
+    wide = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), variables)
+    net = Net(model, wide, mean=data.mean, std=data.std, train=False)
+    inputs, _ = experiment.task.prepare(None, image, None, train=False)
+    outputs = experiment.task.outputs(net, inputs)
+    return _of_asked(outputs["logits"]) if name == "class_query" else _of(outputs)
+
+  return call
+
+
+def _of(logits):
+  return losses.class_probabilities(logits)
+
+
+def _of_asked(logits):
+  """Of logits of each class against all else: the background's, the first class, is 0."""
+  return jax.nn.softmax(jnp.concatenate([jnp.zeros_like(logits[..., :1]), logits], -1))
+
+
+def _stored(weights):
+  """A function of an array: as it is stored in a file."""
+
+  def convert(array: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # which is an error below
+      stored = np.asarray(array, np.float32).astype(weights)
+    if not np.isfinite(stored).all():
+      raise UserError(
+        f"weights={weights!r}: the net has weights up to {np.abs(array).max():.3g}, which this "
+        "dtype does not hold; use float32"
+      )
+    return stored
+
+  return convert

@@ -1,0 +1,167 @@
+"""Decoders over any backbone: what they read, and the outputs of the libraries that have them."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import torchvision_models
+from light import random_variables
+from test_parity import relative, run_torch
+
+from segjax import models, ops, weights
+from segjax.models import layers
+
+# Of segmentation_models_pytorch over ResNet-18: class, its fields, our net, its fields.
+PAIRS = {
+  "fpn": ("FPN", {}, {}),
+  "linknet": ("Linknet", {}, {}),
+  "pspnet": ("PSPNet", dict(encoder_depth=5, upsampling=32), dict(output_stride=32)),
+  "unetplusplus": ("UnetPlusPlus", {}, {}),
+}
+
+
+def randomize(net):
+  """Random weights and statistics, in place; small enough that deep sums keep their digits."""
+  import torch
+
+  generator = torch.Generator().manual_seed(0)
+  with torch.no_grad():
+    for key, value in net.state_dict().items():
+      if value.ndim > 1:
+        value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+      elif key.endswith((".weight", "running_var")):
+        value.uniform_(0.5, 1.5, generator=generator)
+      elif value.ndim == 1:
+        value.normal_(0, 0.2, generator=generator)
+  return net.eval()
+
+
+def run(net, variables, image, **how):
+  """Logits of a net, in standard operations: the kernels of `ops` have tests of their own."""
+  with ops.plain_forms():
+    return jax.jit(lambda v, x: net.apply(v, x, train=False, **how))(variables, image)
+
+
+def images(size, channels=3, count=2):
+  return np.random.default_rng(0).normal(size=(count, *size, channels)).astype(np.float32)
+
+
+# In the quick tests; each takes a second to trace.
+QUICK = ("linknet-tiny_cnn",)
+OVER = [
+  pytest.param(n, b, marks=[] if f"{n}-{b}" in QUICK else [pytest.mark.slow])
+  for n in (*PAIRS, "dpt", "linear", "upernet")
+  for b in ("tiny_dinov2", "tiny_swin", "tiny_vit", "tiny_cnn")
+]
+
+
+@pytest.mark.usefixtures("light_backbones")
+@pytest.mark.parametrize(("name", "backbone"), OVER)
+def test_any_backbone(name, backbone):
+  """With strides that are no powers of two, without stride 2, with few strides, rounded down."""
+  fields = dict(output_stride=32) if name == "pspnet" else {}
+  net = models.make(name, backbone=backbone, num_classes=2, **fields)
+  image = jax.ShapeDtypeStruct((1, 57, 91, 3), np.float32)
+  logits, _ = jax.eval_shape(
+    lambda x: net.init_with_output(jax.random.key(0), x, train=False), image
+  )
+  assert logits.shape == (1, 57, 91, 2)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+def test_outputs_are_those_of_segmentation_models_pytorch(name):
+  torchvision_models()  # which smp imports
+  smp = pytest.importorskip("segmentation_models_pytorch", reason="it is not installed")
+  kind, fields, ours = PAIRS[name]
+  theirs = getattr(smp, kind)("resnet18", encoder_weights=None, classes=4, **fields)
+  randomize(theirs)
+  net = models.make(name, backbone="resnet18", num_classes=4, **ours)
+  variables, report = weights.load_torch(theirs.state_dict(), random_variables(net))
+  assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
+  image = images((64, 96))
+  assert relative(run(net, variables, image), run_torch(theirs, image)["out"]) < 1e-4
+
+
+WIDTHS = (4, 6, 8, 10)
+
+
+def cut(image, widths, patch):
+  """Features cut from an image's channels, at strides 4, 8 ... or all at stride `patch`."""
+  firsts = np.cumsum([0, *widths])
+  strides = [patch or 4 * 2**i for i in range(len(widths))]
+  return [
+    image[:, ::s, ::s, i : i + w] for s, i, w in zip(strides, firsts[:-1], widths, strict=True)
+  ]
+
+
+class Given(layers.Layered):
+  """A backbone that gives `cut` of its image, for the heads alone."""
+
+  widths: tuple[int, ...] = WIDTHS
+  patch: int = 0
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    del train
+    return [image, None, *cut(image, self.widths, self.patch)]
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_upernets_head_is_that_of_transformers():
+  torchvision_models()  # which transformers imports
+  import torch
+
+  transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+  from transformers.models.upernet.modeling_upernet import UperNetHead
+
+  backbone = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 6, 8, 10], depths=[1] * 4)
+  config = transformers.UperNetConfig(backbone_config=backbone, hidden_size=12, num_labels=5)
+  theirs = randomize(UperNetHead(config, WIDTHS))
+  net = models.make("upernet", backbone=Given, features=12, num_classes=5)
+  state = {f"decode_head.{k}": v for k, v in theirs.state_dict().items()}
+  image = images((97, 131), channels=28)
+  variables, report = weights.load_torch(state, random_variables(net, channels=28))
+  assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
+  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image, WIDTHS, 0)]
+  with torch.no_grad():
+    want = torch.nn.functional.interpolate(theirs(features), size=(97, 131), mode="bilinear")
+  got = run(net, variables, image)
+  assert relative(got, want.permute(0, 2, 3, 1).numpy()) < 1e-4
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("patch", [0, 16])
+def test_dpts_neck_and_head_are_those_of_transformers(patch):
+  """Over a pyramid as of a Swin transformer, and over blocks of a plain one."""
+  torchvision_models()  # which transformers imports
+  import torch
+
+  transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+  from transformers.models.dpt import modeling_dpt
+
+  widths, neck_widths = (8,) * 4 if patch else WIDTHS, [4, 6, 8, 10]
+  backbone = transformers.Dinov2Config(hidden_size=8) if patch else transformers.Swinv2Config()
+  fields = dict(readout_type="ignore", fusion_hidden_size=12, num_labels=5)
+  fields |= dict(backbone_config=backbone, neck_hidden_sizes=neck_widths, is_hybrid=False)
+  config = transformers.DPTConfig(**fields)
+  neck, head = modeling_dpt.DPTNeck(config), modeling_dpt.DPTSemanticSegmentationHead(config)
+  theirs = randomize(torch.nn.ModuleDict(dict(neck=neck, head=head)))
+  ours = dict(backbone=Given(widths, patch), features=12, widths=neck_widths, num_classes=5)
+  net, size = models.make("dpt", **ours), (96, 160)
+  image = images(size, channels=sum(widths))
+  variables = random_variables(net, channels=sum(widths))
+  variables, report = weights.load_torch(theirs.state_dict(), variables)
+  unused = [k for k in theirs.state_dict() if ".layers.0.residual_layer1." in k]
+  assert set(report.unexpected) == set(unused)
+  assert not (report.missing or report.reshaped or report.other_classes)
+  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image, widths, patch)]
+  if patch:  # tokens, after one of the class
+    features = [torch.nn.functional.pad(x.flatten(2).mT, (0, 0, 1, 0)) for x in features]
+  with torch.no_grad():
+    want = head(neck(features, 6, 10))
+  got = run(net, variables, image)
+  assert relative(got, want.permute(0, 2, 3, 1).numpy()) < 1e-4
