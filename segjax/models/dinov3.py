@@ -47,7 +47,7 @@ class DinoV3(Layered):
     grid, dtype = x.shape[1:3], jnp.promote_types(self.dtype, jnp.float32)
     angles = rotary_angles(grid, self.width // self.num_heads, self.base)
     rotation = tuple(jnp.asarray(f(angles), dtype) for f in (np.cos, np.sin))
-    x = dinov2.joined(self, x.reshape(len(x), -1, self.width))
+    x = dinov2.joined(self, x.reshape(x.shape[0], -1, self.width))
     how = dict(key_bias=False, rotation=rotation, train=train)
     return dinov2.neck(image, dinov2.encode(self, x, grid, NORM, **how), self.output_stride)
 

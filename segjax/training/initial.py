@@ -21,10 +21,10 @@ def load_initial(init_from, part, variables):
   """Replaces the initial values of a net.
 
   Args:
-    init_from: "efficientnet_lite0" (ImageNet weights of a pip package), a torch or safetensors
-      file, that of `weights.save` too, or the workdir of a segjax run, whose best checkpoint is
-      taken, else its latest; of DINO the latest, as the loss of a teacher that collapses is the
-      lowest.
+    init_from: a key of `weights.PRETRAINED` (ImageNet weights of a pip package), a torch or
+      safetensors file, that of `weights.save` too, or the workdir of a segjax run, whose best
+      checkpoint is taken, else its latest; of DINO the latest, as the loss of a teacher that
+      collapses is the lowest.
     part: "all", or the submodule to load alone, "backbone" as a rule.
     variables: {"params": …, "batch_stats": …}, the initial ones.
 
