@@ -54,6 +54,7 @@ def light_config(name, tmp_path):
   """The smoke variant of a config, from random weights; its net comes from `stand_in_nets`."""
   config = on_own_data(smoke_config(name), tmp_path)
   config.init_from = ""
+  config.optimizer.layer_decay = 1.0  # a stand-in has no blocks
   return config
 
 

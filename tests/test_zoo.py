@@ -91,8 +91,8 @@ ZERO = re.compile(
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
 DETERMINISTIC = (
-  "classifier/dinov2", "classifier/dinov3", "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s",
-  "projection", "unet/group", "unet/no_skip",
+  "classifier/dinov2", "classifier/dinov3", "classifier/vit", "encoder_decoder", "eomt", "fcn16s",
+  "fcn8s", "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("encoder_decoder", "unet")
