@@ -268,7 +268,7 @@ def make_stand_in(name, make=models.make, **fields):
     return AskedConvs(**{k: v for k, v in fields.items() if k in known} | dict(dtype=dtype))
   elif name == "eomt":
     return QueryConvs(fields["num_classes"], models.DTYPES[fields.get("dtype", "float32")])
-  elif "backbone" in models.MODELS[name].__dataclass_fields__:
+  elif name == "ddrnet" or "backbone" in models.MODELS[name].__dataclass_fields__:
     dtype = models.DTYPES[fields.get("dtype", "float32")]
     return TwoConvs(fields["num_classes"], pixels=name != "classifier", dtype=dtype)
   elif name == "unet":

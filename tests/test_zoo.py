@@ -49,6 +49,7 @@ COUNTS = [
   ("unet", {}, 578_417),
   ("unet", AERIAL, 8_633_672),
   ("ddrnet", {}, 5_695_987),
+  ("eomt", {}, 23_736_982),
   ("linear", {}, 2_738_709),
   ("classifier", dict(backbone="resnet18"), 11_689_512),
   ("classifier", dict(backbone="vgg11_bn"), 132_868_840),
