@@ -203,6 +203,11 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   if class_balance.rule(config):
     fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
+  mix = augment.make_batch_augment(**config.batch_augment)
+  if (last := max(config.batch_augment.classmix_classes, default=0)) >= max(len(labels), 1):
+    raise UserError(
+      f"batch_augment.classmix_classes has the class {last}, the data has 0 to {len(labels) - 1}"
+    )
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = optim.make_schedule(**schedule_fields, total_steps=max(total // count, 1))
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
@@ -227,7 +232,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     schedule if count == 1 else lambda step: schedule(step // count),
     ema_decay=_make_ema_decay(config, task, total),
     augment=change,
-    batch_augment=augment.make_batch_augment(**config.batch_augment),
+    batch_augment=mix,
     frozen=frozen,
     steps_per_epoch=steps_per_epoch,
   )
