@@ -40,12 +40,12 @@ def model(probabilities=blurred, **fields):
 
 
 @pytest.mark.parametrize("length", [64, 65, 89, 100, 999])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6, 0.9])
 def test_weights_sum_to_one_and_tiles_lie_inside(length, overlap):
   starts = tiles.places(length, 64, overlap, 8)
   assert starts[0] == 0 and starts[-1] == length - 64
   assert all(0 < b - a <= 64 * (1 - overlap) for a, b in itertools.pairwise(starts))
-  assert all(start % 8 == 0 for start in starts[:-1])
+  assert overlap == 0.9 or all(start % 8 == 0 for start in starts[:-1])
   total = np.zeros(length)
   for start, weight in zip(starts, tiles.weights(starts, 64, length), strict=True):
     assert (weight >= 0).all()
