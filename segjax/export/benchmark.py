@@ -5,9 +5,8 @@
   python launch/benchmark.py --config=configs/unet_road.py --mode=infer \\
     --peer="python -m segjax.export.benchmark road.onnx --config=configs/unet_road.py"
 
-With --config the file is written first where it is not there, of the config's net with initial
-weights and of one batch size, that of the config: speed needs no training. A field is set after a
-comma: --config=configs/unet_flood.py:augment=0,data.batch_size=8 is not known; use --batch.
+With --config the file is written first where it is missing, of the config's net with initial
+weights, as speed needs no training, and of one batch size, by default that of the config.
 """
 
 from __future__ import annotations
@@ -78,9 +77,11 @@ def write(file: Path, spec: str, batch: int, classes: int) -> None:
   config.init_from = ""
   labels = default_table(tuple(f"class{i}" for i in range(count)))
   experiment = experiment_lib.build(config, labels, class_weights=(1.0,) * count)
-  form = file.suffix.removeprefix(".")
+  state, size = experiment.init()[0], tuple(config.data.size)
   batch = batch or config.data.batch_size
-  command.write_net(file, experiment, experiment.init()[0], form=form, batch=batch)
+  about = command.about_net(experiment, state, size=size, batch=batch)
+  form, images = file.suffix.removeprefix("."), command.noise(batch, size)
+  command.write_net(file, experiment, state, form=form, about=about, images=images)
 
 
 if __name__ == "__main__":
