@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -234,6 +235,9 @@ def test_without_data_random_pixels_are_compared(run, tmp_path, capsys):
     moved.rename(data)
   model = open_model(tmp_path / "noise.stablehlo")
   assert model.batch == 2 and model.about.weights == "float16"
+  with zipfile.ZipFile(model.file) as archive:
+    program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
+  assert "tensor<3x3x3x4xf16>" in program.mlir_module()
   with pytest.raises(UserError, match=r"uint8 \(3, 16, 24, 3\), expected .*16x24.*, 2 at a time"):
     model.probabilities(noise())
 
@@ -266,6 +270,8 @@ def test_bad_files_end_in_one_line(run, tmp_path):
     (dict(format="segjax-export-9"), "'segjax-export-9', this version of segjax reads"),
     (dict(size=[16]), r"its 'size' is \[16\]"),
     (dict(classes="road"), "its 'classes' is"),
+    (dict(one_logit="yes"), "its 'one_logit' is"),
+    (dict(view=dict(mode="x", overlap=0.25)), "its 'view' is"),
     (dict(palette=[[0, 0, 0]]), "2 classes, 1 colours"),
   ):
     with zipfile.ZipFile(bad, "w") as archive:
