@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.ops.platforms import is_plain
 from segjax.ops.shapes import mix_rows_and_columns
 
 
@@ -86,4 +87,12 @@ def pad_to_least(image: jax.Array, least: int) -> jax.Array:
 def _extended(image, missing):
   if missing == [0, 0]:
     return image
-  return jnp.pad(image, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
+  if not is_plain():
+    return jnp.pad(image, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
+  # jax2onnx converts pads of no width, as those of batch and channels, wrongly.
+  for axis, count in zip((1, 2), missing, strict=True):
+    if not (isinstance(count, int) and count == 0):
+      edge = jax.lax.slice_in_dim(image, image.shape[axis] - 1, image.shape[axis], axis=axis)
+      shape = (*edge.shape[:axis], count, *edge.shape[axis + 1 :])
+      image = jnp.concatenate([image, jnp.broadcast_to(edge, shape)], axis)
+  return image
