@@ -136,10 +136,10 @@ def contour_counts(
 
 def _contour(mask):
   """Where a pixel differs from the next one along the row, the column or the diagonal."""
-  shape, far = mask.shape, jnp.pad(mask, ((0, 0), (0, 1), (0, 1)), mode="edge")
-  right, below, both = far[:, :-1, 1:], far[:, 1:, :-1], far[:, 1:, 1:]
-  corner = jnp.zeros(shape, bool).at[:, :-1, :-1].set(True)  # the last row and column have no both
-  return (mask != right) | (mask != below) | ((mask != both) & corner)
+  right = jnp.pad(mask[:, :, 1:] != mask[:, :, :-1], ((0, 0), (0, 0), (0, 1)))
+  below = jnp.pad(mask[:, 1:] != mask[:, :-1], ((0, 0), (0, 1), (0, 0)))
+  both = jnp.pad(mask[:, 1:, 1:] != mask[:, :-1, :-1], ((0, 0), (0, 1), (0, 1)))
+  return right | below | both
 
 
 def _within(mask, radius):
