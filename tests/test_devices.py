@@ -125,8 +125,9 @@ def test_steps_whose_gradients_are_accumulated_make_one_update():
     return states
 
   first, second = (random_batch(2, seed=seed) for seed in (0, 1))
-  begin, middle, end = trained((first, second), 2)
+  begin, middle, end, later = trained((first, second, first), 2)
   assert same((begin.params, begin.ema_params), (middle.params, middle.ema_params))
+  assert same((end.params, end.ema_params), (later.params, later.ema_params))
   singles = [trained((batch,), 1)[1].params for batch in (first, second)]
   want = jax.tree.map(lambda a, b: (a + b) / 2, *singles)
   for a, b in zip(jax.tree.leaves(end.params), jax.tree.leaves(want), strict=True):
