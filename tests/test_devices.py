@@ -187,7 +187,7 @@ NETS = {
 }
 MESHES = {
   "road": (dict(data=2, space=4, fsdp=True),),
-  "aerial": (dict(data=4, space=2),),
+  "aerial": (dict(data=2, space=4, fsdp=True),),
   "deeplabv3": (dict(data=2, space=4),),
   "segformer": (dict(data=4, space=2, fsdp=True),),
 }
@@ -242,13 +242,13 @@ def differences_on_eight(names):
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one_does():
-  """Of two nets; without arguments this file compares the others too."""
+  """Rows, FSDP, batch norm and rotations; without arguments this file compares more nets."""
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))
-  command = [sys.executable, __file__, "road", "aerial"]
+  command = [sys.executable, __file__, "aerial"]
   done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  assert [name for name, *_ in found] == ["road", "aerial"]
+  assert [name for name, *_ in found] == ["aerial"]
   for name, mesh, loss, state, pixels, held in found:
     assert loss < 1e-5, (name, mesh)
     assert state < 1e-5, (name, mesh)
@@ -262,7 +262,7 @@ CONFIG = """
 from test_training import tiny_config
 
 def get_config():
-  return tiny_config({data!r}, total_steps={steps}, log_steps=1, checkpoint_steps=4)
+  return tiny_config({data!r}, total_steps={steps}, log_steps=1, checkpoint_steps=4, pictures=0)
 """
 
 
@@ -317,8 +317,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert code == 128 + signal.SIGTERM, text
   steps_saved = [int(p.name) for p in (tmp_path / "two" / "checkpoints").glob("[0-9]*")]
   assert max(steps_saved) < 12
-  for code, text in finish(start_two(tmp_path, "two")):
-    assert code == 0, text
+  (resumed,) = finish([start(tmp_path, "two", count=2)])
+  assert resumed[0] == 0, resumed[1]
   assert numbers_of(tmp_path / "one")[-1] == numbers_of(tmp_path / "two")[-1]
   assert states_are_same(tmp_path / "one", tmp_path / "two")
 
