@@ -112,7 +112,7 @@ class TinyTransformers(layers.Layered):
 
   @nn.compact
   def __call__(self, image, *, train):
-    fields = dict(width=8, num_heads=(1,), window=3, drop_path=0.5)
+    fields = dict(width=8, num_heads=(1,), window=3, drop_path=0.1)
     features = self.build(swin.Swin, (2,), **fields)(image, train=train)
     dino = dict(width=8, depth=1, num_heads=2, registers=1, patch=2, output_stride=16)
     for part in (partial(dinov2.DinoV2, grid=3), dinov3.DinoV3):
