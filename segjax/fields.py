@@ -111,18 +111,11 @@ FIELDS = {
   "ema_decay_end": (0.0, "`ema_decay` approaches it along a half cosine; 0: it stays"),
   "best_metric": ("val/mean_iou", "metric of the best checkpoint, which is kept beside the latest"),
   "best_mode": ("max", "or `min`"),
-  "early_stopping.patience": (
-    0,
-    "evaluations in which the metric does not improve, after which training ends; 0: it never does",
-  ),
+  "early_stopping.patience": (0, "evaluations without an improvement that end it; 0: none do"),
   "early_stopping.metric": ("", "such as `val/loss`; empty: `best_metric`, by `best_mode`"),
   "early_stopping.mode": ("max", "or `min`; of a metric that is named"),
   "early_stopping.min_delta": (0.0, "smallest change of the metric that is an improvement"),
-  "nan_debug": (
-    False,
-    "looks at each step's loss at once, and keeps the batch and the state of one that is not "
-    "finite: `launch/analyze.py replay` repeats it",
-  ),
+  "nan_debug": (False, "keeps a step that is not finite for `launch/analyze.py replay`; slower"),
   "pictures": (4, "validation examples drawn at each evaluation"),
   "writers": (
     ("clu", "pictures"),

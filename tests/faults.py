@@ -222,6 +222,7 @@ KINDS = {
   "flip config.json": lambda *a: try_flip("config.json", READERS, *a),
   "flip labels.json": lambda *a: try_flip("labels.json", READERS, *a),
   "flip data.json": lambda *a: try_flip("data.json", ["evaluate", "resume"], *a),
+  "flip receipt.json": lambda *a: try_flip("receipt.json", ["resume"], *a),
   "flip weights": lambda *a: try_flip("class_weights.json", READERS[:3], *a),
   "flip val_sums.npz": lambda *a: try_flip("val_sums.npz", ["study"], *a),
   "flip metrics.jsonl": lambda *a: try_flip("metrics.jsonl", ["study", "resume"], *a),

@@ -237,6 +237,30 @@ class AskedConvs(nn.Module):
     return ops.resize_bilinear(seen.transpose(0, 2, 3, 1), image.shape[1:3])
 
 
+class QueryConvs(nn.Module):
+  """The stand-in for a net of masks and classes.
+
+  Attributes:
+    num_classes: classes.
+    dtype: compute dtype.
+  """
+
+  num_classes: int
+  dtype: object = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, progress=None, *, train):
+    x = nn.relu(nn.Conv(4, (8, 8), 8, dtype=self.dtype, name="backbone")(image))
+    masks = nn.Dense(2 * self.num_classes, name="head")(x)
+    shape = masks.shape[-1], self.num_classes + 1
+    classes = self.param("query", nn.initializers.normal(), shape)
+    classes = jnp.tile(classes[None], (len(x), 1, 1))
+    for name, value in dict(masks=masks, classes=classes, cell=jnp.float32(8)).items():
+      self.sow("intermediates", name, value)
+    scores = jnp.einsum("bhwq,bqk->bhwk", nn.sigmoid(masks), nn.softmax(classes)[..., :-1])
+    return jnp.log(ops.resize_bilinear(scores, image.shape[1:3]))
+
+
 def make_stand_in(name, make=models.make, **fields):
   """As `models.make`: a net that compiles at once, whatever the config asks for."""
   if name in ("projection", "prototypes"):
@@ -245,7 +269,9 @@ def make_stand_in(name, make=models.make, **fields):
     known = AskedConvs.__dataclass_fields__
     dtype = models.DTYPES[fields.get("dtype", "float32")]
     return AskedConvs(**{k: v for k, v in fields.items() if k in known} | dict(dtype=dtype))
-  elif "backbone" in models.MODELS[name].__dataclass_fields__:
+  elif name == "eomt":
+    return QueryConvs(fields["num_classes"], models.DTYPES[fields.get("dtype", "float32")])
+  elif name == "ddrnet" or "backbone" in models.MODELS[name].__dataclass_fields__:
     dtype = models.DTYPES[fields.get("dtype", "float32")]
     return TwoConvs(fields["num_classes"], pixels=name != "classifier", dtype=dtype)
   elif name == "unet":

@@ -14,8 +14,10 @@ from scipy import ndimage, optimize, special
 from segjax import config as config_lib
 from segjax import metrics
 from segjax.analysis import evaluations, image_scores, report_images, worst_images
+from segjax.analysis.document import Document
 from segjax.data import pipeline
-from segjax.errors import UserError
+from segjax.errors import NoSplit, UserError
+from segjax.study import Result
 from segjax.tasks.segmentation import COUNTS
 from segjax.tasks.task import INDEX
 from segjax.training import evaluation, input_pipeline, temperature, workdir
@@ -171,6 +173,27 @@ def test_another_split_uses_the_temperature_that_was_kept(world, run, no_pdf, ca
   (run / "temperature.json").write_text(json.dumps(kept))
   with pytest.raises(UserError, match="damaged or edited"):
     temperature.temperature_of(run, 2)
+
+
+def test_a_report_has_scores_on_test_where_there_is_one(world, run, monkeypatch):
+  (run / "metrics.jsonl").write_text('{"step": 2, "val/loss": 1.0, "val/mean_iou": 0.5}\n')
+  done = {"a": [Result("a", 0, world.experiment.config, run)]}
+  document = Document("Scores")
+  found = report_images.scores_on_test(document, done)
+  _, iou = counts_of(world.shown["test"])
+  wanted = np.nanmean(iou, 1).mean()
+  assert found["a", 0]["val/mean_iou_images"] == pytest.approx(wanted, rel=1e-12)
+  report_images.table_of_test(document, SimpleNamespace(metric="val/mean_iou"), done, found)
+  text = document.markdown(run)
+  assert "Test set" in text and f"| a | 1 | {found['a', 0]['val/mean_iou']:.4f} |" in text
+
+  def lacking(*args, **how):
+    raise NoSplit("no split 'test'")
+
+  monkeypatch.setattr(report_images.restore, "data_of_run", lacking)
+  assert report_images.scores_on_test(document, done) == found  # read where it is kept
+  (run / "evaluation_test_2.json").unlink()
+  assert report_images.scores_on_test(document, done) == {}
 
 
 # ---------------------------------------------------------------------------- rows of images

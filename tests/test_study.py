@@ -128,7 +128,8 @@ def check_report(report, done):
   assert "| wide | narrow | training minutes |" in text
   for part in ("mean IoU", "± ", "difference [95 % interval]", "not finite", "ranking",
                "random weights", "GFLOPs", "latency", "peak memory, MB", "compile time, s",
-               "| precision | thing |", "not distinguishable"):  # fmt: skip
+               "| precision | thing |", "not distinguishable",
+               "95 % interval over images", "| wide | mean IoU of images |"):  # fmt: skip
     assert part in text, part
   page = (report / "report.html").read_text()
   assert page.count("data:image/png;base64,") == text.count("](figures/")

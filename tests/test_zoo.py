@@ -49,6 +49,7 @@ COUNTS = [
   ("unet", {}, 578_417),
   ("unet", AERIAL, 8_633_672),
   ("ddrnet", {}, 5_695_987),
+  ("eomt", {}, 23_736_982),
   ("linear", {}, 2_738_709),
   ("classifier", dict(backbone="resnet18"), 11_689_512),
   ("classifier", dict(backbone="vgg11_bn"), 132_868_840),
@@ -91,8 +92,8 @@ ZERO = re.compile(
 
 # Nets without batch norm and dropout: the same in training and in evaluation.
 DETERMINISTIC = (
-  "classifier/vit", "encoder_decoder", "fcn16s", "fcn8s",
-  "projection", "unet/group", "unet/no_skip",
+  "classifier/vit", "encoder_decoder", "eomt", "fcn16s",
+  "fcn8s", "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("encoder_decoder", "unet")

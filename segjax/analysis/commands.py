@@ -24,14 +24,12 @@ from segjax.benchmark import cost as cost_lib
 from segjax.data import checks, sources
 from segjax.errors import UserError, choose
 from segjax.training import (
-  class_balance,
   evaluation,
   header,
   input_pipeline,
   nan_debug,
   restore,
 )
-from segjax.training import experiment as experiment_lib
 from segjax.training.writers import finite
 
 SPLITS = ("train", "val")
@@ -161,12 +159,9 @@ def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
 
 def replay(workdir):
   """Repeats the step that `config.nan_debug` has kept, and says where it is not finite."""
-  config = config_lib.load(workdir / "config.json")
-  labels = experiment_lib.load_labels(workdir / "labels.json")
-  weights = class_balance.read(workdir, config, labels)
+  batch_size = config_lib.load(workdir / "config.json").data.batch_size
   count = textfiles.read_state(workdir / "data.json").get("train", [1])[0]
-  per_epoch = max(count // config.data.batch_size, 1)  # the learning rate depends on it
-  experiment = experiment_lib.build(config, labels, per_epoch, weights)
+  experiment = restore.build(workdir, max(count // batch_size, 1))  # for the learning rate
   kept = nan_debug.read(workdir / nan_debug.FILE, experiment.abstract_state())
   print("\n".join(nan_debug.report(experiment, *kept)))
 

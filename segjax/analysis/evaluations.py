@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from segjax import hosts, metrics, outputs
@@ -61,8 +62,6 @@ def run(
     surfaces=surfaces,
     fit=fit_temperature,
   )
-  if not hosts.is_first():
-    return  # the rest is text and files
   rows = image_scores.rows_of(sums)
   ends = image_scores.intervals(rows, task.classes) if rows else {}
   more = values(sums, rows, ends, task.classes)
@@ -70,11 +69,13 @@ def run(
   print(f"{workdir}: {restore.checkpoint_text(workdir, step)}; {len(data.source)} {split} examples")
   print(task.table(sums))
   print("\n".join(lines(sums, rows, ends, more)))
-  written = [file.name, *score_files.write(file, experiment.labels, sums, ends, data.source)]
-  if fit_temperature:
-    about = {k: more[k] for k in ("ece", "calibrated_ece") if k in more}
-    about |= dict(split=split, examples=len(data.source), digest=data.digest)
-    written.append(temperature.keep(workdir, step, more["temperature"], **about).name)
+  written = [file.name]
+  if hosts.is_first():
+    written += score_files.write(file, experiment.labels, sums, ends, data.source)
+    if fit_temperature:
+      about = {k: more[k] for k in ("ece", "calibrated_ece")}
+      about |= dict(split=split, examples=len(data.source), digest=data.digest)
+      written.append(temperature.keep(workdir, step, more["temperature"], **about).name)
   print(f"  written to {workdir}: {', '.join(written)}")
   if color_baseline:
     train = restore.data_of_run(workdir, config, "train", moved=moved)
@@ -92,8 +93,8 @@ def _check(task, split, surfaces, fit_temperature, color_baseline):
   ):
     if wanted and task not in fit:
       raise UserError(f"--{flag} is for {' or '.join(fit)}, this run's task is {task!r}")
-  if surfaces and hosts.count() > 1:
-    raise UserError("--surfaces works in one process: leave --distributed out")
+  if surfaces and jax.process_count() > 1:
+    raise UserError("--surfaces works in one process; leave --distributed out")
   if fit_temperature and split != "val":
     raise UserError(
       f"--fit_temperature fits on the val split, and --split is {split!r}; leave it out, then "

@@ -194,7 +194,7 @@ def _evaluated(experiment, state, source, rows):
   """Compares the evaluation of a checkpoint with its row."""
   step = int(state.step)
   batches = input_pipeline.eval_batches(experiment.config, source)
-  sums = evaluate(experiment.eval_step(), state, batches, experiment.mesh)
+  sums = evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
   summary = finite({f"val/{k}": v for k, v in experiment.task.summary(sums).items()})
   now = {(step, k): v for k, v in summary.items()}
   return compare_rows(f"evaluation of the checkpoint of step {step}", scalars(rows), now)

@@ -47,7 +47,9 @@ def find(workdir, checkpoint, moved, wanted):
   task, config = experiment.task, experiment.config
   source = restore.data_of_run(workdir, config, "val", moved=moved).source
   batches = input_pipeline.eval_batches(config, source)
-  rows = image_scores.rows_of(evaluate(experiment.eval_step(), state, batches, experiment.mesh))
+  rows = image_scores.rows_of(
+    evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
+  )
   if COUNTS not in rows:
     raise UserError(
       f"{workdir}: a run of the task {config.task.name!r}, whose images have no IoU; "

@@ -66,10 +66,9 @@ def _check_output(folder, output):
 def _collect(folder, root, output, found, notes, above):
   """Adds the images of a folder and of those in it; a link to a folder above is not followed."""
   entries = files_lib.entries(folder)
-  for file in entries.files:
+  for file in map(Path, entries.files):
     found[file.relative_to(root).as_posix()] = file
-  taken = {*entries.files, *entries.folders}
-  notes.extend(files_lib.unread(folder, root, taken, above=set(entries.folders)))
+  notes.extend(files_lib.unread(folder, root, above=set(entries.folders)))
   above = above | {folder.resolve()}
   for inner in entries.folders:
     if inner.resolve() == output:

@@ -148,7 +148,7 @@ def predict_video(
   Raises:
     UserError: no imageio or FFmpeg, or not a video.
   """
-  answer, part = Segmented(predictor), predictions.folder / f".{os.getpid()}_video.part"
+  answer, part = Segmented(predictor), predictions.folder / f".{os.getpid()}_video.mp4"
   try:
     with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:
       predictions.begin([file.name], ["overlay.mp4"], predictor.classes)

@@ -51,7 +51,7 @@ def writer(file: Path, rate: float) -> Iterator:
     file: path.
     rate: frames in a second.
   """
-  how = ["-metadata", f"comment={png.MARK[1]}", "-f", "mp4"]
+  how = ["-metadata", f"comment={png.MARK[1]}"]
   target = _imageio().get_writer(
     file, format="FFMPEG", fps=rate, macro_block_size=1, output_params=how
   )

@@ -131,17 +131,37 @@ class Experiment:
     )
 
   def eval_mesh(self):
-    """The mesh of evaluations: each process's own where images differ in size among them."""
-    apart = jax.process_count() > 1 and self.config.data.eval_fit in ("full", "tiles")
-    return devices.local_mesh() if apart else self.mesh
+    """The mesh of evaluations: each process's own where images differ in size among them.
+
+    Raises:
+      UserError: tiles, in several processes.
+    """
+    fit = self.config.data.eval_fit
+    if jax.process_count() > 1 and fit == "tiles":
+      raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
+    return devices.local_mesh() if jax.process_count() > 1 and fit == "full" else self.mesh
+
+  def seen(self, step, batch):
+    """What the net sees of a batch in a train step, augmented: (inputs, label), see the task.
+
+    Args:
+      step: updates done before.
+      batch: see `steps.make_train_step`.
+    """
+    key = jax.random.fold_in(jax.random.key(self.config.seed), step)
+    change = steps.both(self.augment, self.batch_augment)
+    image, label = steps.read_batch(batch)
+    key, _ = jax.random.split(key)
+    return self.task.prepare(key, image, label, train=True, augment=change)
 
   @programs.shared
   def eval_step(self, measure=None):
     """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
+    mesh = self.eval_mesh()
     if self.config.data.eval_fit == "tiles":
       return tiled.make_eval_step(self.predict_step(), self.task, self.config.data, measure)
     how = dict(augment=self.augment, measure=measure) | self._images()
-    if devices.is_local(mesh := self.eval_mesh()):
+    if devices.is_local(mesh):
       how |= dict(mesh=mesh, state_sharding=None)
     return steps.make_eval_step(self.model, self.task, **how)
 
@@ -183,6 +203,11 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   if class_balance.rule(config):
     fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
+  mix = augment.make_batch_augment(**config.batch_augment)
+  if (last := max(config.batch_augment.classmix_classes, default=0)) >= max(len(labels), 1):
+    raise UserError(
+      f"batch_augment.classmix_classes has the class {last}, the data has 0 to {len(labels) - 1}"
+    )
   model = models.make(**dict(config.model), num_classes=task.num_outputs)
   schedule = optim.make_schedule(**schedule_fields, total_steps=max(total // count, 1))
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
@@ -207,7 +232,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     schedule if count == 1 else lambda step: schedule(step // count),
     ema_decay=_make_ema_decay(config, task, total),
     augment=change,
-    batch_augment=augment.make_batch_augment(**config.batch_augment),
+    batch_augment=mix,
     frozen=frozen,
     steps_per_epoch=steps_per_epoch,
   )

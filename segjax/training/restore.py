@@ -47,6 +47,22 @@ def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     return checkpoints.steps()
 
 
+def build(workdir: Path, steps_per_epoch: int = 1) -> Experiment:
+  """Builds the experiment of a run, which needs no checkpoint.
+
+  Args:
+    workdir: folder of a run.
+    steps_per_epoch: steps per epoch, for durations in epochs.
+
+  Raises:
+    UserError: no run in the folder.
+  """
+  config = config_lib.load(workdir / "config.json")
+  labels = experiment_lib.load_labels(workdir / "labels.json")
+  weights = class_balance.read(workdir, config, labels)
+  return experiment_lib.build(config, labels, steps_per_epoch, weights)
+
+
 def run(
   workdir: str | os.PathLike, checkpoint: str | int = "latest"
 ) -> tuple[Experiment, TrainState]:
@@ -63,11 +79,8 @@ def run(
     UserError: no run in the folder, or no such checkpoint.
   """
   workdir = Path(workdir)
-  config = config_lib.load(workdir / "config.json")
-  labels = experiment_lib.load_labels(workdir / "labels.json")
-  weights = class_balance.read(workdir, config, labels)
-  experiment = experiment_lib.build(config, labels, class_weights=weights)
-  with _checkpoints(workdir, config) as checkpoints:
+  experiment = build(workdir)
+  with _checkpoints(workdir, experiment.config) as checkpoints:
     step = checkpoints.step_of(checkpoint)
     if step is None:
       raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")

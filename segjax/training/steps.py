@@ -145,7 +145,7 @@ def make_train_step(
     and `grad_norm`.
   """
 
-  change = _both(augment, batch_augment)
+  change = both(augment, batch_augment)
   accelerated = mesh.devices.flat[0].platform != "cpu"
 
   def train_step(key, state, batch):
@@ -244,7 +244,7 @@ def is_product(primitive, *_, **__):
   return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
-def _both(augment, batch_augment):
+def both(augment, batch_augment):
   """Both augmentations as one function of a key and a batch."""
 
   def change(key, image, label):
@@ -297,7 +297,7 @@ def make_eval_step(
     A jitted function; its batch has "image" u8[B,H,W,3], "label", "valid" bool[B], and perhaps
     "index" i32[B], which goes with statistics that are rows of images.
   """
-  change = _both(augment, None)
+  change = both(augment, None)
 
   def eval_step(state, batch):
     image, label = read_batch(batch)
