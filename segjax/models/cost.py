@@ -56,4 +56,4 @@ def static_cost(net: nn.Module, size: tuple[int, int]) -> tuple[int, float, int]
   # Windows of attention, [B,windows,positions,C], have not the proportions of the image.
   share = [h * size[1] / (w * size[0]) for _, h, w, _ in arrays]
   deepest = min(a[1] for a, s in zip(arrays, share, strict=True) if a[1] > 1 and 0.8 < s < 1.25)
-  return count_params(variables["params"]), flops, round(size[0] / deepest)
+  return count_params(variables["params"]), flops, -(-size[0] // deepest)
