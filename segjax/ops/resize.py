@@ -86,4 +86,6 @@ def pad_to_least(image: jax.Array, least: int) -> jax.Array:
 def _extended(image, missing):
   if missing == [0, 0]:
     return image
-  return jnp.pad(image, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
+  pads = (*((0, n) for n in missing), (0, 0))
+  # Image by image, for a batch that is divided over an explicit mesh cannot be sliced.
+  return jax.vmap(lambda x: jnp.pad(x, pads, mode="edge"))(image)
