@@ -1,4 +1,4 @@
-"""README.md and configs/README.md: commands name files and flags that there are; Python runs."""
+"""README.md of the project, of configs/ and of launch/: commands name files and flags that there are; Python runs."""
 
 import ast
 import importlib.util
@@ -14,8 +14,12 @@ from segjax import study as study_lib
 from segjax.analysis.commands import COMMANDS
 from segjax.errors import UserError
 
-DOCUMENTS = ("README.md", "configs/README.md")
-DEFINE_CONFIG = ("define_config", "define_own_code")
+DOCUMENTS = ("README.md", "configs/README.md", "launch/README.md")
+DEFINED = {  # functions of segjax.cli
+  "define_config": {"config"},
+  "define_own_code": {"config"},
+  "define_distributed": {"distributed", "heartbeat_seconds"},
+}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,7 +44,7 @@ def commands(document):
       variables[set_variable[1]] = set_variable[2]
       continue
     whole = re.sub(r"\$(\w+)", lambda m: variables[m[1]], line)
-    found += [shlex.split(part) for part in whole.split(" && ")]
+    found += [shlex.split(part, comments=True) for part in whole.split(" && ")]
   return [words for words in found if words and words[0] in ("python", "pip")]
 
 
@@ -49,7 +53,9 @@ def flags_of(launcher):
   calls = [n for n in ast.walk(ast.parse(launcher.read_text())) if isinstance(n, ast.Call)]
   calls = [n for n in calls if isinstance(n.func, ast.Attribute)]
   names = {n.args[0].value for n in calls if n.func.attr.startswith("DEFINE_")}
-  return names | ({"config"} if any(n.func.attr in DEFINE_CONFIG for n in calls) else set())
+  for function, flags in DEFINED.items():
+    names |= flags if any(n.func.attr == function for n in calls) else set()
+  return names
 
 
 def check_launcher(words):
