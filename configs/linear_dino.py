@@ -46,6 +46,7 @@ def get_config(arg=""):
   c.freeze = "" if a.tuned else "^backbone/"
 
   c.task.sigmoid = False
+  c.loss.cross_entropy = 1.0
   c.optimizer.name = "adamw"
   c.optimizer.weight_decay = 0.05 if a.tuned else 1e-4
   c.optimizer.layer_decay = 0.75 if a.tuned else 1.0
