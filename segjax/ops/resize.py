@@ -88,7 +88,9 @@ def _extended(image, missing):
   if missing == [0, 0]:
     return image
   if not is_plain():
-    return jnp.pad(image, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
+    pads = (*((0, n) for n in missing), (0, 0))
+    # Image by image, for a batch that is divided over an explicit mesh cannot be sliced.
+    return jax.vmap(lambda x: jnp.pad(x, pads, mode="edge"))(image)
   # jax2onnx converts pads of no width, as those of batch and channels, wrongly.
   for axis, count in zip((1, 2), missing, strict=True):
     if not (isinstance(count, int) and count == 0):
