@@ -59,7 +59,8 @@ class Neck(Layered):
   def __call__(self, levels: list[jax.Array]) -> jax.Array:
     """Maps [B,H_i,W_i,C_i], the largest first -> [B,2*H_0,2*W_0,features]."""
     levels = [
-      self.build(Conv, self.features, name=f"convs_{i}")(level) for i, level in enumerate(levels)
+      self.build(Conv, self.features, use_bias=self.norm == "none", name=f"convs_{i}")(level)
+      for i, level in enumerate(levels)
     ]
     x, rest = levels[-1], [None, *levels[-2::-1]]
     for i, level in enumerate(rest):
