@@ -1,5 +1,6 @@
 """Small stand-ins for the nets of the zoo: tiny backbones, drawn weights, fast nets."""
 
+import os
 from functools import partial
 
 import flax.linen as nn
@@ -182,6 +183,11 @@ NETS = {
   "unetplusplus": LIGHT | dict(widths=(8, 8, 4, 4, 4)),
   "upernet": LIGHT | dict(features=8),
 }
+
+# Decoders made of layers that other nets have too. What is the same for every net is tested of
+# them where the environment has SEGJAX_ALL_NETS: tracing and compiling all takes many minutes.
+ALIKE = ("ddrnet", "dpt", "linear", "pspnet", "unetplusplus", "upernet")
+KINDS = {n: f for n, f in NETS.items() if n not in ALIKE or os.environ.get("SEGJAX_ALL_NETS")}
 
 
 def build(name, **fields):

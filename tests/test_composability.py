@@ -23,7 +23,7 @@ from conftest import ROOT, eight_devices
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from light import NETS, TINY, build, random_variables
+from light import KINDS, TINY, build, random_variables
 
 from segjax import losses, metrics, models, ops
 from segjax.models import layers
@@ -167,7 +167,7 @@ LOWERED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", marked(NETS))
+@pytest.mark.parametrize("name", marked(KINDS))
 def test_transformations_are_traced_and_lowered(name):
   """With no rank promoted; each result has the parameters' shapes."""
   p = Problem(name)
@@ -247,7 +247,7 @@ def test_gradients_of_every_backbone_are_traced(name):
   assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, variables["params"])
 
 
-@pytest.mark.parametrize("name", marked(NETS))
+@pytest.mark.parametrize("name", marked(KINDS))
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_narrow_dtypes_are_lowered(name, dtype):
   p = Problem(name, dtype=dtype)
@@ -381,7 +381,7 @@ def test_threads_compile_at_once():
     assert found[i] == pytest.approx(float(jax.jit(p.loss)(p.params)), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", marked(NETS))
+@pytest.mark.parametrize("name", marked(KINDS))
 def test_export_for_all_platforms_with_any_batch(name):
   p = Problem(name)
   function = jax.jit(lambda variables, image: p.net.apply(variables, image, train=False))
@@ -403,7 +403,7 @@ def test_export_for_all_platforms_with_any_batch(name):
       )
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.slow
 def test_nnx_trains_it(name):
   """`ToNNX` with batch statistics; three steps lower the loss and move the averages."""
@@ -589,7 +589,7 @@ def losses_on_an_explicit_mesh():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("names", [COMPARED, [n for n in NETS if n not in COMPARED]])
+@pytest.mark.parametrize("names", [COMPARED, [n for n in KINDS if n not in COMPARED]])
 @pytest.mark.slow
 def test_eight_devices(names):
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))

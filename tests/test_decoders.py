@@ -87,25 +87,21 @@ def test_outputs_are_those_of_segmentation_models_pytorch(name):
 WIDTHS = (4, 6, 8, 10)
 
 
-def cut(image, widths, patch):
-  """Features cut from an image's channels, at strides 4, 8 ... or all at stride `patch`."""
-  firsts = np.cumsum([0, *widths])
-  strides = [patch or 4 * 2**i for i in range(len(widths))]
+def cut(image):
+  """Features of `WIDTHS` channels, cut from an image's, at strides 4, 8, 16 and 32."""
+  firsts = np.cumsum([0, *WIDTHS])
   return [
-    image[:, ::s, ::s, i : i + w] for s, i, w in zip(strides, firsts[:-1], widths, strict=True)
+    image[:, :: 4 * 2**i, :: 4 * 2**i, firsts[i] : firsts[i] + w] for i, w in enumerate(WIDTHS)
   ]
 
 
 class Given(layers.Layered):
   """A backbone that gives `cut` of its image, for the heads alone."""
 
-  widths: tuple[int, ...] = WIDTHS
-  patch: int = 0
-
   @nn.compact
   def __call__(self, image, *, train):
     del train
-    return [image, None, *cut(image, self.widths, self.patch)]
+    return [image, None, *cut(image)]
 
 
 @pytest.mark.torch
@@ -125,7 +121,7 @@ def test_upernets_head_is_that_of_transformers():
   image = images((97, 131), channels=28)
   variables, report = weights.load_torch(state, random_variables(net, channels=28))
   assert not (report.missing or report.unexpected or report.reshaped or report.other_classes)
-  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image, WIDTHS, 0)]
+  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image)]
   with torch.no_grad():
     want = torch.nn.functional.interpolate(theirs(features), size=(97, 131), mode="bilinear")
   got = run(net, variables, image)
@@ -134,34 +130,26 @@ def test_upernets_head_is_that_of_transformers():
 
 @pytest.mark.torch
 @pytest.mark.slow
-@pytest.mark.parametrize("patch", [0, 16])
-def test_dpts_neck_and_head_are_those_of_transformers(patch):
-  """Over a pyramid as of a Swin transformer, and over blocks of a plain one."""
+def test_dpts_neck_and_head_are_those_of_transformers():
   torchvision_models()  # which transformers imports
   import torch
 
   transformers = pytest.importorskip("transformers", reason="transformers is not installed")
   from transformers.models.dpt import modeling_dpt
 
-  widths, neck_widths = (8,) * 4 if patch else WIDTHS, [4, 6, 8, 10]
-  backbone = transformers.Dinov2Config(hidden_size=8) if patch else transformers.Swinv2Config()
-  fields = dict(readout_type="ignore", fusion_hidden_size=12, num_labels=5)
-  fields |= dict(backbone_config=backbone, neck_hidden_sizes=neck_widths, is_hybrid=False)
-  config = transformers.DPTConfig(**fields)
+  fields = dict(neck_hidden_sizes=list(WIDTHS), fusion_hidden_size=12, num_labels=5)
+  backbone = transformers.Swinv2Config()
+  config = transformers.DPTConfig(backbone_config=backbone, is_hybrid=False, **fields)
   neck, head = modeling_dpt.DPTNeck(config), modeling_dpt.DPTSemanticSegmentationHead(config)
   theirs = randomize(torch.nn.ModuleDict(dict(neck=neck, head=head)))
-  ours = dict(backbone=Given(widths, patch), features=12, widths=neck_widths, num_classes=5)
-  net, size = models.make("dpt", **ours), (96, 160)
-  image = images(size, channels=sum(widths))
-  variables = random_variables(net, channels=sum(widths))
-  variables, report = weights.load_torch(theirs.state_dict(), variables)
+  net = models.make("dpt", backbone=Given, features=12, num_classes=5)
+  image = images((96, 160), channels=28)
+  variables, report = weights.load_torch(theirs.state_dict(), random_variables(net, channels=28))
   unused = [k for k in theirs.state_dict() if ".layers.0.residual_layer1." in k]
   assert set(report.unexpected) == set(unused)
   assert not (report.missing or report.reshaped or report.other_classes)
-  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image, widths, patch)]
-  if patch:  # tokens, after one of the class
-    features = [torch.nn.functional.pad(x.flatten(2).mT, (0, 0, 1, 0)) for x in features]
+  features = [torch.tensor(x).permute(0, 3, 1, 2) for x in cut(image)]
   with torch.no_grad():
-    want = head(neck(features, 6, 10))
+    want = head(neck(features))
   got = run(net, variables, image)
   assert relative(got, want.permute(0, 2, 3, 1).numpy()) < 1e-4

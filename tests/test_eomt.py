@@ -17,6 +17,7 @@ from segjax.errors import UserError
 from segjax.losses.masks import shares
 from segjax.models import dinov2
 from segjax.tasks import MaskClassification
+from segjax.training.steps import Net
 
 NAMES = ("ground", "road", "house")
 
@@ -217,6 +218,14 @@ def test_the_terms_of_the_loss_are_means():
 def test_losses_of_pixels_are_refused(fields):
   with pytest.raises(UserError, match=f"switch off .*{next(iter(fields))}|sigmoid needs 2"):
     MaskClassification(NAMES, **fields)
+
+
+def test_a_net_without_masks_is_one_clear_error():
+  net = models.make("unet", widths=(4, 8), num_classes=3)
+  how = dict(mean=(0.0,) * 3, std=(1.0,) * 3, train=False)
+  called = Net(net, random_variables(net), **how)
+  with pytest.raises(UserError, match=r"set model\.name to 'eomt'"):
+    jax.eval_shape(lambda x: MaskClassification(NAMES).outputs(called, x), images((16, 16)))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import NETS, TINY, build
+from light import KINDS, TINY, build
 
 from segjax import models, ops
 
@@ -139,7 +139,7 @@ def marked(names):
   return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
-@pytest.mark.parametrize("name", marked(NETS))
+@pytest.mark.parametrize("name", marked(KINDS))
 def test_gradients_in_a_scan_are_the_librarys(name, monkeypatch):
   got = scanned(build(name))
   use_plain_operations(monkeypatch)

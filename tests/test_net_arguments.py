@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import MIT, NETS, SHALLOW, Light, build, random_variables, shapes
+from light import KINDS, MIT, NETS, SHALLOW, Light, build, random_variables, shapes
 
 from segjax import losses, metrics, models, weights
 from segjax.data.labels import default_table
@@ -38,7 +38,7 @@ QUICK = ("encoder_decoder", "unet")
 HEADS = ("small_cnn", "shallow_vgg16", "shallow_mobilenet", "shallow_efficientnet")
 MARKED = [
   pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow])
-  for n in (*NETS, *(f"classifier/{b}" for b in HEADS))
+  for n in (*KINDS, *(f"classifier/{b}" for b in HEADS))
 ]
 
 
@@ -205,7 +205,7 @@ class Plain(nn.Module):
 
 WITH_BACKBONE = [
   pytest.param(n, marks=[] if n in (*QUICK, "classifier/cnn") else [pytest.mark.slow])
-  for n in NETS
+  for n in KINDS
   if "backbone" in NETS[n] and n != "eomt"  # which takes a DINOv2 alone
 ]
 STAGES = (1, 1, 1, 1)

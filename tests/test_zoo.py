@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import NETS, SHALLOW, build, random_variables, shapes
+from light import KINDS, NETS, SHALLOW, build, random_variables, shapes
 
 from segjax import models
 from segjax.errors import UserError
@@ -117,7 +117,7 @@ def test_every_name_is_tested():
   assert {n.split("/")[0] for n in NETS} == set(models.names())
 
 
-@pytest.mark.parametrize("name", marked(NETS, LIGHT_NETS))
+@pytest.mark.parametrize("name", marked(KINDS, LIGHT_NETS))
 def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
   net = build(name)

@@ -175,7 +175,8 @@ class EoMT(Layered):
     for masks, classes in found:
       self.sow("intermediates", "masks", masks)
       self.sow("intermediates", "classes", classes)
-    self.sow("intermediates", "cell", jnp.float32(vit.patch / 2**self.upscale))
+    cell = vit.patch / 2**self.upscale
+    self.sow("intermediates", "cell", jnp.asarray(cell, found[-1][0].dtype))
     size = [-(-n // vit.patch) * vit.patch for n in image.shape[1:3]]
     masks = ops.resize_bilinear(masks, size)[:, : image.shape[1], : image.shape[2]]
     objects = nn.softmax(classes)[..., :-1]

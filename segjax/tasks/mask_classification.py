@@ -12,6 +12,7 @@ from segjax.errors import UserError
 from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.task import Task, mean
 
+SOWN = {"masks", "classes", "cell"}
 OWN = ("cross_entropy", "dice", "mask", "no_object", "mask_steps")
 
 
@@ -49,10 +50,19 @@ class MaskClassification(Segmentation):
       )
 
   def outputs(self, net, inputs):
-    """Logits f32[B,H,W,C], and of each prediction masks f32[B,h,w,Q] and classes f32[B,Q,C+1]."""
-    progress = net.step / self.mask_steps if net.train and self.mask_steps else None
-    logits = net(inputs, progress)
-    return dict(logits=logits, **{k: net.sown[k] for k in ("masks", "classes", "cell")})
+    """Logits f32[B,H,W,C], and of each prediction masks f32[B,h,w,Q] and classes f32[B,Q,C+1].
+
+    Raises:
+      UserError: the net gives no masks.
+    """
+    progress = [net.step / self.mask_steps] if net.train and self.mask_steps else []
+    logits = net(inputs, *progress)
+    if not net.sown.keys() >= SOWN:
+      raise UserError(
+        "the task mask_classification needs a net that gives masks and classes of queries; set "
+        "model.name to 'eomt'"
+      )
+    return dict(logits=logits, **{k: net.sown[k] for k in SOWN})
 
   def predict(self, outputs):
     """Of a net's outputs or its logits -> i32[B,H,W], the class of the highest score."""

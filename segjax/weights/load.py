@@ -25,8 +25,7 @@ _FIRST = re.compile(
 )
 # Transposed convolutions that have PyTorch's names.
 _TRANSPOSED = re.compile(
-  r"^(decoder/blocks_\d+/block_1/conv|neck/reassemble_stage_layers_[01]/resize|"
-  r"head/upscale_block_block_\d+/conv1)/kernel$"
+  r"^(decoder/blocks_\d+/block_1/conv|head/upscale_block_block_\d+/conv1)/kernel$"
 )
 _UP = re.compile(r"^up\d+/kernel$")  # of the U-Net: a convolution, or a transposed one
 
@@ -90,11 +89,13 @@ def load_torch(
 
   Takes torchvision's names for backbones, classifiers, DeepLabv3, FCN and LR-ASPP, Hugging Face's
   for SegFormer, those of the first publication, timm, torchvision and Hugging Face for DINOv2,
-  DINOv3, ConvNeXt and Swin (see `families`), and the files of EfficientNet-Lite. A classifier's
-  file fits the backbone of a segmentation net. A fused layer `qkv` is cut into entries `q`, `k` and
-  `v` first. Kernels are transposed to Flax's layout; batch counters are left out. A prefix of the
-  names, such as "module." or "model.", is taken off where the names fit without it, and so are the
-  names that torch.compile and FSDP put in between; the report says so.
+  DINOv3, ConvNeXt and Swin (see `families`), Hugging Face's for UPerNet, DPT and EoMT, those of
+  segmentation_models_pytorch for FPN, Linknet, PSPNet and U-Net++, those of its authors for DDRNet,
+  and the files of EfficientNet-Lite. A classifier's file fits the backbone of a segmentation net.
+  A fused layer `qkv` is cut into entries `q`, `k` and `v` first. Kernels are transposed to Flax's
+  layout; batch counters are left out. A prefix of the names, such as "module." or "model.", is
+  taken off where the names fit without it, and so are the names that torch.compile and FSDP put in
+  between; the report says so.
 
   The first convolution of a file for images of three channels becomes that of a net for another
   number C as in timm: its sum over the channels for C = 1, else its channels in turn, times 3 / C.
