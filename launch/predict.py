@@ -24,7 +24,7 @@ flags.DEFINE_string("mode", "", "resize, native or tiles; default: as the run wa
 flags.DEFINE_list("tiles", [], "Size of tiles, pixels: 512, or HEIGHT,WIDTH; makes --mode=tiles.")
 flags.DEFINE_float("overlap", None, "Share of a tile that the next one has too; default 0.25.")
 flags.DEFINE_string("tta", "", "Averages over views of an image: flip,scales=0.75,1,1.25.")
-flags.DEFINE_integer("batch_size", 4, "Tiles or resized images in a call of the net.")
+flags.DEFINE_integer("batch_size", 4, "Tiles in a call of the net.")
 flags.DEFINE_string("threshold", None, "Of a net with one logit: a number, or max_f1, the run's.")
 flags.DEFINE_enum("probabilities", "", ["", "npz", "png16"], "Writes probabilities too.")
 cli.define_own_code()

@@ -2,6 +2,7 @@
 
   python launch/prepare_data.py --name=kitti_road --source=data/kitti_road --data_dir=data/tfds
   python launch/prepare_data.py --name=camvid --source=data/camvid --data_dir=data/tfds
+  python launch/prepare_data.py --name=folder --source=mine --data_dir=data/mine --shards=64
   python launch/prepare_data.py --from=coco --source=export --output=my_data
 
 --name: sharded ArrayRecord files; pixels and labels are kept exactly, KITTI's black as ignored. A
@@ -20,7 +21,7 @@ from absl import flags
 from segjax import cli
 from segjax.errors import UserError
 
-NAME = flags.DEFINE_string("name", None, "Set: kitti_road or camvid.")
+NAME = flags.DEFINE_string("name", None, "Set: kitti_road, camvid or folder, your own.")
 TOOL = flags.DEFINE_string("from", None, "Tool: coco, yolo, labelme, cvat or label_studio.")
 SOURCE = flags.DEFINE_string("source", None, "Folder of the set's own files, or the export.",
                              required=True)  # fmt: skip

@@ -6,6 +6,7 @@ All run the same programs over the devices of all; process 0 alone prints and wr
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import json
 import os
@@ -49,6 +50,7 @@ def join(spec: str, *, heartbeat_seconds: int = 100) -> None:
   else:
     address, count, index = parse(spec)
     jax.distributed.initialize(address, count, index, **how)
+  faulthandler.disable()  # where JAX ends this process, its own line says why
   if not is_first():
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -109,16 +109,14 @@ class TinyConvNeXt(layers.Layered):
 
 
 class TinyTransformers(layers.Layered):
-  """Blocks of a Swin transformer, of DINOv2 and of DINOv3, one after another."""
+  """A block of DINOv2, of a Swin transformer with shifted windows, and of DINOv3."""
 
   @nn.compact
   def __call__(self, image, *, train):
-    fields = dict(width=8, num_heads=(1,), window=3, drop_path=0.5)
-    features = self.build(swin.Swin, (2,), **fields)(image, train=train)
-    dino = dict(width=8, depth=1, num_heads=2, registers=1, patch=2, output_stride=16)
-    for part in (partial(dinov2.DinoV2, grid=3), dinov3.DinoV3):
-      features.append(self.build(part, **dino)(features[-1], train=train)[-1])
-    return features
+    dino = dict(width=8, depth=1, num_heads=2, registers=1, output_stride=16)
+    fine = self.build(dinov2.DinoV2, **dino, grid=3, patch=4)(image, train=train)[-1]
+    fine = self.build(swin.Block, 1, 3, 1, 0.1)(fine, train=train)
+    return [image, None, fine, self.build(dinov3.DinoV3, **dino, patch=2)(fine, train=train)[-1]]
 
 
 class Light(layers.Layered):

@@ -10,6 +10,7 @@ from conftest import torchvision_models
 from light import random_variables, shapes
 
 from segjax import models, weights
+from segjax.errors import UserError
 from segjax.fields import PACKAGED
 from segjax.models import convnext, dinov2, dinov3, swin
 from segjax.models.__main__ import source_of
@@ -42,6 +43,44 @@ def test_encoder_parameter_count_is_exact(name):
 def test_classifier_parameter_count_is_exact(name):
   net = models.make("classifier", backbone=name)
   assert models.count_params(shapes(net, (32, 32))["params"]) == CLASSIFIERS[name]
+
+
+@pytest.mark.parametrize("backbone", ["shallow_convnext", "shallow_dinov2", "shallow_swin"])
+@pytest.mark.parametrize(
+  ("name", "fields"),
+  [
+    ("backbone_unet", dict(widths=(8, 4))),
+    ("deeplabv3_plus", dict(output_stride=32)),
+    ("fpn", {}),
+    ("segformer", dict(decoder_width=8)),
+    ("upernet", dict(features=8)),
+  ],
+)
+@pytest.mark.slow
+def test_decoders_take_every_encoder(name, fields, backbone, shallow_backbones):
+  net = models.make(name, backbone=models.BACKBONES[backbone][0], num_classes=3, **fields)
+  image = jax.ShapeDtypeStruct((1, 45, 61, 3), np.float32)
+  logits, variables = jax.eval_shape(
+    lambda x: net.init_with_output(jax.random.key(0), x, train=False), image
+  )
+  assert logits.shape == (1, 45, 61, 3)
+  assert "backbone" in variables["params"] and "head" in "".join(variables["params"])
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_dino_has_no_stride_beyond_its_own(stride):
+  """DeepLab takes the last block's map on the patches' grid, or enlarged."""
+  net = dinov2.DinoV2(**SMALL, grid=3, output_stride=stride)
+  image = jax.ShapeDtypeStruct((1, 45, 61, 3), np.float32)
+  features = jax.eval_shape(
+    lambda x: net.init_with_output(jax.random.key(0), x, train=False)[0], image
+  )
+  want = {16: (4, 5), 8: (6, 8)}[stride]
+  assert [f and f.shape[1:3] for f in features[1:]] == [
+    None, (12, 16), (6, 8), want, want,
+  ]  # fmt: skip
+  with pytest.raises(UserError, match="expected 8, 16 or 32"):
+    shapes(net.clone(output_stride=4), (28, 28))
 
 
 def drawn(net, size=(64, 64)):

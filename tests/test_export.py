@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from segjax.errors import UserError
 from segjax.export import about as about_lib
 from segjax.export import (
   batches,
+  benchmark,
   command,
   evaluation,
   net,
@@ -28,8 +30,9 @@ from segjax.export import (
   open_model,
   stablehlo_file,
 )
+from segjax.inference import View
 from segjax.models import layers
-from segjax.tasks import ClassQuery, Segmentation
+from segjax.tasks import TASKS, ClassQuery, MaskClassification, Segmentation
 from segjax.training import experiment as experiment_lib
 from segjax.training import restore
 from segjax.training.evaluation import read_sums
@@ -38,6 +41,7 @@ from segjax.training.state import TrainState
 SIZE = (16, 24)
 OTHERS = ("classifier", "projection", "prototypes")  # nets that segment nothing
 SEGMENTING = [name for name in NETS if name.split("/")[0] not in OTHERS]
+ANY_BATCH = ("attention_segmenter", "deeplabv3", "eomt", "segformer", "unet/none")
 ABOUT = about_lib.About(
   classes=("ground", "thing", "sky"),
   palette=((0, 0, 0), (255, 0, 1), (2, 3, 4)),
@@ -96,8 +100,9 @@ def run(tmp_path_factory, small_net):
 
 def test_a_file_gives_the_evaluation_of_its_run(run, capsys):
   workdir, data, file = run
-  config = dataclasses.replace(open_model(file).about).run
-  assert config["step"] == 3 and config["net"]["name"] == "small"
+  model = open_model(file)
+  assert model.about.run["step"] == 3 and model.about.run["net"]["name"] == "small"
+  assert model.view == View("resize", SIZE) and model.one_logit
   capsys.readouterr()
   spec = workdir.parent / "tiny.py"
   spec.write_text(
@@ -117,6 +122,26 @@ def test_a_file_gives_the_evaluation_of_its_run(run, capsys):
   # A folder alone, whose split is another.
   found = evaluation.run(file, None, folder=str(data))
   assert found["matrix"].sum() == found["pixels"] > 0
+
+
+def test_a_file_is_timed_beside_another(run, tmp_path, capsys, monkeypatch):
+  """The net of a config is written where the file is missing; the last line is JSON."""
+  spec = tmp_path / "tiny.py"
+  spec.write_text(
+    "from segjax import config as c\n"
+    "def get_config():\n"
+    "  config = c.default()\n"
+    "  config.model = dict(name='small', norm='none', dtype='float32')\n"
+    "  config.data.update(size=(8, 12), batch_size=2)\n"
+    "  return config\n"
+  )
+  file = tmp_path / "net.stablehlo"
+  arguments = ["benchmark", str(file), f"--config={spec}", "--repeats=2"]
+  monkeypatch.setattr(sys, "argv", arguments)
+  benchmark.main()
+  assert float(json.loads(capsys.readouterr().out.splitlines()[-1])["infer_s"]) > 0
+  model = open_model(file)
+  assert model.batch == 2 and model.size == (8, 12) and model.classes == ("class0", "class1")
 
 
 def test_a_net_of_one_batch_size_sees_each_image_once(run):
@@ -189,7 +214,7 @@ def test_a_file_that_disagrees_is_not_kept(run, tmp_path, monkeypatch):
     write(lambda images: function(images[:, :, ::-1]), about, part)
 
   monkeypatch.setitem(command.FORMATS, "stablehlo", other)
-  with pytest.raises(UserError, match=r"disagree on 3 validation images.*not kept"):
+  with pytest.raises(UserError, match=r"disagree on 3 images.*not kept"):
     command.run(str(workdir), file, form="stablehlo", checkpoint="latest")
   assert [p.name for p in tmp_path.iterdir()] == [file.name] and file.read_bytes() == before
 
@@ -201,14 +226,18 @@ def test_without_data_random_pixels_are_compared(run, tmp_path, capsys):
     how = dict(form="stablehlo", checkpoint="latest", images=2, batch=2, stored="float16")
     command.run(str(workdir), tmp_path / "noise.stablehlo", **how)
     text = capsys.readouterr().out
-    assert "no validation images" in text and "agree on 2 images of noise" in text
+    assert "no validation images" in text and "agree on 2 images" in text
     assert "float16 in place of float32: largest" in text
     command.run(str(workdir), tmp_path / "moved.stablehlo", **how, folder=str(moved))
-    assert "agree on 2 validation images" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "agree on 2 images" in text and "no validation images" not in text
   finally:
     moved.rename(data)
   model = open_model(tmp_path / "noise.stablehlo")
   assert model.batch == 2 and model.about.weights == "float16"
+  with zipfile.ZipFile(model.file) as archive:
+    program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
+  assert "tensor<3x3x3x4xf16>" in program.mlir_module()
   with pytest.raises(UserError, match=r"uint8 \(3, 16, 24, 3\), expected .*16x24.*, 2 at a time"):
     model.probabilities(noise())
 
@@ -241,6 +270,8 @@ def test_bad_files_end_in_one_line(run, tmp_path):
     (dict(format="segjax-export-9"), "'segjax-export-9', this version of segjax reads"),
     (dict(size=[16]), r"its 'size' is \[16\]"),
     (dict(classes="road"), "its 'classes' is"),
+    (dict(one_logit="yes"), "its 'one_logit' is"),
+    (dict(view=dict(mode="x", overlap=0.25)), "its 'view' is"),
     (dict(palette=[[0, 0, 0]]), "2 classes, 1 colours"),
   ):
     with zipfile.ZipFile(bad, "w") as archive:
@@ -302,14 +333,12 @@ def test_a_checksum_finds_changed_bytes():
 # ---------------------------------------------------------------------------- probabilities
 
 
-def experiment_of(name, task, variables, network, **data):
+def experiment_of(task, variables, network):
   """An Experiment with as much as an export takes, and its state."""
-  config = tiny_config("none")
-  config.task.name = "class_query" if isinstance(task, ClassQuery) else "segmentation"
-  config.data.update(mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7), **data)
-  table = default_table(task.classes)
-  parts = [None] * (len(dataclasses.fields(experiment_lib.Experiment)) - 5)
-  experiment = experiment_lib.Experiment(config, table, network, task, None, *parts)
+  config, table = tiny_config("none"), default_table(task.classes)
+  config.task.name = next(name for name, kind in TASKS.items() if kind is type(task))
+  config.data.update(mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+  experiment = experiment_lib.Experiment(config, table, network, task, *[None] * 6)
   return experiment, TrainState(jnp.int32(3), opt_state=None, **variables)
 
 
@@ -339,7 +368,7 @@ def test_logits_of_a_files_probabilities():
 def test_what_cannot_be_exported_is_named():
   network = models.make("unet", widths=(4, 8), num_classes=2)
   variables = random_variables(network)
-  experiment, state = experiment_of("unet", Segmentation(("a", "b")), variables, network)
+  experiment, state = experiment_of(Segmentation(("a", "b")), variables, network)
   experiment.config.task.name = "dino"
   with pytest.raises(UserError, match="a run of the task 'dino'"):
     net.probabilities_of(experiment, state)
@@ -360,15 +389,17 @@ def test_every_net_that_segments_is_compared():
 
 def net_and_state(name):
   """A net of `light.NETS`, with random weights, as an export takes it."""
-  network = build(name)
-  asked = name == "attention_segmenter"
-  task = ClassQuery(tuple("abcd")) if asked else Segmentation(tuple("abc"))
-  return experiment_of(name, task, random_variables(network), network)
+  network, task = build(name), Segmentation(tuple("abc"))
+  if name == "attention_segmenter":
+    task = ClassQuery(tuple("abcd"))
+  elif name == "eomt":
+    task = MaskClassification(tuple("abc"))
+  return experiment_of(task, random_variables(network), network)
 
 
 @pytest.mark.slow
 def test_onnx_agrees_with_every_net(tmp_path, light_backbones):
-  """With any batch; one with a batch of its own, and one that is read without jax."""
+  """Those of one batch convert in a fraction of the time, so some alone are for any batch."""
   pytest.importorskip("jax2onnx", reason=f"jax2onnx is not installed: {onnx_file.INSTALL}")
   images, file = noise(3, (32, 48)), tmp_path / "net.onnx"
   for name in SEGMENTING:
@@ -376,19 +407,19 @@ def test_onnx_agrees_with_every_net(tmp_path, light_backbones):
     classes = 4 if name == "attention_segmenter" else 3
     palette = ((0, 0, 0),) * classes
     about = dataclasses.replace(
-      ABOUT, size=(32, 48), classes=tuple("abcd"[:classes]), palette=palette
-    )
+      ABOUT, size=(32, 48), classes=tuple("abcd"[:classes]), palette=palette,
+      batch=None if name in ANY_BATCH else 3,
+    )  # fmt: skip
     onnx_file.write(function, about, file)
     model = open_model(file)
-    assert model.batch is None and model.about == about
+    assert model.about == about
     wanted = np.asarray(jax.jit(function)(images))
     found = model.probabilities(images)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4, err_msg=name)
     assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.9999, name
-    np.testing.assert_allclose(model.probabilities(images[:1]), wanted[:1], rtol=0, atol=1e-4)
+    if name in ANY_BATCH:
+      np.testing.assert_allclose(model.probabilities(images[:1]), wanted[:1], rtol=0, atol=1e-4)
   check_without_jax(file, images, found)
-  onnx_file.write(function, dataclasses.replace(about, batch=3), file)
-  np.testing.assert_allclose(open_model(file).probabilities(images), found, rtol=0, atol=1e-5)
   check_damage(file)
 
 

@@ -1,4 +1,4 @@
-"""README.md of the project, of configs/ and of launch/: commands name files and flags that there are; Python runs."""
+"""The README files: commands name files and flags that there are; Python runs."""
 
 import ast
 import importlib.util

@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import DATA, launch, write_kitti
+from conftest import DATA, launch, write_kitti, write_pairs
 from PIL import Image
 
 from segjax.data import pipeline, sources, tfds_builders
 from segjax.data.datasets.tfds import TfdsSource, tfds_source
 from segjax.data.labels import default_table
+from segjax.data.tfds_builders import prepare
 from segjax.errors import UserError
 
 
@@ -269,3 +270,22 @@ def test_real_photographs(name, tmp_path):
     source = sources.make(name, split, folder=str(DATA / name))
     stored = tfds_source(split, dataset=name, data_dir=str(tmp_path))
     assert_same(stored, source, range(0, len(source), step))
+
+
+def test_a_folder_of_ones_own_as_shards(tmp_path, capsys):
+  """Its examples, its classes, and a digest that changes when a mended mask is written anew."""
+  folder, digests = write_pairs(tmp_path / "mine", count=5, classes=("a", "b", "c")), []
+  mask = folder / "masks" / "x001.png"
+  for i in range(2):
+    prepare.prepare("folder", folder, tmp_path / f"out{i}", 2)
+    assert "--config.data.source.dataset=folder" in capsys.readouterr().out
+    for split in sources.SPLITS:
+      how = dict(dataset="folder", data_dir=str(tmp_path / f"out{i}"))
+      stored = tfds_source(split, **how)
+      assert_same(stored, sources.make("folder", split, folder=str(folder)))
+    digests += [stored.digest(), tfds_source("val", **how).digest()]
+    label = np.array(Image.open(mask))
+    label[0, 0] = 2
+    Image.fromarray(label).save(mask)
+  assert len(digests[0]) == 16
+  assert digests[0] == digests[1] != digests[2] == digests[3]

@@ -39,13 +39,13 @@ def model(probabilities=blurred, **fields):
   return SimpleNamespace(**known | fields)
 
 
-@pytest.mark.parametrize("length", [64, 65, 100, 640, 999])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("length", [64, 65, 89, 100, 999])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6, 0.9])
 def test_weights_sum_to_one_and_tiles_lie_inside(length, overlap):
   starts = tiles.places(length, 64, overlap, 8)
   assert starts[0] == 0 and starts[-1] == length - 64
   assert all(0 < b - a <= 64 * (1 - overlap) for a, b in itertools.pairwise(starts))
-  assert all(start % 8 == 0 for start in starts[:-1])
+  assert overlap == 0.9 or all(start % 8 == 0 for start in starts[:-1])
   total = np.zeros(length)
   for start, weight in zip(starts, tiles.weights(starts, 64, length), strict=True):
     assert (weight >= 0).all()
@@ -158,7 +158,7 @@ def test_a_threshold_decides_on_the_second_class():
 
 
 def test_a_net_of_one_size_and_batch():
-  net = model(size=TILE, batch=4)
+  net = model(size=TILE, batch=3)
   image = picture(150, 200)
   predict = Predictor(net)
   assert predict.view.mode == "tiles"
@@ -169,7 +169,7 @@ def test_a_net_of_one_size_and_batch():
   assert Predictor(net).view.size == TILE
   Predictor(net, mode="resize")(image)
   Predictor(net, mode="native")(picture(*TILE))
-  assert set(net.shapes) == {(4, *TILE, 3)}
+  assert set(net.shapes) == {(3, *TILE, 3)}
   with pytest.raises(UserError, match="is 150x200, and this file takes 64x96 alone"):
     Predictor(net, mode="native")(image)
   with pytest.raises(UserError, match="images of 64x96 alone; leave the scales out"):

@@ -19,17 +19,16 @@ from segjax.models import __main__ as printed_costs
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 BACKBONES = tuple(models.BACKBONES)
-# The others of these families have more and wider blocks of the same kinds.
-FAMILIES = dict(
-  convnext_="convnext_tiny",
-  convnextv2_="convnextv2_atto",
-  dinov2_="dinov2_vits14_reg",
-  dinov3_="dinov3_vits16",
-  swin_="swin_t",
-)
-DISTINCT = tuple(
-  b for b in BACKBONES if not b.startswith(tuple(FAMILIES)) or b in FAMILIES.values()
-)
+# Families whose blocks shallow nets of `light` have too, and one of each whose names are kept.
+FAMILIES = (
+  "convnext_", "convnextv2_", "dinov2_", "dinov3_", "efficientnet_lite1", "efficientnet_lite2",
+  "resnet101d", "resnet18d", "resnet50d", "swin_",
+)  # fmt: skip
+DEEP = tuple(b for b in BACKBONES if not b.startswith(FAMILIES))
+DISTINCT = (
+  *DEEP, "convnext_tiny", "convnextv2_atto", "dinov2_vits14_reg", "dinov3_vits16", "resnet18d",
+  "swin_t",
+)  # fmt: skip
 COSTED = (None, "resnet18", "vgg11_bn", "mit_b0", "mobilenet_v3_small", "efficientnet_lite0")
 GOLDEN = Path(__file__).with_name("golden_names.json")
 AERIAL = dict(
@@ -97,7 +96,9 @@ DETERMINISTIC = (
 )  # fmt: skip
 # In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("encoder_decoder", "unet")
-LIGHT_BACKBONES = (*SHALLOW, "mit_b0", "small_cnn", "vit_tiny")
+LIGHT_BACKBONES = ({*SHALLOW} - {"shallow_convnextv2", "shallow_resnetd"}) | {
+  "mit_b0", "small_cnn", "vit_tiny",
+}  # fmt: skip
 
 
 def marked(names, light):
@@ -172,7 +173,7 @@ def test_net(name):
   assert 0 < np.abs(close - logits).max() < 0.1 * np.abs(logits).max() + 0.02
 
 
-@pytest.mark.parametrize("name", marked((*SHALLOW, *DISTINCT), LIGHT_BACKBONES))
+@pytest.mark.parametrize("name", marked((*SHALLOW, *DEEP), LIGHT_BACKBONES))
 def test_backbone_strides(name):
   cases = [(32, (64, 96)), (32, (97, 131)), (32, (20, 9))]
   family = name.removeprefix("shallow_").split("_")[0]

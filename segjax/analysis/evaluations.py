@@ -62,20 +62,21 @@ def run(
     surfaces=surfaces,
     fit=fit_temperature,
   )
+  which = restore.checkpoint_text(workdir, step)  # for which processes wait for each other
+  if not hosts.is_first():
+    return  # the rest is text and files
   rows = image_scores.rows_of(sums)
   ends = image_scores.intervals(rows, task.classes) if rows else {}
   more = values(sums, rows, ends, task.classes)
   file = outputs.write_scalars(workdir, experiment, state, data, split, sums, more)
-  print(f"{workdir}: {restore.checkpoint_text(workdir, step)}; {len(data.source)} {split} examples")
+  print(f"{workdir}: {which}; {len(data.source)} {split} examples")
   print(task.table(sums))
   print("\n".join(lines(sums, rows, ends, more)))
-  written = [file.name]
-  if hosts.is_first():
-    written += score_files.write(file, experiment.labels, sums, ends, data.source)
-    if fit_temperature:
-      about = {k: more[k] for k in ("ece", "calibrated_ece")}
-      about |= dict(split=split, examples=len(data.source), digest=data.digest)
-      written.append(temperature.keep(workdir, step, more["temperature"], **about).name)
+  written = [file.name, *score_files.write(file, experiment.labels, sums, ends, data.source)]
+  if fit_temperature:
+    about = {k: more[k] for k in ("ece", "calibrated_ece")}
+    about |= dict(split=split, examples=len(data.source), digest=data.digest)
+    written.append(temperature.keep(workdir, step, more["temperature"], **about).name)
   print(f"  written to {workdir}: {', '.join(written)}")
   if color_baseline:
     train = restore.data_of_run(workdir, config, "train", moved=moved)

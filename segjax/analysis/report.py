@@ -18,7 +18,8 @@ from segjax.tasks import TASKS
 from segjax.textfiles import FORMULA
 
 FIGURES = re.compile(
-  r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples)\.(png|pdf)"
+  r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples|worst|"
+  r"reliability)\.(png|pdf)"
 )
 
 

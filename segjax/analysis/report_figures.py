@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from segjax.analysis import charts, intact, predictions, regions
+from segjax.analysis import charts, image_scores, intact, predictions, regions, worst_images
 from segjax.analysis.figures import shown_scalars, write_picture
 from segjax.analysis.intervals import mean_and_deviation
 from segjax.analysis.names import CLASS_METRICS, text_of
 from segjax.analysis.variants import data_now, sign_of, start_of
 from segjax.tasks import TASKS
 from segjax.training import experiment as experiment_lib
-from segjax.training import restore
+from segjax.training import input_pipeline, measures, restore
+from segjax.training.evaluation import evaluate
+
+WORST = 4  # images in a report
 
 
 def curves(document, study, done, figures):
@@ -114,6 +117,8 @@ def segmentation(document, study, done, figures):
   intact.or_line(
     document, f"Regions of {best}", lambda: _regions(document, done[best][0], labels, figures)
   )
+  _worst(document, done[best][0], figures)
+  _reliability(document, done, figures)
   document.heading("Stages of training")
   for k, runs in enumerate(done.values()):
     file = figures / f"stages_{k}.png"
@@ -130,6 +135,52 @@ def _regions(document, run, labels, figures):
     f"{run.seed}): image | truth (striped: ignored) | prediction. 'None' where the class nowhere "
     "reaches 0.5, nowhere stays below, or is too small everywhere.",
   )
+
+
+def _worst(document, run, figures):
+  """The worst images of a run, whose evaluation has rows of images."""
+  rows = image_scores.rows_of(run.sums())
+  if not rows:
+    return
+  what, where = f"Worst images of {run.variant}", data_now(run)
+  find = lambda: worst_images.find(run.workdir, "latest", where, WORST, rows)  # noqa: E731
+  if found := intact.or_line(document, what, find):
+    document.heading(f"Worst images of '{run.variant}'")
+    document.figure(
+      write_picture(found.picture, figures / "worst.png"),
+      f"The validation images with the least mean IoU over their own classes (seed {run.seed}), "
+      "the worst first, with that score.",
+    )
+
+
+def _reliability(document, done, figures):
+  """Calibration of the first run of each variant whose outputs are logits."""
+  found = {}
+  for variant, runs in done.items():
+    if runs[0].config.task.name == "segmentation":
+      what, run = f"Calibration of {variant}", runs[0]
+      counted = intact.or_line(document, what, lambda run=run: _calibration(run))
+      found |= {variant: counted} if counted else {}
+  if not found:
+    return
+  document.heading("Calibration")
+  file = charts.reliability(found, "validation images", figures / "reliability.png")
+  document.figure(
+    file,
+    "Share of right pixels by the probability of the predicted class, first seed; below the line "
+    "the net is surer than it is right. ECE is the mean distance from the line over pixels.",
+  )
+  rows = [(v, f"{c['ece']:.4f}", f"{c['classwise_ece']:.4f}") for v, c in found.items()]
+  document.table(("variant", "expected calibration error", "classwise"), rows)
+
+
+def _calibration(run):
+  experiment, state = restore.run(run.workdir)
+  source = restore.data_of_run(run.workdir, experiment.config, "val", moved=data_now(run)).source
+  measure = measures.of_batch(experiment.task, boundaries=False)
+  batches = input_pipeline.eval_batches(experiment.config, source)
+  sums = evaluate(experiment.eval_step(measure), state, batches, experiment.eval_mesh())
+  return measures.calibration_of(sums, measures.CALIBRATION)
 
 
 def _stages(document, run, file):

@@ -28,14 +28,16 @@ class Worst:
   picture: np.ndarray
 
 
-def find(workdir, checkpoint, moved, wanted):
-  """Evaluates a run and draws the images whose own mean IoU is the least.
+def find(workdir, checkpoint, moved, wanted, rows=None):
+  """Draws the images whose own mean IoU is the least.
 
   Args:
     workdir: folder of a run.
     checkpoint: "latest", "best" or a step.
     moved: present folder of the data if they have moved, see `restore.data_of_run`.
     wanted: images.
+    rows: rows of images of an evaluation of this checkpoint, see `image_scores.rows_of`; None: the
+      checkpoint is evaluated.
 
   Returns:
     Worst.
@@ -46,17 +48,17 @@ def find(workdir, checkpoint, moved, wanted):
   experiment, state = restore.run(workdir, checkpoint)
   task, config = experiment.task, experiment.config
   source = restore.data_of_run(workdir, config, "val", moved=moved).source
-  batches = input_pipeline.eval_batches(config, source)
-  rows = image_scores.rows_of(
-    evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
-  )
+  if rows is None:
+    batches = input_pipeline.eval_batches(config, source)
+    sums = evaluate(experiment.eval_step(), state, batches, experiment.eval_mesh())
+    rows = image_scores.rows_of(sums)
   if COUNTS not in rows:
     raise UserError(
       f"{workdir}: a run of the task {config.task.name!r}, whose images have no IoU; "
       "this picture is of segmentation"
     )
   order, own = image_scores.worst_first(rows)
-  step, panels, shown, scores = experiment.predict_step(), [], set(), []
+  step, panels, shown, scores = experiment.shown_step(), [], set(), []
   for i in order[:wanted]:
     example, name = source[int(i)], source.source.names[int(i)]
     outputs = step(state, example["image"][None])

@@ -192,34 +192,42 @@ def entries(folder, endings=IMAGE_ENDINGS):
   if not folder.is_dir():
     raise UserError(f"no such folder: {folder.absolute()}; expected image files in it")
   changed = folder.stat().st_mtime_ns
-  look = _entries if time.time_ns() - changed > RECENT else _entries.__wrapped__
+  kept = time.time_ns() - changed > RECENT
   try:
-    return look(folder, endings, changed)
+    return (_entries if kept else _entries.__wrapped__)(folder, endings, changed, kept)
   except OSError as error:
     raise UserError(f"{folder.absolute()}: cannot be read ({error.strerror}); mend it") from None
 
 
 @functools.lru_cache(maxsize=8)
-def _entries(folder, endings, changed):
+def _entries(folder, endings, changed, kept):
+  plain, special, folders = (_scan if kept else _scan.__wrapped__)(folder, changed)
+  files, others = [], list(special)
+  for path in plain:
+    (files if path.suffix.lower() in endings else others).append(path)
+  return Entries(tuple(files), folders, tuple(sorted(others)))
+
+
+@functools.lru_cache(maxsize=8)
+def _scan(folder, changed):
+  """(files, entries that are neither a file nor a folder, folders), sorted by name.
+
+  A link to nothing counts as a file: it is an error when it is read.
+  """
   del changed  # makes another entry of the cache
-  files, folders, others, before = [], [], [], paths.prefix(folder)
+  plain, special, folders, before = [], [], [], paths.prefix(folder)
   with os.scandir(folder) as scan:
     for entry in scan:
       name = entry.name
       if name.startswith(".") or name.lower() in SYSTEM_FILES:
         continue
-      path = paths.File(before + name)
       if entry.is_dir():
         folders.append(folder / name)
-      elif path.suffix.lower() in endings and (entry.is_file() or not path.exists()):
-        files.append(path)  # a link to nothing too: it is an error when it is read
+      elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry)):
+        plain.append(paths.File(before + name))
       else:
-        others.append(path)
-  return Entries(*(tuple(sorted(part, key=_name)) for part in (files, folders, others)))
-
-
-def _name(path):
-  return path.name
+        special.append(paths.File(before + name))
+  return tuple(sorted(plain)), tuple(special), tuple(sorted(folders, key=lambda f: f.name))
 
 
 def inside(folder, root):
@@ -256,8 +264,9 @@ def by_stem(files, strip="", prefix=""):
   """{prefix + name without ending: file}; see `images_by_stem`."""
   named = {}
   for file in files:
-    if file.stem.endswith(strip):
-      other = named.setdefault(prefix + file.stem.removesuffix(strip), file)
+    stem = file.stem
+    if stem.endswith(strip):
+      other = named.setdefault(prefix + stem.removesuffix(strip), file)
       if other != file:
         raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
   return named
@@ -284,13 +293,13 @@ def skipped(path):
 def folder_notes(root, taken):
   """Sentences about files that are not read, in the folders of the files `taken`."""
   taken, above = set(taken), folders_above(taken)
-  folders = sorted({f.parent for f in taken})
+  folders = sorted(paths.folders_of(taken))
   return tuple(note for folder in folders for note in unread(folder, root, taken, above))
 
 
 def folders_above(files):
   """Set of all folders that files lie in, however deep."""
-  direct = {file.parent for file in files}
+  direct = paths.folders_of(files)
   return direct.union(*(folder.parents for folder in direct))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from segjax.data import files, lists
+from segjax.data import files, lists, paths
 from segjax.data.lists import not_read, some
 from segjax.errors import UserError
 
@@ -95,7 +95,7 @@ def find(root, split, images, labels, suffix):
     notes += pair[2]
   taken = {f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()}
   above = files.folders_above(taken)
-  holders = {file.parent for file in taken}  # `files.paired` lists other files in these
+  holders = paths.folders_of(taken)  # `files.paired` lists other files in these
   folders = {folder for place in places.values() for folder in place}
   for folder in sorted({root, *(f.parent for f in folders)} - holders):
     if folder.is_relative_to(root):

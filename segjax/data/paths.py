@@ -20,12 +20,14 @@ class File(str):
   @property
   def suffix(self):
     """The ending of the name with its dot, or nothing."""
-    return os.path.splitext(self.name)[1]
+    name = self.name
+    return name[_ending(name) :]
 
   @property
   def stem(self):
     """The name without its ending."""
-    return os.path.splitext(self.name)[0]
+    name = self.name
+    return name[: _ending(name)]
 
   @property
   def parent(self):
@@ -54,6 +56,12 @@ class File(str):
       return stream.read()
 
 
+def _ending(name):
+  """Where the ending of a name begins, as pathlib has it."""
+  dot = name.rfind(".")
+  return dot if 0 < dot < len(name) - 1 else len(name)
+
+
 _path = functools.lru_cache(maxsize=1024)(Path)
 
 
@@ -61,3 +69,8 @@ def prefix(folder):
   """What stands before the name of a file of a folder, as in the text of its Path."""
   text = str(folder)
   return "" if text == "." else text.rstrip("/") + "/"
+
+
+def folders_of(files):
+  """Set of the folders that files lie in, Paths."""
+  return {_path(text) for text in {str(file).rpartition("/")[0] for file in files}}

@@ -55,13 +55,14 @@ def places(length: int, tile: int, overlap: float, multiple: int = 1) -> list[in
     length: of the axis, pixels.
     tile: length of a tile, pixels.
     overlap: least share of a tile that its neighbour has too, in [0,1).
-    multiple: pixels; all tiles but the last begin at multiples of it, which nets with pooling need
-      to see the same pixels together in every tile.
+    multiple: pixels; all tiles but the last begin at multiples of it, where the overlap leaves room
+      for that: nets with pooling then see the same pixels together in every tile.
 
   >>> places(1000, 512, 0.25, 32)
   [0, 384, 488]
   """
-  step = max(int(tile * (1 - overlap)) // multiple * multiple, 1)
+  step = max(int(tile * (1 - overlap)), 1)
+  step = step // multiple * multiple or step
   return [*range(0, length - tile, step), max(length - tile, 0)]
 
 

@@ -74,7 +74,7 @@ def engine(jobs, folder, *, cluster="slurm", **parameters):
   executor = submitit.AutoExecutor(folder / "jobs", cluster=cluster)
   try:
     executor.update_parameters(
-      **dict(timeout_min=60, name="segjax", signal_delay_s=120) | parameters
+      **dict(timeout_min=60, name="segjax", slurm_signal_delay_s=120) | parameters
     )
   except (NameError, TypeError, ValueError) as error:
     raise UserError(f"--engine=slurm: {' '.join(str(error).split())}") from None

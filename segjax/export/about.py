@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segjax.errors import UserError
+from segjax.inference.model import MODES, View
 
 FORMAT = "segjax-export-1"
 
@@ -82,6 +83,9 @@ def read(texts: Mapping[str, str], file: Path) -> About:
         "export it again"
       )
   about = About(**values)
+  mode, overlap = (about.view.get(k) for k in ("mode", "overlap"))
+  if mode not in MODES or type(overlap) not in (int, float) or not 0 <= overlap < 1:
+    raise UserError(f"{file}: its 'view' is {about.view}; the file is damaged, export it again")
   if len(about.palette) != len(about.classes) or len(about.classes) < 1:
     raise UserError(f"{file}: {len(about.classes)} classes, {len(about.palette)} colours; damaged")
   return about
@@ -113,7 +117,7 @@ class Exported:
   Attributes:
     file: path.
     about: About.
-    classes, palette, size, multiple, one_logit, batch, max_f1_threshold: see `Model`.
+    classes, palette, size, multiple, one_logit, batch, view, max_f1_threshold: see `Model`.
   """
 
   def __init__(self, file: Path, about: About):
@@ -123,6 +127,7 @@ class Exported:
     self.palette = np.array(about.palette, np.uint8)
     self.one_logit, self.batch = about.one_logit, about.batch
     self.max_f1_threshold = about.max_f1_threshold
+    self.view = View(about.view["mode"], about.size, about.view["overlap"])
 
   def check(self, images: np.ndarray) -> None:
     """Raises a UserError for images that the file does not take."""

@@ -5,9 +5,8 @@
   python launch/benchmark.py --config=configs/unet_road.py --mode=infer \\
     --peer="python -m segjax.export.benchmark road.onnx --config=configs/unet_road.py"
 
-With --config the file is written first where it is not there, of the config's net with initial
-weights and of one batch size, that of the config: speed needs no training. A field is set after a
-comma: --config=configs/unet_flood.py:augment=0,data.batch_size=8 is not known; use --batch.
+With --config the file is written first where it is missing, of the config's net with drawn weights,
+as speed needs no training, and of one batch size, by default that of the config.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def time_calls(model, batch: int, repeats: int) -> list[float]:
 
 
 def write(file: Path, spec: str, batch: int, classes: int) -> None:
-  """Writes the net of a config with initial weights.
+  """Writes the net of a config with drawn weights.
 
   Args:
     file: path; ".onnx" or ".stablehlo".
@@ -72,15 +71,40 @@ def write(file: Path, spec: str, batch: int, classes: int) -> None:
   from segjax.data.labels import default_table
   from segjax.export import command
   from segjax.training import experiment as experiment_lib
+  from segjax.training.state import TrainState
 
   config = config_lib.read(spec)
   count = classes or (2 if config.task.get("sigmoid") else 8)
   config.init_from = ""
   labels = default_table(tuple(f"class{i}" for i in range(count)))
   experiment = experiment_lib.build(config, labels, class_weights=(1.0,) * count)
-  form = file.suffix.removeprefix(".")
+  shapes, size = experiment.abstract_state(), tuple(config.data.size)
+  variables = drawn(dict(params=shapes.params, batch_stats=shapes.batch_stats))
+  state = TrainState(np.int32(0), opt_state=None, **variables)
   batch = batch or config.data.batch_size
-  command.write_net(file, experiment, experiment.init()[0], form=form, batch=batch)
+  about = command.about_net(experiment, state, size=size, batch=batch)
+  form, images = file.suffix.removeprefix("."), command.noise(batch, size)
+  command.write_net(file, experiment, state, form=form, about=about, images=images)
+
+
+def drawn(shapes: dict) -> dict:
+  """Weights near those of an initialiser, whose compilation takes minutes for a large net.
+
+  Args:
+    shapes: {"params": …, "batch_stats": …} of shapes and dtypes.
+  """
+  import flax.traverse_util
+
+  rng, found = np.random.default_rng(0), {}
+  for path, x in flax.traverse_util.flatten_dict(shapes, keep_empty_nodes=True).items():
+    if not hasattr(x, "shape"):
+      found[path] = x
+    elif x.ndim >= 2:
+      fan = max(int(np.prod(x.shape[:-1])), 1)
+      found[path] = rng.normal(0, (2 / fan) ** 0.5, x.shape).astype(np.float32)
+    else:
+      found[path] = np.full(x.shape, path[-1] in ("scale", "var"), np.float32)
+  return flax.traverse_util.unflatten_dict(found)
 
 
 if __name__ == "__main__":

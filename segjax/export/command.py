@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import segjax
 from segjax import cli, textfiles, weights
@@ -19,11 +20,14 @@ from segjax.errors import UserError, choose, writing
 from segjax.export import batches, onnx_file, open_model, stablehlo_file
 from segjax.export.about import About
 from segjax.export.net import probabilities_of
+from segjax.inference.run_model import view_of
 from segjax.metrics import max_f1
 from segjax.pictures import spread
 from segjax.training import evaluation, restore
+from segjax.training.experiment import Experiment
+from segjax.training.state import TrainState
 
-FORMATS = {"stablehlo": stablehlo_file.write, "onnx": onnx_file.write, "safetensors": None}
+FORMATS = dict(stablehlo=stablehlo_file.write, onnx=onnx_file.write, safetensors=weights.save)
 LARGEST_DIFFERENCE, LEAST_EQUAL = 1e-4, 0.9999  # of probabilities; share of the labels
 PACKAGES = ("jax", "flax", "numpy", "jax2onnx", "onnx")  # whose versions a file names
 
@@ -57,33 +61,66 @@ def run(
     UserError: the file is somebody else's, the run is no segmentation, or the file and the net
       disagree; then no file is written.
   """
-  write = choose(FORMATS, form, "format")
+  choose(FORMATS, form, "format")
   _check_ours(file)
   if form == "onnx":
     onnx_file.converter()  # before anything that takes long
   experiment, state = restore.run(workdir, checkpoint)
   print(f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}")
   cli.make_folder(file.parent)
-  if write is None:
+  if form == "safetensors":
     _save_weights(file, experiment, state, workdir, stored)
     return
-  function = probabilities_of(experiment, state, stored)
   size = size or tuple(experiment.config.data.size)
-  about = _about(workdir, experiment, state, size=size, batch=batch, stored=stored)
-  shown, what = _some_images(workdir, experiment.config, size, images, folder)
+  shown = some_images(workdir, experiment.config, size, images, folder)
+  about = about_net(
+    experiment,
+    state,
+    size=size,
+    batch=batch,
+    stored=stored,
+    folder=_name(workdir),
+    threshold=_threshold(workdir),
+  )
+  write_net(file, experiment, state, form=form, about=about, images=shown)
+
+
+def write_net(
+  file: Path,
+  experiment: Experiment,
+  state: TrainState,
+  *,
+  form: str,
+  about: About,
+  images: np.ndarray,
+) -> None:
+  """Writes a net to a file, whole or not at all, where both agree on images.
+
+  Args:
+    file: path.
+    experiment: Experiment.
+    state: TrainState.
+    form: "stablehlo" or "onnx".
+    about: About.
+    images: u8[N,H,W,3] of the size that `about` has.
+
+  Raises:
+    UserError: see `run`.
+  """
+  function = probabilities_of(experiment, state, about.weights)
 
   def write_and_check(part):
-    write(function, about, part)
-    found = _check(open_model(part), function, shown, what)
-    if stored != "float32":
-      full = _predicted(probabilities_of(experiment, state), shown)
-      print(f"  {stored} in place of float32: {_agreement(found, full)[2]}")
+    FORMATS[form](function, about, part)
+    found = _check(open_model(part), function, images)
+    if about.weights != "float32":
+      full = _predicted(probabilities_of(experiment, state), images)
+      print(f"  {about.weights} in place of float32: {_agreement(found, full)[2]}")
 
   with writing(file):
     textfiles.replace(file, write_and_check)
-  count = "any number of" if batch is None else batch
+  count, (height, width) = about.batch or "any number of", about.size
   print(
-    f"{file}: {file.stat().st_size / 2**20:.1f} MB, {count} images of {size[0]}x{size[1]}, "
+    f"{file}: {file.stat().st_size / 2**20:.1f} MB, {count} images of {height}x{width}, "
     f"classes {', '.join(about.classes)}"
   )
 
@@ -102,8 +139,10 @@ def _check_ours(file):
     ) from None
 
 
-def _some_images(workdir, config, size, count, folder):
-  """(u8[count,H,W,3], which they are): of the validation split, or random pixels without it."""
+def some_images(
+  workdir: str, config: ConfigDict, size: tuple[int, int], count: int, folder: str | None = None
+) -> np.ndarray:
+  """Images u8[count,H,W,3] of a run's validation split, or random pixels where it is not there."""
   try:
     moved = restore.moved_to(config, folder)
     source = restore.data_of_run(workdir, config, "val", moved=moved, labelled=False).source.source
@@ -112,13 +151,16 @@ def _some_images(workdir, config, size, count, folder):
     if folder:
       raise
     print(f"  note: no validation images ({error}); random pixels are compared")
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, *size, 3)).astype(np.uint8), f"{count} images of noise"
-  fitted = [pipeline.resize(dict(image=image), size)["image"] for image in chosen]
-  return np.stack(fitted), f"{len(fitted)} validation images"
+    return noise(count, size)
+  return np.stack([pipeline.resize(dict(image=image), size)["image"] for image in chosen])
 
 
-def _check(model, function, images, what):
+def noise(count: int, size: tuple[int, int]) -> np.ndarray:
+  """Random pixels, u8[count,H,W,3]."""
+  return np.random.default_rng(0).integers(0, 256, (count, *size, 3)).astype(np.uint8)
+
+
+def _check(model, function, images):
   """Prints how a file and the net agree, and returns the file's probabilities.
 
   Raises:
@@ -128,10 +170,10 @@ def _check(model, function, images, what):
   difference, equal, text = _agreement(found, wanted)
   if not (difference <= LARGEST_DIFFERENCE and equal >= LEAST_EQUAL):
     raise UserError(
-      f"the file and the net disagree on {what}: {text}; expected at most {LARGEST_DIFFERENCE:g} "
-      f"and at least {LEAST_EQUAL:.2%}. The file is not kept"
+      f"the file and the net disagree on {len(images)} images: {text}; expected at most "
+      f"{LARGEST_DIFFERENCE:g} and at least {LEAST_EQUAL:.2%}. The file is not kept"
     )
-  print(f"  the file and the net agree on {what}: {text}")
+  print(f"  the file and the net agree on {len(images)} images: {text}")
   return found
 
 
@@ -150,33 +192,58 @@ def _agreement(found, wanted):
   return difference, equal, text
 
 
-def _about(workdir, experiment, state, *, size, batch, stored):
+def about_net(
+  experiment: Experiment,
+  state: TrainState,
+  *,
+  size: tuple[int, int],
+  batch: int | None,
+  stored: str = "float32",
+  folder: str = "",
+  threshold: float | None = None,
+) -> About:
+  """The metadata of a net.
+
+  Args:
+    experiment: Experiment.
+    state: TrainState.
+    size: (height, width), pixels.
+    batch: images of a call; None for any number.
+    stored: dtype of the weights.
+    folder: name of the run's folder.
+    threshold: that of the largest F1 at the run's last evaluation, or None.
+  """
   task, data = experiment.task, experiment.config.data
-  count = len(task.classes)
-  mode = "resize" if data.eval_fit == "resize" else "tiles"
+  view = view_of(data)
+  # A file has one size: what the run sees whole at its own size, the file sees in tiles.
+  mode = "resize" if view.mode == "resize" else "tiles"
   return About(
     classes=tuple(task.classes),
-    palette=tuple(tuple(map(int, color)) for color in task.palette[:count]),
+    palette=tuple(tuple(map(int, color)) for color in task.palette[: len(task.classes)]),
     size=tuple(map(int, size)),
     batch=batch,
     one_logit=bool(task.sigmoid),
-    max_f1_threshold=_threshold(workdir),
-    view=dict(mode=mode, overlap=0.25),
+    max_f1_threshold=threshold,
+    view=dict(mode=mode, overlap=view.overlap),
     mean=tuple(map(float, data.mean)),
     std=tuple(map(float, data.std)),
     weights=stored,
-    run=_identity(workdir, experiment, state),
+    run=_identity(folder, experiment, state),
     versions=_versions(),
   )
 
 
-def _identity(workdir, experiment, state):
+def _name(workdir):
+  return Path(workdir).absolute().name
+
+
+def _identity(folder, experiment, state):
   """Which run and which of its checkpoints."""
   config = experiment.config
   text = json.dumps(config.to_dict(), sort_keys=True, default=list)
   return dict(
     name=config.name,
-    folder=Path(workdir).absolute().name,
+    folder=folder,
     config=hashlib.sha256(text.encode()).hexdigest()[:16],
     step=int(state.step),
     task=config.task.name,
@@ -222,7 +289,7 @@ def _save_weights(file, experiment, state, workdir, stored):
     size=list(data.size),
     mean=list(data.mean),
     std=list(data.std),
-    run=_identity(workdir, experiment, state),
+    run=_identity(_name(workdir), experiment, state),
     versions=_versions(),
   )
   weights.save(variables, file, _net(experiment), **about)

@@ -16,7 +16,7 @@ from segjax.training.state import TrainState
 from segjax.training.steps import Net
 
 WEIGHTS = ("float32", "float16")
-TASKS = ("segmentation", "class_query")
+TASKS = ("segmentation", "class_query", "mask_classification")
 
 
 def probabilities_of(
@@ -51,7 +51,8 @@ def probabilities_of(
     net = Net(model, wide, mean=data.mean, std=data.std, train=False)
     inputs, _ = experiment.task.prepare(None, image, None, train=False)
     outputs = experiment.task.outputs(net, inputs)
-    return _of_asked(outputs["logits"]) if name == "class_query" else _of(outputs)
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+    return _of_asked(logits) if name == "class_query" else _of(logits)
 
   return call
 

@@ -87,7 +87,7 @@ class Predictor:
       tile: pixels, one number or (height, width); for mode "resize" the size.
       overlap: see `View`.
       tta: see `averaging.parse`, such as "flip,scales=0.75,1,1.25".
-      batch_size: tiles, or resized images, in a call of the net.
+      batch_size: tiles, or resized images of a list, in a call of the net.
       threshold: for a net with one logit: a pixel is of the second class from this probability on,
         in (0,1), or "max_f1", that of the run's last evaluation; None: 0.5.
       checkpoint: of a run: "latest", "best" or a step.

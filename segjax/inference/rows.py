@@ -116,7 +116,7 @@ class TiffRows:
           band = np.zeros((min(length, self.height - top), self.width, 3), np.uint8)
         part = np.zeros((length, width, samples), np.uint8) if data is None else data[0]
         rows, columns = len(band), min(width, self.width - left)
-        band[:, left : left + columns] = part[:rows, :columns, : 1 if samples < 3 else 3]
+        band[:, left : left + columns] = part[:rows, :columns, :3]
         if left + width >= self.width:
           return band
     except FAULTS as error:

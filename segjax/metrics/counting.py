@@ -46,6 +46,14 @@ def counts_of(cell, length):
     return sum(part.astype(jnp.int64) for part in parts)
 
 
+def sum_of(counts):
+  """The sum of counts of `counts_of` over their first axis."""
+  if counts.dtype != jnp.int64:
+    return counts.sum(0)
+  with jax.enable_x64(True):
+    return counts.sum(0)
+
+
 def ratio(a, b):
   """a / b in float64, nan where b is 0."""
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

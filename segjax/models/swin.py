@@ -67,13 +67,18 @@ class WindowAttention(Layered):
 def _windows(x, side):
   """[B,H,W,C] -> [B,windows,side*side,C]."""
   x = ops.split(ops.split(x, 2, side), 1, side).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(x.shape[0], x.shape[1] * x.shape[2], side * side, x.shape[-1])
+  return _merge(_merge(x, 3), 1)
 
 
 def _joined(x, size, side):
-  """The inverse of `_windows` for maps of a size."""
+  """The inverse of `_windows` for maps of a size, (height, width)."""
   x = ops.split(ops.split(x, 2, side), 1, size[1] // side).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(x.shape[0], *size, x.shape[-1])
+  return _merge(_merge(x, 3), 1)
+
+
+def _merge(x, axis):
+  """Two neighbouring axes as one; a reshape of several pairs is not divided over a mesh."""
+  return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
 def _relative(side):
@@ -171,7 +176,7 @@ class Swin(Layered):
     c = x.shape[-1]
     x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:3]), (0, 0)))
     x = ops.split(ops.split(x, 2, 2), 1, 2).transpose(0, 1, 3, 4, 2, 5)
-    x = x.reshape(*x.shape[:3], 4 * c)
+    x = _merge(_merge(x, 4), 3)
     x = apply_norm(self.make_norm(4 * c, name + "_norm", NORM), x, train=train)
     dense = partial(self.build, nn.Dense, kernel_init=self.kernel_init or INIT)
     return dense(2 * c, use_bias=self.norm == "none", name=name + "_reduction")(x)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.ops.platforms import is_plain
 from segjax.ops.shapes import interleave, mix_rows_and_columns
 
 
@@ -85,9 +86,14 @@ def pad_to_least(image: jax.Array, least: int) -> jax.Array:
 def _extended(image, missing):
   if missing == [0, 0]:
     return image
-  # Not `jnp.pad`, which slices a batch that is divided over an explicit mesh.
-  for axis, n in zip((1, 2), missing, strict=True):
-    edge = jax.lax.slice_in_dim(image, image.shape[axis] - 1, None, axis=axis)
-    shape = (*image.shape[:axis], n, *image.shape[axis + 1 :])
-    image = jnp.concatenate([image, jnp.broadcast_to(edge, shape)], axis)
+  if not is_plain():
+    pads = (*((0, n) for n in missing), (0, 0))
+    # Image by image, for a batch that is divided over an explicit mesh cannot be sliced.
+    return jax.vmap(lambda x: jnp.pad(x, pads, mode="edge"))(image)
+  # jax2onnx converts pads of no width, as those of batch and channels, wrongly.
+  for axis, count in zip((1, 2), missing, strict=True):
+    if not (isinstance(count, int) and count == 0):
+      edge = jax.lax.slice_in_dim(image, image.shape[axis] - 1, image.shape[axis], axis=axis)
+      shape = (*edge.shape[:axis], count, *edge.shape[axis + 1 :])
+      image = jnp.concatenate([image, jnp.broadcast_to(edge, shape)], axis)
   return image

@@ -11,7 +11,7 @@ import numpy as np
 from segjax import losses, metrics
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
-from segjax.metrics.counting import number_of
+from segjax.metrics.counting import number_of, sum_of
 from segjax.pictures import BLUE, ORANGE, blend, overlay, stripes
 from segjax.tasks import own_loss
 from segjax.tasks.task import ROWS, Task, mean
@@ -51,7 +51,8 @@ def count(pred, label, scored, classes, *, each):
   if not each:
     return dict(matrix=metrics.confusion_matrix(pred, label, **how))
   matrices = metrics.image_matrices(pred, label, **how)
-  return {"matrix": matrices.sum(0), COUNTS: metrics.class_counts(matrices)}
+  counts = metrics.class_counts(matrices.astype(jnp.int32))  # of an image, which int32 can hold
+  return {"matrix": sum_of(matrices), COUNTS: counts}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,8 @@ def check(config: Any) -> None:
       f"mesh.data is {data} and mesh.space {space}, which need {data * space} devices; there are "
       f"{count}. Use mesh.data=-1, as many as there are"
     )
+  if jax.process_count() > 1 and config.nan_debug:
+    raise UserError("nan_debug=True works in one process: leave --distributed out")
   if jax.process_count() > 1 and data not in (-1, count // space):
     raise UserError(
       f"mesh.data is {data}, expected -1 or {count // space}: several processes use all their "

@@ -153,7 +153,8 @@ def train(  # noqa: PLR0912, PLR0915
     evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
     if first and plan.evaluates(first):
       _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
-    stops = EarlyStopping.of(config, read_metrics(workdir / "metrics.jsonl") if first else ())
+    rows = hosts.of_first(read_metrics, workdir / "metrics.jsonl") if first else ()
+    stops = EarlyStopping.of(config, rows)
     if first >= plan.total or stops.done:
       _finish_writing(checkpoints, evaluator, progress)
       why = f" ({stops.text()})" if stops.done else ""

@@ -13,7 +13,7 @@ from segjax.data import contents, decoding, lists
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import NoSplit, UserError
 
-OURS = ("kitti_road", "camvid")  # sets that launch/prepare_data.py writes, see tfds_builders
+OURS = ("kitti_road", "camvid", "folder")  # sets that launch/prepare_data.py writes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,6 +62,10 @@ class Camvid(Paired):
   """CamVid: Brostow et al., 2009, in SegNet's version; 11 classes, 255 for void."""
 
 
+class Folder(Paired):
+  """A folder of one's own, as the source `folder` reads it; 255 for what is not scored."""
+
+
 def _png(array):
   file = io.BytesIO()
   Image.fromarray(array).save(file, "PNG")
@@ -69,4 +73,4 @@ def _png(array):
   return file
 
 
-BUILDERS = {"kitti_road": KittiRoad, "camvid": Camvid}
+BUILDERS = {"kitti_road": KittiRoad, "camvid": Camvid, "folder": Folder}
