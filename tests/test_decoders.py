@@ -51,7 +51,7 @@ QUICK = ("linknet-tiny_cnn",)
 OVER = [
   pytest.param(n, b, marks=[] if f"{n}-{b}" in QUICK else [pytest.mark.slow])
   for n in (*PAIRS, "dpt", "linear", "upernet")
-  for b in ("tiny_dinov2", "tiny_swin", "tiny_vit", "tiny_cnn")
+  for b in ("shallow_dinov2", "shallow_swin", "tiny_vit", "tiny_cnn")
 ]
 
 

@@ -43,9 +43,9 @@ def plain_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
   )
 
 
-def plain_conv_transpose(x, kernel, *, stride=2):
+def plain_conv_transpose(x, kernel):
   padding = {3: ((1, 2), (1, 2)), 4: ((2, 2), (2, 2))}.get(len(kernel), "VALID")
-  return jax.lax.conv_transpose(x, kernel, (stride, stride), padding)
+  return jax.lax.conv_transpose(x, kernel, (2, 2), padding)
 
 
 PLAIN = {

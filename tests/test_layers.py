@@ -58,10 +58,6 @@ PAIRS = {
     lambda: layers.ConvTranspose(5, 4),
     lambda: nn.ConvTranspose(5, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2))),
   ),
-  "4x4, stride 4": (
-    lambda: layers.ConvTranspose(5, 4, 4),
-    lambda: nn.ConvTranspose(5, (4, 4), strides=(4, 4), padding="VALID"),
-  ),
 }
 
 
@@ -90,7 +86,7 @@ def test_transposed_convolution_is_pytorchs(pair):
   module = PAIRS[pair][0]()
   variables = module.init(KEY, x)
   padding = dict(padding=1, output_padding=1) if pair == "3x3" else dict(padding=int(pair == "4x4"))
-  peer = torch.nn.ConvTranspose2d(4, 5, int(pair[0]), module.stride, bias=False, **padding)
+  peer = torch.nn.ConvTranspose2d(4, 5, int(pair[0]), 2, bias=False, **padding)
   kernel = np.asarray(variables["params"]["kernel"])[::-1, ::-1].transpose(2, 3, 0, 1)
   peer.weight.data = torch.tensor(kernel.copy())
   want = peer(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy().transpose(0, 2, 3, 1)

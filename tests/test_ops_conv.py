@@ -368,7 +368,7 @@ def test_shapes_and_dtypes_that_do_not_fit():
       function(x.astype("bfloat16"), kernel)
   with pytest.raises(ValueError, match="4 for each of 3 groups"):
     ops.conv(x, kernel, groups=3)
-  with pytest.raises(ValueError, match="expected 2x2 or 3x3"):
+  with pytest.raises(ValueError, match="expected 2x2, 3x3 or 4x4"):
     ops.conv_transpose(x, jnp.zeros((5, 5, 4, 4)))
 
 

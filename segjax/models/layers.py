@@ -113,7 +113,7 @@ class Layered(nn.Module, kw_only=True):
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution, output exactly `stride` times the input.
+  """2x2, 3x3 or 4x4 transposed convolution, stride 2, output exactly twice the input.
 
   Same function and same parameters (names, shapes, values) as `nn.ConvTranspose(features, (2, 2),
   strides=(2, 2), padding="VALID")`, or with (3, 3) and padding ((1, 2), (1, 2)), or (4, 4) and
@@ -123,8 +123,7 @@ class ConvTranspose(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel_size: 2, 3 or 4, or the stride.
-    stride: stride of both axes.
+    kernel_size: 2, 3 or 4.
     kernel_init: initializer of the kernel, see `initializer`.
     dtype: compute dtype.
     param_dtype: dtype of the parameters.
@@ -132,19 +131,18 @@ class ConvTranspose(nn.Module):
 
   features: int
   kernel_size: int
-  stride: int = 2
   kernel_init: str | Callable = "glorot"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B,H,W,C] -> [B,stride*H,stride*W,features]."""
+    """[B,H,W,C] -> [B,2H,2W,features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", initializer(self.kernel_init), shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    y = ops.conv_transpose(x, kernel, stride=self.stride)
+    y = ops.conv_transpose(x, kernel)
     return y + ops.per_channel(bias.astype(self.dtype), y)
 
 

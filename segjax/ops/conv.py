@@ -19,10 +19,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from segjax.ops import cpu, gpu
-from segjax.ops.forms import PLAIN, choose, depth_to_space, others
+from segjax.ops.forms import PLAIN, choose, others
 from segjax.ops.llvm import Convolution
 from segjax.ops.platforms import is_plain
 from segjax.ops.rows import divides, undivided_rows
+from segjax.ops.shapes import interleave
 
 # Of each slot, the axes that it shares with others and is not summed over with them.
 AXES = {
@@ -91,21 +92,19 @@ def conv(
   return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
 
 
-def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
-  """Transposed convolution whose output is exactly `stride` times the input; NHWC and HWIO.
+def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Transposed convolution with stride 2, whose output is exactly twice the input; NHWC and HWIO.
 
-  Kernels of 2x2, 3x3 and 4x4 go with stride 2, any other size with a stride of that size. Equals
-  `jax.lax.conv_transpose(x, kernel, (stride, stride), padding)` with padding "VALID", ((1, 2), (1,
-  2)) for 3x3, and ((2, 2), (2, 2)) for 4x4 with stride 2. Of 2x2 and 3x3 it is the image's slot of
-  a convolution with stride 2.
+  Equals `jax.lax.conv_transpose(x, kernel, (2, 2), padding)` with padding "VALID" for 2x2, ((1, 2),
+  (1, 2)) for 3x3 and ((2, 2), (2, 2)) for 4x4. Of the first two it is the image's slot of a
+  convolution with stride 2.
 
   Args:
     x: [B,H,W,C].
-    kernel: [K,K,C,features], same dtype.
-    stride: stride of both axes.
+    kernel: [K,K,C,features], K being 2, 3 or 4, same dtype.
 
   Returns:
-    [B,stride*H,stride*W,features], same dtype.
+    [B,2H,2W,features], same dtype.
 
   Raises:
     ValueError: shapes that do not fit each other, another kernel size.
@@ -113,17 +112,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.A
   """
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
   _check(x, kernel, 1)
-  size, features = kernel.shape[0], kernel.shape[3]
-  if (size, stride) == (4, 2):
+  size = kernel.shape[0]
+  if size == 4:
     return _by_parity(x, kernel)
-  if size == stride > 2:  # windows do not overlap: one product
-    taps = x @ kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[3], -1)
-    return depth_to_space(taps, features, size)
-  if stride != 2 or size not in (2, 3):
-    raise ValueError(
-      f"conv_transpose: kernel has shape {kernel.shape}, expected 2x2, 3x3 or 4x4 with stride 2, "
-      f"or as large as the stride, which is {stride}"
-    )
+  if size not in (2, 3):
+    raise ValueError(f"conv_transpose: kernel has shape {kernel.shape}, expected 2x2, 3x3 or 4x4")
   pads = ((size - 2, 0),) * 2
   spec = Spec(2, 1, pads, 1, (2 * x.shape[1], 2 * x.shape[2]))
   # JAX's transposed convolution does not flip its kernel: tap (1, 1) feeds the offset (0, 0).
@@ -132,10 +125,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.A
 
 def _by_parity(x, kernel):
   """A transposed 4x4 convolution: each parity of rows and columns is a 2x2 one, without waste."""
-  parts = [
-    conv(x, kernel[i::2, j::2], padding=((1 - i, i), (1 - j, j))) for i in (0, 1) for j in (0, 1)
-  ]
-  return depth_to_space(jnp.concatenate(parts, -1), kernel.shape[3])
+
+  def part(i, j):
+    return conv(x, kernel[i::2, j::2], padding=((1 - i, i), (1 - j, j)))
+
+  return interleave(*(interleave(part(i, 0), part(i, 1), 2) for i in (0, 1)), 1)
 
 
 def _check(x, kernel, groups):

@@ -75,11 +75,11 @@ def library(x, kernel, c):
   )
 
 
-def depth_to_space(x, features, size=2):
-  """[B,H,W,s*s*features] -> [B,s*H,s*W,features]; channel block s*i+j fills offset (i, j)."""
+def depth_to_space(x, features):
+  """[B,H,W,4*features] -> [B,2H,2W,features]; channel block 2*i+j fills offset (i, j)."""
   n, h, w, _ = x.shape
-  x = x.reshape(n, h, w, size, size, features).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, size * h, size * w, features)
+  x = x.reshape(n, h, w, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(n, 2 * h, 2 * w, features)
 
 
 def is_transpose(c, dtype=None):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.ops.platforms import is_plain
-from segjax.ops.shapes import mix_rows_and_columns
+from segjax.ops.shapes import interleave, mix_rows_and_columns
 
 
 def resize_bilinear(
@@ -59,8 +59,7 @@ def resize_nearest(x: jax.Array, size: Sequence[int] | None = None) -> jax.Array
   for axis, n in zip((1, 2), size or [2 * n for n in x.shape[1:3]], strict=True):
     count = x.shape[axis]
     if n in (2 * count - 1, 2 * count) and n != count:
-      shape = (*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
-      x = jax.lax.slice_in_dim(jnp.stack([x, x], axis + 1).reshape(shape), 0, n, axis=axis)
+      x = jax.lax.slice_in_dim(interleave(x, x, axis), 0, n, axis=axis)
     elif n != count:
       x = jnp.take(x, np.arange(n) * count // n, axis)
   return x

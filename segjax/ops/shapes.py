@@ -36,6 +36,12 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jax.lax.reshape(x, shape, out_sharding=NamedSharding(mesh, spec))
 
 
+def interleave(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+  """Elements of two arrays in turn along an axis: a's first, b's first, a's second ..."""
+  shape = (*a.shape[:axis], 2 * a.shape[axis], *a.shape[axis + 1 :])
+  return jnp.stack([a, b], axis + 1).reshape(shape)
+
+
 def mix_rows_and_columns(x: jax.Array, rows: Any, columns: Any) -> jax.Array:
   """Weighted sums of rows and of columns: [B,H,W,C], [R,H] and [S,W] -> [B,R,S,C], same dtype."""
   rows, columns = (jnp.asarray(weights, x.dtype) for weights in (rows, columns))
