@@ -311,7 +311,13 @@ def test_an_optimiser_has_its_own_defaults_and_fields():
   c.optimizer.name, c.optimizer.weight_decay = "lion", 0.3
   config_lib.settle_optimizer(c)
   assert c.optimizer.to_dict() == dict(
-    name="lion", b1=0.9, b2=0.99, weight_decay=0.3, clip_norm=0.0
+    name="lion",
+    b1=0.9,
+    b2=0.99,
+    weight_decay=0.3,
+    clip_norm=0.0,
+    accumulate_steps=1,
+    layer_decay=1.0,
   )
   found = optim.make_optimizer(**c.optimizer, schedule=lambda step: 0.1)
   np.testing.assert_array_equal(first(found), first(optax.lion(0.1, weight_decay=0.3)))
@@ -319,7 +325,15 @@ def test_an_optimiser_has_its_own_defaults_and_fields():
   assert c.optimizer.to_dict() == optim.settings("rmsprop") | dict(name="rmsprop", weight_decay=0.3)
   config_lib.change_optimizer(c, "adam")
   assert c.optimizer.to_dict() == dict(
-    name="adam", momentum=0.9, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.3, clip_norm=0.0
+    name="adam",
+    momentum=0.9,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.3,
+    clip_norm=0.0,
+    accumulate_steps=1,
+    layer_decay=1.0,
   )
   c.optimizer = dict(name="rmsprop", momentum=0.9)  # written by hand: all of it counts
   config_lib.settle_optimizer(c)

@@ -32,7 +32,7 @@ def test_imported_packages_are_declared():
   assert {"jax", "scipy", "PIL"} <= names
   extras = PROJECT["optional-dependencies"]
   wanted = PROJECT["dependencies"] + [
-    d for n in ("wandb", "video", "tiff", "onnx") for d in extras[n]
+    d for n in ("wandb", "video", "tiff", "onnx", "slurm", "ray") for d in extras[n]
   ]
   declared = {normal(re.match(r"[\w.-]+", d)[0]) for d in wanted}
   known = metadata.packages_distributions()

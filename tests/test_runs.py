@@ -19,7 +19,7 @@ from PIL import Image
 from test_training import same
 from test_training import tiny_config as unet_config
 
-from segjax import claims, models, study, training
+from segjax import claims, models, pool, study, training
 from segjax import config as config_lib
 from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
@@ -138,7 +138,7 @@ def test_fields_that_are_newer_than_a_run_have_their_defaults(own):
     training.train(config, run)
   change_json(run / "config.json", lambda c: c["task"].update(sigmoid=True))
   (run / "finished").touch()
-  assert study._train(config, run) == ""
+  assert pool.train(study.Result("", 0, config, run)) == ""
   change_json(run / "config.json", lambda c: older(c) or c["task"].update(sigmoid=True))
   config.loss.focal = 0.5
   with pytest.raises(UserError, match=r"differs .* loss.focal: 0.0 -> 0.5\. "):
@@ -149,7 +149,7 @@ def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):
   config, run, data = own
   (run / "finished").touch()
   before = read_metrics(run / "metrics.jsonl")
-  assert study._train(config, run) == ""
+  assert pool.train(study.Result("", 0, config, run)) == ""
   assert "  finished before: " in capsys.readouterr().out
   (run / "val_sums.npz").write_bytes((run / "val_sums.npz").read_bytes()[:300])
   lines = [json.dumps(r) for r in before if "info/parameters" not in r]
@@ -158,12 +158,12 @@ def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):
   with pytest.raises(UserError, match=r"val_sums\.npz"):
     result.sums()
   assert not result.complete()
-  assert study._train(config, run) == ""
+  assert pool.train(study.Result("", 0, config, run)) == ""
   assert "some results are lost" in capsys.readouterr().out
   assert result.complete()
   assert result.final()["val/loss"] == before[-1]["val/loss"]
   change_mask(data, "x000")
-  assert "split have changed since" in study._train(config, run)
+  assert "split have changed since" in pool.train(study.Result("", 0, config, run))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_terms_of_a_loss_are_reported_apart_and_add_up():
 
 
 def test_every_term_of_a_loss_has_a_label():
-  assert {*MEANS, "own", "attention"} == set(TERMS)
+  assert {*MEANS, "own", "attention", "mask"} == set(TERMS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The third split of the sources: test."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import write_kitti, write_pairs
@@ -50,7 +52,7 @@ def test_folders_of_test(tmp_path):
     Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "test/masks" / file.name)
   source = sources.make("folder", "test", folder=str(tmp_path))
   assert source.names == ("x000", "x001")
-  assert source.pairs[0][0] == tmp_path / "test" / "images" / "x000.png"
+  assert Path(source.pairs[0][0]) == tmp_path / "test" / "images" / "x000.png"
   assert (source[0]["label"] == 1).all()
   assert any("2 images in both splits" in note for note in source.notes)  # test holds train's
   (tmp_path / "val").rename(tmp_path / "other")

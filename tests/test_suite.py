@@ -10,7 +10,7 @@ def skips_without_torch(node):
   return any(
     isinstance(c.func, ast.Attribute)
     and c.func.attr == "importorskip"
-    and ast.literal_eval(c.args[0]) == "torch"
+    and ast.unparse(c.args[0]) == "'torch'"
     for c in calls
   )
 
