@@ -152,6 +152,12 @@ def test_all_scores_of_a_run_are_those_of_its_predictions(world, run, no_pdf, ca
   for figure in ("confusion", "classes", "reliability"):
     assert (run / f"evaluation_val_2_{figure}.png").stat().st_size > 5000
 
+  # The task's own numbers are those of an evaluation in training, bit for bit.
+  exp = world.experiment
+  batches = input_pipeline.eval_batches(exp.config, input_pipeline.make_source(exp.config, "val"))
+  plain = evaluation.evaluate(exp.eval_step(), world.state, batches, exp.eval_mesh())
+  assert float(exp.task.loss(plain)) == values["loss"]
+
   found = worst_images.find(run, "latest", (), 2)
   assert [name for name, _ in found.scores] == [f"x{4 + i:03d}" for i in order[:2]]
   assert found.scores[0][1] == pytest.approx(own.min(), rel=1e-12)

@@ -324,7 +324,7 @@ def test_a_full_folder_is_reported_and_the_last_good_checkpoint_stays(tmp_path):
 def test_evaluate_and_predict_name_what_is_missing(tmp_path, trained):
   cases = [
     ("evaluate", [f"--workdir={tmp_path}"], "config.json"),
-    ("evaluate", [f"--workdir={trained}", "--split=test"], "splits: train, val"),
+    ("evaluate", [f"--workdir={trained}", "--split=tests"], "splits: train, val, test"),
     ("evaluate", [f"--workdir={trained}", "--checkpoint=99"], "no checkpoint '99'"),
     ("predict", [f"--workdir={trained}", "--input=/no/where", f"--output={tmp_path}"], "/no/where"),
     ("predict", [f"--workdir={trained}", f"--output={tmp_path}"], "--input is required"),
