@@ -105,8 +105,12 @@ def _make(folder, number):
       descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
       return owner(folder) or "another process"
-    with os.fdopen(descriptor, "w") as stream:
-      stream.write(json.dumps(me))
+    try:
+      with os.fdopen(descriptor, "w") as stream:
+        stream.write(json.dumps(me))
+    except OSError:  # a full disk: an empty file would pass for a claim that is being written
+      file.unlink(missing_ok=True)
+      raise
   if _newest(folder) > number:  # made after others had come, gone, and removed their files
     file.unlink(missing_ok=True)
     return owner(folder) or "another process"

@@ -64,7 +64,7 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
   if not hosts.is_first():
     return file
   with writing(file):
-    values = finite(experiment.task.summary(sums)) | (more or {})
+    values = (more or {}) | finite(experiment.task.summary(sums))
     textfiles.write_state(file, about | values, indent=2)
   return file
 

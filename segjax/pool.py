@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from segjax import claims
@@ -122,7 +121,6 @@ def train_here(result):
   """Trains a run in this process; an ended task."""
   task = Future()
   task.set_result(train(result))
-  jax.clear_caches()  # compiled steps of runs that are over
   return task
 
 

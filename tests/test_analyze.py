@@ -267,8 +267,8 @@ def test_wrong_commands_are_reported_in_one_line(tmp_path):
     ([], "unknown command ''"),
     (
       ["dta"],
-      "did you mean 'data'? (commands: augment, confusion, cost, crops, curves, data, features, "
-      "stages)",
+      "did you mean 'data'? (commands: augment, confusion, cost, crops, curves, data, examples, "
+      "features, replay, stages, worst)",
     ),
     (["data"], "--config is required"),
     (["stages"], "--workdir is required"),

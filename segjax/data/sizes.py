@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
   """Resizes u8[H,W,3] to `size` = (height, width) bilinearly, antialiased when shrinking."""
   if image.shape[:2] == tuple(size):
     return image
+  from PIL import Image  # which nets and steps do without
+
   how = Image.Resampling.BILINEAR
   return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
 

@@ -38,18 +38,16 @@ def make_mesh(
 
 
 def mesh_of(config: Any) -> Mesh:
-  """The mesh of a config, on as many of its devices as divide the batch.
+  """The mesh of a config, on as many of its devices as there are and as divide the batch.
+
+  A run may be evaluated on fewer devices than it was trained on, which `check` insists on.
 
   Args:
     config: ConfigDict of an experiment.
-
-  Raises:
-    UserError: see `check`.
   """
-  data, space = config.mesh.data, config.mesh.space
-  count = jax.device_count()
-  _check_space(config, count)
-  wanted = count // space if data == -1 else data
+  data, count = config.mesh.data, jax.device_count()
+  space = math.gcd(config.mesh.space, jax.local_device_count(), config.data.size[0])
+  wanted = count // space if data == -1 else min(max(data, 1), count // space)
   return make_mesh(data=math.gcd(config.data.batch_size, wanted), space=space)
 
 
