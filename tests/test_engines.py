@@ -1,6 +1,7 @@
 """Studies over several processes: commands, engines, shared pools, reports by themselves."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_study import table, write_study
 
 from segjax import claims, engines, pool
@@ -232,37 +234,44 @@ def test_a_report_names_the_runs_that_are_missing(tmp_path, monkeypatch, capsys)
 
 
 def one_seed(folder):
-  study = study_lib.read(str(write_study(folder)))
+  spec = folder / "study.py"
+  study = study_lib.read(str(spec if spec.exists() else write_study(folder)))
   variants = {v: study.variants[v] for v in ("narrow", "wide")}
   return dataclasses.replace(study, variants=variants, changes={}, seeds=(0,))
 
 
+OF_ONE_POOL = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_engines import one_seed
+from segjax import study, training
+from segjax.training import loop
+trained, train = [], loop.train
+
+def count(config, workdir):
+  train(config, workdir)
+  trained.append(str(workdir))
+
+loop.train = count
+folder = Path(sys.argv[1])
+results = study.run(one_seed(folder), folder / "pool")
+print(json.dumps([[r.error for r in results], trained]))
+"""
+
+
 @pytest.mark.slow
-def test_two_studies_on_one_pool_train_each_run_once(tmp_path, monkeypatch):
-  study, trained, train = one_seed(tmp_path), [], loop.train
-
-  def count(config, workdir):
-    state = train(config, workdir)
-    trained.append(workdir)
-    return state
-
-  monkeypatch.setattr(loop, "train", count)
-  results = [None, None]
-
-  def run(i):
-    results[i] = study_lib.run(study, tmp_path / "pool")
-
-  threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  assert [r.error for rs in results for r in rs] == [""] * 4
-  rows = {r.workdir: r.rows() for r in results[0]}
-  for found in rows.values():
-    assert [row["step"] for row in found if "val/loss" in row] == [2, 4]
-    assert [row["step"] for row in found if "train/loss" in row] == [1, 2, 3, 4]
-  assert set(trained) == set(rows)
+def test_two_studies_on_one_pool_train_each_run_once(tmp_path):
+  runs = study_lib.plan(one_seed(tmp_path), tmp_path / "pool")
+  command = [sys.executable, "-c", OF_ONE_POOL, str(tmp_path)]
+  how = dict(cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE)
+  both = [subprocess.Popen(command, text=True, **how) for _ in range(2)]
+  said = [json.loads(p.communicate(timeout=280)[0].splitlines()[-1]) for p in both]
+  assert [errors for errors, _ in said] == [[""] * 2] * 2
+  assert sorted(said[0][1] + said[1][1]) == sorted(str(r.workdir) for r in runs)
+  for run in runs:
+    assert [row["step"] for row in run.rows() if "val/loss" in row] == [2, 4]
+    assert [row["step"] for row in run.rows() if "train/loss" in row] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
