@@ -17,7 +17,7 @@ from segjax import own_code
 MOST = 8  # experiments whose programs are kept
 # Fields that change no program: it takes the seed's key as an argument, weights are loaded into the
 # state, and of the data it knows the classes, which are the task's.
-OTHERS = ("seed", "name", "init_from", "init_part", "data.source.")
+OTHERS = ("seed", "name", "init_from", "init_part")
 
 
 def shared(method):
@@ -26,7 +26,8 @@ def shared(method):
   @functools.wraps(method)
   def program(experiment, *args, **fields):
     key = _identity(experiment)
-    if key is None:
+    # A function in the arguments is a new one at each call: its program would only be held.
+    if key is None or any(map(callable, (*args, *fields.values()))):
       return method(experiment, *args, **fields)
     kept, name = _programs(key), (method.__name__, args, *sorted(fields.items()))
     if name not in kept:
@@ -47,7 +48,7 @@ def _identity(experiment):
   config = config_lib.flatten(experiment.config)
   if any(own_code.is_own(config.get(field)) for field in own_code.FIELDS):
     return None
-  config = {k: v for k, v in config.items() if not k.startswith(OTHERS)}
+  config = {k: v for k, v in config.items() if k not in OTHERS and not k.startswith("data.source.")}
   text = json.dumps(config, sort_keys=True, default=str)
   task = experiment.task
   fields = [(f.name, _hashable(getattr(task, f.name))) for f in dataclasses.fields(task)]

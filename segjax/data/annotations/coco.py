@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
-
-from segjax.data.annotations.shapes import Annotations, Picture, Shape, expecting, polygon, runs
+from segjax.data.annotations.shapes import (
+  SPLITS,
+  Annotations,
+  Picture,
+  Shape,
+  expecting,
+  not_drawn,
+  polygon,
+  runs,
+)
 from segjax.errors import UserError
 from segjax.textfiles import read_json
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read(source):
@@ -20,16 +26,17 @@ def read(source):
   A file whose name holds train, val or test is that split. Crowds (`iscrowd`) are areas of their
   class. Annotations without a segmentation (boxes, keypoints) are counted in a note.
   """
-  files = [source] if source.is_file() else _files(source)
-  if not files:
+  values = {source: _load(source)} if source.is_file() else _values(source)
+  if not values:
     raise UserError(f"{source}: expected a JSON file in it, or in {source / 'annotations'}")
-  read = [_read_file(file, split_of(file.stem) if len(files) > 1 else "") for file in files]
-  names = read[0].names
-  for file, found in zip(files, read, strict=True):
+  several = len(values) > 1
+  read = {f: _read_value(f, v, split_of(f.stem) if several else "") for f, v in values.items()}
+  first, names = next((file, found.names) for file, found in read.items())
+  for file, found in read.items():
     if found.names != names:
-      raise UserError(f"{file}: its categories are {found.names}, those of {files[0]} {names}")
-  pictures = tuple(p for found in read for p in found.pictures)
-  return Annotations(names, pictures, tuple(n for found in read for n in found.notes))
+      raise UserError(f"{file}: its categories are {found.names}, those of {first} {names}")
+  pictures = tuple(p for found in read.values() for p in found.pictures)
+  return Annotations(names, pictures, tuple(n for found in read.values() for n in found.notes))
 
 
 def split_of(stem):
@@ -38,22 +45,25 @@ def split_of(stem):
   return next((SPLITS[word] for word in words if word in SPLITS), "")
 
 
-def _files(folder):
-  found = [*folder.glob("*.json"), *(folder / "annotations").glob("*.json")]
-  return sorted(f for f in found if isinstance(_load(f), dict) and "images" in _load(f))
+def _values(folder):
+  """{file: value} of the JSON files that list images."""
+  files = sorted([*folder.glob("*.json"), *(folder / "annotations").glob("*.json")])
+  values = {file: _load(file) for file in files}
+  return {f: v for f, v in values.items() if isinstance(v, dict) and "images" in v}
 
 
 def _load(file):
   return read_json(file, (dict, list))
 
 
-def _read_file(file, split):
-  value = _load(file)
+def _read_value(file, value, split):
   for key in ("images", "annotations", "categories"):
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
       raise UserError(f"{file}: expected COCO's JSON with a list {key!r} in it")
   with expecting("COCO's JSON", file):
-    categories = {c["id"]: str(c["name"]) for c in sorted(value["categories"], key=_id)}
+    categories = {
+      c["id"]: str(c["name"]) for c in sorted(value["categories"], key=itemgetter("id"))
+    }
     images = {i["id"]: i for i in value["images"]}
     sizes = {k: (int(i["height"]), int(i["width"])) for k, i in images.items()}
     shapes, without = {k: [] for k in images}, Counter()
@@ -69,13 +79,8 @@ def _read_file(file, split):
     pictures = tuple(
       Picture(Path(i["file_name"]), tuple(shapes[k]), sizes[k], split) for k, i in images.items()
     )
-  notes = (f"{sum(without.values())} annotations without a segmentation are not drawn: "
-           f"{dict(without)}",) if without else ()  # fmt: skip
+  notes = not_drawn("annotations without a segmentation", without)
   return Annotations(tuple(categories.values()), pictures, notes)
-
-
-def _id(category):
-  return category["id"]
 
 
 def _shape(name, segmentation, size, where):
@@ -110,4 +115,4 @@ def unpack(text):
       if not more and group & 16:
         number -= 1 << shift
     counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-  return np.asarray(counts).tolist()
+  return counts

@@ -18,6 +18,8 @@ from segjax.data.annotations.drawing import RULE, draw
 from segjax.data.labels import IGNORE, read_table
 from segjax.errors import UserError, choose
 
+__all__ = ["READERS", "convert"]
+
 READERS = {
   "coco": coco.read,
   "cvat": cvat.read,
@@ -173,6 +175,3 @@ def _describe(output, found, names, counts, overlap):
   print("train from it:")
   print("  python launch/train.py --config=configs/segmentation_folder.py "
         f"--config.data.source.folder={output}")  # fmt: skip
-
-
-__all__ = ["READERS", "convert"]

@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 from segjax.data.annotations.shapes import (
+  SPLITS,
   Annotations,
   Picture,
   Shape,
   ellipse,
   expecting,
+  not_drawn,
   polygon,
   rectangle,
   runs,
@@ -19,7 +21,6 @@ from segjax.data.annotations.shapes import (
 from segjax.errors import UserError
 
 AREAS = ("polygon", "mask", "box", "ellipse")
-SUBSETS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
 
 def read(source):
@@ -45,11 +46,10 @@ def read(source):
       shapes = [_shape(node, where) for node in image if node.tag in AREAS]
       name, subset = image.attrib["name"], image.get("subset", "").lower()
     left.update(n.tag for n in image if n.tag not in (*AREAS, "tag"))
-    pictures.append(Picture(Path(name), tuple(shapes), size, SUBSETS.get(subset, "")))
+    pictures.append(Picture(Path(name), tuple(shapes), size, SPLITS.get(subset, "")))
   used = {s.name for p in pictures for s in p.shapes}
   names = tuple(dict.fromkeys([*names, *sorted(used)]))
-  notes = (f"{sum(left.values())} shapes without an area are not drawn: {dict(left)}",)
-  return Annotations(names, tuple(pictures), notes if left else ())
+  return Annotations(names, tuple(pictures), not_drawn("shapes without an area", left))
 
 
 def _shape(node, where):

@@ -15,6 +15,7 @@ from segjax.data.annotations.shapes import (
   Shape,
   ellipse,
   expecting,
+  not_drawn,
   polygon,
   rectangle,
 )
@@ -49,12 +50,11 @@ def read(source):
       shapes = tuple(_shape(r, where) for r in regions)
     pictures.append(Picture(image, shapes, sizes.pop() if len(sizes) == 1 else None))
   names = tuple(sorted({s.name for p in pictures for s in p.shapes}))
-  notes = []
+  notes = not_drawn("regions without an area", left)
   if without:
-    notes.append(f"{len(without)} tasks have no annotation and are left out: {lists.some(without)}")
-  if left:
-    notes.append(f"{sum(left.values())} regions without an area are not drawn: {dict(left)}")
-  return Annotations(names, tuple(pictures), tuple(notes))
+    said = f"{len(without)} tasks have no annotation and are left out: {lists.some(without)}"
+    notes = (said, *notes)
+  return Annotations(names, tuple(pictures), notes)
 
 
 def _image(data, where):

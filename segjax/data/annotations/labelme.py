@@ -16,6 +16,7 @@ from segjax.data.annotations.shapes import (
   Shape,
   ellipse,
   expecting,
+  not_drawn,
   polygon,
   rectangle,
 )
@@ -43,8 +44,7 @@ def read(source):
     left.update(s for s in shapes if isinstance(s, str))
     pictures.append(Picture(image, tuple(s for s in shapes if isinstance(s, Shape)), size))
   names = tuple(sorted({s.name for p in pictures for s in p.shapes}))
-  notes = (f"{sum(left.values())} shapes without an area are not drawn: {dict(left)}",)
-  return Annotations(names, tuple(pictures), notes if left else ())
+  return Annotations(names, tuple(pictures), not_drawn("shapes without an area", left))
 
 
 def _shape(value, where):

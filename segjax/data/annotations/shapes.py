@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from segjax.data.files import TEST
+from segjax.data.layouts import TRAIN, VAL
 from segjax.errors import UserError
+
+# Words for the splits in the names of files and subsets.
+SPLITS = {**dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VAL, "val"), TEST: TEST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,11 @@ def expecting(what, where):
     if isinstance(error, UserError):
       raise
     raise UserError(f"{where}: not {what} ({type(error).__name__}: {error})") from error
+
+
+def not_drawn(what, counts):
+  """The note about entries that are left out, {kind: number}; no note where there are none."""
+  return (f"{sum(counts.values())} {what} are not drawn: {dict(counts)}",) if counts else ()
 
 
 def polygon(numbers, where, scale=(1.0, 1.0)):

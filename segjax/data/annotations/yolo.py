@@ -11,7 +11,6 @@ from segjax.data.annotations.shapes import Annotations, Picture, Shape, polygon
 from segjax.errors import UserError
 
 BOX = 5  # numbers in a row that is a box: class, center, size
-PARTS = {"train": "train", "val": "val", "test": "test"}
 
 
 def read(source):
@@ -38,8 +37,8 @@ def read(source):
   root = file.parent / str(value.get("path") or "")
   root = root if root.is_dir() else file.parent  # the path of the machine that wrote it
   pictures = []
-  for part, split in PARTS.items():
-    for folder in _listed(value.get(part)):
+  for split in ("train", "val", "test"):
+    for folder in _listed(value.get(split)):
       pictures += _pictures(_existing(file, root, folder), names, split)
   if not pictures:
     raise UserError(f"{file}: no image in its folders train, val and test")
@@ -65,7 +64,7 @@ def _pictures(folder, names, split):
   last = len(parts) - 1 - parts[::-1].index("images")
   labels = Path(*parts[:last], "labels", *parts[last + 1 :])
   for image in files.entries(folder).files:
-    height, width = decoding.read_image(image).shape[:2]
+    width, height = decoding.read_size(image) or decoding.read_image(image).shape[1::-1]
     text = labels / f"{image.stem}.txt"
     shapes = _shapes(text, names, (width, height)) if text.is_file() else ()
     yield Picture(image, shapes, (height, width), split)
