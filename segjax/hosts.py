@@ -75,11 +75,6 @@ def parse(spec: str) -> tuple[str, int, int]:
   return found[1], count, index
 
 
-def count() -> int:
-  """The number of processes."""
-  return jax.process_count()
-
-
 def is_first() -> bool:
   """Whether this process is the one that prints and writes."""
   return jax.process_index() == 0

@@ -50,7 +50,7 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
   for warning in coverage.of_sums(split, experiment.labels.names, sums):
     print(f"  warning: {warning}")
   step = int(state.step)
-  file = Path(workdir) / f"evaluation_{split}_{step}{_suffix(data)}.json"
+  file = file_of(workdir, split, step, _suffix(data))
   about = dict(
     step=step,
     checkpoint=f"checkpoints/{step}",
@@ -67,6 +67,11 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
     values = (more or {}) | finite(experiment.task.summary(sums))
     textfiles.write_state(file, about | values, indent=2)
   return file
+
+
+def file_of(workdir, split, step, suffix=""):
+  """The file of an evaluation's scalars; with a suffix, of other data than the run's own."""
+  return Path(workdir) / f"evaluation_{split}_{step}{suffix}.json"
 
 
 def _suffix(data):

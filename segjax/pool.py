@@ -25,7 +25,7 @@ POLL = 0.5  # seconds between two looks at the tasks
 NEUTRAL = (
   "name", "keep_", "checkpoint_", "log_steps", "pictures", "writers", "data.threads",
   "data.workers", "data.cache_mb", "data.feed", "data.device_mb", "data.max_pixels",
-  "data.source.folder", "data.source.data_dir", "mesh.",
+  "data.source.folder", "data.source.data_dir", "mesh.", "nan_debug",
 )  # fmt: skip
 
 

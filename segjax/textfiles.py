@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import math
 import os
 
 from segjax.errors import UserError
@@ -34,6 +37,26 @@ def replace(file, write):
 def replace_text(file, text):
   """Writes a text file in UTF-8, see `replace`."""
   replace(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def cell(text):
+  """A text of a table; with an apostrophe first where a spreadsheet would take it for a formula."""
+  return f"'{text}" if str(text).startswith(FORMULA) else text
+
+
+def csv_text(rows):
+  """Rows as CSV; nan is an empty cell."""
+  text = io.StringIO(newline="")
+  csv.writer(text, lineterminator="\n").writerows(
+    ["" if isinstance(v, float) and math.isnan(v) else v for v in row] for row in rows
+  )
+  return text.getvalue()
+
+
+def write_csv(file, rows):
+  """Writes rows as CSV, names of files that are not UTF-8 as they are; see `replace`."""
+  content = csv_text(rows).encode("utf-8", "surrogateescape")
+  replace(file, lambda part: part.write_bytes(content))
 
 
 def write_json(file, value, **how):

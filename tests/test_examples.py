@@ -11,7 +11,7 @@ from conftest import write_pairs
 from PIL import Image
 from test_training import tiny_config
 
-from segjax import training
+from segjax import textfiles, training
 from segjax.analysis import commands, examples
 from segjax.analysis.examples import Scored
 from segjax.data.labels import default_table
@@ -28,7 +28,7 @@ def test_a_ranking_its_table_and_its_captions_by_hand():
   assert [s.name for s in examples.rank(found, "loss")] == ["2", "1", "0"]
   ranked = examples.rank(found, "disagreement")
   assert [s.name for s in ranked] == ["2", "0", "1"]
-  assert examples.table(ranked).splitlines() == [
+  assert textfiles.csv_text(examples.rows(ranked)).splitlines() == [
     "rank,split,name,loss,grad_norm,disagreement",
     "1,train,2,,,0.5",
     "2,train,0,0.5,1,0.25",

@@ -152,7 +152,7 @@ def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
     print(f"  {examples.caption(place, one)}")
   target = _run_folder(workdir, output)
   with errors.writing(target):
-    examples.write_table(ranked, target / "examples.csv")
+    textfiles.write_csv(target / "examples.csv", examples.rows(ranked))
   print(f"  written to {target / 'examples.csv'}")
   _write(examples.sheet(ranked, runs[0], sources, samples or 12), target / "examples.png")
 

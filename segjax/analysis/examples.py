@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import math
 
@@ -150,15 +148,12 @@ def rank(scored, by):
   return sorted(scored, key=lambda s: (math.isfinite(value(s)), -value(s), s.split, s.index))
 
 
-def table(ranked):
-  """CSV text of ranked examples: rank, split, name, loss, grad_norm, disagreement."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("rank", "split", "name", *SCORES))
+def rows(ranked):
+  """Ranked examples as rows of a table: rank, split, name, loss, grad_norm, disagreement."""
+  yield "rank", "split", "name", *SCORES
   for place, s in enumerate(ranked, 1):
     values = ("" if math.isnan(v) else f"{v:.6g}" for v in (getattr(s, k) for k in SCORES))
-    writer.writerow((place, s.split, s.name, *values))
-  return text.getvalue()
+    yield place, s.split, textfiles.cell(s.name), *values
 
 
 def caption(place, scored):
@@ -215,8 +210,3 @@ def read_runs(workdirs, checkpoint):
       )
     workdir_lib.check_classes(folder, experiment.labels, first.labels)
   return runs
-
-
-def write_table(ranked, file):
-  """Writes `table` to a file."""
-  textfiles.replace_text(file, table(ranked))

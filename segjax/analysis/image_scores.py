@@ -6,6 +6,8 @@ an image has the weight of how often it was drawn; so many draws are a few matri
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from segjax import metrics
@@ -33,6 +35,7 @@ def rows_of(sums):
   return {name: np.asarray(v) for name, v in sums.items() if name.startswith(ROWS)}
 
 
+@functools.lru_cache(maxsize=1)
 def draws(count, *, samples=SAMPLES, seed=0):
   """How often each of `count` images is drawn, f64[samples,count], as `metrics.bootstrap` draws."""
   rng = np.random.default_rng(seed)

@@ -15,7 +15,6 @@ from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
 from segjax.tasks import TASKS
-from segjax.textfiles import FORMULA
 
 FIGURES = re.compile(
   r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples|worst|"
@@ -91,8 +90,8 @@ def _csv(study, results, costs, knn):
   head += ["knn_accuracy_before", "knn_accuracy"] if knn else []
   writer.writerow([*head, *names, "time/minutes", "time/latency_ms", "time/images_per_s"])
   for r in results:
-    status = _cell(r.error or "done")
-    start = [_cell(r.variant), r.seed, status, r.config and study_lib.identity(r.config)]
+    status = textfiles.cell(r.error or "done")
+    start = [textfiles.cell(r.variant), r.seed, status, r.config and study_lib.identity(r.config)]
     if r.error:
       writer.writerow(start)
       continue
@@ -102,8 +101,3 @@ def _csv(study, results, costs, knn):
     numbers += [final.get(n, np.nan) for n in names]
     writer.writerow([*start, *numbers, r.minutes(), c.latency_ms, c.images_per_s])
   return buffer.getvalue()
-
-
-def _cell(text):
-  """A text of results.csv; with an apostrophe first where a spreadsheet would take a formula."""
-  return f"'{text}" if text.startswith(FORMULA) else text

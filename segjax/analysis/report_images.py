@@ -113,10 +113,8 @@ def scores_on_test(document, done):
 def _test_of(run):
   """Scalars of a run on test, read where they are kept, else evaluated."""
   step = restore.checkpoint_steps(run.workdir)[-1]
-  kept = sorted(run.workdir.glob(f"evaluation_test_{step}*.json"))
-  if kept:
-    file = kept[0]
-  else:
+  file = outputs.file_of(run.workdir, "test", step)  # of the run's own data, no others
+  if not file.is_file():
     experiment, state = restore.run(run.workdir)
     data = restore.data_of_run(run.workdir, experiment.config, "test", moved=data_now(run))
     _, file = outputs.evaluate_run(run.workdir, experiment, state, data, "test")

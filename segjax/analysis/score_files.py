@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import numpy as np
 
 from segjax import textfiles
@@ -12,7 +9,6 @@ from segjax.analysis import charts, image_scores
 from segjax.errors import writing
 from segjax.metrics import summarize
 from segjax.tasks.segmentation import COUNTS
-from segjax.textfiles import FORMULA
 from segjax.training import measures
 from segjax.training.measures import CALIBRATED, CALIBRATION, TEMPERATURE
 
@@ -42,15 +38,15 @@ def write(file, labels, sums, ends, source):
 
   matrix = sums.get("matrix")
   if matrix is not None and len(matrix) == len(labels):
-    _write_table(place("confusion.csv"), confusion_table(matrix, labels.names))
+    _write(place("confusion.csv"), confusion_table(matrix, labels.names))
     charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
     if rows:
-      _write_table(place("classes.csv"), class_table(sums, ends, labels.names))
+      _write(place("classes.csv"), class_table(sums, ends, labels.names))
       found = image_scores.scores(rows, labels.names)
       colors = labels.palette[: len(labels)]
       charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
       names = source.source.names
-      _write_table(place("images.csv"), image_table(rows, labels.names, names))
+      _write(place("images.csv"), image_table(rows, labels.names, names))
   shown = {}
   if found := measures.calibration_of(sums, CALIBRATION):
     shown["as trained"] = found
@@ -63,8 +59,11 @@ def write(file, labels, sums, ends, source):
 
 def confusion_table(matrix, classes):
   """Rows of the confusion matrix, pixels; row = truth, column = prediction."""
-  head = ["truth \\ prediction", *map(cell, classes)]
-  return [head, *([cell(c), *map(int, row)] for c, row in zip(classes, matrix, strict=True))]
+  head = ["truth \\ prediction", *map(textfiles.cell, classes)]
+  return [
+    head,
+    *([textfiles.cell(c), *map(int, row)] for c, row in zip(classes, matrix, strict=True)),
+  ]
 
 
 def class_table(sums, ends, classes):
@@ -77,7 +76,7 @@ def class_table(sums, ends, classes):
   pixels = np.asarray(sums["matrix"]).sum(1)
   out = [head]
   for i, c in enumerate(classes):
-    row = [cell(c), int(pixels[i]), family["precision"][i], family["recall"][i]]
+    row = [textfiles.cell(c), int(pixels[i]), family["precision"][i], family["recall"][i]]
     for n in names:
       row += [found[f"{n}/{c}"], *ends[f"{n}/{c}"]]
     out.append(row)
@@ -90,22 +89,12 @@ def image_table(rows, classes, names):
   counts = np.asarray(rows[COUNTS], np.int64)
   hit, truth, pred = np.moveaxis(counts, -1, 0)
   iou = image_scores.ratio(hit, truth + pred - hit)
-  out = [["image", "index", "pixels", "mean_iou", *(cell(f"iou/{c}") for c in classes)]]
+  out = [["image", "index", "pixels", "mean_iou", *(textfiles.cell(f"iou/{c}") for c in classes)]]
   for i in order:
-    out.append([cell(names[i]), int(i), int(truth[i].sum()), own[i], *iou[i]])
+    out.append([textfiles.cell(names[i]), int(i), int(truth[i].sum()), own[i], *iou[i]])
   return out
 
 
-def cell(text):
-  """A text of a table; with an apostrophe first where a spreadsheet would take it for a formula."""
-  return f"'{text}" if str(text).startswith(FORMULA) else text
-
-
-def _write_table(file, rows):
-  """Writes rows as CSV; nan is an empty cell."""
-  text = io.StringIO(newline="")
-  writer = csv.writer(text, lineterminator="\n")
-  for row in rows:
-    writer.writerow(["" if isinstance(v, float) and np.isnan(v) else v for v in row])
+def _write(file, rows):
   with writing(file):
-    textfiles.replace_text(file, text.getvalue())
+    textfiles.write_csv(file, rows)

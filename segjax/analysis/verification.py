@@ -10,7 +10,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from segjax import config as config_lib
@@ -18,7 +17,7 @@ from segjax import textfiles
 from segjax.errors import UserError
 from segjax.training import input_pipeline, loop, receipt, restore
 from segjax.training import workdir as workdir_lib
-from segjax.training.checkpoints import Checkpoints
+from segjax.training.checkpoints import Checkpoints, by_name
 from segjax.training.evaluation import evaluate
 from segjax.training.writers import finite, read_metrics
 
@@ -113,10 +112,7 @@ def compare_arrays(step, then, now):
   Returns:
     Comparison; the values of an array are the mean sizes of its elements.
   """
-  a, b = (
-    {jax.tree_util.keystr(k, simple=True, separator="/"): np.asarray(x) for k, x in
-     jax.tree_util.tree_leaves_with_path(tree)} for tree in (then, now)
-  )  # fmt: skip
+  a, b = ({name: np.asarray(x) for name, x in by_name(tree).items()} for tree in (then, now))
   rows = []
   for name in sorted(a.keys() | b.keys()):
     if name not in a or name not in b or a[name].shape != b[name].shape:

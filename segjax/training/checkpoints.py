@@ -114,7 +114,7 @@ class Checkpoints:
       NotFinite: its state was not finite, so it was not written.
     """
     self._wait_for_saver()
-    what = step, _copy(state), Position.of(iterator), metrics
+    what = step, copy(state), Position.of(iterator), metrics
     if self._saver is None:
       self._check_finite(step, state)
       self._save(*what)
@@ -165,7 +165,7 @@ class Checkpoints:
 
   def _check_finite(self, step, state):
     """Raises NotFinite for parameters or running statistics that are; no checkpoint is replaced."""
-    checked = {k: x for k, x in _by_name(state).items() if not k.startswith("opt_state")}
+    checked = {k: x for k, x in by_name(state).items() if not k.startswith("opt_state")}
     for name, finite in _all_finite(checked).items():
       if not finite:
         raise NotFinite(
@@ -241,7 +241,7 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is damaged, or of another net.
     """
-    saved, wanted = (_by_name(t) for t in (self._saved_tree(step), like))
+    saved, wanted = (by_name(t) for t in (self._saved_tree(step), like))
     for name in sorted(saved.keys() | wanted.keys()):
       there, here = (
         f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing" for x in (saved, wanted)
@@ -322,7 +322,7 @@ class Checkpoints:
     return UserError(f"{folder}: the checkpoint is damaged ({type(error).__name__}: {why}); {use}")
 
 
-def _by_name(tree):
+def by_name(tree):
   """The leaves of a tree of any kind, {"params/a/kernel": leaf}."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {"/".join(str(_key(k)) for k in path): leaf for path, leaf in leaves}
@@ -336,7 +336,7 @@ def _key(entry):
 
 
 @jax.jit
-def _copy(state):
+def copy(state):
   """Arrays of their own, by one call for all."""
   return jax.tree.map(jnp.copy, state)
 
@@ -345,5 +345,9 @@ def _all_finite(arrays):
   """Whether all values of each array are finite, a dict of bools; of those on devices there."""
   if all(isinstance(x, np.ndarray) for x in arrays.values()):
     return {k: np.isfinite(np.asarray(x, np.float32)).all() for k, x in arrays.items()}
-  check = jax.jit(lambda arrays: {k: jnp.isfinite(x).all() for k, x in arrays.items()})
-  return jax.device_get(check(arrays))
+  return jax.device_get(_all_finite_on_device(arrays))
+
+
+@jax.jit
+def _all_finite_on_device(arrays):
+  return {k: jnp.isfinite(x).all() for k, x in arrays.items()}

@@ -205,12 +205,16 @@ def to_local(tree: Any, mesh: Mesh) -> Any:
   return jax.device_put(to_host(tree), replicated(mesh))
 
 
+def _same(x):  # one function, so that a shape is compiled once
+  return x
+
+
 def to_host(tree: Any) -> Any:
   """Arrays of a state, wherever their parts lie, as numpy arrays; all processes must call it."""
 
   def gather(x):
     if x.is_fully_addressable or x.is_fully_replicated:
       return x
-    return jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
+    return jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x)
 
   return jax.device_get(jax.tree.map(gather, tree))

@@ -159,7 +159,7 @@ class Experiment:
     """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
     mesh = self.eval_mesh()
     if self.config.data.eval_fit == "tiles":
-      return tiled.make_eval_step(self.predict_step(), self.task, self.config.data, measure)
+      return tiled.make_eval_step(self.predict_step(), self.shown_step(), self.task, measure)
     how = dict(augment=self.augment, measure=measure) | self._images()
     if devices.is_local(mesh):
       how |= dict(mesh=mesh, state_sharding=None)
@@ -170,6 +170,7 @@ class Experiment:
     """See `steps.make_predict_step`."""
     return steps.make_predict_step(self.model, self.task, **self._images())
 
+  @programs.shared
   def shown_step(self):
     """The predict step for one image of an evaluation, seen as the evaluation sees it."""
     step, data = self.predict_step(), self.config.data

@@ -85,6 +85,8 @@ def is_on_device(config, source):
     if data.feed == "device":
       raise UserError("data.feed='device' needs data.fit='resize': crops are cut on the host")
     return False
+  if config.nan_debug:  # which keeps a step with its batch
+    return False
   megabytes = len(source) * data.size[0] * data.size[1] * 4 / 2**20
   accelerated = jax.default_backend() != "cpu"
   return data.feed == "device" or (
@@ -98,6 +100,8 @@ def steps_per_dispatch(config, data_on_device):
   Raises:
     UserError: more than one, but the host sends the batches.
   """
+  if config.nan_debug:  # which looks at each step
+    return 1
   wanted = config.steps_per_dispatch
   if wanted > 1 and not data_on_device:
     raise UserError(

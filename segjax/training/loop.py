@@ -83,7 +83,7 @@ def train(  # noqa: PLR0912, PLR0915
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
-  on_device = not config.nan_debug and input_pipeline.is_on_device(config, train_source)
+  on_device = input_pipeline.is_on_device(config, train_source)
   per_call = input_pipeline.steps_per_dispatch(config, on_device)
   iterator = input_pipeline.train_iterator(config, train_source, on_device)
   steps_per_epoch = len(train_source) // config.data.batch_size
@@ -112,7 +112,6 @@ def train(  # noqa: PLR0912, PLR0915
     hosts.of_first(workdir_lib.prepare, config, workdir, *of_run)
     checkpoints = opened(Checkpoints.of_run(workdir, config, keep=plan.keep))
     first = hosts.of_first(checkpoints.step_of, "latest") or 0
-    hosts.of_first(receipt.write, workdir, config, fingerprint, first)
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
     if first:
@@ -151,15 +150,17 @@ def train(  # noqa: PLR0912, PLR0915
     shown = dict(writers=writers, progress=progress)
     log = Log(task, experiment.schedule, every=plan.log_every, checkpoints=checkpoints, **shown)
     evaluator = opened(Evaluator(experiment, eval_step, val_source, workdir, counted, **shown))
-    if first and plan.evaluates(first):
-      _evaluate_again(state, first, plan, rows, workdir, checkpoints, evaluator)
-    rows = hosts.of_first(read_metrics, workdir / "metrics.jsonl") if first else ()
     stops = EarlyStopping.of(config, rows)
+    if first and plan.evaluates(first):
+      ended = first >= plan.total or stops.done
+      again = _evaluate_again(state, first, ended, rows, workdir, checkpoints, evaluator)
+      stops = EarlyStopping.of(config, [*rows, dict(again, step=first)]) if again else stops
     if first >= plan.total or stops.done:
       _finish_writing(checkpoints, evaluator, progress)
       why = f" ({stops.text()})" if stops.done else ""
       print(f"{workdir}: the run is already at step {first}; nothing left to train{why}")
       return state
+    hosts.of_first(receipt.write, workdir, config, fingerprint, first)
     progress.print("  compiling   the first step; at the first start that takes half a minute")
     train_steps = {1: experiment.train_step(on_device)}
     if config.nan_debug:
@@ -185,6 +186,8 @@ def train(  # noqa: PLR0912, PLR0915
           stop.check()
           stopping = signalled()  # asked once: one that comes from here on is for the next step
           if plan.saves(step) or stopping:
+            for claim in held:
+              claim.check()
             log.write()
             metrics = None
             if plan.evaluates(step):
@@ -206,7 +209,7 @@ def train(  # noqa: PLR0912, PLR0915
       except Exception as error:
         alone = jax.process_count() == 1  # others may not have come to this error
         if step > first and alone and not isinstance(error, Stopped | NotFinite | TakenOver):
-          _rescue(step, state, position, log, checkpoints, progress)
+          _rescue(step, state, position, log, checkpoints, progress, held)
         raise
     if stop.signal:  # during the last step: no step is left, but the work after it must not begin
       raise Stopped(stop.signal, step)
@@ -232,23 +235,34 @@ def _closing_all():
       raise
 
 
-def _evaluate_again(state, step, plan, rows, workdir, checkpoints, evaluator):
-  """Evaluates a restored state where its evaluation failed, or its files were lost."""
+def _evaluate_again(state, step, ended, rows, workdir, checkpoints, evaluator):
+  """Evaluates a restored state where its evaluation failed, or its files were lost.
+
+  Args:
+    ended: whether the training is over, whose sums must then be there.
+
+  Returns:
+    The scalars, or None where nothing was missing.
+  """
   done = checkpoints.evaluated(step)
-  whole = step < plan.total or hosts.of_first(step_of_sums, workdir) == step
-  if not (done and whole and any(r["step"] == step and "val/loss" in r for r in rows)):
-    metrics = evaluator.run(state, step)
-    if not done:
-      checkpoints.add_metrics(step, metrics)
+  whole = not ended or hosts.of_first(step_of_sums, workdir) == step
+  if done and whole and any(r["step"] == step and "val/loss" in r for r in rows):
+    return None
+  metrics = evaluator.run(state, step)
+  if not done:
+    checkpoints.add_metrics(step, metrics)
+  return metrics
 
 
-def _rescue(step, state, position, log, checkpoints, progress):
+def _rescue(step, state, position, log, checkpoints, progress, held):
   """Saves the state of the last step after an error, unless it is saved, or not finite."""
   done = f"the state of step {step}"
   with contextlib.suppress(Exception):  # a pipe that is closed, perhaps
     try:
       with contextlib.suppress(UserError):  # of a save before, which is the error itself
         checkpoints.wait()
+      for claim in held:
+        claim.check()
       if step not in checkpoints.steps():
         log.check()
         checkpoints.save(step, state, position)

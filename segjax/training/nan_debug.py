@@ -13,7 +13,7 @@ import numpy as np
 from segjax import textfiles
 from segjax.errors import UserError, writing
 from segjax.training import steps
-from segjax.training.checkpoints import NotFinite
+from segjax.training.checkpoints import NotFinite, by_name, copy
 from segjax.training.evaluation import DAMAGE
 
 FILE = "not_finite.npz"  # in the folder of a run: "state/<name>" and "batch/<name>"
@@ -34,7 +34,6 @@ def watched(step, task, workdir):
   Returns:
     train_step(state, batch) as `step`; it raises NotFinite.
   """
-  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
   def watched_step(state, batch):
     before = copy(state)  # the step takes the arrays of its state for the next one
@@ -55,8 +54,7 @@ def watched(step, task, workdir):
 
 
 def _named(tree, prefix):
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {f"{prefix}/{jax.tree_util.keystr(p, simple=True, separator='/')}": x for p, x in leaves}
+  return {f"{prefix}/{name}": x for name, x in by_name(tree).items()}
 
 
 def write(file, state, batch):

@@ -45,9 +45,9 @@ def _programs(identity):
 
 def _identity(experiment):
   """All that an experiment's programs depend on; None with code of the user's, which may change."""
-  config = config_lib.flatten(experiment.config)
-  if any(own_code.is_own(config.get(field)) for field in own_code.FIELDS):
+  if own_code.names(experiment.config):
     return None
+  config = config_lib.flatten(experiment.config)
   config = {k: v for k, v in config.items() if k not in OTHERS and not k.startswith("data.source.")}
   text = json.dumps(config, sort_keys=True, default=str)
   task = experiment.task

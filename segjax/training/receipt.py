@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 import segjax
+from segjax import config as config_lib
 from segjax import own_code, textfiles
 from segjax.errors import UserError, writing
 
@@ -108,7 +109,7 @@ def entry(config, data, step=0):
 
 
 def write(workdir, config, data, step):
-  """Writes the receipt of a new run, or adds to that of a resumed one; in the first process.
+  """Writes the receipt of a new run, or adds to that of a resumed one.
 
   Args:
     workdir: path of the run.
@@ -116,8 +117,6 @@ def write(workdir, config, data, step):
     data: see `entry`.
     step: that the run starts from.
   """
-  if jax.process_index():
-    return
   before = read(workdir) if step else []
   with writing(f"to {workdir.absolute()}"):
     starts = [*before, entry(config, data, step)]
@@ -149,16 +148,6 @@ def differences(then, now):
   >>> differences(dict(versions=dict(jax="1")), dict(versions=dict(jax="2")))
   ['versions.jax: 1 -> 2']
   """
-  a, b = (_flat(x) for x in (then, now))
+  a, b = (config_lib.flatten(x) for x in (then, now))
   keys = [k for k in {**a, **b} if k != "step" and a.get(k) != b.get(k)]
   return [f"{k}: {a.get(k, 'none')} -> {b.get(k, 'none')}" for k in keys]
-
-
-def _flat(node, prefix=""):
-  out = {}
-  for key, value in node.items():
-    if isinstance(value, dict):
-      out |= _flat(value, f"{prefix}{key}.")
-    else:
-      out[prefix + key] = value
-  return out

@@ -45,14 +45,15 @@ def logits_of(probabilities, *, one):
   return np.log(np.maximum(probabilities, LEAST))
 
 
-def make_eval_step(predict_step, task, data, measure=None):
+def make_eval_step(predict_step, predict, task, measure=None):
   """Builds eval_step(state, batch) -> statistics of the task, an image after the other.
 
   Args:
-    predict_step, task, data: see `make_predict_step`.
+    predict_step: see `make_predict_step`.
+    predict: its result for this step.
+    task: segmentation.
     measure: see `steps.make_eval_step`.
   """
-  predict = make_predict_step(predict_step, task, data)
 
   @jax.jit
   def statistics(logits, batch):
