@@ -15,6 +15,7 @@ from segjax.errors import UserError
 from segjax.training import nan_debug
 from segjax.training.checkpoints import NotFinite
 from segjax.training.early_stopping import EarlyStopping
+from segjax.training.evaluation import read_sums
 from segjax.training.state import TrainState
 from segjax.training.writers import read_metrics
 
@@ -77,6 +78,10 @@ def test_a_resumed_run_ends_at_the_step_of_an_uninterrupted_one(tmp_path, capsys
   done = training.train(config, tmp_path / "parts")
   assert int(done.step) == 6
   assert "nothing left to train (val/iou/thing" in capsys.readouterr().out
+  kept = read_sums(tmp_path / "whole")
+  (tmp_path / "whole" / "val_sums.npz").unlink()  # which the same command brings back
+  assert int(training.train(config, tmp_path / "whole").step) == 6
+  np.testing.assert_equal(read_sums(tmp_path / "whole"), kept)
   config.early_stopping.patience = 3
   assert int(training.train(config, tmp_path / "parts").step) == 8
   rows = read_metrics(tmp_path / "parts" / "metrics.jsonl")
