@@ -271,3 +271,10 @@ def test_the_launcher(tmp_path):
   assert [d.returncode for d in done] == [0, 1, 1], done
   assert f"--config.data.source.folder={tmp_path / 'set'}" in done[0].stdout
   assert "expected --output" in done[1].stderr and "expected one of --name" in done[2].stderr
+
+
+def test_a_mask_beyond_its_image_draws_nothing():
+  for corner in ((9, 0), (0, 20), (-5, -5), (5, 7)):
+    shape = shapes.Shape("a", pixels=np.ones((2, 3), bool), corner=corner)
+    mask, _ = drawing.draw([shape], dict(a=1), SIZE, 0)
+    assert mask.sum() == (1 if corner == (5, 7) else 0)

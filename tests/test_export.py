@@ -34,7 +34,7 @@ from segjax.inference import View
 from segjax.models import layers
 from segjax.tasks import TASKS, ClassQuery, MaskClassification, Segmentation
 from segjax.training import experiment as experiment_lib
-from segjax.training import restore
+from segjax.training import restore, tiled
 from segjax.training.evaluation import read_sums
 from segjax.training.state import TrainState
 
@@ -360,7 +360,7 @@ def test_probabilities_name_the_classes_of_the_task():
 
 def test_logits_of_a_files_probabilities():
   for probabilities, one_logit in (([0.25, 0.75], True), ([0.2, 0.3, 0.5], False), ([1, 0], True)):
-    logits = evaluation._logits(np.array([probabilities], np.float32), one_logit)
+    logits = tiled.logits_of(np.array([probabilities], np.float32), one=one_logit)
     found = net._of(jnp.asarray(logits))
     np.testing.assert_allclose(found, [probabilities], atol=1e-6)
 

@@ -23,7 +23,9 @@ KEY, HASH = 16, 32  # bytes
 
 
 def stamp(text, files):
-  """(key of the present state of files and a text, time of their last change in ns).
+  """(key of the present state of files and a text, whether their last change is long enough ago).
+
+  A file that changes twice within one tick of a clock keeps its key.
 
   Args:
     text: what else the hash depends on.
@@ -38,7 +40,7 @@ def stamp(text, files):
     newest = max(newest, s.st_mtime_ns, s.st_ctime_ns)
     facts = file, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
     digest.update(str(facts).encode("utf-8", "surrogateescape"))
-  return digest.digest(), newest
+  return digest.digest(), time.time_ns() - newest > RECENT
 
 
 def read(name):
@@ -63,9 +65,8 @@ def write(name, stamps, hashes):
     stamps: result of `stamp` per example.
     hashes: bytes per example.
   """
-  settled = time.time_ns() - RECENT
   pairs = zip(stamps, hashes, strict=True)
-  body = b"".join(key + value for (key, newest), value in pairs if newest < settled)
+  body = b"".join(key + value for (key, settled), value in pairs if settled)
   with contextlib.suppress(OSError, RuntimeError):
     file = _file(name)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

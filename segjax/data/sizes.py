@@ -58,3 +58,9 @@ def enlarging(length: int, small: int, first: int, count: int) -> np.ndarray:
   distance = np.abs(centers[:, None] - np.arange(small) - 0.5) / max(scale, 1)
   matrix = np.maximum(1 - distance, 0)
   return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+
+
+def resize_maps(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Resizes f32[B,h,w,C] to `size` = (height, width) bilinearly, antialiased when shrinking."""
+  down, across = (enlarging(n, m, 0, n) for n, m in zip(size, maps.shape[1:3], strict=True))
+  return np.einsum("yh,bhwc,xw->byxc", down, maps, across, optimize=True)

@@ -20,10 +20,10 @@ from segjax.errors import UserError, choose, writing
 from segjax.export import batches, onnx_file, open_model, stablehlo_file
 from segjax.export.about import About
 from segjax.export.net import probabilities_of
-from segjax.inference.run_model import view_of
-from segjax.metrics import max_f1
+from segjax.export.net import stored as as_stored
+from segjax.inference.run_model import last_sums, threshold_of, view_of
 from segjax.pictures import spread
-from segjax.training import evaluation, restore
+from segjax.training import restore
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 
@@ -63,6 +63,8 @@ def run(
   """
   choose(FORMATS, form, "format")
   _check_ours(file)
+  if form == "safetensors" and (size or batch):
+    raise UserError("--size and --batch are for stablehlo and onnx; leave them out")
   if form == "onnx":
     onnx_file.converter()  # before anything that takes long
   experiment, state = restore.run(workdir, checkpoint)
@@ -80,7 +82,7 @@ def run(
     batch=batch,
     stored=stored,
     folder=_name(workdir),
-    threshold=_threshold(workdir),
+    threshold=threshold_of(last_sums(workdir))[0],
   )
   write_net(file, experiment, state, form=form, about=about, images=shown)
 
@@ -267,20 +269,9 @@ def _versions():
   return found
 
 
-def _threshold(workdir):
-  """The threshold of the largest F1 at a run's last evaluation, or None."""
-  try:
-    histogram = evaluation.read_sums(workdir).get("histogram")
-  except UserError:
-    return None
-  threshold = None if histogram is None else float(max_f1(histogram)[1])
-  return threshold if threshold and np.isfinite(threshold) else None
-
-
-def _save_weights(file, experiment, state, workdir, stored):
+def _save_weights(file, experiment, state, workdir, dtype):
   """Writes the variables of evaluation with the net's config, for `models.load`."""
-  variables = jax.device_get(state.eval_variables())
-  variables = jax.tree.map(lambda x: np.asarray(x).astype(stored), variables)
+  variables = jax.tree.map(as_stored(dtype), jax.device_get(state.eval_variables()))
   data, table = experiment.config.data, experiment.labels
   about = dict(
     task=experiment.config.task.name,

@@ -17,9 +17,7 @@ from segjax.export import batches as batches_lib
 from segjax.export import open_model
 from segjax.inference.model import Model
 from segjax.tasks.segmentation import Segmentation
-from segjax.training import coverage, evaluation, input_pipeline, restore, steps, workdir
-
-LEAST = float(np.finfo(np.float32).tiny)  # of a probability, whose logarithm is taken
+from segjax.training import coverage, evaluation, input_pipeline, restore, steps, tiled, workdir
 
 
 def run(
@@ -70,15 +68,9 @@ def evaluate(model: Model, task: Segmentation, batches) -> dict[str, np.ndarray]
   def step(_, batch):
     found = batches_lib.probabilities(model, np.asarray(batch["image"]))
     label = batch["label"].astype(jnp.int32)
-    return statistics(_logits(found, task.sigmoid), label, batch["valid"])
+    return statistics(tiled.logits_of(found, one=task.sigmoid), label, batch["valid"])
 
   return evaluation.evaluate(step, None, batches, steps.make_mesh(jax.devices()[:1]))
-
-
-def _logits(probabilities, one_logit):
-  """Logits of which the task makes these probabilities."""
-  logs = np.log(np.maximum(probabilities, LEAST))
-  return logs[..., 1:] - logs[..., :1] if one_logit else logs
 
 
 def _config(model, spec, folder) -> ConfigDict:

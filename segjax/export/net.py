@@ -38,12 +38,11 @@ def probabilities_of(
   name, model = experiment.config.task.name, experiment.model
   if name not in TASKS:
     raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(TASKS)}")
-  if weights not in WEIGHTS:
-    raise UserError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
+  convert = stored(weights)
   if getattr(model, "dtype", jnp.float32) != jnp.float32:
     model = model.clone(dtype=jnp.float32)
   data = experiment.config.data
-  variables = jax.tree.map(_stored(weights), jax.device_get(state.eval_variables()))
+  variables = jax.tree.map(convert, jax.device_get(state.eval_variables()))
 
   def call(images):
     image = images.astype(jnp.float32) / 255
@@ -66,17 +65,26 @@ def _of_asked(logits):
   return jax.nn.softmax(jnp.concatenate([jnp.zeros_like(logits[..., :1]), logits], -1))
 
 
-def _stored(weights):
-  """A function of an array: as it is stored in a file."""
+def stored(weights: str) -> Callable[[Any], np.ndarray]:
+  """A function of an array: as it is stored in a file.
+
+  Args:
+    weights: "float32" or "float16".
+
+  Raises:
+    UserError: another dtype; and of the function, weights that float16 cannot hold.
+  """
+  if weights not in WEIGHTS:
+    raise UserError(f"weights is {weights!r}, expected one of {', '.join(WEIGHTS)}")
 
   def convert(array: Any) -> np.ndarray:
     with np.errstate(over="ignore"):  # which is an error below
-      stored = np.asarray(array, np.float32).astype(weights)
-    if not np.isfinite(stored).all():
+      found = np.asarray(array, np.float32).astype(weights)
+    if not np.isfinite(found).all():
       raise UserError(
         f"weights={weights!r}: the net has weights up to {np.abs(array).max():.3g}, which this "
         "dtype does not hold; use float32"
       )
-    return stored
+    return found
 
   return convert

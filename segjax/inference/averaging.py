@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from segjax.data.sizes import enlarging, resize_image
+from segjax.data.sizes import resize_image, resize_maps
 from segjax.errors import UserError
 from segjax.inference.model import Model
 
@@ -91,7 +91,7 @@ class Averaged:
       if self._variants.flip:
         mirrored = self._model.probabilities(np.ascontiguousarray(seen[:, :, ::-1]))
         maps = (maps + mirrored[:, :, ::-1]) / 2
-      total = total + (maps if maps.shape[1:3] == size else _resized(maps, size))
+      total = total + (maps if maps.shape[1:3] == size else resize_maps(maps, size))
     return (total / len(self._variants.scales)).astype(np.float32)
 
   def _scaled(self, images, scale):
@@ -99,11 +99,3 @@ class Averaged:
     step = self.multiple
     size = [max(round(n * scale / step), 1) * step for n in images.shape[1:3]]
     return np.stack([resize_image(image, size) for image in images])
-
-
-def _resized(maps, size):
-  """f32[B,h,w,C] -> [B,H,W,C], bilinearly."""
-  down, across = (
-    enlarging(n, m, 0, n) for n, m in zip(size, maps.shape[1:3], strict=True)
-  )  # fmt: skip
-  return np.einsum("yh,bhwc,xw->byxc", down, maps, across, optimize=True)

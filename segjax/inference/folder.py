@@ -82,6 +82,8 @@ class Predictions:
   def _path(self, name, base, kind):
     """The file of a kind, which may be written."""
     file = self.folder / f"{base}_{kind}"
+    if not os.path.lexists(file):
+      return file
     if file.resolve() in self._inputs:
       raise UserError(f"{file} is one of the images; choose another --output")
     if name not in self._earlier or kind not in UNMARKED:

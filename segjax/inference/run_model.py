@@ -19,7 +19,7 @@ from segjax.training import evaluation, restore
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 
-__all__ = ["Answers", "RunModel", "last_sums", "load", "scale_warning", "view_of"]
+__all__ = ["Answers", "RunModel", "last_sums", "load", "scale_warning", "threshold_of", "view_of"]
 
 
 class RunModel:
@@ -50,7 +50,7 @@ class RunModel:
     self.classes, self.palette = tuple(task.classes), task.palette[: len(task.classes)]
     self.size, self.batch, self.multiple = None, None, data.eval_multiple
     self.one_logit = task.sigmoid
-    self.max_f1_threshold, self.threshold_step = _threshold(sums or {})
+    self.max_f1_threshold, self.threshold_step = threshold_of(sums or {})
     self.view = view_of(data)
     step = experiment.predict_step()
     self._call = jax.jit(lambda state, images: losses.class_probabilities(step(state, images)))
@@ -106,8 +106,7 @@ def _back(maps, seen, size, view):
     return maps
   if view.mode != "resize":
     return maps[:, : size[0], : size[1]]
-  down, across = (sizes.enlarging(n, m, 0, n) for n, m in zip(size, seen, strict=True))
-  return np.einsum("yh,bhwc,xw->byxc", down, maps, across, optimize=True)
+  return sizes.resize_maps(maps, size)
 
 
 def view_of(data: ConfigDict) -> View:
@@ -116,10 +115,10 @@ def view_of(data: ConfigDict) -> View:
   return View(mode, None if data.eval_fit == "full" else tuple(data.size), data.eval_overlap)
 
 
-def _threshold(sums):
+def threshold_of(sums: Mapping) -> tuple[float | None, int | None]:
   """(threshold of the largest F1, step) of an evaluation's sums; None where they have none."""
   threshold = metrics.max_f1(sums["histogram"])[1] if "histogram" in sums else 0.0
-  return (threshold, int(sums["step"])) if 0 < threshold < 1 else (None, None)
+  return (float(threshold), int(sums["step"])) if 0 < threshold < 1 else (None, None)
 
 
 def last_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -53,6 +53,7 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
     raise UserError(f"no {source.absolute()}; expected an export of {tool}")
   if output.exists():
     raise UserError(f"{output} is there already; remove it, or choose another folder")
+  source, images = source.absolute(), images and images.absolute()
   found = _splits(reader(source))
   root = images or (source if source.is_dir() else source.parent)
   names, empty = _classes(found.names, unlabelled)

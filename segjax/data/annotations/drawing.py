@@ -21,8 +21,8 @@ def covered(shape, size):
   height, width = size
   if shape.pixels is not None:
     (top, left), (h, w) = shape.corner, shape.pixels.shape
-    rows = slice(max(top, 0), max(min(top + h, height), 0))
-    columns = slice(max(left, 0), max(min(left + w, width), 0))
+    rows = slice(min(max(top, 0), height), max(min(top + h, height), 0))
+    columns = slice(min(max(left, 0), width), max(min(left + w, width), 0))
     part = shape.pixels[rows.start - top :, columns.start - left :]
     return part[: rows.stop - rows.start, : columns.stop - columns.start], (rows, columns)
   corners = np.concatenate(shape.polygons)
