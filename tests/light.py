@@ -184,9 +184,13 @@ NETS = {
   "upernet": LIGHT | dict(features=8),
 }
 
-# Decoders made of layers that other nets have too. What is the same for every net is tested of
-# them where the environment has SEGJAX_ALL_NETS: tracing and compiling all takes many minutes.
-ALIKE = ("ddrnet", "dpt", "linear", "pspnet", "unetplusplus", "upernet")
+# Nets made of layers that others have too. What is the same for every net is tested of them
+# where the environment has SEGJAX_ALL_NETS, as in the weekly run of the workflow: tracing and
+# compiling all takes many minutes. Their shapes, names, counts and parity are always tested.
+ALIKE = (
+  "backbone_unet", "ddrnet", "deeplabv3", "dpt", "fcn", "fcn16s", "fcn32s", "fpn", "linear",
+  "linknet", "projection", "pspnet", "unet/no_skip", "unetplusplus", "upernet",
+)  # fmt: skip
 KINDS = {n: f for n, f in NETS.items() if n not in ALIKE or os.environ.get("SEGJAX_ALL_NETS")}
 
 

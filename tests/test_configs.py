@@ -63,6 +63,8 @@ def light_config(name, tmp_path):
 def test_steps_of_the_full_config_fit_its_net_task_and_data(name, tmp_path):
   """Everything as in the real training, by shapes: nothing is computed or compiled."""
   config = on_own_data(config_lib.read(f"{ROOT}/configs/{name}.py"), tmp_path)
+  if "num_train" in config.data.source:  # class weights are counted in all of them
+    config.data.source.num_train = 2 * config.data.batch_size
   source, val = make_source(config, "train", training=True), make_source(config, "val")
   steps_per_epoch = len(source) // config.data.batch_size
   experiment = experiment_lib.build(config, source.source.labels, steps_per_epoch)

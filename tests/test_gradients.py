@@ -26,9 +26,7 @@ STEPS, SIZE = 2, 48
 
 
 # One of each kind of block; the others differ from these in their heads' convolutions alone.
-DEFAULT_LEVEL = (
-  "classifier/mobile", "classifier/resnet", "classifier/vgg", "segformer", "unet", "unet/group",
-)  # fmt: skip
+DEFAULT_LEVEL = ("classifier/mobile", "classifier/resnet", "segformer", "unet")
 
 
 def plain_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):

@@ -19,9 +19,8 @@ CLASSIFIERS = [b for b in models.BACKBONES if b.startswith(FAMILIES) and not re.
 # Compared by numbers: a net of each kind of block and a head of each kind. The others have more
 # blocks of the same kinds, as their exact counts and their names say.
 COMPUTED = (
-  "resnet18", "resnet50", "resnext50_32x4d", "vgg11_bn", "vgg16", "mobilenet_v3_small",
-  "mobilenet_v3_large", "fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large",
-  "lraspp_mobilenet_v3_large",
+  "resnet18", "resnext50_32x4d", "vgg11_bn", "vgg16", "mobilenet_v3_small", "fcn_resnet50",
+  "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
 MOBILE = dict(backbone="mobilenet_v3_large", output_stride=16)
 SEGMENTERS = {
@@ -109,7 +108,7 @@ def test_torch_outputs(vision, name):
     assert relative(sown["intermediates"]["aux_logits"][0], want["aux"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "vgg11_bn", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_torch_batch_statistics_after_a_step(vision, name):
   import torch
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import NETS, build, shapes
+from light import KINDS, build, shapes
 
 from segjax import losses, metrics, ops
 
@@ -29,7 +29,7 @@ def lowered(name):
 
 
 @pytest.mark.parametrize(
-  "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
+  "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in KINDS]
 )
 def test_results_are_the_same(name):
   function, args = lowered(name)

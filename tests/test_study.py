@@ -94,13 +94,13 @@ def table(file):
 
 @pytest.mark.slow
 def test_a_study_by_its_launcher(tmp_path):
-  """Its report; then its runs are reused, others are trained; killed and resumed it is the same."""
-  root = tmp_path / "whole"
-  root.mkdir()
-  write_study(root)
-  check_report(root / "report", run_study(root))
-  check_reuse(root)
-  check_resumed(root, tmp_path / "killed")
+  """Killed and resumed it writes its report; then its runs are reused, others are trained."""
+  write_study(tmp_path)
+  kill_after_two(tmp_path)
+  done = run_study(tmp_path)
+  assert done.stdout.count("finished before") >= 2
+  check_report(tmp_path / "report", done)
+  check_reuse(tmp_path)
 
 
 def check_report(report, done):
@@ -151,28 +151,18 @@ def check_reuse(root):
   assert "one seed: no interval" in (root / "one" / "report.md").read_text()
 
 
-def check_resumed(root, other):
-  before = table(root / "report" / "results.csv")
-  other.mkdir()
-  write_study(other)
-  command = [sys.executable, ROOT / "launch" / "study.py", *arguments(other)]
+def kill_after_two(root):
+  """Starts the study, and kills it when two of its runs have finished."""
+  command = [sys.executable, ROOT / "launch" / "study.py", *arguments(root)]
   process = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
   )
   deadline = time.time() + 200
-  pool = other / "pool"
-  while time.time() < deadline and len(list(pool.glob("*/finished"))) < 2:
+  while time.time() < deadline and len(list((root / "pool").glob("*/finished"))) < 2:
     time.sleep(0.05)
   os.kill(process.pid, signal.SIGKILL)
   process.wait()
-  assert not (other / "report").exists()
-  done = run_study(other)
-  assert done.stdout.count("finished before") >= 2
-  after = table(other / "report" / "results.csv")
-  for a, b in zip(after, before, strict=True):  # the folder, of no weight, is another
-    assert {k: v for k, v in a.items() if k != "status"} == {
-      k: v for k, v in b.items() if k != "status"
-    }
+  assert not (root / "report").exists()
 
 
 def test_a_damaged_run_counts_as_failed(tmp_path, monkeypatch, capsys):
@@ -547,21 +537,23 @@ SEGMENTED = ("regions.png", "iou_by_class.png", "stages_1.png", "confusion_1.png
 REPORTS = {
   "skip_connections": (0, 2, SEGMENTED),
   "simple_vs_unet": (2, 3, SEGMENTED),
-  "frozen_encoder": (0, 2, (*SEGMENTED, "freeze=")),
   "attention_vs_pixelwise": (
-    0, 3, ("regions.png", "examples.png", "attention ratio", "times as long")),
-  "optimizers": (0, 3, ("confusion_2.png", "examples.png", "top5 accuracy")),
-  "small_cnn_vs_resnext101": (0, 2, ("confusion_1.png", "examples.png")),
-  "losses": (0, 3, (*SEGMENTED, "median_frequency")),
+    0, 2, ("regions.png", "examples.png", "attention ratio", "times as long")),
+  "optimizers": (0, 2, ("confusion_1.png", "examples.png", "top5 accuracy")),
+  "losses": (0, 2, (*SEGMENTED, "median_frequency")),
   "colorization_skips": (0, 2, ("SSIM", "edge error", "examples.png")),
 }  # fmt: skip
-# Of two segmentation nets, as skip_connections: with stand-ins they would be the same again.
-ALIKE = {"aspp", "augmentation", "backbones", "fcn_vs_deeplab", "fcn_vs_unet"}
+# Of two segmentation nets, as skip_connections, or of classifiers, as optimizers: with stand-ins
+# they would be the same again.
+ALIKE = {
+  "aspp", "augmentation", "backbones", "fcn_vs_deeplab", "fcn_vs_unet", "frozen_encoder",
+  "small_cnn_vs_resnext101",
+}  # fmt: skip
 # Variants that are trained of a study with many; all of them are read.
 SOME = {
-  "attention_vs_pixelwise": ("softmax per pixel", "dot product", "softmax, 1.5 times as long"),
-  "losses": ("median-frequency weights", "hardest quarter", "with boundary"),
-  "optimizers": ("SGD, step", "Adam, constant", "Adam, multi-step"),
+  "attention_vs_pixelwise": ("dot product", "softmax, 1.5 times as long"),
+  "losses": ("median-frequency weights", "with boundary"),
+  "optimizers": ("SGD, step", "Adam, multi-step"),
 }
 GROUPS = [("skip_connections", "simple_vs_unet")]
 GROUPS += [(name,) for name in REPORTS if not any(name in group for group in GROUPS)]
@@ -630,7 +622,7 @@ def test_every_study_has_a_report_that_is_tested():
   for name in ALIKE:
     study = study_lib.read(f"configs/studies/{name}.py:smoke")
     kinds = {study_lib.make_config(study, v, 0).task.name for v in study.variants}
-    assert kinds == {"segmentation"} and len(study.variants) >= 2
+    assert kinds in ({"segmentation"}, {"classification"}) and len(study.variants) >= 2
 
 
 @pytest.mark.slow
