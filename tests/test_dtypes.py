@@ -123,8 +123,9 @@ def test_losses_take_labels_of_any_dtype(name, classes):
   logits = jnp.array(rng.normal(size=(2, 6, 7, classes)), jnp.float32)
   label = rng.integers(0, max(classes, 2), (2, 6, 7))
   want = LOSSES[name](logits, jnp.array(label, jnp.int32), valid=jnp.ones(label.shape, bool))
-  for dtype in ("uint8", "int8", "uint32", "int64", *(["bool"] if classes == 1 else [])):
-    got = jax.jit(LOSSES[name])(logits, label.astype(dtype))
+  dtypes = ("uint8", "int8", "uint32", "int64", *(["bool"] if classes == 1 else []))
+  together = jax.jit(lambda z, labels: [LOSSES[name](z, y) for y in labels])
+  for dtype, got in zip(dtypes, together(logits, [label.astype(d) for d in dtypes]), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-6, err_msg=dtype)
   np.testing.assert_array_equal(LOSSES[name](np.asarray(logits), np.asfortranarray(label)), want)
 
