@@ -191,7 +191,8 @@ def try_config_file(world, draw):
 
 def try_field(world, draw):
   """A field of a config with an extreme value: what a training checks before its first step."""
-  config = world.config(**{"data.source": config_lib.data_source("road_scenes", num_val=2)})
+  few = config_lib.data_source("road_scenes", num_train=4, num_val=2)
+  config = world.config(**{"data.source": few})
   if draw.random() < 0.5:
     config = world.config()
   field = draw.choice(sorted(config_lib.flatten(config)))
