@@ -7,10 +7,11 @@ import functools
 import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import losses, metrics
+from segjax import metrics
 from segjax.data import label_sets
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
@@ -116,6 +117,10 @@ class MultiLabel(Task):
     """f32[...,C] -> bool[...,C], the masks: where the probability is at least the threshold."""
     return logits >= np.array([math.log(t / (1 - t)) for t in self.limits], np.float32)
 
+  def probabilities(self, logits):
+    """f32[...,C], of each class by itself."""
+    return jax.nn.sigmoid(wide(logits))
+
   def classes_seen(self, outputs, label):
     """See `Task.classes_seen`."""
     there = self.predict(np.asarray(outputs)) | label_sets.split(label, len(self.classes))
@@ -145,11 +150,8 @@ class MultiLabel(Task):
     if not evaluating:
       each = [jnp.stack([number_of(x[..., c]) for x in pairs]) for c in range(count)]
       return sums | dict(counts=jnp.stack(each))
-    p = losses.class_probabilities(jnp.moveaxis(logits, -1, 0)[..., None])[..., 1]
-    found = [
-      metrics.score_histogram(p[c], truth[..., c].astype(jnp.int32), valid=scored)
-      for c in range(count)
-    ]
+    p = self.probabilities(logits)
+    found = [metrics.score_histogram(p[..., c], truth[..., c], valid=scored) for c in range(count)]
     rows = jnp.stack([x.sum((1, 2)) for x in pairs], -1)
     return sums | {"histograms": jnp.stack(found), COUNTS: rows}
 

@@ -52,13 +52,10 @@ def folder(
     split: "train", "val" or "test".
     folder: folder of the set; empty for `$SEGJAX_DATA/folder`.
     kind: "segmentation": images and masks; "multi_label": a mask for each class, which may overlap,
-      `masks/CLASS/x.png` for `images/x.jpg` (0 and 1, or 0 and 255 alone; a class without a mask is
-      absent; a pixel that is `ignore_value` in one mask of an image is not scored for any class;
-      the classes are the folders, or those of `classes`, `classes.txt`); "classification": the folder
-      or the name of a file is its class, see `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the
-      example is {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images":
-      the images of `images/`, or of the folder itself, for tasks without labels; they have one
-      class.
+      see `class_masks`; "classification": the folder or the name of a file is its class, see
+      `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the example is {"image",
+      "target": u8[H,W,3]}, of one size, and there are no classes; "images": the images of
+      `images/`, or of the folder itself, for tasks without labels; they have one class.
     images: name of the folder of images.
     masks: name of the folder of masks.
     targets: name of the folder of target images.
