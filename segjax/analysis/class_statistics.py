@@ -150,7 +150,7 @@ def table(statistics):
 
 
 def table_of_masks(source, threads=4):
-  """A text table of overlapping classes: a line each with its share of the scored pixels, images."""
+  """A text table of overlapping classes: each one's share of the scored pixels, and its images."""
   counts = mask_counts(source, threads)
   *pixels, scored, ignored = counts.sum(0).tolist()
   width = max(len(n) for n in (*source.labels.names, "ignored"))

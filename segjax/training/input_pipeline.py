@@ -11,7 +11,6 @@ from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
 
-
 TILED = ("segmentation", "multi_label")  # tasks whose probabilities of tiles are joined
 
 
