@@ -10,6 +10,10 @@ flips. The net is the small road U-Net of `unet_road.py` with a batch norm and a
 
 `data=folder` reads PATH/images/x.jpg and a mask for each class, PATH/masks/CLASS/x.png: 0 and 255,
 or 0 and 1 with 255 for pixels that are not scored; a class without a mask of an image is absent.
+
+Drawn scenes, one Zen 4 core beside other work, 2026-11-29, seed 0: mean IoU 0.399 after 6.5
+minutes, drivable 0.914, vehicle 0.682; lane marking and shadow are not found at 0.5 yet (average
+precision 0.070 and 0.111, shares of the pixels 0.008 and 0.017).
 """
 
 from segjax import config as config_lib

@@ -535,7 +535,7 @@ def test_a_run_resumes_bit_for_bit_and_learns(run, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
   rows = [r for r in read_metrics(workdir / "metrics.jsonl") if "val/loss" in r]
   assert [r["step"] for r in rows] == [20, 40]
-  assert rows[1]["val/mean_average_precision"] > 0.9
+  assert rows[1]["val/mean_average_precision"] > 0.8
   assert rows[1]["val/loss"] < 0.7 * rows[0]["val/loss"]
   assert list((workdir / "images").glob("*.png"))
   labels = experiment_lib.load_labels(workdir / "labels.json")
