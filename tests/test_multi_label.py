@@ -529,6 +529,7 @@ def run(tmp_path_factory):
   return workdir, folder, training.train(tiny(folder), workdir)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_and_learns(run, tmp_path):
   workdir, folder, state = run
   again = training.train(tiny(folder), tmp_path / "again")
@@ -542,6 +543,7 @@ def test_a_run_resumes_bit_for_bit_and_learns(run, tmp_path):
   assert labels.overlapping and labels.names == CLASSES
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_classes_images_and_intervals(run, no_pdf, capsys):
   workdir, _, _ = run
   evaluations.run(workdir)
@@ -564,6 +566,7 @@ def open_net(workdir, **how):
   return command.open_net(str(workdir), None, "latest", **how)
 
 
+@pytest.mark.slow
 def test_predicted_masks_are_read_again_as_labels(run, tmp_path):
   """Each class has its own threshold; the masks lie as those of a set do."""
   workdir, folder, _ = run
@@ -589,6 +592,7 @@ def test_predicted_masks_are_read_again_as_labels(run, tmp_path):
   assert np.unique(Image.open(tmp_path / "masks" / "car" / "x0.png")).tolist() == [0, 255]
 
 
+@pytest.mark.slow
 def test_thresholds_of_a_prediction(run):
   workdir, _, _ = run
   last = read_metrics(workdir / "metrics.jsonl")[-1]
@@ -604,6 +608,7 @@ def test_thresholds_of_a_prediction(run):
     open_net(workdir, threshold="0.5;0.3")
 
 
+@pytest.mark.slow
 def test_tiles_give_what_whole_images_give(run):
   """Where a tile is the image: in prediction and in evaluation."""
   workdir, folder, _ = run
@@ -623,6 +628,7 @@ def test_tiles_give_what_whole_images_give(run):
   assert found["tiles"] == pytest.approx(found["resize"], rel=1e-3, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_what_does_not_go_with_overlapping_classes_is_refused(run, tmp_path):
   workdir, _, _ = run
   with pytest.raises(UserError, match="its data have a mask for each class"):
