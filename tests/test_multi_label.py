@@ -417,7 +417,7 @@ def test_thresholds_of_a_prediction(run):
   for wrong in ((0.5, 0.5), (0.5, 0.0, 0.5), "best"):
     with pytest.raises(UserError, match="one for each of road, shadow, car, or 'max_f1'"):
       Predictor(model, threshold=wrong)
-  with pytest.raises(UserError, match="expected a number, numbers parted by commas, or max_f1"):
+  with pytest.raises(UserError, match="expected a number or max_f1; of overlapping classes"):
     open_net(workdir, threshold="0.5;0.3")
 
 

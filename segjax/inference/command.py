@@ -128,7 +128,8 @@ def _number(text):
     numbers = tuple(map(float, text.split(",")))
   except ValueError:
     raise UserError(
-      f"--threshold={text}: expected a number, numbers parted by commas, or max_f1"
+      f"--threshold={text}: expected a number or max_f1; of overlapping classes also one for each, "
+      "such as 0.5,0.3"
     ) from None
   return numbers if len(numbers) > 1 else numbers[0]
 
