@@ -15,7 +15,7 @@ from test_class_masks import CLASSES, SIZE, draw, read, write
 
 from segjax import config as config_lib
 from segjax import metrics, pictures, training
-from segjax.analysis import commands, dry_run, evaluations, features
+from segjax.analysis import commands, dry_run, evaluations, examples, features
 from segjax.data import label_sets, sources
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
@@ -474,3 +474,22 @@ def test_looks_at_the_data_and_at_a_batch(tmp_path, capsys):
   red, blue = (np.array(table.classes[k][1]) for k in (0, 2))
   mixed = pictures.blend(image[0].astype(np.uint8), (red + blue) // 2, np.ones(SIZE, bool))
   assert shows(picture, mixed[:4, :4])
+
+
+@pytest.mark.slow
+def test_examples_are_ranked_by_their_own_loss(run):
+  workdir, _, _ = run
+  [runs] = examples.read_runs([workdir], "latest")
+  experiment, state = runs
+  source = restore.data_of_run(workdir, experiment.config, "val").source
+  other = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+  found = examples.score([runs, (experiment, other)], "val", source)
+  step = experiment.predict_step()
+  for one in found:
+    example = source[one.index]
+    logits = np.asarray(step(state, example["image"][None]))
+    label, valid = example["label"][None].astype(np.int32), np.ones(1, bool)
+    sums = counted(experiment.task, logits, label, valid, False)
+    assert one.loss == pytest.approx(float(experiment.task.loss(sums)), rel=1e-4)
+    differ = logits[0] < 0  # of logits 0 every pixel is of every class
+    assert one.disagreement == pytest.approx(differ.mean(), abs=2e-3) and one.grad_norm > 0
