@@ -1,5 +1,7 @@
 """A folder with a mask for each class: how it is read, and what is wrong with it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,8 @@ from segjax import config as config_lib
 from segjax.analysis import class_statistics
 from segjax.data import label_sets, sources
 from segjax.errors import UserError
-from segjax.training import coverage, input_pipeline
+from segjax.inference.predict_files import mask_kind
+from segjax.training import coverage, input_pipeline, workdir
 
 CLASSES = ("road", "shadow", "car")
 SIZE = (24, 32)
@@ -195,3 +198,18 @@ def test_shares_and_gaps_of_the_classes(tmp_path):
   c.data.source.name = "folder"
   warnings, whole = coverage.count(c, "train", source, "masks")
   assert whole and len(warnings) == 1 and "nothing is labelled car" in warnings[0]
+
+
+def test_a_run_of_other_labels_is_not_evaluated_on_them():
+  plain = label_sets.overlapping_table(CLASSES)
+  other = dataclasses.replace(plain, overlapping=False)
+  workdir.check_classes("runs/x", plain, plain)
+  with pytest.raises(UserError, match="the classes of the data overlap, a mask for each"):
+    workdir.check_classes("runs/x", other, plain)
+  with pytest.raises(UserError, match="the classes of the run overlap"):
+    workdir.check_classes("runs/x", plain, other)
+
+
+def test_names_of_classes_make_folders_within_the_output():
+  assert mask_kind("lane_marking") == "masks/lane_marking/*.png"
+  assert mask_kind("a/b*") == "masks/a_b_/*.png" and mask_kind("..") == "masks/_./*.png"

@@ -85,7 +85,7 @@ class Segmented:
 
 def mask_kind(name):
   """The kind of the mask of a class, `masks/CLASS/x.png`, which a set of a folder can hold."""
-  folder = re.sub(r"[/*\0]", "_", name)
+  folder = re.sub(r"^\.|[/*\0]", "_", name)
   return f"masks/{folder}/*.png"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -270,15 +271,15 @@ def _choose_threshold(model, threshold):
   if own is not None:
     return _for_each(own if threshold is None else threshold, model.classes)
   threshold = 0.5 if threshold is None else threshold
-  if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+  if not isinstance(threshold, Real) or not 0 < threshold < 1:
     raise UserError(f"threshold is {threshold!r}, expected a number between 0 and 1, or 'max_f1'")
   return threshold
 
 
 def _for_each(threshold, classes):
   """Thresholds of classes that overlap, a tuple with one for each."""
-  given = (threshold,) if isinstance(threshold, str | int | float) else tuple(threshold)
-  right = all(isinstance(t, int | float) and 0 < t < 1 for t in given)
+  given = (threshold,) if isinstance(threshold, str | Real) else tuple(threshold)
+  right = all(isinstance(t, Real) and 0 < t < 1 for t in given)
   if not right or len(given) not in (1, len(classes)):
     raise UserError(
       f"threshold is {threshold!r}, expected a number between 0 and 1, one for each of "
