@@ -25,7 +25,11 @@ flags.DEFINE_list("tiles", [], "Size of tiles, pixels: 512, or HEIGHT,WIDTH; mak
 flags.DEFINE_float("overlap", None, "Share of a tile that the next one has too; default 0.25.")
 flags.DEFINE_string("tta", "", "Averages over views of an image: flip,scales=0.75,1,1.25.")
 flags.DEFINE_integer("batch_size", 4, "Tiles in a call of the net.")
-flags.DEFINE_string("threshold", None, "Of a net with one logit: a number, or max_f1, the run's.")
+flags.DEFINE_string(
+  "threshold",
+  None,
+  "Of a net with one logit: a number, or max_f1, the run's; of overlapping classes also one each.",
+)
 flags.DEFINE_enum("probabilities", "", ["", "npz", "png16"], "Writes probabilities too.")
 cli.define_own_code()
 

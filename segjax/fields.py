@@ -138,6 +138,14 @@ TASK_FIELDS = dict(
   colorization=(("output", "grid", "temperature"), ("norm", "rebalance")),
   class_query=(("present",), ("cross_entropy", "attention")),
   mask_classification=(("mask_steps",), ("cross_entropy", "mask", "dice", "no_object")),
+  multi_label=(
+    ("thresholds",),
+    (
+      "cross_entropy", "label_smoothing", "focal", "focal_gamma", "ohem", "ohem_share", "dice",
+      "jaccard", "tversky", "tversky_alpha", "tversky_beta", "tversky_gamma", "lovasz", "boundary",
+      "own",
+    ),
+  ),
   image_to_image=(("degrade",), ("l1", "l2", "content", "style", "features", "backbone")),
   rotation=((), ("label_smoothing",)),
   dino=(

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
+from segjax.data import label_sets
 from segjax.data.labels import IGNORE
-from segjax.pictures import letter_size, stripes
+from segjax.pictures import letter_size, mix, stripes
 
 MOST_IN_LEGEND = 40
 
 
 def colorize(labels, label):
-  """u8[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels striped."""
+  """int[H,W] -> u8[H,W,3] in the classes' colours, ignored pixels striped, overlaps mixed."""
   ignored = (label == IGNORE)[..., None]
-  return np.where(ignored, stripes(*label.shape), labels.colorize(label)).astype(np.uint8)
+  if labels.overlapping:
+    colors = mix(label_sets.split(label, len(labels)), labels.palette[: len(labels)])
+  else:
+    colors = labels.colorize(label)
+  return np.where(ignored, stripes(*label.shape), colors).astype(np.uint8)
+
+
+def values_of(labels, label):
+  """The classes in labels int[H,W], and 255 where some are ignored, for a legend; a set."""
+  found = {*np.unique(label).tolist()}
+  if not labels.overlapping:
+    return found
+  there = label_sets.split(np.array([*found]), len(labels)).any(0)
+  return {*np.flatnonzero(there).tolist()} | (found & {IGNORE})
 
 
 def legend(labels, shown, width, *, untinted=False):
@@ -32,6 +48,7 @@ def legend(labels, shown, width, *, untinted=False):
 
   letters = letter_size(width, 12)
   sample, gap, font = letters + 2, 8, ImageFont.load_default(letters)
+  plain = dataclasses.replace(labels, overlapping=False)  # the values are numbers of classes
   canvas = Image.new("RGB", (width, 2000), "white")
   draw, x, y = ImageDraw.Draw(canvas), gap, 4
   entries = [(_text(labels, v, untinted), v) for v in shown[:MOST_IN_LEGEND]]
@@ -42,7 +59,7 @@ def legend(labels, shown, width, *, untinted=False):
     if x + needed > width and x > gap:
       x, y = gap, y + sample + 6
     if value is not None:
-      square = colorize(labels, np.full((sample, sample), value, np.uint8))
+      square = colorize(plain, np.full((sample, sample), value, np.uint8))
       canvas.paste(Image.fromarray(square), (x, y))
       draw.rectangle((x, y, x + sample - 1, y + sample - 1), outline="#666666")
     draw.text((x + sample + 4, y), text, fill="black", font=font)

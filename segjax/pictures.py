@@ -24,6 +24,24 @@ def overlay(image, colors):
   return blend(image, colors, colors.any(-1))
 
 
+def mix(planes, colors):
+  """The mean colour of the classes that a pixel is of; black where it is of none.
+
+  Args:
+    planes: bool[H,W,C], the masks of the classes.
+    colors: u8[C,3].
+
+  Returns:
+    u8[H,W,3].
+
+  >>> mix(np.array([[[True, True], [False, False]]]), [(200, 0, 0), (0, 100, 0)]).tolist()
+  [[[100, 50, 0], [0, 0, 0]]]
+  """
+  total = np.asarray(planes, np.float32) @ np.asarray(colors, np.float32)
+  count = np.asarray(planes).sum(-1, keepdims=True)
+  return (total / np.maximum(count, 1)).astype(np.uint8)
+
+
 def stripes(height, width):
   """u8[H,W,3], diagonal stripes: no class has a pattern, while some are black, white or grey."""
   rows, columns = np.mgrid[0:height, 0:width]

@@ -20,8 +20,8 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # Nets that take long to trace, by CI's second stage, `-m slow`. Stand-ins are trained.
 LARGE = (
   "attention_objects", "camvid", "deeplab_flood", "deeplabv3_landcover", "eomt_camvid",
-  "fcn32s_camvid", "fcn32s_landcover", "linear_dino", "pixelwise_objects", "pretraining",
-  "realtime_camvid", "resnet18_classification", "resnext101_classification",
+  "fcn32s_camvid", "fcn32s_landcover", "linear_dino", "multi_label", "pixelwise_objects",
+  "pretraining", "realtime_camvid", "resnet18_classification", "resnext101_classification",
   "segmentation_folder", "small_cnn_classification", "unet_camvid", "unet_colorization",
   "unet_flood", "unet_image_to_image", "unet_road_four", "unet_road_pretrained",
   "unet_road_strong",

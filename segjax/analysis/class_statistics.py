@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from segjax.data.checks import label_histograms
+from segjax.data.checks import label_histograms, mask_counts
 from segjax.errors import UserError, writing
 from segjax.losses.balance import weigh
 
@@ -146,6 +146,19 @@ def table(statistics):
     images = f"{s.images[i]} ({s.images[i] / s.num_images:.0%})"
     lines.append(f"{s.names[i]:{width}}  {s.share[i]:7.2%}  {images:>13}  {median:>11}  {log:>7}")
   lines.append(f"{'ignored':{width}}  {s.ignored_share:7.2%}")
+  return "\n".join(lines)
+
+
+def table_of_masks(source, threads=4):
+  """A text table of overlapping classes: each one's share of the scored pixels, and its images."""
+  counts = mask_counts(source, threads)
+  *pixels, scored, ignored = counts.sum(0).tolist()
+  width = max(len(n) for n in (*source.labels.names, "ignored"))
+  lines = [f"{'class':{width}}  {'share':>7}  {'images':>13}"]
+  for name, own, there in zip(source.labels.names, pixels, (counts > 0).sum(0), strict=False):
+    images = f"{there} ({there / len(source):.0%})"
+    lines.append(f"{name:{width}}  {own / max(scored, 1):7.2%}  {images:>13}")
+  lines.append(f"{'ignored':{width}}  {ignored / max(scored + ignored, 1):7.2%}")
   return "\n".join(lines)
 
 

@@ -70,7 +70,9 @@ def data(config, split, output, samples):
     print(f"  note: {note}")
   folder = _folder(output or f"runs/analysis-{config.name}")
   _write(sheets.samples(source, samples or 8), folder / f"samples_{split}.png")
-  if len(source.labels):
+  if source.labels.overlapping:
+    print(class_statistics.table_of_masks(source, threads))
+  elif len(source.labels):
     statistics = class_statistics.count(source, threads)
     print(class_statistics.table(statistics))
     chart = folder / f"classes_{split}.png"

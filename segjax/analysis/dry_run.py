@@ -15,7 +15,7 @@ from segjax import config as config_lib
 from segjax import errors, models, ranges
 from segjax.augment.mixing import Mixed
 from segjax.benchmark.timing import peak_bytes
-from segjax.legends import colorize, with_legend
+from segjax.legends import colorize, values_of, with_legend
 from segjax.models.cost import static_cost
 from segjax.pictures import blend, panel, to_u8
 from segjax.training import class_balance, devices, input_pipeline, preflight, steps
@@ -134,7 +134,7 @@ def sheet(experiment, inputs, label):
         cell.append(("target", to_u8(truth)))
       elif np.ndim(truth) == 2:
         cell.append(_labelled(experiment, cell[0][1], truth, asked))
-        shown |= set() if asked is not None else {*np.unique(truth).tolist()}
+        shown |= set() if asked is not None else values_of(experiment.labels, truth)
       cells.append(cell)
   wide = 4 // max(map(len, cells)) or 1
   rows = [list(chain(*cells[i : i + wide])) for i in range(0, len(cells), wide)]
@@ -145,7 +145,7 @@ def _labelled(experiment, image, label, asked):
   """(title, u8[H,W,3]) of a mask over its image: all classes, or where the asked one is."""
   if asked is not None:
     return "where it is", blend(image, ASKED, label == 1)
-  colors = colorize(experiment.labels, label.astype(np.uint8))
+  colors = colorize(experiment.labels, label)
   return "label over it", blend(image, colors, np.ones_like(label, bool))
 
 

@@ -20,7 +20,7 @@ from segjax.training import restore, steps
 from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import classes_seen, example_panels
 
-TASKS = ("segmentation", "classification")
+TASKS = ("segmentation", "multi_label", "classification")
 SCORES = ("loss", "grad_norm", "disagreement")
 
 
@@ -34,8 +34,8 @@ class Scored:
     name: its name there.
     loss: loss of the example alone, as in an evaluation.
     grad_norm: norm of the gradient of this loss over all parameters.
-    disagreement: share of its scored pixels, or of its one class, on which two runs differ: the
-      mean over the pairs of runs; nan of one run.
+    disagreement: share of its scored pixels, in all masks of classes that overlap, or of its one
+      class, on which two runs differ: the mean over the pairs of runs; nan of one run.
   """
 
   split: str
@@ -53,10 +53,10 @@ def score_step(experiment):
   Diet", NeurIPS 2021), of the net as it is evaluated.
 
   Args:
-    experiment: Experiment of segmentation or classification.
+    experiment: Experiment of one of `TASKS`.
 
   Returns:
-    A jitted function; its classes are i32[B,H,W] or i32[B].
+    A jitted function; its classes are i32[B,H,W], i32[B] or, where they overlap, bool[B,H,W,C].
   """
   task, model, data = experiment.task, experiment.model, experiment.config.data
 
@@ -81,7 +81,7 @@ def disagreement(predictions, label):
   """Mean over the pairs of runs of the share of scored pixels on which they differ.
 
   Args:
-    predictions: list of i32[H,W] or i32[], the classes by each run.
+    predictions: list of i32[H,W], i32[] or bool[H,W,C], the classes by each run.
     label: [H,W] or []; pixels of 255 do not count.
 
   Returns:

@@ -146,12 +146,21 @@ def sources_of(workdir, moved=()):
   Args:
     workdir: folder of a run.
     moved: present folder of the data if they have moved, see `restore.data_of_run`.
+
+  Raises:
+    UserError: the classes of the data overlap, or see `restore.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
   crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
   config.data.update(fit="resize", eval_fit="full" if crops else "resize", eval_multiple=1)
   how = dict(moved=moved, labelled=False)
-  return tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
+  pair = tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
+  if pair[0].source.labels.overlapping:
+    raise UserError(
+      f"{workdir}: its data have a mask for each class, and features are scored by one class of a "
+      "pixel or image; give data with such classes"
+    )
+  return pair
 
 
 def restore(workdir, step):

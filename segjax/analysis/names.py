@@ -8,6 +8,8 @@ TEXTS = {  # of scalars, with units
   "val/mean_iou_images": "mean IoU of images",
   "val/mean_iou_classes": "mean IoU of classes over images",
   "val/mean_iou_worst_images": "mean IoU of the worst 5 % of images",
+  "val/mean_f1": "mean F1",
+  "val/mean_max_f1": "mean F1 at the best thresholds",
   "val/mean_class_recall": "mean class recall",
   "val/max_f1": "MaxF",
   "val/psnr": "PSNR (dB)",

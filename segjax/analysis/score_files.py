@@ -7,7 +7,6 @@ import numpy as np
 from segjax import textfiles
 from segjax.analysis import charts, image_scores
 from segjax.errors import writing
-from segjax.metrics import summarize
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import measures
 from segjax.training.measures import CALIBRATED, CALIBRATION, TEMPERATURE
@@ -40,13 +39,13 @@ def write(file, labels, sums, ends, source):
   if matrix is not None and len(matrix) == len(labels):
     _write(place("confusion.csv"), confusion_table(matrix, labels.names))
     charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
-    if rows:
-      _write(place("classes.csv"), class_table(sums, ends, labels.names))
-      found = image_scores.scores(rows, labels.names)
-      colors = labels.palette[: len(labels)]
-      charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
-      names = source.source.names
-      _write(place("images.csv"), image_table(rows, labels.names, names))
+  if COUNTS in rows:
+    _write(place("classes.csv"), class_table(sums, ends, labels.names))
+    found = image_scores.scores(rows, labels.names)
+    colors = labels.palette[: len(labels)]
+    charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
+    names = source.source.names
+    _write(place("images.csv"), image_table(rows, labels.names, names))
   shown = {}
   if found := measures.calibration_of(sums, CALIBRATION):
     shown["as trained"] = found
@@ -69,14 +68,15 @@ def confusion_table(matrix, classes):
 def class_table(sums, ends, classes):
   """Rows of the scores of each class, with intervals over images where a score has one."""
   rows = image_scores.rows_of(sums)
-  found, family = image_scores.scores(rows, classes), summarize(sums["matrix"])
+  found = image_scores.scores(rows, classes)
+  hit, truth, pred = np.asarray(rows[COUNTS], np.int64).sum(0).T
+  precision, recall = image_scores.ratio(hit, pred), image_scores.ratio(hit, truth)
   names = [n for n in OF_CLASSES if f"{n}/{classes[0]}" in found]
   head = ["class", "pixels", "precision", "recall"]
   head += [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
-  pixels = np.asarray(sums["matrix"]).sum(1)
   out = [head]
   for i, c in enumerate(classes):
-    row = [textfiles.cell(c), int(pixels[i]), family["precision"][i], family["recall"][i]]
+    row = [textfiles.cell(c), int(truth[i]), precision[i], recall[i]]
     for n in names:
       row += [found[f"{n}/{c}"], *ends[f"{n}/{c}"]]
     out.append(row)

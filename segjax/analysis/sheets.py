@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from segjax.data import pipeline
-from segjax.legends import colorize, with_legend
+from segjax.legends import colorize, values_of, with_legend
 from segjax.pictures import blend, panel, spread, to_u8
 
 MOST = 400  # pixels of a picture's longer side in a sheet
@@ -43,7 +43,7 @@ def samples(source, wanted=8):
       rows.append([(f"{source.labels.names[example['label']]}: {name}", image)])
     else:
       label = shrink(example["label"])
-      shown |= set(np.unique(label).tolist())
+      shown |= values_of(source.labels, label)
       colors = colorize(source.labels, label)
       both = blend(image, colors, np.ones_like(label, bool))
       rows.append([(name, image), ("label", colors), ("label over image", both)])
@@ -87,11 +87,11 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
       given = seen["label"]
       given = given.astype(np.float32) / 255 if picture else np.asarray(given, np.int32)
       out, truth = augment(now, seen["image"].astype(np.float32) / 255, given)
-      truth = to_u8(truth) if picture else np.asarray(truth).astype(np.uint8)
-      shown |= set(np.unique(truth).tolist()) if mask else set()
+      truth = to_u8(truth) if picture else np.asarray(truth).astype(np.asarray(label).dtype)
+      shown |= values_of(source.labels, truth) if mask else set()
       row.append((f"augmented {v + 1}", _labelled(source, to_u8(out), truth)))
     rows.append(row)
-    shown |= set(np.unique(label).tolist()) if mask else set()
+    shown |= values_of(source.labels, label) if mask else set()
   return with_legend(panel(rows, most=300), source.labels, shown)
 
 

@@ -80,7 +80,7 @@ def prepare(config, mode, classes=0):
   if mode == "infer":
     args = (jax.device_put(image, whole),)
   else:
-    shapes = dict(mask=(batch_size, *size), target=image.shape)
+    shapes = dict.fromkeys(("mask", "masks"), (batch_size, *size)) | dict(target=image.shape)
     shape = shapes.get(exp.task.label_kind_of(config.task), (batch_size,))
     values = 1 if exp.task.label_kind == "nothing" else count
     label = rng.integers(0, values, shape).astype(np.uint8)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data import decoding
+from segjax.data import decoding, label_sets
 from segjax.data.contents import combine
+from segjax.data.labels import IGNORE
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
 
@@ -100,6 +101,28 @@ def label_counts(source, threads=4, limit=None):
   pixels = label_histograms(source, threads, indices).sum(0)
   classes = len(source.labels)
   return pixels[:classes], int(pixels[classes:].sum()), count
+
+
+def mask_counts(source, threads=4, limit=None):
+  """Counts the pixels of each class of a source of overlapping classes, or of a part of it.
+
+  Args: see `label_counts`.
+
+  Returns:
+    i64[N,C+2], a row per example that was looked at: pixels of each class, scored pixels, ignored
+    ones.
+
+  Raises:
+    UserError: a file is broken.
+  """
+  count = len(source) if limit is None else min(limit, len(source))
+
+  def of_example(k):
+    label = source[k * len(source) // count]["label"]
+    planes, ignored = label_sets.split(label, len(source.labels)), np.sum(label == IGNORE)
+    return [*planes.sum((0, 1)), label.size - ignored, ignored]
+
+  return np.array(map_threads(of_example, count, threads), np.int64)
 
 
 def check(source, threads=4):

@@ -22,9 +22,9 @@ END = 2**16  # bytes that are read at either end of an image file
 class OfFiles:
   """Base of the sources that read files.
 
-  A class that derives from it has `names`, `labels`, `pairs` of (image file, label file or class),
-  `remarks`, sentences about files that are not read, and `elsewhere`, image files of the other
-  split, for the search for images that are in both.
+  A class that derives from it has `names`, `labels`, `pairs` of (image file, label file, class or
+  ((class, mask file), ...)), `remarks`, sentences about files that are not read, and `elsewhere`,
+  image files of the other split, for the search for images that are in both.
   """
 
   @functools.cached_property
@@ -51,7 +51,8 @@ def example_hashes(source, pairs):
 
   Args:
     source: a source with `names`, `labels` and `root`.
-    pairs: (image file, label) per example; the label is a file, a class number or None.
+    pairs: (image file, label) per example; the label is a file, a class number, None, or pairs of
+      a class number and a file.
 
   Returns:
     list of bytes, one per example.
@@ -79,6 +80,10 @@ def _example_hash(source, i, image, label):
     digest.update(_ends(image))
   if isinstance(label, int):
     digest.update(source.labels.names[label].encode())
+  elif isinstance(label, tuple):
+    for number, file in label:
+      data = file.read_bytes()
+      digest.update(f"{source.labels.names[number]}\n{len(data)}\n".encode() + data)
   elif label is not None:
     digest.update(label.read_bytes())
   return digest.digest()
@@ -88,6 +93,9 @@ def _parts(source, i, image, label):
   """(a text, files) that the hash of an example depends on."""
   known = isinstance(label, int)
   text = f"{source.names[i]}\n{source.labels.names[label] if known else ''}"
+  if isinstance(label, tuple):
+    text += "\n".join(source.labels.names[number] for number, _ in label)
+    return text, [file for file in (image, *(file for _, file in label)) if file is not None]
   return text, [file for file in (image, None if known else label) if file is not None]
 
 

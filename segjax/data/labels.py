@@ -21,10 +21,13 @@ class LabelTable:
   Attributes:
     classes: (name, (red, green, blue)) of each class, colours in 0..255.
     own_colors: label values whose colours are the user's own, as classes.txt gives them.
+    overlapping: whether a pixel may be of several classes or of none, see `label_sets`; the index
+      in `classes` is then the number of a mask.
   """
 
   classes: tuple[tuple[str, tuple[int, int, int]], ...]
   own_colors: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+  overlapping: bool = False
 
   @property
   def names(self):

@@ -106,6 +106,35 @@ def find(root, split, images, labels, suffix):
   return dataclasses.replace(found, notes=notes)
 
 
+def find_by_class(root, split, images, masks, suffix):
+  """Finds the images and the masks of a set with a folder of masks for each class.
+
+  Args: see `find`; `masks` names the folder of the classes' folders.
+
+  Returns:
+    Layout, whose labels are part -> {class: {name: file}}.
+
+  Raises:
+    UserError: no folder of a class, or see `find`.
+  """
+  places, notes = _places(root, split, images, masks)
+  found = Layout({}, {}, notes)
+  for part, (image_folder, mask_folder) in places.items():
+    found.images[part] = files.by_stem(files.entries(image_folder).files)
+    inside = files.entries(mask_folder, LABEL_ENDINGS)
+    if not inside.folders:
+      held = f"; it holds {lists.count(inside.files, 'image')}" if inside.files else ""
+      raise UserError(
+        f"{mask_folder.absolute()}: expected a folder for each class in it, {masks}/CLASS/x.png"
+        f"{held}; masks of class numbers are read with --config.data.source.kind=segmentation"
+      )
+    found.labels[part] = {
+      folder.name: files.by_stem(files.entries(folder, LABEL_ENDINGS).files, suffix)
+      for folder in inside.folders
+    }
+  return found
+
+
 def _places(root, split, images, labels):
   """({part: (folder of images, folder of labels)}, notes)."""
   folders, notes = split_folders(root, split)

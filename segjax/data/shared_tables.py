@@ -14,6 +14,16 @@ FOUR = LabelTable(
     ("vehicle", (0, 0, 142)),
   )
 )
+# Parts of a road scene that lie upon each other; a pixel may be of several.
+OVERLAPPING = LabelTable(
+  (
+    ("drivable", (128, 64, 128)),
+    ("lane_marking", (255, 255, 255)),
+    ("shadow", (0, 90, 255)),
+    ("vehicle", (230, 60, 0)),
+  ),
+  overlapping=True,
+)
 # Five kinds of objects and the rest.
 OBJECTS = LabelTable(
   (

@@ -2,8 +2,9 @@
 
 A source has `labels` (a LabelTable), `names` (one string per example, unique), `len()` and
 `source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
-[0, len(labels)) or 255, ignore. For classification the label is a scalar, u8[]; of images with
-target images the example is {"image", "target": u8[H,W,3]} and the table is empty.
+[0, len(labels)) or 255, ignore; of overlapping classes with sets of them, see `label_sets`. For
+classification the label is a scalar, u8[]; of images with target images the example is {"image",
+"target": u8[H,W,3]} and the table is empty.
 `make(name, split, **fields)` builds one.
 
 Sources that read files have besides `notes`, sentences about files that are not read, and
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segjax import own_code
-from segjax.data import files, lists
+from segjax.data import files, label_sets, lists
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
 from segjax.data.datasets.camvid import camvid
@@ -93,6 +94,8 @@ def make(name, split, *, complete=True, **fields):
       f"data source {name!r} has {count} classes, expected 1 to {IGNORE}; mend data.source.classes "
       "or its classes.txt"
     )
+  if source.labels.overlapping:
+    label_sets.check_count(count)
   if complete:
     files.require_complete(source)
   return source
@@ -125,6 +128,7 @@ def _check_parts(source, what):
 
 KINDS = {
   "mask": "a label image for each image",
+  "masks": "a mask for each class",
   "class": "one class per image",
   "target": "a target image for each image",
 }
@@ -167,8 +171,8 @@ def labelled(source, needs, what, user):
 
   Args:
     source: any.
-    needs: "mask" (u8[H,W]), "class" (u8[]), "target" (u8[H,W,3]) or "nothing" (0, whatever the
-      source has).
+    needs: "mask" (u8[H,W]), "masks" (sets of classes int[H,W], see `label_sets`), "class" (u8[]),
+      "target" (u8[H,W,3]) or "nothing" (0, whatever the source has).
     what: the source, for the message.
     user: name of the task or net that needs it, for the message.
 
@@ -178,10 +182,11 @@ def labelled(source, needs, what, user):
   if needs != "nothing":
     example = source[0]
     label = example.get("label", example.get("target"))
-    found = ("class", "", "mask", "target")[np.ndim(label)]
+    mask = "masks" if source.labels.overlapping else "mask"
+    found = ("class", "", mask, "target")[np.ndim(label)]
     if found != needs:
       raise UserError(
         f"{what} has {KINDS[found]}, {user} needs {KINDS[needs]}; choose another data.source or "
         "another task"
       )
-  return source if needs in ("mask", "class") else _Labelled(source, needs)
+  return source if needs in ("mask", "masks", "class") else _Labelled(source, needs)

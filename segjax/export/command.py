@@ -19,7 +19,7 @@ from segjax.data import pipeline
 from segjax.errors import UserError, choose, writing
 from segjax.export import batches, onnx_file, open_model, stablehlo_file
 from segjax.export.about import About
-from segjax.export.net import probabilities_of
+from segjax.export.net import check_task, probabilities_of
 from segjax.export.net import stored as as_stored
 from segjax.inference.run_model import last_sums, threshold_of, view_of
 from segjax.pictures import spread
@@ -73,6 +73,7 @@ def run(
   if form == "safetensors":
     _save_weights(file, experiment, state, workdir, stored)
     return
+  check_task(experiment.config.task.name)
   size = size or tuple(experiment.config.data.size)
   shown = some_images(workdir, experiment.config, size, images, folder)
   about = about_net(

@@ -19,6 +19,12 @@ WEIGHTS = ("float32", "float16")
 TASKS = ("segmentation", "class_query", "mask_classification")
 
 
+def check_task(name: str) -> None:
+  """Raises a UserError for a task whose nets are not exported."""
+  if name not in TASKS:
+    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(TASKS)}")
+
+
 def probabilities_of(
   experiment: Experiment, state: TrainState, weights: str = "float32"
 ) -> Callable[[jax.Array], jax.Array]:
@@ -36,8 +42,7 @@ def probabilities_of(
     UserError: a run of another task, or weights that float16 cannot hold.
   """
   name, model = experiment.config.task.name, experiment.model
-  if name not in TASKS:
-    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(TASKS)}")
+  check_task(name)
   convert = stored(weights)
   if getattr(model, "dtype", jnp.float32) != jnp.float32:
     model = model.clone(dtype=jnp.float32)

@@ -64,7 +64,7 @@ def open_net(
     checkpoint: of a run: "latest", "best" or a step.
     mode, overlap, tta, batch_size: see `Predictor`.
     tiles: one or two numbers as texts, pixels.
-    threshold: a number as text, "max_f1", or None.
+    threshold: a number as text, of classes that overlap also one for each, "max_f1", or None.
     probabilities: how they are written: "", "npz" or "png16".
 
   Raises:
@@ -83,10 +83,10 @@ def open_net(
 
   experiment, state = restore.run(workdir, checkpoint)
   title = f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}"
-  if experiment.config.task.name != "segmentation":
+  if experiment.config.task.name not in run_model.TASKS:
     if given := [k for k, v in (how | dict(probabilities=probabilities)).items() if v]:
       raise UserError(
-        f"{', '.join(given)}: for segmentation, and this run's task is "
+        f"{', '.join(given)}: for {' and '.join(run_model.TASKS)}, and this run's task is "
         f"{experiment.config.task.name!r}; leave them out"
       )
     answers = run_model.Answers(experiment, state)
@@ -102,7 +102,10 @@ def open_net(
 def _title(what, predictor, threshold=None):
   """A line about the net, and one about its threshold where that is not 0.5."""
   text = str(what)
-  if predictor.threshold not in (None, 0.5):
+  if isinstance(predictor.threshold, tuple):
+    each = zip(predictor.classes, predictor.threshold, strict=True)
+    text += f"\n  from probability {', '.join(f'{t:.4g} on {c}' for c, t in each)}"
+  elif predictor.threshold not in (None, 0.5):
     text += f"\n  {predictor.classes[1]} from probability {predictor.threshold:.4g} on"
   if threshold == "max_f1" and (step := getattr(predictor.model, "threshold_step", None)):
     text += f", the threshold of the largest F1 at the evaluation of step {step}"
@@ -118,13 +121,17 @@ def _tile(texts):
 
 
 def _number(text):
-  """A threshold: a float, "max_f1" or None."""
+  """A threshold: a float, a tuple of several, "max_f1" or None."""
   if text in (None, "max_f1"):
     return text
   try:
-    return float(text)
+    numbers = tuple(map(float, text.split(",")))
   except ValueError:
-    raise UserError(f"--threshold={text}: expected a number or max_f1") from None
+    raise UserError(
+      f"--threshold={text}: expected a number or max_f1; of overlapping classes also one for each, "
+      "such as 0.5,0.3"
+    ) from None
+  return numbers if len(numbers) > 1 else numbers[0]
 
 
 def flags_of(values) -> dict:

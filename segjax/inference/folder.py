@@ -60,7 +60,8 @@ class Predictions:
 
     Args:
       names: names of the images, in order.
-      kinds: kinds of pictures with the ending of their files, such as "index.png".
+      kinds: kinds of pictures with the ending of their files, such as "index.png", or with a folder
+        of their own, "masks/road/*.png".
       classes: columns of the table.
 
     Raises:
@@ -80,8 +81,8 @@ class Predictions:
         self._path(name, base, kind)
 
   def _path(self, name, base, kind):
-    """The file of a kind, which may be written."""
-    file = self.folder / f"{base}_{kind}"
+    """The file of a kind, which may be written; "*" in a kind stands for the image."""
+    file = self.folder / (kind.replace("*", base) if "*" in kind else f"{base}_{kind}")
     if not os.path.lexists(file):
       return file
     if file.resolve() in self._inputs:

@@ -20,7 +20,7 @@ from segjax.inference import rows as rows_lib
 from segjax.inference import video
 from segjax.inference.folder import PROBABILITIES, Predictions
 from segjax.inference.inputs import Inputs
-from segjax.inference.predictor import BLOCK, Predictor
+from segjax.inference.predictor import BLOCK, Predictor, colors_of, counts_of
 from segjax.legends import legend
 from segjax.pictures import overlay
 from segjax.stopping import STOP
@@ -39,16 +39,18 @@ class Segmented:
     predictor: Predictor.
     keep: one of `KEPT`.
     counts: pixels of each class so far.
+    pixels: all pixels so far.
   """
 
   predictor: Predictor
   keep: str = ""
   counts: np.ndarray | None = None
+  pixels: int = 0
 
   def blocks(self, rows, bar):
     """Yields {kind with ending: rows of it}, from top to bottom."""
     p = self.predictor
-    self.counts = np.zeros(len(p.classes), np.int64)
+    self.counts, self.pixels = np.zeros(len(p.classes), np.int64), 0
     step = max(BLOCK // rows.width, 1)
     for image, probabilities in p.blocks(rows):
       for top in range(0, len(image), step):
@@ -57,9 +59,15 @@ class Segmented:
 
   def _block(self, image, probabilities):
     label = self.predictor.label_of(probabilities)
-    self.counts += np.bincount(label.ravel(), minlength=len(self.counts))
-    color = self.predictor.palette[label]
-    out = {"index.png": label, "color.png": color, "overlay.png": overlay(image, color)}
+    self.counts += counts_of(label, len(self.counts))
+    self.pixels += image.shape[0] * image.shape[1]
+    color = colors_of(label, self.predictor.palette)
+    out = {"color.png": color, "overlay.png": overlay(image, color)}
+    if label.ndim == 3:
+      names = zip(self.predictor.classes, np.moveaxis(label, -1, 0), strict=True)
+      out = {mask_kind(name): np.uint8(255) * mask for name, mask in names} | out
+    else:
+      out = {"index.png": label} | out
     if self.keep == "npz":
       out[f"{PROBABILITIES}.npz"] = probabilities
     elif self.keep == "png16":
@@ -72,7 +80,13 @@ class Segmented:
 
   def shares(self):
     """{class: share} of the pixels so far."""
-    return dict(zip(self.predictor.classes, self.counts / self.counts.sum(), strict=True))
+    return dict(zip(self.predictor.classes, self.counts / self.pixels, strict=True))
+
+
+def mask_kind(name):
+  """The kind of the mask of a class, `masks/CLASS/x.png`, which a set of a folder can hold."""
+  folder = re.sub(r"^\.|[/*\0]", "_", name)
+  return f"masks/{folder}/*.png"
 
 
 @dataclasses.dataclass
@@ -153,7 +167,7 @@ def predict_video(
     with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:
       predictions.begin([file.name], ["overlay.mp4"], predictor.classes)
       predictions.add_legend(_legend(labels))
-      counts, target, size = 0, None, None
+      counts, pixels, target, size = 0, 0, None, None
       with contextlib.ExitStack() as stack, writing(part):
         for frame in frames:
           STOP.check()
@@ -162,11 +176,11 @@ def predict_video(
           with _bar(None, disable=True) as rows_bar:
             blocks = list(answer.blocks(ArrayRows(frame), rows_bar))
           target.add(np.concatenate([b["overlay.png"] for b in blocks]))
-          counts = counts + answer.counts
+          counts, pixels = counts + answer.counts, pixels + answer.pixels
           bar.update()
       if target is None:
         raise UserError(f"{file}: a video without frames; replace it")
-      answer.counts = counts
+      answer.counts, answer.pixels = counts, pixels
       predictions.add(file.name, size, [{"overlay.mp4": part}], answer.shares)
       _print(f"{file.name}: {_line(size, answer.shares())}")
   finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from segjax.data.decoding import read_image
 from segjax.errors import UserError
 from segjax.inference import averaging, loading
 from segjax.inference.model import MODES, Model, View
-from segjax.pictures import overlay
+from segjax.pictures import mix, overlay
 
 TILE = 512  # pixels, where neither the caller nor the run says another
 BLOCK = 2**18  # pixels of a picture that are worked on together
@@ -26,8 +27,8 @@ class Prediction:
 
   Attributes:
     image: u8[H,W,3].
-    probabilities: f32[H,W,C], which sum to 1 over the classes.
-    label: u8[H,W], class indices.
+    probabilities: f32[H,W,C], which sum to 1 over the classes, unless these overlap.
+    label: u8[H,W], class indices; of classes that overlap bool[H,W,C], their masks.
     classes: class names in label order.
     palette: u8[C,3], display colours.
   """
@@ -40,8 +41,8 @@ class Prediction:
 
   @property
   def color(self) -> np.ndarray:
-    """u8[H,W,3], the classes' colours."""
-    return self.palette[self.label]
+    """u8[H,W,3], the classes' colours; those of classes that overlap are mixed."""
+    return colors_of(self.label, self.palette)
 
   @property
   def overlay(self) -> np.ndarray:
@@ -51,8 +52,21 @@ class Prediction:
   @property
   def shares(self) -> dict[str, float]:
     """Share of each class in the image."""
-    counts = np.bincount(self.label.ravel(), minlength=len(self.classes)) / self.label.size
-    return dict(zip(self.classes, counts.tolist(), strict=True))
+    pixels = self.image.shape[0] * self.image.shape[1]
+    shares = counts_of(self.label, len(self.classes)) / pixels
+    return dict(zip(self.classes, shares.tolist(), strict=True))
+
+
+def colors_of(label, palette):
+  """u8[H,W,3], the colours of a `Prediction.label`."""
+  return mix(label, palette) if label.ndim == 3 else palette[label]
+
+
+def counts_of(label, classes):
+  """i64[C], pixels of each class in a `Prediction.label`."""
+  if label.ndim == 3:
+    return label.sum((0, 1))
+  return np.bincount(label.ravel(), minlength=classes)
 
 
 class Predictor:
@@ -63,7 +77,8 @@ class Predictor:
     classes: class names in label order.
     palette: u8[C,3], display colours.
     view: the View of every image.
-    threshold: of the second class's probability, for a net with one logit; else None.
+    threshold: of the second class's probability, for a net with one logit; of classes that overlap
+      a tuple with one for each; else None.
   """
 
   def __init__(
@@ -75,7 +90,7 @@ class Predictor:
     overlap: float | None = None,
     tta: str = "",
     batch_size: int = 4,
-    threshold: float | str | None = None,
+    threshold: float | Sequence[float] | str | None = None,
     checkpoint: str | int = "best",
   ):
     """Takes or loads a net.
@@ -89,7 +104,8 @@ class Predictor:
       tta: see `averaging.parse`, such as "flip,scales=0.75,1,1.25".
       batch_size: tiles, or resized images of a list, in a call of the net.
       threshold: for a net with one logit: a pixel is of the second class from this probability on,
-        in (0,1), or "max_f1", that of the run's last evaluation; None: 0.5.
+        in (0,1), or "max_f1", that of the run's last evaluation; None: 0.5. Of classes that overlap
+        one number for all, one for each, or "max_f1"; None: those of the run.
       checkpoint: of a run: "latest", "best" or a step.
 
     Raises:
@@ -191,7 +207,12 @@ class Predictor:
     return self._net.probabilities(np.stack(images + images[-1:] * missing))[:count]
 
   def label_of(self, probabilities: np.ndarray) -> np.ndarray:
-    """f32[...,C] -> u8[...]: the likeliest class, or the second one from the threshold on."""
+    """f32[...,C] -> u8[...]: the likeliest class, or the second one from the threshold on.
+
+    Of classes that overlap bool[...,C], their masks.
+    """
+    if isinstance(self.threshold, tuple):
+      return probabilities >= np.array(self.threshold, np.float32)
     if self.threshold is not None:
       return (probabilities[..., 1] >= self.threshold).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8)
@@ -237,8 +258,9 @@ def _choose_view(model, mode, tile, overlap):
 
 
 def _choose_threshold(model, threshold):
-  """The threshold of a net with one logit; None for others."""
-  if not model.one_logit:
+  """The threshold of a net with one logit, or those of classes that overlap; None for others."""
+  own = getattr(model, "thresholds", None)
+  if not model.one_logit and own is None:
     if threshold is not None:
       raise UserError("threshold is for nets with one logit (task.sigmoid); leave it out")
     return None
@@ -246,10 +268,24 @@ def _choose_threshold(model, threshold):
     threshold = getattr(model, "max_f1_threshold", None)
     if threshold is None:
       raise UserError("threshold is 'max_f1', which this net does not know; give a number")
+  if own is not None:
+    return _for_each(own if threshold is None else threshold, model.classes)
   threshold = 0.5 if threshold is None else threshold
-  if isinstance(threshold, str) or not 0 < threshold < 1:
+  if not isinstance(threshold, Real) or not 0 < threshold < 1:
     raise UserError(f"threshold is {threshold!r}, expected a number between 0 and 1, or 'max_f1'")
   return threshold
+
+
+def _for_each(threshold, classes):
+  """Thresholds of classes that overlap, a tuple with one for each."""
+  given = (threshold,) if isinstance(threshold, str | Real) else tuple(threshold)
+  right = all(isinstance(t, Real) and 0 < t < 1 for t in given)
+  if not right or len(given) not in (1, len(classes)):
+    raise UserError(
+      f"threshold is {threshold!r}, expected a number between 0 and 1, one for each of "
+      f"{', '.join(classes)}, or 'max_f1'"
+    )
+  return tuple(map(float, given if len(given) == len(classes) else given * len(classes)))
 
 
 def _text(size):

@@ -22,11 +22,15 @@ from segjax.training.state import TrainState
 __all__ = ["Answers", "RunModel", "last_sums", "load", "scale_warning", "threshold_of", "view_of"]
 
 
+TASKS = ("segmentation", "multi_label")  # whose probabilities are of pixels
+
+
 class RunModel:
-  """The `Model` of a run of segmentation.
+  """The `Model` of a run of segmentation, also into classes that overlap.
 
   Attributes:
     view: as the run is evaluated.
+    thresholds: of classes that overlap, see `Model`; else None.
     max_f1_threshold: threshold of the largest F1 at the run's last evaluation, or None.
     threshold_step: step of that evaluation, or None.
     config: ConfigDict of the run.
@@ -41,19 +45,22 @@ class RunModel:
       UserError: a run of another task.
     """
     task, data = experiment.task, experiment.config.data
-    if experiment.config.task.name != "segmentation":
+    if experiment.config.task.name not in TASKS:
       raise UserError(
         f"a run of the task {experiment.config.task.name!r}; probabilities of pixels are of "
-        "'segmentation'"
+        f"{' and '.join(map(repr, TASKS))}"
       )
+    overlapping = task.label_kind == "masks"
     self.config, self.labels, self.step = experiment.config, experiment.labels, int(state.step)
     self.classes, self.palette = tuple(task.classes), task.palette[: len(task.classes)]
     self.size, self.batch, self.multiple = None, None, data.eval_multiple
-    self.one_logit = task.sigmoid
-    self.max_f1_threshold, self.threshold_step = threshold_of(sums or {})
+    self.one_logit = not overlapping and task.sigmoid
+    self.thresholds = task.limits if overlapping else None
+    self.max_f1_threshold, self.threshold_step = threshold_of(sums or {}, self.thresholds)
     self.view = view_of(data)
     step = experiment.predict_step()
-    self._call = jax.jit(lambda state, images: losses.class_probabilities(step(state, images)))
+    of = task.probabilities if overlapping else losses.class_probabilities
+    self._call = jax.jit(lambda state, images: of(step(state, images)))
     self._state = state
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -115,8 +122,22 @@ def view_of(data: ConfigDict) -> View:
   return View(mode, None if data.eval_fit == "full" else tuple(data.size), data.eval_overlap)
 
 
-def threshold_of(sums: Mapping) -> tuple[float | None, int | None]:
-  """(threshold of the largest F1, step) of an evaluation's sums; None where they have none."""
+def threshold_of(
+  sums: Mapping, own: Sequence[float] | None = None
+) -> tuple[float | tuple[float, ...] | None, int | None]:
+  """(threshold of the largest F1, step) of an evaluation's sums; None where they have none.
+
+  Args:
+    sums: statistics of an evaluation.
+    own: thresholds of classes that overlap, which then get one each; of a class that has none, as
+      the evaluation had no pixel of it, its own stays.
+  """
+  if own is not None:
+    if len(sums.get("histograms", ())) != len(own):
+      return None, None
+    best = [metrics.max_f1(scores)[1] for scores in sums["histograms"]]
+    chosen = (b if 0 < b < 1 else o for b, o in zip(best, own, strict=True))
+    return tuple(map(float, chosen)), int(sums["step"])
   threshold = metrics.max_f1(sums["histogram"])[1] if "histogram" in sums else 0.0
   return (float(threshold), int(sums["step"])) if 0 < threshold < 1 else (None, None)
 
@@ -135,7 +156,7 @@ def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> RunModel
   Args: see `segjax.training.restore.run`.
 
   Raises:
-    UserError: no such run or checkpoint, or a run of another task than segmentation.
+    UserError: no such run or checkpoint, or a run of a task that is not one of `TASKS`.
   """
   return RunModel(*restore.run(workdir, checkpoint), last_sums(workdir))
 

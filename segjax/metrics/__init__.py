@@ -25,6 +25,7 @@ from segjax.metrics.calibration import (
   temperature_sums,
 )
 from segjax.metrics.confusion import (
+  average_precision,
   class_counts,
   confusion_matrix,
   image_matrices,
@@ -38,6 +39,7 @@ from segjax.metrics.per_image import bootstrap, image_counts, image_ious, mean_i
 from segjax.metrics.surfaces import surface_scores
 
 __all__ = [
+  "average_precision",
   "bootstrap",
   "boundary_counts",
   "boundary_f",

@@ -183,13 +183,45 @@ def max_f1(histogram: ArrayLike) -> tuple[float, float]:
   Raises:
     ValueError: another shape, or values that are negative or not whole.
   """
-  # Suffix sums: positives and false alarms at threshold k are everything in bins k and above.
-  histogram = _whole(histogram, "histogram", f"(2, {THRESHOLDS})")
-  if histogram.shape != (2, THRESHOLDS):
-    raise ValueError(f"histogram has shape {histogram.shape}; expected (2, {THRESHOLDS})")
-  false, true = histogram[:, ::-1].cumsum(1)[:, ::-1]
+  false, true = _at_thresholds(histogram)
   f1 = ratio(2 * true, true + false + true[0])
   if np.isnan(f1).all() or true[0] == 0:
     return float("nan"), float("nan")
   best = int(np.nanargmax(f1))
   return float(f1[best]), best / THRESHOLDS
+
+
+def average_precision(histogram: ArrayLike) -> float:
+  """Area under the curve of precision over recall of class 1, as steps at the thresholds k/256.
+
+  The sum over the thresholds, from the highest down, of the precision times what the recall gains;
+  scikit-learn's `average_precision_score` of the scores k/256.
+
+  Args:
+    histogram: int[2,256] from `score_histogram`, summed.
+
+  Returns:
+    float in [0,1]; nan where there is no positive pixel at all.
+
+  Raises:
+    ValueError: another shape, or values that are negative or not whole.
+
+  >>> scores = np.zeros((2, 256), int)
+  >>> scores[1, 200], scores[0, 100], scores[1, 50] = 1, 1, 1
+  >>> round(average_precision(scores), 4)
+  0.8333
+  """
+  false, true = _at_thresholds(histogram)
+  if true[0] == 0:
+    return float("nan")
+  gains = -np.diff(true, append=0)
+  precision = np.divide(true, true + false, out=np.zeros(len(true)), where=true > 0)
+  return float((precision * gains).sum() / true[0])
+
+
+def _at_thresholds(histogram):
+  """(false alarms, hits) i64[256] of a threshold at the beginning of each bin."""
+  histogram = _whole(histogram, "histogram", f"(2, {THRESHOLDS})")
+  if histogram.shape != (2, THRESHOLDS):
+    raise ValueError(f"histogram has shape {histogram.shape}; expected (2, {THRESHOLDS})")
+  return histogram[:, ::-1].cumsum(1)[:, ::-1]

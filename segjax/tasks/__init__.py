@@ -6,13 +6,14 @@ from segjax.tasks.colorization import Colorization
 from segjax.tasks.dino import Dino
 from segjax.tasks.image_to_image import ImageToImage
 from segjax.tasks.mask_classification import MaskClassification
+from segjax.tasks.multi_label import MultiLabel
 from segjax.tasks.rotation import Rotation
 from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 __all__ = [
   "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage",
-  "MaskClassification", "Rotation", "Segmentation", "SimCLR",
+  "MaskClassification", "MultiLabel", "Rotation", "Segmentation", "SimCLR",
 ]  # fmt: skip
 
 TASKS = {
@@ -22,6 +23,7 @@ TASKS = {
   "dino": Dino,
   "image_to_image": ImageToImage,
   "mask_classification": MaskClassification,
+  "multi_label": MultiLabel,
   "rotation": Rotation,
   "segmentation": Segmentation,
   "simclr": SimCLR,

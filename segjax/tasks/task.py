@@ -35,15 +35,15 @@ class Task:
   Attributes:
     classes: class names in label order; empty where there are none.
     palette: u8[256,3], display colour of each label value; None for `labels.default_table`'s.
-    label_kind: the label of each image that a source must have: "mask", "class", "target" or
-      "nothing".
+    label_kind: the label of each image that a source must have: "mask", "masks" (of classes that
+      overlap), "class", "target" or "nothing".
     train_metrics: scalars of a summary that stand in the rows of training, where it has them.
     forbids_padding: whether every pixel of an image is scored, so that none may be padding.
     uses_ema_teacher: whether `outputs` also calls the net with the averaged parameters.
     self_supervised: whether a net is trained for its features, not for its predictions.
     loss_label: the loss and its unit, for axes and tables.
     class_colors: whether its pictures and answers show classes in the colours of the palette; such
-      a task has `predict(outputs)`, the class of each pixel.
+      a task has `predict(outputs)`, the class or the classes of each pixel.
   """
 
   classes: tuple[str, ...]
@@ -116,6 +116,21 @@ class Task:
     """Text table of an evaluation, a row per scalar."""
     rows = self.summary(sums).items()
     return "\n".join(["", *(f"  {k.replace('_', ' '):<32}{v:.4f}" for k, v in rows), ""])
+
+  def classes_seen(self, outputs, label):
+    """Values in the pictures of an example, 255 for what is not scored; for their legend.
+
+    Args:
+      outputs: of the net for this example alone.
+      label: as the task needs it.
+
+    Returns:
+      set of ints, empty where the task shows no classes in colours.
+    """
+    if not self.class_colors:
+      return set()
+    pred = np.asarray(self.predict(outputs))
+    return {*np.unique(pred).tolist(), *np.unique(label).tolist()}
 
   def for_prediction(self):
     """The task for images that come from a user, as they are."""

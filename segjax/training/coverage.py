@@ -45,7 +45,8 @@ def count(config, split, source, label_kind):
     config: ConfigDict.
     split: "train" or "val".
     source: source of the split, see `segjax.data.sources`.
-    label_kind: kind of label of the task; with others than "mask" and "class" nothing is looked at.
+    label_kind: kind of label of the task; with others than "mask", "masks" and "class" nothing is
+      looked at.
 
   Returns:
     (warnings, whether all of the split was looked at).
@@ -53,22 +54,37 @@ def count(config, split, source, label_kind):
   Raises:
     UserError: no label of the split is scored, or a file cannot be read.
   """
-  if label_kind not in ("mask", "class") or config.data.source.name in DRAWN:
+  if label_kind not in ("mask", "masks", "class") or config.data.source.name in DRAWN:
     return [], False
+  look = _of_sets if label_kind == "masks" else _of_classes
   threads, total = max(config.data.threads, 1), len(source)
   started = time.perf_counter()
-  pixels, ignored, looked = checks.label_counts(source, threads, min(FEW, LOOKED_AT))
+  pixels, scored, ignored, looked = look(source, threads, min(FEW, LOOKED_AT))
   more = int(looked * SECONDS / max(time.perf_counter() - started, 1e-9))
   if looked < total and more > looked:
-    pixels, ignored, looked = checks.label_counts(source, threads, min(more, LOOKED_AT))
-  if not pixels.sum() and looked < total:
-    pixels, ignored, looked = checks.label_counts(source, threads)
-  share = ignored / max(ignored + pixels.sum(), 1)
+    pixels, scored, ignored, looked = look(source, threads, min(more, LOOKED_AT))
+  if not scored and looked < total:
+    pixels, scored, ignored, looked = look(source, threads)
+  share = ignored / max(ignored + scored, 1)
   part = "" if looked == total else f" in the {looked} of {total} examples looked at"
-  return warnings(split, source.labels.names, pixels, share, part), looked == total
+  found = warnings(split, source.labels.names, pixels, share, part, scored)
+  return found, looked == total
 
 
-def warnings(split, names, pixels, ignored=None, part=""):
+def _of_classes(source, threads, limit=None):
+  """(pixels of each class, scored and ignored pixels, examples looked at)."""
+  pixels, ignored, looked = checks.label_counts(source, threads, limit)
+  return pixels, pixels.sum(), ignored, looked
+
+
+def _of_sets(source, threads, limit=None):
+  """`_of_classes` of classes that overlap."""
+  counts = checks.mask_counts(source, threads, limit)
+  *pixels, scored, ignored = counts.sum(0)
+  return np.array(pixels), scored, ignored, len(counts)
+
+
+def warnings(split, names, pixels, ignored=None, part="", scored=None):
   """Sentences about classes that a split does not score.
 
   Args:
@@ -77,11 +93,12 @@ def warnings(split, names, pixels, ignored=None, part=""):
     pixels: int[C], scored pixels or examples of each class.
     ignored: share of the labels that is not scored, in [0,1], or None where it is not known.
     part: which examples were looked at, where not all were.
+    scored: number of scored pixels; None for the sum over the classes, which do not overlap.
 
   Raises:
     UserError: nothing is scored at all.
   """
-  if not np.sum(pixels):
+  if not (np.sum(pixels) if scored is None else scored):
     raise UserError(
       f"no label of the {split} split is scored: every pixel is ignored (255); check the masks and "
       "the ignore value of the data source"

@@ -173,17 +173,5 @@ def example_panels(task, outputs, example):
 
 
 def classes_seen(task, outputs, label):
-  """Label values in the pictures of an example, 255 for what is not scored; for their legend.
-
-  Args:
-    task: of `segjax.tasks`.
-    outputs: of a predict step for this example alone.
-    label: as the task needs it.
-
-  Returns:
-    set of ints, empty where the task shows no classes in colours.
-  """
-  if not task.class_colors:
-    return set()
-  pred = np.asarray(task.predict(jax.device_get(outputs)))
-  return {*np.unique(pred).tolist(), *np.unique(label).tolist()}
+  """See `Task.classes_seen`; the outputs are those of a predict step, waited for here."""
+  return task.classes_seen(jax.device_get(outputs), label)

@@ -254,7 +254,8 @@ def _check_names(config):
   check_fields(config.schedule, known, "schedule")
   change = augment.make_augment(**config.augment)
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
-  for name, fit in (("mixup", ("class",)), ("cutmix", ("class", "mask")), ("classmix", ("mask",))):
+  fits = dict(mixup=("class",), cutmix=("class", "mask", "masks"), classmix=("mask",))
+  for name, fit in fits.items():
     if config.batch_augment[name] and task.label_kind not in fit:
       raise UserError(
         f"batch_augment.{name} mixes labels ({' or '.join(fit)}), the task {config.task.name!r} "
@@ -282,7 +283,8 @@ def _make_ema_decay(config, task, total):
 
 def save_labels(labels, file):
   """Writes the label table beside the config, so that prediction needs no data set."""
-  textfiles.write_state(file, dict(classes=labels.classes))
+  more = dict(overlapping=True) if labels.overlapping else {}
+  textfiles.write_state(file, dict(classes=labels.classes) | more)
 
 
 def load_labels(file):
@@ -290,10 +292,10 @@ def load_labels(file):
 
   Older versions wrote the list of the classes alone.
   """
-  rows = textfiles.read_json(file, (dict, list))
+  rows, overlapping = textfiles.read_json(file, (dict, list)), False
   if isinstance(rows, dict):
-    textfiles.check_state(file, rows, ["classes"])
-    rows = rows.get("classes")
+    textfiles.check_state(file, rows, ["classes", "overlapping"])
+    rows, overlapping = rows.get("classes"), rows.get("overlapping", False)
   if not isinstance(rows, list):
     raise UserError(f"{file}: no list of 'classes' in it; {textfiles.MEND}")
   for row in rows:
@@ -301,7 +303,8 @@ def load_labels(file):
       raise UserError(
         f"{file}: found {row!r}, expected a class, [name, [red, green, blue]]; {textfiles.MEND}"
       )
-  return LabelTable(tuple((name, tuple(color)) for name, color in rows))
+  classes = tuple((name, tuple(color)) for name, color in rows)
+  return LabelTable(classes, overlapping=bool(overlapping))
 
 
 def _is_class(name, color):

@@ -76,7 +76,7 @@ def compare_classes(init_from, part, labels, task):
     return ""
   name, theirs = _task_and_classes(Path(config_lib.expand_home(init_from)))
   other, kind, ours = TASKS.get(name), task.label_kind, list(labels.names)
-  if kind not in ("mask", "class") or other is None or other.label_kind != kind:
+  if kind not in ("mask", "masks", "class") or other is None or other.label_kind != kind:
     return ""  # the head of another task answers another question
   if theirs == ours or len(theirs) != len(ours):
     return ""  # a head of another size is not taken

@@ -11,6 +11,8 @@ from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
 
+TILED = ("segmentation", "multi_label")  # tasks whose probabilities of tiles are joined
+
 
 def processes():
   """This process's place among all, as the pipelines take it."""
@@ -47,7 +49,7 @@ def make_source(config, split, *, training=False, labelled=True):
       f"data.eval_fit is 'full', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
     )
-  if data.eval_fit == "tiles" and config.task.name != "segmentation":
+  if data.eval_fit == "tiles" and config.task.name not in TILED:
     raise UserError(
       f"data.eval_fit is 'tiles', which joins probabilities of classes, and the task is "
       f"{config.task.name!r}; use 'resize' or 'full'"

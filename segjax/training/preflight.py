@@ -19,7 +19,7 @@ def check_labels(labels, task):
   """
   for what, values in (("name", labels.names), ("colour", [c for _, c in labels.classes])):
     twice = [v for i, v in enumerate(values) if v in values[:i]]
-    if twice and (what == "name" or task.label_kind == "mask"):
+    if twice and (what == "name" or task.label_kind in ("mask", "masks")):
       where = ", ".join(str(i) for i, v in enumerate(values) if v == twice[0])
       raise UserError(
         f"the data has two classes of one {what}, {twice[0]!r} (classes {where} of 0 to "
@@ -53,7 +53,8 @@ def check_outputs(experiment, state):
   outputs = jax.eval_shape(experiment.predict_step(), state, image)
   outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
   channels = task.num_outputs
-  wanted = dict(mask=(1, *size, channels), target=(1, *size, channels), **{"class": (1, channels)})
+  of_pixels = dict.fromkeys(("mask", "masks", "target"), (1, *size, channels))
+  wanted = of_pixels | {"class": (1, channels)}
   found = getattr(outputs, "shape", None)
   if task.label_kind in wanted and found is not None and found != wanted[task.label_kind]:
     raise UserError(

@@ -159,7 +159,7 @@ def data_of_run(
   source = input_pipeline.make_source(config, split, labelled=labelled)
   labels = experiment_lib.load_labels(workdir / "labels.json")
   task = choose(TASKS, config.task.name, "task")
-  if task.label_kind_of(config.task) in ("mask", "class"):
+  if task.label_kind_of(config.task) in ("mask", "masks", "class"):
     workdir_lib.check_classes(workdir, labels, source.source.labels)
   names = workdir_lib.names_of(source)
   contents = workdir_lib.contents_of(source)

@@ -20,10 +20,12 @@ def make_predict_step(predict_step, task, data):
   Args:
     predict_step: result of `steps.make_predict_step` for segmentation; it sees batches of
       `data.batch_size` tiles of `data.size` alone.
-    task: segmentation.
+    task: segmentation, also into classes that overlap.
     data: `config.data`.
   """
-  call = jax.jit(lambda state, image: losses.class_probabilities(predict_step(state, image)))
+  overlapping = task.label_kind == "masks"
+  of = task.probabilities if overlapping else losses.class_probabilities
+  call = jax.jit(lambda state, image: of(predict_step(state, image)))
   how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
 
   def step(state, image):
@@ -32,7 +34,8 @@ def make_predict_step(predict_step, task, data):
 
     rows = tiles.ArrayRows(np.asarray(image)[0])
     joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
-    return logits_of(np.concatenate([maps for _, maps in joined]), one=task.sigmoid)[None]
+    maps = np.concatenate([maps for _, maps in joined])
+    return (logits_of_each(maps) if overlapping else logits_of(maps, one=task.sigmoid))[None]
 
   return step
 
@@ -43,6 +46,12 @@ def logits_of(probabilities, *, one):
     p = np.log(np.maximum(probabilities, LEAST_OF_TWO))
     return p[..., 1:] - p[..., :1]
   return np.log(np.maximum(probabilities, LEAST))
+
+
+def logits_of_each(probabilities):
+  """f32[...,C], probabilities of classes that overlap -> f32[...,C], logits that give them."""
+  p = np.stack([1 - probabilities, probabilities], -1)
+  return logits_of(p, one=True)[..., 0]
 
 
 def make_eval_step(predict_step, predict, task, measure=None):

@@ -68,13 +68,21 @@ def contents_of(source):
 
 
 def check_classes(folder, run_labels, data_labels):
-  """Raises a UserError where the classes of a run and of data differ in name, number or order.
+  """Raises a UserError where the classes of a run and of data differ.
+
+  They differ in name, number or order, or those of one alone overlap.
 
   Args:
     folder: folder of the run, for the message.
     run_labels: LabelTable that the run was trained with.
     data_labels: LabelTable of the data that it is used on.
   """
+  if run_labels.overlapping != data_labels.overlapping:
+    of = "the data" if data_labels.overlapping else "the run"
+    raise UserError(
+      f"{folder}: the classes of {of} overlap, a mask for each, and those of the other do not; use "
+      "data with labels of the run's kind"
+    )
   run, data = list(run_labels.names), list(data_labels.names)
   if run == data:
     return

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from segjax.data import class_files, decoding, files, layouts, lists, meaning
+from segjax.data import class_files, class_masks, decoding, files, layouts, lists, meaning
 from segjax.data.labels import IGNORE, LabelTable, default_table, read_table
 from segjax.errors import UserError
 
-KINDS = ("segmentation", "classification", "pairs", "images")
+KINDS = ("segmentation", "multi_label", "classification", "pairs", "images")
 
 
 def folder(
@@ -51,11 +51,11 @@ def folder(
   Args:
     split: "train", "val" or "test".
     folder: folder of the set; empty for `$SEGJAX_DATA/folder`.
-    kind: "segmentation": images and masks; "classification": the folder or the name of a file is
-      its class, see `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the
-      example is {"image", "target": u8[H,W,3]}, of one size, and there are no classes; "images":
-      the images of `images/`, or of the folder itself, for tasks without labels; they have one
-      class.
+    kind: "segmentation": images and masks; "multi_label": a mask for each class, which may overlap,
+      see `class_masks`; "classification": the folder or the name of a file is its class, see
+      `class_files.class_files`; "pairs": `targets/` in place of `masks/`, the example is {"image",
+      "target": u8[H,W,3]}, of one size, and there are no classes; "images": the images of
+      `images/`, or of the folder itself, for tasks without labels; they have one class.
     images: name of the folder of images.
     masks: name of the folder of masks.
     targets: name of the folder of target images.
@@ -78,6 +78,11 @@ def folder(
     if not names and (root / "classes.txt").is_file():
       names = read_table(root / "classes.txt").names
     return class_files.class_files(root, split, names, **how)
+  if kind == "multi_label":
+    if ignore_colors or shift:
+      raise UserError("folder: kind 'multi_label' has masks of numbers, without shift and colours")
+    fields = dict(images=images, masks=masks, mask_suffix=mask_suffix, ignore_value=ignore_value)
+    return class_masks.class_masks(root, split, names, **fields, **how)
   if kind == "images":
     return class_files.unlabelled_files(root, split, images, **how)
   if kind == "pairs":

@@ -30,6 +30,11 @@ def draw_road(seed: int, index: int, *, height: int = 256, width: int = 512):
     image u8[H,W,3], RGB, and classes u8[H,W], indices into `ROAD_CLASSES`. The drivable surface
     is `road` and the `lane_marking` on it.
   """
+  return draw_road_and_shadows(seed, index, height=height, width=width)[:2]
+
+
+def draw_road_and_shadows(seed: int, index: int, *, height: int = 256, width: int = 512):
+  """`draw_road`, and bool[H,W]: where a shadow lies on the ground that is seen."""
   rng = np.random.default_rng((seed, index))
   camera, light = road_world.draw_camera(rng, height, width), road_world.draw_light(rng)
   road = road_world.draw_road_course(rng)
@@ -52,7 +57,8 @@ def draw_road(seed: int, index: int, *, height: int = 256, width: int = 512):
   for channel, plane in enumerate(image):
     lit = plane * (float(light.tint[channel, 0, 0]) * 255) + noise
     pixels[..., channel] = np.clip(lit, 0, 255, out=lit)
+  shadows = (shadow >= 128) & np.isin(classes, road_world.ON_THE_GROUND)
   if rng.random() < 0.6:  # a sharp lens
-    return pixels, classes
+    return pixels, classes, shadows
   blur = ImageFilter.BoxBlur(rng.uniform(0.2, 0.7))
-  return np.asarray(Image.fromarray(pixels).filter(blur)), classes
+  return np.asarray(Image.fromarray(pixels).filter(blur)), classes, shadows

@@ -19,6 +19,7 @@ ROAD_CLASSES = (
   ("vehicle", (0, 0, 142)),
 )
 SKY, BUILDING, VEGETATION, GROUND, SIDEWALK, ROAD, LANE_MARKING, VEHICLE = range(8)
+ON_THE_GROUND = GROUND, SIDEWALK, ROAD, LANE_MARKING
 
 FAR = 110.0  # metres; the ground ends here, behind the skyline
 ASPHALT = np.array(  # of roads, sidewalks, parking areas and walls

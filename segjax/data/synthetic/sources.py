@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from segjax.data import label_sets
 from segjax.data.labels import IGNORE, LabelTable
-from segjax.data.shared_tables import FLOODNET, FOUR, OBJECTS, ROAD
+from segjax.data.shared_tables import FLOODNET, FOUR, OBJECTS, OVERLAPPING, ROAD
 from segjax.data.synthetic.aerial import draw_aerial
-from segjax.data.synthetic.road import draw_road
-from segjax.data.synthetic.road_world import ROAD_CLASSES
+from segjax.data.synthetic.road import draw_road, draw_road_and_shadows
+from segjax.data.synthetic.road_world import LANE_MARKING, ROAD_CLASSES, VEHICLE
+from segjax.data.synthetic.road_world import ROAD as ROAD_SURFACE
 from segjax.errors import UserError
 
 FIRSTS = dict(train=0, val=1_000_000, test=2_000_000)  # index of the first scene of a split
@@ -73,7 +75,8 @@ def road_scenes(
     width: pixels.
     classes: "road" (not road / road, lane markings are road), "four" (other, road, sidewalk,
       vehicle), "objects" (background, building, tree, car, pedestrian, of whom there are none, and
-      road) or "all" (every drawn class).
+      road), "all" (every drawn class) or "overlapping" (drivable, lane_marking, shadow, vehicle; a
+      pixel may be of several or of none, for the task "multi_label").
   """
   names = [name for name, _ in ROAD_CLASSES]
   lookup = np.full(256, IGNORE, np.uint8)
@@ -86,17 +89,29 @@ def road_scenes(
   elif classes == "all":
     labels = LabelTable(tuple(ROAD_CLASSES))
     lookup[: len(names)] = range(len(names))
+  elif classes == "overlapping":
+    labels = OVERLAPPING
   else:
     raise UserError(
-      f"road_scenes: classes is {classes!r}, expected 'road', 'four', 'objects' or 'all'"
+      f"road_scenes: classes is {classes!r}, expected 'road', 'four', 'objects', 'all' or "
+      "'overlapping'"
     )
 
   def draw(*scene, **size):
+    if labels.overlapping:
+      return _overlapping(*draw_road_and_shadows(*scene, **size))
     image, drawn_classes = draw_road(*scene, **size)
     return image, lookup[drawn_classes]
 
   counts = dict(train=num_train, val=num_val, test=num_test)
   return _scenes(labels, "scene", split, draw, seed=seed, height=height, width=width, counts=counts)
+
+
+def _overlapping(image, drawn_classes, shadows):
+  """The image, and its sets of the classes of `OVERLAPPING`."""
+  lane = drawn_classes == LANE_MARKING
+  planes = [lane | (drawn_classes == ROAD_SURFACE), lane, shadows, drawn_classes == VEHICLE]
+  return image, label_sets.join(np.stack(planes, -1))
 
 
 def aerial_scenes(
