@@ -22,12 +22,13 @@ from segjax.inference.folder import PROBABILITIES, Predictions
 from segjax.inference.inputs import Inputs
 from segjax.inference.predictor import BLOCK, Predictor
 from segjax.legends import legend
-from segjax.pictures import overlay
+from segjax.pictures import displayed, overlay
 from segjax.stopping import STOP
 
 SHOWN = 5  # classes in the line of an image
 LEGEND_WIDTH = 600  # pixels
 KEPT = ("", "npz", "png16")  # how probabilities are written
+GEOTIFF = "index.tif"  # the class map of an image with a georeference
 SIXTEEN = 2**16 - 1
 
 
@@ -45,6 +46,11 @@ class Segmented:
   keep: str = ""
   counts: np.ndarray | None = None
 
+  @property
+  def pixels(self):
+    """`rasters.Pixels` of the images."""
+    return self.predictor.pixels
+
   def blocks(self, rows, bar):
     """Yields {kind with ending: rows of it}, from top to bottom."""
     p = self.predictor
@@ -52,7 +58,11 @@ class Segmented:
     step = max(BLOCK // rows.width, 1)
     for image, probabilities in p.blocks(rows):
       for top in range(0, len(image), step):
-        yield self._block(image[top : top + step], probabilities[top : top + step])
+        shown = displayed(image[top : top + step], getattr(rows, "limits", None))
+        out = self._block(shown, probabilities[top : top + step])
+        if getattr(rows, "georeference", ()):
+          out[GEOTIFF] = out["index.png"]
+        yield out
       bar.update(len(image))
 
   def _block(self, image, probabilities):
@@ -81,6 +91,11 @@ class Answered:
 
   answers: object
   found: dict | None = None
+
+  @property
+  def pixels(self):
+    """`rasters.Pixels` of the images."""
+    return self.answers.pixels
 
   def blocks(self, rows, bar):
     """Yields {kind with ending: the whole picture}."""
@@ -120,7 +135,7 @@ def predict_files(
       STOP.check()
       answer = make_answer()
       try:
-        with rows_lib.opened(file) as rows, _bar(rows.height) as bar:
+        with rows_lib.opened(file, answer.pixels) as rows, _bar(rows.height) as bar:
           said = warning((rows.height, rows.width)) if warning else ""
           if said:
             _print(f"  warning: {said}")
@@ -130,7 +145,8 @@ def predict_files(
           if not begun:
             _begin(predictions, inputs, first, answer, labels)
             begun = True
-          predictions.add(name, size, itertools.chain([first], blocks), answer.shares)
+          blocks = itertools.chain([first], blocks)
+          predictions.add(name, size, blocks, answer.shares, rows.georeference)
       except rows_lib.Unreadable as error:
         broken.append(str(error))
         continue
@@ -148,6 +164,8 @@ def predict_video(
   Raises:
     UserError: no imageio or FFmpeg, or not a video.
   """
+  if not predictor.pixels.is_rgb:
+    raise UserError(f"{file}: the net is for images of {predictor.pixels.text}, no videos")
   answer, part = Segmented(predictor), predictions.folder / f".{os.getpid()}_video.mp4"
   try:
     with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:

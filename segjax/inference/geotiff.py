@@ -1,0 +1,52 @@
+"""Class maps as GeoTIFF files, which lie on the earth where their images do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import tiffs
+from segjax.inference import png
+
+SOFTWARE = 305  # tag
+
+
+class GeoTiffWriter:
+  """Writes a class map from top to bottom, with the georeference of its image and our mark."""
+
+  def __init__(self, file: Path, width: int, height: int, rows: np.ndarray, georeference: tuple):
+    """Begins a file, not compressed.
+
+    Args:
+      file: path.
+      width: pixels.
+      height: pixels.
+      rows: an array like those that will be written, u8[n,W].
+      georeference: see `tiffs.georeference`.
+    """
+    import tifffile
+
+    how = dict(photometric="minisblack", software=png.MARK[1], metadata=None)
+    how |= dict(extratags=georeference)
+    self._map = tifffile.memmap(file, shape=(height, width), dtype=rows.dtype, **how)
+    self._next = 0
+
+  def write(self, rows: np.ndarray):
+    """Writes the next rows, u8[n,W]."""
+    self._map[self._next : self._next + len(rows)] = rows
+    self._next += len(rows)
+
+  def finish(self):
+    """Writes the end."""
+    self._map.flush()
+
+  def close(self):
+    """Closes the file."""
+    self._map = None
+
+
+def is_marked(file: Path) -> bool:
+  """Whether a TIFF file has our mark."""
+  with file.open("rb") as stream:
+    return tiffs.tag(stream, SOFTWARE) == png.MARK[1]
