@@ -1,6 +1,9 @@
 """Images of many channels, 16 bits or floats: files, values, training, tiles, georeference."""
 
+import contextlib
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from PIL import Image
 from segjax import config as config_lib
 from segjax import ranges, training
 from segjax.analysis import commands
+from segjax.data import labels as labels_lib
 from segjax.data import pipeline, rasters, sizes, sources, tiffs
 from segjax.errors import UserError
 from segjax.export import command as export_command
@@ -83,7 +87,9 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("rasters")
   config = of_six(write_set(folder / "set"), **{"augment.flip": 0.5, "augment.scale_max": 1.2})
   config.augment.brightness = 0.1
-  training.train(config, folder / "run")
+  with contextlib.redirect_stdout(io.StringIO()) as said:
+    training.train(config, folder / "run")
+  (folder / "run" / "said.txt").write_text(said.getvalue())
   return folder / "set", folder / "run"
 
 
@@ -138,3 +144,225 @@ def test_gdal_sees_the_place_of_a_class_map(run, tmp_path):
     np.testing.assert_array_equal(
       found.read(1), np.asarray(Image.open(tmp_path / "out" / "x1_index.png"))
     )
+
+
+def test_photographs_and_other_channels_are_refused_by_one_error(run, tmp_path, capsys):
+  folder, workdir = run
+  Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "photo.jpg")
+  (said,) = predict(workdir, tmp_path / "photo.jpg", tmp_path / "out")
+  assert "photo.jpg: a JPEG image of 3 channels, expected a TIFF of 6 channels of uint16" in said
+  with pytest.raises(UserError, match=r"image of uint8\[4, 4, 3\], expected uint16\[height,wi"):
+    Predictor(workdir, checkpoint="latest")(np.zeros((4, 4, 3), np.uint8))
+  with pytest.raises(UserError, match=r"data\.channels: 6 -> 5; data\.mean"):
+    config = of_six(write_five(folder, tmp_path / "five"), **{"data.channels": 5})
+    config.data.update(mean=MEAN[:5], std=STD[:5])
+    training.train(config, workdir)
+  with pytest.raises(UserError, match="stablehlo takes photographs, 3 channels of u"):
+    export_command.run(str(workdir), tmp_path / "net.stablehlo", form="stablehlo")
+
+
+def write_five(folder, target):
+  """The same set without its last channel."""
+  for file in (*folder.glob("*.txt"), *folder.glob("masks/*")):
+    place = target / file.relative_to(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(file.read_bytes())
+  for file in folder.glob("images/*"):
+    write(target / "images" / file.name, tifffile.imread(file)[..., :5])
+  return target
+
+
+def test_a_config_of_an_older_version_is_of_photographs(run, tmp_path):
+  values = json.loads((run[1] / "config.json").read_text())
+  del values["checksum"]
+  for name in ("channels", "dtype", "full_scale"):
+    del values["data"][name]
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  assert rasters.of(config_lib.load(tmp_path / "config.json").data) == rasters.RGB
+
+
+def test_the_run_says_what_its_images_are_and_draws_three_channels(run):
+  assert "images      6 channels of uint16, 65535 becomes 1" in (run[1] / "said.txt").read_text()
+  assert list((run[1] / "images").iterdir())
+
+
+# ------------------------------------------------------------------- files and values
+
+
+STORED = np.array([[0, 1, 9999, 10000, 40000, 65535]] * 2, np.uint16)[None]  # [1,2,6]
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    dict(),
+    dict(planarconfig="separate", compression="zlib", predictor=True),
+    dict(planarconfig=None),
+    dict(byteorder=">", bigtiff=True),
+  ],
+  ids=["contiguous", "bands", "pages", "big"],
+)
+def test_values_of_uint16_are_divided_by_65535_however_they_are_stored(tmp_path, how):
+  bands = how.get("planarconfig") == "separate" or "planarconfig" in how
+  values = np.moveaxis(STORED, -1, 0) if bands else STORED
+  file = write(tmp_path / "x.tif", values, **how)
+  np.testing.assert_array_equal(SIX.read_tiff(file).values, STORED)
+  found = SIX.read(file)
+  assert found.dtype == np.float32 and found[0, 0, 0] == 0 and found[0, 0, 5] == 1
+  np.testing.assert_array_equal(found, STORED.astype(np.float32) / np.float32(65535))
+  tenths = rasters.Pixels(6, "uint16", 10000.0).read(file)
+  assert tenths[0, 0, 3] == 1 and tenths[0, 0, 4] == 4
+
+
+@pytest.mark.parametrize(
+  "dtype, value, expected", [("uint8", 51, 0.2), ("int16", -32767, -1), ("float32", -12.5, -12.5)]
+)
+def test_values_of_other_dtypes(tmp_path, dtype, value, expected):
+  pixels = rasters.Pixels(4, dtype)
+  file = write(tmp_path / "x.tif", np.full((3, 2, 4), value, dtype))
+  np.testing.assert_array_equal(pixels.read(file), np.full((3, 2, 4), expected, np.float32))
+
+
+def test_photographs_stay_as_they_are(tmp_path):
+  values = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+  file = write(tmp_path / "x.tif", values, photometric="rgb", extratags=GEO)
+  found = rasters.RGB.read(file)
+  assert found.dtype == np.uint8
+  np.testing.assert_array_equal(found, values)
+  with rows.opened(file) as source:
+    assert source.georeference == GEO and source.limits is None
+
+
+ORIENTATION = 274  # tag
+NAN, NODATA = np.ones((3, 4, 6), np.float32), np.ones((3, 4, 6), np.uint16)
+NAN[0, 1, 2], NAN[1, 1, 3], NODATA[2, 2, 2:] = np.nan, np.inf, 7
+
+
+FLOATS, MARKED = rasters.Pixels(6, "float32"), dict(extratags=[(42113, "s", 0, "7", True)])
+TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
+
+
+@pytest.mark.parametrize(
+  "pixels, values, how, said",
+  [
+    (SIX, NODATA[..., :4], {}, r"4 channels of uint16, expected 6 channels of uint16 \(data"),
+    (SIX, np.uint8(NODATA), {}, "6 channels of uint8, .* set --config.data.channels=6 --con"),
+    (rasters.RGB, NODATA, {}, "6 channels of uint16, expected 3 channels of uint8; convert"),
+    (rasters.RGB, np.uint8(NODATA), {}, "6 channels of uint8, expected 3 .*data.channels=6"),
+    (rasters.RGB, NODATA[..., :3], {}, "3 channels of uint16, .* --config.data.dtype=uint16"),
+    (rasters.RGB, NODATA[..., 0], {}, "of mode I;16, expected 8 bits .*data.channels=1 .*uint16"),
+    (FLOATS, NAN, {}, "2 of 12 pixels are nan or infinite, expected numbers"),
+    (SIX, NODATA, MARKED, "1 of 12 pixels have the file's nodata value, 7; fill them"),
+    (SIX, NODATA, TURNED, "a turned image .*Orientation is 6.*, expected an upright one"),
+  ],
+)
+def test_files_that_a_set_does_not_take(tmp_path, pixels, values, how, said):
+  file = write(tmp_path / "x.tif", values, **how)
+  with pytest.raises(UserError, match=rf"x\.tif: .*{said}"):
+    pixels.read(file)
+
+
+def test_damaged_and_large_files_and_lost_packages(tmp_path, monkeypatch):
+  file = write(tmp_path / "x.tif", NODATA)
+  (tmp_path / "cut.tif").write_bytes(file.read_bytes()[:-40])
+  with pytest.raises(UserError, match=r"cut\.tif: cannot be read .*; replace or remove it"):
+    SIX.read(tmp_path / "cut.tif")
+  with monkeypatch.context() as patch, pytest.raises(UserError, match=r"x\.tif: too large \(12 pi"):
+    patch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    SIX.read(file)
+  monkeypatch.setitem(sys.modules, "tifffile", None)
+  with pytest.raises(UserError, match=r"x\.tif: .* need tifffile .*; install segjax\[tiff\]"):
+    SIX.read(file)
+  with pytest.raises(UserError, match=r"x\.tif: not an image, expected PNG"):
+    rasters.RGB.read(file)
+
+
+def test_resizing_a_channel_is_pillows_resizing_of_it():
+  image = np.random.default_rng(0).normal(0, 9, (12, 10, 5)).astype(np.float32)
+  example = dict(image=image, label=np.zeros((12, 10), np.uint8))
+  found = pipeline.resize(example, (6, 7))
+  assert found["image"].shape == (6, 7, 5) and found["label"].shape == (6, 7)
+  for c in range(5):
+    one = Image.fromarray(image[..., c]).resize((7, 6), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found["image"][..., c], np.asarray(one))
+  flat = sizes.resize_image(np.full((4, 4, 6), 0.25, np.float32), (2, 2))
+  np.testing.assert_array_equal(flat, np.full((2, 2, 6), 0.25, np.float32))
+
+
+def test_pictures_stretch_three_channels_and_leave_photographs():
+  ramp = np.linspace(3, 5, 101, dtype=np.float32)[:, None, None]
+  shown = displayed(np.concatenate([ramp, 2 * ramp, -ramp, 0 * ramp], -1))
+  assert shown.shape == (101, 1, 3) and shown.dtype == np.uint8
+  assert shown[:3, 0, 0].tolist() == [0, 0, 0] and shown[98:, 0, 0].tolist() == [255] * 3
+  assert shown[50, 0].tolist() == [128, 128, 128] and shown[2, 0, 2] == 255
+  assert displayed(ramp)[98, 0].tolist() == [255] * 3  # a single channel is grey
+  assert displayed(shown) is shown
+
+
+# ------------------------------------------------------------------- configs
+
+
+def test_the_moments_of_a_set_are_those_of_numpy(tmp_path, capsys):
+  folder, c = write_set(tmp_path / "set"), config_lib.default()
+  c.data.source = config_lib.data_source("folder", folder=str(folder), train_fraction=0.5)
+  c.data.update(channels=6, dtype="uint16", full_scale=10000.0)
+  commands.data(c, "train", tmp_path / "out", 2)
+  names = sources.make("folder", "train", folder=str(folder), train_fraction=0.5).names
+  stored = np.stack([tifffile.imread(folder / "images" / f"{n}.tif") for n in names]) / 10000
+  said = capsys.readouterr().out
+  assert "images of 6 channels of uint16, 10000 becomes 1" in said
+  for field, value in (("mean", stored.mean((0, 1, 2))), ("std", stored.std((0, 1, 2)))):
+    text = said.split(f'--config.data.{field}="(')[1].split(")")[0]
+    np.testing.assert_allclose([float(v) for v in text.split(",")], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "fields, said",
+  [
+    (dict(mean=(0.5,) * 3), "data.mean is .*, expected 6 numbers by data.channels, or one for all"),
+    (dict(std=(0.5,) * 7), "data.std is .*, expected 6 numbers by data.channels, or one for all"),
+    (dict(mean=(2.0,)), r"data.mean is \(2.0,\), expected numbers from 0 to 1"),
+    (dict(dtype="uint12"), "unknown data.dtype 'uint12'"),
+    (dict(channels=0), "data.channels is 0, expected 1 or more"),
+    (dict(full_scale=-1.0), "data.full_scale is -1.0, expected the value in the files"),
+    (dict(channels=3, dtype="uint8", full_scale=9.0), "data.full_scale is for other images than 3"),
+  ],
+)
+def test_fields_that_make_no_sense(fields, said):
+  config = of_six("")
+  config.data.update(fields)
+  with pytest.raises(UserError, match=said):
+    ranges.check(config)
+
+
+def test_one_mean_is_for_all_channels_and_floats_may_have_any():
+  config = of_six("")
+  config.data.update(dtype="float32", mean=(-12.5,), std=(4.0,))
+  ranges.check(config)
+
+
+def test_changes_of_colours_do_not_cut_off_values_beyond_one(run):
+  config, labels = of_six(run[0]), labels_lib.default_table(("a", "b"))
+  config.data.update(dtype="float32", mean=(-12.5,), std=(4.0,))
+  experiment_lib.build(config, labels)
+  config.augment.brightness = 0.2
+  with pytest.raises(UserError, match=r"augment: brightness expect values in .* -12\.5; set"):
+    experiment_lib.build(config, labels)
+
+
+def test_sources_and_tasks_of_photographs_say_so(run):
+  config = of_six(run[0], **{"data.eval_fit": "resize"})
+  config_lib.set_task(config, "colorization")
+  with pytest.raises(UserError, match="the task 'colorization' is for photographs"):
+    input_pipeline.make_source(config, "train")
+  with pytest.raises(UserError, match=r"'digits' gives images uint8.*, expected float32\[height,w"):
+    sources.make("digits", "train", pixels=SIX)
+
+
+def test_a_mask_of_another_size_is_found(run, tmp_path):
+  folder = write_five(run[0], tmp_path / "set")
+  Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "masks" / "x0.png")
+  pixels = rasters.Pixels(5, "uint16")
+  source = sources.make("folder", "train", folder=str(folder), train_fraction=1.0, pixels=pixels)
+  (fault,) = source.faults(source.names.index("x0"))
+  assert "is 9x9 pixels (width x height), its image" in fault and "60x40" in fault

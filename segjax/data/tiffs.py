@@ -77,7 +77,8 @@ def read(stream, name, channels, dtype):
       pages = _pages(tiff)
       fault = _fault(pages, text(channels, dtype))
       if not fault:
-        values = np.concatenate([_of_page(page) for page in pages], -1)
+        parts = [_of_page(page) for page in pages]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
         return Tiff(values, _georeference(pages[0]), _nodata(pages[0]))
   except ImportError as error:
     fault = f"TIFF files beyond 8-bit RGB need tifffile ({error}); {INSTALL}"
