@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,12 @@ class _Checked:
       return self._rows.read(count)
     except UserError as error:
       raise Unreadable(str(error)) from None
+
+
+def loses_georeference(files: Iterable[Path]) -> bool:
+  """Whether some files may have a georeference that cannot be read, as tifffile is missing."""
+  missing = importlib.util.find_spec("tifffile") is None
+  return missing and any(file.suffix.lower() in TIFF for file in files)
 
 
 def _georeference(file):
