@@ -1,6 +1,7 @@
 """Images of many channels, 16 bits or floats: files, values, training, tiles, georeference."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import sys
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax import ranges, training
+from segjax import own_code, ranges, training
 from segjax.analysis import commands
 from segjax.data import labels as labels_lib
 from segjax.data import pipeline, rasters, sizes, sources, tiffs
@@ -262,6 +263,59 @@ def test_files_that_a_set_does_not_take(tmp_path, pixels, values, how, said):
     pixels.read(file)
 
 
+def test_smaller_copies_within_a_file_do_not_count(tmp_path):
+  with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+    how = dict(photometric="minisblack", planarconfig="contig", metadata=None)
+    file.write(NODATA, **how)
+    file.write(NODATA[:1], subfiletype=1, **how)
+  np.testing.assert_array_equal(SIX.read_tiff(tmp_path / "x.tif").values, NODATA)
+
+
+def test_a_codec_that_is_missing_is_named(tmp_path):
+  if importlib.util.find_spec("imagecodecs"):
+    pytest.skip("imagecodecs is installed")
+  Image.fromarray(NODATA[..., 0]).save(tmp_path / "x.tif", compression="tiff_lzw")
+  with pytest.raises(UserError, match=r"requires .*imagecodecs.*; install segjax\[tiff\]"):
+    rasters.Pixels(1, "uint16").read(tmp_path / "x.tif")
+
+
+def test_classes_by_folder_and_sources_of_ones_own_have_many_channels_too(tmp_path, monkeypatch):
+  for name in ("a/x", "a/y", "b/x", "b/y"):
+    write(tmp_path / "set" / f"{name}.tif", STORED)
+  how = dict(folder=str(tmp_path / "set"), kind="classification", train_fraction=0.5)
+  (tmp_path / "own_six.py").write_text(OWN)
+  monkeypatch.syspath_prepend(tmp_path)
+  own_code.allow(dict(data=dict(source=dict(name="own_six:build"))))
+  for source in (
+    sources.make("folder", "train", pixels=SIX, **how),
+    sources.make("own_six:build", "train", pixels=SIX),
+  ):
+    image = source[0]["image"]
+    assert image.dtype == np.float32 and image.shape == (1, 2, 6)
+  with pytest.raises(UserError, match=r"'own_six:build' gives images float32\[1, 2, 6\], expected"):
+    sources.make("own_six:build", "train", pixels=rasters.Pixels(4, "float32"))
+
+
+OWN = """
+import numpy as np
+from segjax.data.labels import default_table
+
+
+class Six:
+  labels, names = default_table(("a", "b")), ("one",)
+
+  def __len__(self):
+    return 1
+
+  def __getitem__(self, i):
+    return dict(image=np.ones((1, 2, 6), np.float32), label=np.zeros((1, 2), np.uint8))
+
+
+def build(split):
+  return Six()
+"""
+
+
 def test_damaged_and_large_files_and_lost_packages(tmp_path, monkeypatch):
   file = write(tmp_path / "x.tif", NODATA)
   (tmp_path / "cut.tif").write_bytes(file.read_bytes()[:-40])
@@ -355,8 +409,10 @@ def test_sources_and_tasks_of_photographs_say_so(run):
   config_lib.set_task(config, "colorization")
   with pytest.raises(UserError, match="the task 'colorization' is for photographs"):
     input_pipeline.make_source(config, "train")
-  with pytest.raises(UserError, match=r"'digits' gives images uint8.*, expected float32\[height,w"):
-    sources.make("digits", "train", pixels=SIX)
+  with pytest.raises(
+    UserError, match=r"'road_scenes' gives images uint8.*, expected float32\[height,w"
+  ):
+    sources.make("road_scenes", "train", pixels=SIX, height=16, width=32)
 
 
 def test_a_mask_of_another_size_is_found(run, tmp_path):

@@ -27,23 +27,23 @@ class GeoTiffWriter:
     """
     import tifffile
 
-    how = dict(photometric="minisblack", software=png.MARK[1], metadata=None)
-    how |= dict(extratags=georeference)
-    self._map = tifffile.memmap(file, shape=(height, width), dtype=rows.dtype, **how)
-    self._next = 0
+    how = dict(photometric="minisblack", software=png.MARK[1], metadata=None, returnoffset=True)
+    how |= dict(shape=(height, width), dtype=rows.dtype, extratags=georeference)
+    start, _ = tifffile.imwrite(file, **how)
+    self._stream = file.open("r+b")
+    self._stream.seek(start)
 
   def write(self, rows: np.ndarray):
     """Writes the next rows, u8[n,W]."""
-    self._map[self._next : self._next + len(rows)] = rows
-    self._next += len(rows)
+    self._stream.write(np.ascontiguousarray(rows))
 
   def finish(self):
     """Writes the end."""
-    self._map.flush()
+    self._stream.flush()
 
   def close(self):
     """Closes the file."""
-    self._map = None
+    self._stream.close()
 
 
 def is_marked(file: Path) -> bool:
