@@ -14,14 +14,16 @@ import random
 import traceback
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 from fault_world import USES
+from PIL import Image
 
 from segjax import cli, ranges, textfiles
 from segjax import config as config_lib
-from segjax.data import decoding, sources
+from segjax.data import decoding, limits, sources
 from segjax.errors import UserError, explain
 from segjax.ops.llvm.kept_code import kept_code
 from segjax.training import experiment as experiment_lib
@@ -191,7 +193,8 @@ def try_config_file(world, draw):
 
 def try_field(world, draw):
   """A field of a config with an extreme value: what a training checks before its first step."""
-  config = world.config(**{"data.source": config_lib.data_source("road_scenes", num_val=2)})
+  scenes = config_lib.data_source("road_scenes", num_train=8, num_val=2)
+  config = world.config(**{"data.source": scenes})
   if draw.random() < 0.5:
     config = world.config()
   field = draw.choice(sorted(config_lib.flatten(config)))
@@ -204,6 +207,10 @@ def try_field(world, draw):
   config.update_from_flattened_dict({field: new})
 
   def start():
+    with limit_kept():
+      return begin()
+
+  def begin():
     ranges.check(config)
     config_lib.check(config)
     train = input_pipeline.make_source(config, "train", training=True)
@@ -215,6 +222,18 @@ def try_field(world, draw):
     return True
 
   return f"{field}={str(new)[:60]}", start, True
+
+
+@contextlib.contextmanager
+def limit_kept():
+  """Context after which the limit of pixels is as it was, whatever `data.max_pixels` was."""
+  most = Image.MAX_IMAGE_PIXELS
+  try:
+    with mock.patch.dict(os.environ):
+      yield
+  finally:
+    Image.MAX_IMAGE_PIXELS = most
+    limits._set.cache_clear()
 
 
 READERS = ["evaluate", "predict", "resume", "initial", "study"]
