@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from segjax.inference import Predictor, command, inputs, rows
 from segjax.inference.folder import Predictions, is_marked
 from segjax.pictures import displayed
 from segjax.training import experiment as experiment_lib
-from segjax.training import input_pipeline
+from segjax.training import input_pipeline, steps
 
 tifffile = pytest.importorskip("tifffile", reason="the extra `tiff` is not installed")
 
@@ -240,6 +241,7 @@ NAN[0, 1, 2], NAN[1, 1, 3], NODATA[2, 2, 2:] = np.nan, np.inf, 7
 
 
 FLOATS, MARKED = rasters.Pixels(6, "float32"), dict(extratags=[(42113, "s", 0, "7", True)])
+BANDS = dict(planarconfig="separate")
 TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
 
 
@@ -250,6 +252,7 @@ TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
     (SIX, np.uint8(NODATA), {}, "6 channels of uint8, .* set --config.data.channels=6 --con"),
     (rasters.RGB, NODATA, {}, "6 channels of uint16, expected 3 channels of uint8; convert"),
     (rasters.RGB, np.uint8(NODATA), {}, "6 channels of uint8, expected 3 .*data.channels=6"),
+    (rasters.RGB, np.moveaxis(np.uint8(NODATA), -1, 0), BANDS, "6 channels of uint8, expected 3"),
     (rasters.RGB, NODATA[..., :3], {}, "3 channels of uint16, .* --config.data.dtype=uint16"),
     (rasters.RGB, NODATA[..., 0], {}, "of mode I;16, expected 8 bits .*data.channels=1 .*uint16"),
     (FLOATS, NAN, {}, "2 of 12 pixels are nan or infinite, expected numbers"),
@@ -261,6 +264,11 @@ def test_files_that_a_set_does_not_take(tmp_path, pixels, values, how, said):
   file = write(tmp_path / "x.tif", values, **how)
   with pytest.raises(UserError, match=rf"x\.tif: .*{said}"):
     pixels.read(file)
+
+
+def test_photographs_alone_are_divided_on_the_device():
+  np.testing.assert_array_equal(steps.as_floats(np.array([51], np.uint8)), np.float32([0.2]))
+  np.testing.assert_array_equal(steps.as_floats(np.float32([51, -2])), np.float32([51, -2]))
 
 
 def test_smaller_copies_within_a_file_do_not_count(tmp_path):
@@ -420,3 +428,9 @@ def test_a_mask_of_another_size_is_found(run, tmp_path):
   source = sources.make("folder", "train", folder=str(folder), train_fraction=1.0, pixels=pixels)
   (fault,) = source.faults(source.names.index("x0"))
   assert "is 9x9 pixels (width x height), its image" in fault and "60x40" in fault
+
+
+def test_it_is_said_where_the_place_is_lost(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  assert rows.loses_georeference([Path("x.png"), Path("x.TIF")])
+  assert not rows.loses_georeference([Path("x.png")])

@@ -97,16 +97,16 @@ def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
     )
   if complete:
     files.require_complete(source)
-  return source if pixels.is_rgb else _of_pixels(source, pixels, what, own_code.is_own(name))
+  return source if pixels.is_rgb else _of_pixels(source, pixels, what)
 
 
-def _of_pixels(source, pixels, what, is_own):
-  """A source whose images are no photographs."""
+def _of_pixels(source, pixels, what):
+  """A source whose images are no photographs; one that reads no files must give them so."""
   if hasattr(source, "read_image"):
     return dataclasses.replace(source, read_image=pixels.read)
   image = source[0]["image"]
   found = f"{image.dtype}{list(image.shape)}"
-  if not is_own or image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
+  if image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
     raise UserError(
       f"{what} gives images {found}, expected float32[height,width,{pixels.channels}] by "
       f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; TIFF files of such images "
