@@ -155,6 +155,8 @@ def test_photographs_and_other_channels_are_refused_by_one_error(run, tmp_path, 
   assert "photo.jpg: a JPEG image of 3 channels, expected a TIFF of 6 channels of uint16" in said
   with pytest.raises(UserError, match=r"image of uint8\[4, 4, 3\], expected uint16\[height,wi"):
     Predictor(workdir, checkpoint="latest")(np.zeros((4, 4, 3), np.uint8))
+  with pytest.raises(UserError, match=r"image of int32\[4, 4, 6\], expected uint16"):
+    Predictor(workdir, checkpoint="latest")(np.zeros((4, 4, 6), np.int32))
   with pytest.raises(UserError, match=r"data\.channels: 6 -> 5; data\.mean"):
     config = of_six(write_five(folder, tmp_path / "five"), **{"data.channels": 5})
     config.data.update(mean=MEAN[:5], std=STD[:5])
@@ -241,7 +243,7 @@ NAN[0, 1, 2], NAN[1, 1, 3], NODATA[2, 2, 2:] = np.nan, np.inf, 7
 
 
 FLOATS, MARKED = rasters.Pixels(6, "float32"), dict(extratags=[(42113, "s", 0, "7", True)])
-BANDS = dict(planarconfig="separate")
+RGB_FIRST = dict(photometric="rgb")  # then Pillow would read three
 TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
 
 
@@ -252,7 +254,7 @@ TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
     (SIX, np.uint8(NODATA), {}, "6 channels of uint8, .* set --config.data.channels=6 --con"),
     (rasters.RGB, NODATA, {}, "6 channels of uint16, expected 3 channels of uint8; convert"),
     (rasters.RGB, np.uint8(NODATA), {}, "6 channels of uint8, expected 3 .*data.channels=6"),
-    (rasters.RGB, np.moveaxis(np.uint8(NODATA), -1, 0), BANDS, "6 channels of uint8, expected 3"),
+    (rasters.RGB, np.uint8(NODATA), RGB_FIRST, "6 channels of uint8, expected 3"),
     (rasters.RGB, NODATA[..., :3], {}, "3 channels of uint16, .* --config.data.dtype=uint16"),
     (rasters.RGB, NODATA[..., 0], {}, "of mode I;16, expected 8 bits .*data.channels=1 .*uint16"),
     (FLOATS, NAN, {}, "2 of 12 pixels are nan or infinite, expected numbers"),
@@ -418,7 +420,8 @@ def test_sources_and_tasks_of_photographs_say_so(run):
   with pytest.raises(UserError, match="the task 'colorization' is for photographs"):
     input_pipeline.make_source(config, "train")
   with pytest.raises(UserError, match=r"'road_scenes' gives images uint8.*, expected float32"):
-    sources.make("road_scenes", "train", pixels=SIX, height=16, width=32)
+    floats = rasters.Pixels(3, "float32")
+    sources.make("road_scenes", "train", pixels=floats, height=16, width=32)
 
 
 def test_a_mask_of_another_size_is_found(run, tmp_path):
