@@ -32,7 +32,6 @@ RANGES = {
   "data.mean": (0, 1),
   "data.std": ("above 0", 1),
   "data.channels": (1, 1024),
-  "data.full_scale": (0, INF),
   "data.eval_multiple": (1, 2**16),
   "data.eval_overlap": (0, 0.9),
   "data.threads": (0, 1024),

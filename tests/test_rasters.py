@@ -76,8 +76,8 @@ def of_six(folder, **fields):
   return c
 
 
-def predict(workdir, given, output):
-  net = command.open_net(str(workdir), None, "latest")
+def predict(workdir, given, output, **how):
+  net = command.open_net(str(workdir), None, "latest", **how)
   found = inputs.find(given, output)
   output.mkdir(exist_ok=True, parents=True)
   return net.run(found, Predictions(output, tuple(found.files.values())))
@@ -130,7 +130,11 @@ def test_a_class_map_lies_on_the_earth_where_its_image_does(run, tmp_path):
   np.testing.assert_array_equal(np.asarray(Image.open(output / "x1_index.png")), label)
   assert tags(output / "x1_index.tif") == tags(image) == GEO
   assert is_marked(output / "x1_index.tif") and not is_marked(image)
-  assert predict(workdir, image, output) == []  # in place of its own files
+  assert predict(workdir, image, output, probabilities="png16") == []  # in place of its own files
+  name = "x1_probability_1_crop"
+  likely = tifffile.imread(output / f"{name}.tif")
+  assert likely.dtype == np.uint16 and tags(output / f"{name}.tif") == GEO
+  np.testing.assert_array_equal(likely, np.asarray(Image.open(output / f"{name}.png")))
 
 
 def test_gdal_sees_the_place_of_a_class_map(run, tmp_path):
@@ -257,6 +261,12 @@ TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
     (rasters.RGB, np.uint8(NODATA), RGB_FIRST, "6 channels of uint8, expected 3"),
     (rasters.RGB, NODATA[..., :3], {}, "3 channels of uint16, .* --config.data.dtype=uint16"),
     (rasters.RGB, NODATA[..., 0], {}, "of mode I;16, expected 8 bits .*data.channels=1 .*uint16"),
+    (
+      SIX,
+      np.float64(NODATA),
+      {},
+      "float64, .* convert the file to uint8, uint16, int16 or float32",
+    ),
     (FLOATS, NAN, {}, "2 of 12 pixels are nan or infinite, expected numbers"),
     (SIX, NODATA, MARKED, "1 of 12 pixels have the file's nodata value, 7; fill them"),
     (SIX, NODATA, TURNED, "a turned image .*Orientation is 6.*, expected an upright one"),
@@ -389,6 +399,8 @@ def test_the_moments_of_a_set_are_those_of_numpy(tmp_path, capsys):
     (dict(dtype="uint12"), "unknown data.dtype 'uint12'"),
     (dict(channels=0), "data.channels is 0, expected 1 or more"),
     (dict(full_scale=-1.0), "data.full_scale is -1.0, expected the value in the files"),
+    (dict(full_scale=1e-50), "data.full_scale is 1e-50, expected .* from 1e-06 to 1e.12, or 0"),
+    (dict(full_scale=float("nan")), "data.full_scale is nan, expected the value"),
     (dict(channels=3, dtype="uint8", full_scale=9.0), "data.full_scale is for other images than 3"),
   ],
 )

@@ -17,7 +17,9 @@ from PIL import Image
 from segjax.data import decoding, tiffs
 from segjax.errors import UserError, choose
 
-ONE = dict(uint8=255.0, uint16=65535.0, int16=32767.0, float32=1.0)  # dtype: value that becomes 1
+# Of each dtype the value that becomes 1.
+ONE = dict(zip(tiffs.DTYPES, (255.0, 65535.0, 32767.0, 1.0), strict=True))
+LEAST, MOST = 1e-6, 1e12  # of `full_scale`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +135,10 @@ def of(data):
   pixels = Pixels(data.channels, data.dtype, data.full_scale)
   if pixels.channels < 1:
     raise UserError(f"data.channels is {pixels.channels}, expected 1 or more")
-  if not 0 <= pixels.full_scale < np.inf:
+  if pixels.full_scale and not LEAST <= pixels.full_scale <= MOST:
     raise UserError(
-      f"data.full_scale is {pixels.full_scale}, expected the value in the files that becomes 1, or "
-      "0 for that of data.dtype"
+      f"data.full_scale is {pixels.full_scale}, expected the value in the files that becomes 1, from "
+      f"{LEAST:g} to {MOST:g}, or 0 for that of data.dtype"
     )
   if pixels.is_rgb and pixels.full_scale:
     raise UserError(

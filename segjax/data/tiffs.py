@@ -16,6 +16,7 @@ import numpy as np
 from segjax.data import limits
 from segjax.errors import UserError
 
+DTYPES = ("uint8", "uint16", "int16", "float32")  # of files that a set may have
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of TIFF and BigTIFF
 INSTALL = "install segjax[tiff] (pip install tifffile imagecodecs)"
 # Exceptions of tifffile on damaged files, besides its own.
@@ -121,6 +122,8 @@ def remedy(found):
   """What is to be done about files of a description of `describe`: words."""
   channels, _, dtype = found.partition(" of ")
   channels = channels.partition(" ")[0]
+  if dtype not in DTYPES:
+    return f"convert the file to {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
   return (
     "convert the file, or for a set of such files set "
     f"--config.data.channels={channels} --config.data.dtype={dtype}"

@@ -1,4 +1,4 @@
-"""Class maps as GeoTIFF files, which lie on the earth where their images do."""
+"""Maps as GeoTIFF files, which lie on the earth where their images do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOFTWARE = 305  # tag
 
 
 class GeoTiffWriter:
-  """Writes a class map from top to bottom, with the georeference of its image and our mark."""
+  """Writes a map from top to bottom, with the georeference of its image and our mark."""
 
   def __init__(self, file: Path, width: int, height: int, rows: np.ndarray, georeference: tuple):
     """Begins a file, not compressed.
@@ -22,7 +22,7 @@ class GeoTiffWriter:
       file: path.
       width: pixels.
       height: pixels.
-      rows: an array like those that will be written, u8[n,W].
+      rows: an array like those that will be written.
       georeference: see `tiffs.georeference`.
     """
     import tifffile
@@ -34,7 +34,7 @@ class GeoTiffWriter:
     self._stream.seek(start)
 
   def write(self, rows: np.ndarray):
-    """Writes the next rows, u8[n,W]."""
+    """Writes the next rows, u8[n,W] or u16[n,W]."""
     self._stream.write(np.ascontiguousarray(rows))
 
   def finish(self):

@@ -28,7 +28,6 @@ from segjax.stopping import STOP
 SHOWN = 5  # classes in the line of an image
 LEGEND_WIDTH = 600  # pixels
 KEPT = ("", "npz", "png16")  # how probabilities are written
-GEOTIFF = "index.tif"  # the class map of an image with a georeference
 SIXTEEN = 2**16 - 1
 
 
@@ -47,7 +46,7 @@ class Segmented:
   counts: np.ndarray | None = None
 
   @property
-  def pixels(self):
+  def takes(self):
     """`rasters.Pixels` of the images."""
     return self.predictor.pixels
 
@@ -60,9 +59,7 @@ class Segmented:
       for top in range(0, len(image), step):
         shown = displayed(image[top : top + step], getattr(rows, "limits", None))
         out = self._block(shown, probabilities[top : top + step])
-        if getattr(rows, "georeference", ()):
-          out[GEOTIFF] = out["index.png"]
-        yield out
+        yield out | (_maps(out) if getattr(rows, "georeference", ()) else {})
       bar.update(len(image))
 
   def _block(self, image, probabilities):
@@ -85,6 +82,12 @@ class Segmented:
     return dict(zip(self.predictor.classes, self.counts / self.counts.sum(), strict=True))
 
 
+def _maps(block):
+  """{kind of a TIFF: rows} of the pictures of one channel in a block."""
+  flat = {kind: rows for kind, rows in block.items() if rows.ndim == 2}
+  return {f"{kind.removesuffix('.png')}.tif": rows for kind, rows in flat.items()}
+
+
 @dataclasses.dataclass
 class Answered:
   """The answer of a run of another task to one image, see `run_model.Answers`."""
@@ -93,7 +96,7 @@ class Answered:
   found: dict | None = None
 
   @property
-  def pixels(self):
+  def takes(self):
     """`rasters.Pixels` of the images."""
     return self.answers.pixels
 
@@ -135,7 +138,7 @@ def predict_files(
       STOP.check()
       answer = make_answer()
       try:
-        with rows_lib.opened(file, answer.pixels) as rows, _bar(rows.height) as bar:
+        with rows_lib.opened(file, answer.takes) as rows, _bar(rows.height) as bar:
           said = warning((rows.height, rows.width)) if warning else ""
           if said:
             _print(f"  warning: {said}")
