@@ -265,7 +265,7 @@ TURNED = dict(extratags=[(ORIENTATION, 3, 1, 6, True)])
       SIX,
       np.float64(NODATA),
       {},
-      "float64, .* convert the file to uint8, uint16, int16 or float32",
+      "float64, .* convert the file to uint8, uint16, int16 or fl",
     ),
     (FLOATS, NAN, {}, "2 of 12 pixels are nan or infinite, expected numbers"),
     (SIX, NODATA, MARKED, "1 of 12 pixels have the file's nodata value, 7; fill them"),

@@ -137,8 +137,8 @@ def of(data):
     raise UserError(f"data.channels is {pixels.channels}, expected 1 or more")
   if pixels.full_scale and not LEAST <= pixels.full_scale <= MOST:
     raise UserError(
-      f"data.full_scale is {pixels.full_scale}, expected the value in the files that becomes 1, from "
-      f"{LEAST:g} to {MOST:g}, or 0 for that of data.dtype"
+      f"data.full_scale is {pixels.full_scale}, expected the value in the files that becomes 1, "
+      f"from {LEAST:g} to {MOST:g}, or 0 for that of data.dtype"
     )
   if pixels.is_rgb and pixels.full_scale:
     raise UserError(
