@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -311,6 +312,7 @@ def test_classes_by_folder_and_sources_of_ones_own_have_many_channels_too(tmp_pa
     sources.make("own_six:build", "train", pixels=SIX),
   ):
     image = source[0]["image"]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0]["image"], image)  # workers
     assert image.dtype == np.float32 and image.shape == (1, 2, 6)
   with pytest.raises(UserError, match=r"'own_six:build' gives images float32\[1, 2, 6\], expected"):
     sources.make("own_six:build", "train", pixels=rasters.Pixels(4, "float32"))

@@ -209,7 +209,7 @@ def _decode(file, name, mask):
 
 
 def opened(file, name):
-  """The open file, a path or bytes; nothing else is opened, as a named pipe would hang."""
+  """The open file of a path, or of bytes; only regular files, as a named pipe would hang."""
   if isinstance(file, bytes):
     return io.BytesIO(file)
   if not Path(file).is_file():
