@@ -6,7 +6,8 @@
 
 Of a config:
 data: reads every example and lists all broken files; prints the share of each class with weights
-  for the loss, ready to paste; draws samples_<split>.png and classes_<split>.png.
+  for the loss, ready to paste, and of images of many channels or 16 bits the mean and deviation of
+  each channel; draws samples_<split>.png and classes_<split>.png.
 augment: augment.png, some training examples and five augmented versions of each, of random crops
   where the config trains on those.
 Of a run (--workdir):

@@ -43,8 +43,18 @@ FIELDS = {
   "remat": (False, "recomputes all but convolutions in the backward pass: less memory, more time"),
   "data.size": ((256, 256), "height, width in pixels that images are resized to"),
   "data.batch_size": (4, "images, over all devices"),
-  "data.mean": ((0.0, 0.0, 0.0), "images in [0,1] become (image - mean) / std"),
-  "data.std": ((1.0, 1.0, 1.0), "see `data.mean`"),
+  "data.mean": ((0.0, 0.0, 0.0), "images become (image - mean) / std, channel by channel"),
+  "data.std": ((1.0, 1.0, 1.0), "see `data.mean`; either may be one number for all channels"),
+  "data.channels": (
+    3,
+    "channels of the images; other than 3 of uint8 are TIFF files, see "
+    "[Images of many channels](#images-of-many-channels-16-bits-or-floats)",
+  ),
+  "data.dtype": ("uint8", "of the values in the files; or `uint16`, `int16`, `float32`"),
+  "data.full_scale": (
+    0.0,
+    "value in the files that becomes 1; 0: 255, 65535 and 32767 by the dtype, floats as they are",
+  ),
   "data.skip_broken": (
     False,
     "leaves out examples with a broken file and names them; else an error",

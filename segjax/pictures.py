@@ -6,6 +6,7 @@ import numpy as np
 
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # of Okabe and Ito's palette
 STRIPES = (130, 225)  # greys of pixels that are not scored
+PERCENTILES, SAMPLED = (2, 98), 2**18  # of pixels, for `limits_of`
 DARKEST = (8, 48, 107)  # of a share of 1 in a confusion matrix
 
 
@@ -58,6 +59,42 @@ def spread(count, wanted):
 def to_u8(image):
   """f32[H,W,3], clipped to [0,1] -> u8[H,W,3], rounded."""
   return np.round(255 * np.clip(np.asarray(image), 0, 1)).astype(np.uint8)
+
+
+def limits_of(image):
+  """The values that are shown black and white, percentiles 2 and 98 of each of three channels.
+
+  Args:
+    image: f32[H,W,C].
+
+  Returns:
+    f64[2,3].
+
+  >>> limits_of(np.arange(101.0)[:, None, None])[:, 0].tolist()
+  [2.0, 98.0]
+  """
+  step = max(int((image.shape[0] * image.shape[1] / SAMPLED) ** 0.5), 1)
+  return np.percentile(_three(image[::step, ::step]), PERCENTILES, axis=(0, 1))
+
+
+def displayed(image, limits=None):
+  """An image for people: its first three channels stretched, or a single one as grey.
+
+  Args:
+    image: u8[H,W,3], which stays as it is, or f32[H,W,C].
+    limits: result of `limits_of`; None: of this image.
+
+  Returns:
+    u8[H,W,3].
+  """
+  if image.dtype == np.uint8:
+    return image
+  low, high = limits_of(image) if limits is None else limits
+  return to_u8((_three(image) - low) / np.where(high > low, high - low, 1))
+
+
+def _three(image):
+  return image[..., :3] if image.shape[-1] >= 3 else image[..., :1].repeat(3, -1)
 
 
 def enlarge(image, least=96):

@@ -7,6 +7,7 @@ import os
 
 from segjax import losses
 from segjax.config import flatten
+from segjax.data import rasters
 from segjax.errors import UserError, choose
 from segjax.fields import SHARED, THREE
 
@@ -30,6 +31,7 @@ RANGES = {
   "data.batch_size": (1, 2**20),
   "data.mean": (0, 1),
   "data.std": ("above 0", 1),
+  "data.channels": (1, 1024),
   "data.eval_multiple": (1, 2**16),
   "data.eval_overlap": (0, 0.9),
   "data.threads": (0, 1024),
@@ -98,23 +100,27 @@ RANGES = {
   "task.mask_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
 }
-LENGTHS = {"data.size": (2, "height, width"), "data.mean": (3, "red, green, blue"),
-           "data.std": (3, "red, green, blue")}  # fmt: skip
+LENGTHS = {"data.size": (2, "height, width")}
+OF_CHANNELS = ("data.mean", "data.std")
+FREE = {"data.mean": (-INF, INF), "data.std": ("above 0", INF)}  # of images that may leave [0,1]
 WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps")  # of whole numbers
 
 
 def check(config):
   """Raises a UserError for the first field whose value is in no range that makes sense."""
-  flat = flatten(config)
+  flat, ranges = flatten(config), dict(RANGES)
+  pixels = rasters.of(config.data)
+  if pixels.may_leave_range:
+    ranges |= FREE
   of_three = [f"optimizer.{name}" for name in SHARED]
   for field, value in flat.items():
     values = value if isinstance(value, tuple) else (value,)
-    _check_shape(field, value)
+    _check_shape(field, value, pixels)
     if field == "loss.class_weights" and any(isinstance(v, str) for v in value):
       _check_rule(value)
       continue
-    if field in RANGES and not (field in of_three and flat["optimizer.name"] not in THREE):
-      least, most = RANGES[field]
+    if field in ranges and not (field in of_three and flat["optimizer.name"] not in THREE):
+      least, most = ranges[field]
       for v in values:
         if not _inside(v, least, most):
           raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
@@ -123,7 +129,7 @@ def check(config):
   weights = flat.get("loss.class_weights")  # of numbers, or the name of a rule
   if weights and not any(weights):
     raise UserError("loss.class_weights are all 0, expected one above 0")
-  _check_memory(flat["data.batch_size"], flat["data.size"])
+  _check_memory(flat["data.batch_size"], flat["data.size"], pixels.channels)
 
 
 def _check_rule(value):
@@ -136,11 +142,13 @@ def _check_rule(value):
   choose(losses.RULES, value[0], "rule for class weights")
 
 
-def _check_shape(field, value):
+def _check_shape(field, value, pixels):
   """Raises a UserError where a field lacks elements, or has some of another type."""
   names = value if field == "data.source.classes" and isinstance(value, tuple) else ()
   if not all(isinstance(name, str) for name in names):
     raise UserError(f"{field} is {value!r}, expected names, such as ('road', 'sky')")
+  if field in OF_CHANNELS:
+    _check_length(field, value, pixels)
   count, names = LENGTHS.get(field, (None, ""))
   wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
   wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))
@@ -152,6 +160,16 @@ def _check_shape(field, value):
     )
 
 
+def _check_length(field, value, pixels):
+  """Raises a UserError where a field has neither a number for each channel nor one for all."""
+  if isinstance(value, tuple) and len(value) in (1, pixels.channels):
+    return
+  what = "(red, green, blue), or one for all" if pixels.is_rgb else (
+    "by data.channels, or one for all; launch/analyze.py data with this config prints them"
+  )  # fmt: skip
+  raise UserError(f"{field} is {value!r}, expected {pixels.channels} numbers {what}")
+
+
 def _inside(value, least, most):
   if isinstance(value, str | bool) or not math.isfinite(value):
     return False
@@ -160,7 +178,8 @@ def _inside(value, least, most):
 
 
 def _text(least, most, field):
-  numbers = "whole numbers" if field in WHOLE else "numbers" if field in LENGTHS else "a number"
+  several = field in LENGTHS or field in OF_CHANNELS
+  numbers = "whole numbers" if field in WHOLE else "numbers" if several else "a number"
   if most == INF:
     return f"{numbers} {least if isinstance(least, str) else f'of at least {least}'}"
   if isinstance(least, str) or isinstance(most, str):
@@ -169,13 +188,13 @@ def _text(least, most, field):
   return f"{numbers} from {least} to {most}"
 
 
-def _check_memory(batch_size, size):
+def _check_memory(batch_size, size, channels):
   """Raises a UserError where a batch of images alone, in float32, exceeds the memory."""
   try:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, ValueError, OSError):  # no such figure on this system
     return
-  needed = batch_size * size[0] * size[1] * 3 * 4
+  needed = batch_size * size[0] * size[1] * channels * 4
   if needed > memory:
     raise UserError(
       f"data.batch_size={batch_size} images of data.size={size} take {needed / 1e9:.0f} GB, this "

@@ -14,14 +14,16 @@ import random
 import traceback
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 from fault_world import USES
+from PIL import Image
 
 from segjax import cli, ranges, textfiles
 from segjax import config as config_lib
-from segjax.data import decoding, sources
+from segjax.data import decoding, limits, sources
 from segjax.errors import UserError, explain
 from segjax.ops.llvm.kept_code import kept_code
 from segjax.training import experiment as experiment_lib
@@ -205,6 +207,10 @@ def try_field(world, draw):
   config.update_from_flattened_dict({field: new})
 
   def start():
+    with limit_kept():
+      return begin()
+
+  def begin():
     ranges.check(config)
     config_lib.check(config)
     train = input_pipeline.make_source(config, "train", training=True)
@@ -216,6 +222,18 @@ def try_field(world, draw):
     return True
 
   return f"{field}={str(new)[:60]}", start, True
+
+
+@contextlib.contextmanager
+def limit_kept():
+  """Context after which the limit of pixels is as it was, whatever `data.max_pixels` was."""
+  most = Image.MAX_IMAGE_PIXELS
+  try:
+    with mock.patch.dict(os.environ):
+      yield
+  finally:
+    Image.MAX_IMAGE_PIXELS = most
+    limits._set.cache_clear()
 
 
 READERS = ["evaluate", "predict", "resume", "initial", "study"]

@@ -99,7 +99,8 @@ NAMES = ("sky", "road", "tree")
 
 def fake(kind):
   task = SimpleNamespace(label_kind_of=lambda fields: kind)
-  return SimpleNamespace(labels=default_table(NAMES), task=task, config=SimpleNamespace(task={}))
+  config = SimpleNamespace(task={}, data=config_lib.default().data)
+  return SimpleNamespace(labels=default_table(NAMES), task=task, config=config)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax import textfiles, training
 from segjax.analysis import report
-from segjax.data import decoding
+from segjax.data import decoding, limits
 from segjax.errors import UserError, explain
 from segjax.training import experiment as experiment_lib
 from segjax.training import restore
@@ -141,7 +141,7 @@ def test_the_limit_of_pixels_can_be_raised(monkeypatch):
   file = io.BytesIO()
   Image.new("RGB", (40, 30)).save(file, "PNG")
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-  decoding._set_limit.cache_clear()
+  limits._set.cache_clear()
   with pytest.raises(UserError, match=r"too large .* raise the limit, data.max_pixels or"):
     decoding.read_image(file.getvalue())
   monkeypatch.setenv("SEGJAX_MAX_PIXELS", "1200")

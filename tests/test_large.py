@@ -12,7 +12,7 @@ from conftest import write_pairs
 from PIL import Image
 
 from segjax import config as config_lib
-from segjax.data import checks, contents, decoding, files, kept_hashes, sources, threads
+from segjax.data import checks, contents, files, kept_hashes, limits, sources, threads
 from segjax.data.datasets.tfds import Names
 from segjax.data.paths import File
 from segjax.errors import UserError
@@ -180,8 +180,8 @@ def test_map_threads_keeps_the_order(count):
 def test_a_field_raises_the_limit_of_pixels(tmp_path, monkeypatch):
   """And what is too large is not left out as broken."""
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-  monkeypatch.delenv(decoding.MOST, raising=False)
-  decoding._set_limit.cache_clear()
+  monkeypatch.delenv(limits.MOST, raising=False)
+  limits._set.cache_clear()
   folder = write_pairs(tmp_path / "set", size=(40, 60))
   Image.new("RGB", (3, 3)).save(folder / "images" / "x001.png")  # of another size than its mask
   config = config_lib.default()
@@ -195,10 +195,10 @@ def test_a_field_raises_the_limit_of_pixels(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"data.max_pixels is -1, expected 0"):
     input_pipeline.make_source(config, "train")
   config.data.max_pixels = 2400
-  monkeypatch.setenv(decoding.MOST, "")  # so that it is put back
+  monkeypatch.setenv(limits.MOST, "")  # so that it is put back
   source = input_pipeline.make_source(config, "train").source
   assert "x001" not in source.names and np.shape(source[0]["image"]) == (40, 60, 3)
-  decoding._set_limit.cache_clear()
+  limits._set.cache_clear()
 
 
 def test_subsets_of_names_on_demand():

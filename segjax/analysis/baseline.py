@@ -16,20 +16,20 @@ from segjax.training.evaluation import merge
 
 
 def pixel_features(image):
-  """Red, green, blue, row and column of each pixel and their squares and products.
+  """Channels, row and column of each pixel and their squares and products.
 
   Args:
-    image: u8[H,W,3].
+    image: u8[H,W,3], or f32[H,W,C].
 
   Returns:
-    f32[H*W,20].
+    f32[H*W,F]; F is 20 for three channels.
   """
   height, width = image.shape[:2]
   rows, columns = np.mgrid[0:height, 0:width]
-  plain = np.concatenate(
-    [image / 255, (rows / height)[..., None], (columns / width)[..., None]], -1
-  ).reshape(-1, 5)
-  upper = np.triu_indices(5)
+  image = image / 255 if image.dtype == np.uint8 else image
+  plain = np.concatenate([image, (rows / height)[..., None], (columns / width)[..., None]], -1)
+  plain = plain.reshape(-1, plain.shape[-1])
+  upper = np.triu_indices(plain.shape[-1])
   return np.concatenate([plain, (plain[:, :, None] * plain[:, None])[:, *upper]], 1).astype("f4")
 
 

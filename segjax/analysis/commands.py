@@ -9,6 +9,7 @@ from pathlib import Path
 from segjax import config as config_lib
 from segjax import errors, textfiles
 from segjax.analysis import (
+  channel_statistics,
   charts,
   class_statistics,
   examples,
@@ -21,7 +22,7 @@ from segjax.analysis import (
 )
 from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
-from segjax.data import checks, sources
+from segjax.data import checks, limits, rasters, sources
 from segjax.errors import UserError, choose
 from segjax.training import (
   evaluation,
@@ -62,7 +63,9 @@ def run(command, given):
 def data(config, split, output, samples):
   """Reads every example; prints the shares of the classes and all broken files; draws samples."""
   threads = max(config.data.threads, 1)
-  whole = sources.make(split=split, complete=False, **config.data.source)
+  pixels = rasters.of(config.data)
+  limits.set_limit(config.data.max_pixels)
+  whole = sources.make(split=split, complete=False, pixels=pixels, **config.data.source)
   source, faults = checks.without_broken(whole, threads)
   title = f"{config.data.source.name}, {split}: {len(source)} examples"
   print(title)
@@ -79,6 +82,9 @@ def data(config, split, output, samples):
     class_statistics.bar_chart(statistics, source.labels, title, chart)
     print(f"  written to {chart}")
     print(class_statistics.proposal(statistics))
+  if not pixels.is_rgb:
+    print(f"images of {pixels.text}")
+    print(channel_statistics.text(*channel_statistics.measure(source, threads)))
   faults += checks.orphans(whole)
   if faults:
     raise UserError(checks.report(faults, len(whole)))

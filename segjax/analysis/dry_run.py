@@ -15,9 +15,10 @@ from segjax import config as config_lib
 from segjax import errors, models, ranges
 from segjax.augment.mixing import Mixed
 from segjax.benchmark.timing import peak_bytes
+from segjax.data import rasters
 from segjax.legends import colorize, values_of, with_legend
 from segjax.models.cost import static_cost
-from segjax.pictures import blend, panel, to_u8
+from segjax.pictures import blend, displayed, panel, to_u8
 from segjax.training import class_balance, devices, input_pipeline, preflight, steps
 from segjax.training import experiment as experiment_lib
 from segjax.training import writers as writers_lib
@@ -61,7 +62,7 @@ def dry_run(config, file):
   _line("batch", ", ".join(f"{name} {_shape(x)}" for name, x in batch.items()))
   inputs, label = jax.jit(experiment.seen, static_argnums=0)(0, batch)
   _line("net sees", ", ".join(map(_shape, jax.tree.leaves(inputs))) + ", augmented")
-  _, flops, _ = static_cost(experiment.model, tuple(config.data.size))
+  _, flops, _ = static_cost(experiment.model, tuple(config.data.size), config.data.channels)
   if not math.isnan(flops):
     _line("FLOPs", f"{flops / 1e9:.2f} G per image, a train step takes about three times as many")
   picture = sheet(experiment, jax.device_get(inputs), jax.device_get(label))
@@ -117,18 +118,22 @@ def sheet(experiment, inputs, label):
 
   Args:
     experiment: Experiment.
-    inputs: inputs of the net, arrays of the host; images are f32[N,H,W,3] in [0,1].
+    inputs: inputs of the net, arrays of the host; images are f32[N,H,W,C].
     label: their labels.
 
   Returns:
     u8[height,width,3].
   """
-  images = [x for x in jax.tree.leaves(inputs) if np.ndim(x) == 4 and x.shape[-1] == 3]
+  pixels = rasters.of(experiment.config.data)
+  show = to_u8 if pixels.is_rgb else displayed
+  images = [
+    x for x in jax.tree.leaves(inputs) if np.ndim(x) == 4 and x.shape[-1] == pixels.channels
+  ]
   asked = inputs[1] if isinstance(inputs, tuple) else None
   cells, shown = [], set()
   for kind in images:
     for i in range(min(len(kind), SHOWN)):
-      cell = [(_caption(experiment, label, asked, i), to_u8(kind[i]))]
+      cell = [(_caption(experiment, label, asked, i), show(kind[i]))]
       truth = label[i] if not isinstance(label, Mixed) and len(label) == len(kind) else None
       if np.ndim(truth) == 3:
         cell.append(("target", to_u8(truth)))

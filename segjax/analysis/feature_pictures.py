@@ -17,7 +17,7 @@ from segjax.analysis.figures import write
 from segjax.analysis.separation import check_metric
 from segjax.data.labels import default_table
 from segjax.errors import UserError
-from segjax.pictures import panel
+from segjax.pictures import displayed, panel
 
 CLASS_COLORS = (*COLORS, "#000000", "#8C510A")  # ten, as many data sets have classes
 
@@ -149,7 +149,7 @@ def neighbor_picture(train, val, train_source, val_source, *, queries=6, wanted=
 
 def _view(features, source, i, side=48):
   """The image of an example, or the surroundings of its pixel, marked by a cross."""
-  image = source[int(features.examples[i])]["image"]
+  image = displayed(source[int(features.examples[i])]["image"])
   if features.places is None:
     return image
   row, column = features.places[i]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import config as config_lib
-from segjax.data import pipeline
+from segjax.data import pipeline, rasters
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.models.conv import Conv
@@ -193,8 +193,7 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
 
   @jax.jit
   def run(variables, image):
-    image = image.astype(jnp.float32) / 255
-    inputs, _ = experiment.task.prepare(None, image, None, train=False)
+    inputs, _ = experiment.task.prepare(None, steps.as_floats(image), None, train=False)
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
     of = experiment.model, variables, image
@@ -203,7 +202,8 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")
   masks = source[0]["label"].ndim == 2
-  image = jax.ShapeDtypeStruct((data.batch_size, *data.size, 3), np.uint8)
+  shape = data.batch_size, *data.size, data.channels
+  image = jax.ShapeDtypeStruct(shape, rasters.of(data).kept)
   dense = len(jax.eval_shape(run, variables, image)[0].shape) == 4
   wanted = limit * (1 if dense else len(source.source.labels))
   per_image = per_image or max(20, math.ceil(wanted / len(source)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from segjax.errors import UserError
 from segjax.legends import colorize, with_legend
-from segjax.pictures import panel, spread
+from segjax.pictures import displayed, panel, spread
 from segjax.training import restore
 from segjax.training.evaluation import classes_seen, example_panels
 
@@ -86,7 +86,8 @@ class Predictor:
     example = self.source[i]
     logits = self._step(self.state, example["image"][None])
     pred = np.asarray(self.experiment.task.predict(logits))[0].astype(np.uint8)
-    return Prediction(self.source.source.names[i], example["image"], example["label"], pred)
+    image = displayed(example["image"])
+    return Prediction(self.source.source.names[i], image, example["label"], pred)
 
   def __iter__(self):
     return (self[i] for i in range(len(self)))

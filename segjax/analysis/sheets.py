@@ -7,7 +7,8 @@ from PIL import Image
 
 from segjax.data import pipeline
 from segjax.legends import colorize, values_of, with_legend
-from segjax.pictures import blend, panel, spread, to_u8
+from segjax.pictures import blend, displayed, limits_of, panel, spread, to_u8
+from segjax.training import steps
 
 MOST = 400  # pixels of a picture's longer side in a sheet
 
@@ -36,7 +37,7 @@ def samples(source, wanted=8):
   rows, shown = [], set()
   for i in spread(len(source), wanted):
     example, name = source[i], source.names[i]
-    image = shrink(example["image"])
+    image = shrink(displayed(example["image"]))
     if "target" in example:
       rows.append([(name, image), ("target", shrink(example["target"]))])
     elif np.ndim(example["label"]) == 0:
@@ -75,7 +76,9 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
   rng, rows, shown = np.random.default_rng(seed), [], set()
   for i in spread(len(source), wanted):
     example = source[i] if crop else pipeline.resize(source[i], size)
-    whole = {k: shrink(v, max(size)) if np.ndim(v) >= 2 else v for k, v in example.items()}
+    limits = None if example["image"].dtype == np.uint8 else limits_of(example["image"])
+    whole = example | dict(image=displayed(example["image"], limits))
+    whole = {k: shrink(v, max(size)) if np.ndim(v) >= 2 else v for k, v in whole.items()}
     image, label = whole["image"], whole["label"]
     picture, mask = np.ndim(label) == 3, np.ndim(label) == 2
     row = [(source.names[i], image)]
@@ -86,10 +89,11 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
       seen = pipeline.random_crop(example, size, rng) if crop else example
       given = seen["label"]
       given = given.astype(np.float32) / 255 if picture else np.asarray(given, np.int32)
-      out, truth = augment(now, seen["image"].astype(np.float32) / 255, given)
+      out, truth = augment(now, steps.as_floats(seen["image"]), given)
+      out = to_u8(out) if limits is None else displayed(np.asarray(out), limits)
       truth = to_u8(truth) if picture else np.asarray(truth).astype(np.asarray(label).dtype)
       shown |= values_of(source.labels, truth) if mask else set()
-      row.append((f"augmented {v + 1}", _labelled(source, to_u8(out), truth)))
+      row.append((f"augmented {v + 1}", _labelled(source, out, truth)))
     rows.append(row)
     shown |= values_of(source.labels, label) if mask else set()
   return with_legend(panel(rows, most=300), source.labels, shown)

@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax import textfiles
 from segjax.benchmark.timing import compile_anew, peak_bytes, time_calls
+from segjax.data import rasters
 from segjax.errors import UserError, writing
 from segjax.models.cost import static_cost
 from segjax.training import steps
@@ -83,10 +84,11 @@ def measure(experiment, state, size, *, device=None, repeats=20, batch=8):
     experiment.model, experiment.task, mesh=mesh, mean=data.mean, std=data.std
   )
   state = jax.device_put(state, steps.replicated(mesh))
-  parameters, flops, _ = static_cost(experiment.model, size)
+  parameters, flops, _ = static_cost(experiment.model, size, data.channels)
   seconds, compiled = {}, {}
   for count in (1, batch):
-    image = np.random.default_rng(0).integers(0, 256, (count, *size, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (count, *size, data.channels))
+    image = image.astype(rasters.of(data).kept)
     image = jax.device_put(image, steps.replicated(mesh))
     program, _ = compiled[count] = compile_anew(predict.lower(state, image))
     seconds[count] = time_calls(lambda p=program, x=image: p(state, x), repeats)

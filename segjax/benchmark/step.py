@@ -13,6 +13,7 @@ import numpy as np
 from segjax import models
 from segjax.benchmark.machine import matrix_rate, memory_rate
 from segjax.benchmark.timing import compile_anew, peak_bytes, time_samples
+from segjax.data import rasters
 from segjax.data.labels import default_table
 from segjax.models.cost import plain_flops
 from segjax.training import devices as devices_lib
@@ -74,7 +75,8 @@ def prepare(config, mode, classes=0):
   parameters = models.count_params(state.params)
   size, batch_size = tuple(config.data.size), config.data.batch_size
   rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (batch_size, *size, 3)).astype(np.uint8)
+  image = rng.integers(0, 256, (batch_size, *size, config.data.channels))
+  image = image.astype(rasters.of(config.data).kept)
   if mode == "train":
     devices_lib.check(config)
   if mode == "infer":

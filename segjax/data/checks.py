@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data import decoding, label_sets
+from segjax.data import label_sets, limits
 from segjax.data.contents import combine
 from segjax.data.labels import IGNORE
 from segjax.data.threads import map_threads
@@ -159,7 +159,7 @@ def without_broken(source, threads=4):
     UserError: every example is broken; or an image is too large, which may well be whole.
   """
   found = _by_index(source, threads)
-  large = [text for _, text in found if f": {decoding.TOO_LARGE} (" in text]
+  large = [text for _, text in found if f": {limits.TOO_LARGE} (" in text]
   if large:
     raise UserError(f"{len(large)} of {len(source)} images are no broken files: {large[0]}")
   faults = [(source.names[i], text) for i, text in found]

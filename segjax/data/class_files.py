@@ -6,6 +6,7 @@ An example is {"image": u8[H,W,3], "label": u8[]}, a scalar.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class ClassFiles(contents.OfFiles):
     names: one per file.
     pairs: (image file, class), with None for a missing file and its class.
     remarks, elsewhere: see `contents.OfFiles`.
+    read_image: see `files.Files`.
   """
 
   labels: LabelTable
@@ -33,6 +35,7 @@ class ClassFiles(contents.OfFiles):
   pairs: tuple[tuple[Path | None, int | None], ...]
   remarks: tuple[str, ...] = ()
   elsewhere: tuple[Path, ...] = ()
+  read_image: Callable[[Path], np.ndarray] = files.read_image
 
   def __len__(self):
     return len(self.pairs)
@@ -41,7 +44,7 @@ class ClassFiles(contents.OfFiles):
     file, number = self.pairs[i]
     if file is None:
       raise UserError(f"{self.root}: {self.names[i]!r} has no image")
-    return dict(image=files.read_image(file), label=np.uint8(number))
+    return dict(image=self.read_image(file), label=np.uint8(number))
 
 
 def class_files(root, split, classes, *, split_by, train_fraction, split_seed):

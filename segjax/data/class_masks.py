@@ -27,6 +27,7 @@ class MaskFiles(contents.OfFiles):
     names: one per image.
     pairs: (image file or None, mask files), one mask for each class that has a file.
     read_mask: mask file -> u8[H,W], 1 for the class, 255 where nothing is scored.
+    read_image: image file -> image.
     orphans: mask files that belong to no image.
     remarks, elsewhere: see `contents.OfFiles`.
   """
@@ -36,6 +37,7 @@ class MaskFiles(contents.OfFiles):
   names: tuple[str, ...]
   pairs: tuple[tuple[Path | None, tuple[tuple[int, Path], ...]], ...]
   read_mask: Callable[[Path], np.ndarray]
+  read_image: Callable[[Path], np.ndarray] = decoding.read_image
   orphans: tuple[Path, ...] = ()
   remarks: tuple[str, ...] = ()
   elsewhere: tuple[Path, ...] = ()
@@ -59,7 +61,7 @@ class MaskFiles(contents.OfFiles):
     if image_file is None:
       return [f"{self.root}: {self.names[i]!r} has no image"], None, None
     try:
-      image = decoding.read_image(image_file)
+      image = self.read_image(image_file)
     except UserError as error:
       return [str(error)], None, None
     faults = []

@@ -8,9 +8,7 @@ Ghostscript for a file that is PostScript inside. So the header is read here too
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from segjax.data import limits, tiffs
 from segjax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
@@ -26,9 +25,7 @@ EXPECTED = "PNG, JPEG, BMP, TIFF, WebP or GIF"
 # Exceptions of Pillow on damaged files, by format and by place of the damage.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError,
           zlib.error, struct.error, Image.DecompressionBombError)  # fmt: skip
-TOO_LARGE = "too large"  # begins the fault of an image beyond the limit
 FEWEST_BYTES = 0.001  # of a pixel, in images beyond Pillow's limit; photographs have about 0.1
-MOST = "SEGJAX_MAX_PIXELS"  # environment variable; without it Pillow's limit of 179 million holds
 # First bytes of files that are something else, for the message.
 FOREIGN = (
   (0, b"%!PS", "PostScript"), (0, b"\xc5\xd0\xd3\xc6", "PostScript"), (0, b"%PDF", "PDF"),
@@ -106,9 +103,11 @@ def read_image(file, name=""):
   decoded = _decode(file, name, mask=False)
   mode = decoded.image.mode
   if decoded.bits > 8 or mode.startswith(("I", "F")):
+    with opened(file, name) as stream:
+      found = tiffs.describe(stream)
     raise UserError(
       f"{name}: an image of mode {mode}, expected 8 bits per channel, found {decoded.bits}; "
-      "convert it"
+      f"{tiffs.remedy(found) if found else 'convert it'}"
     )
   try:
     return np.asarray(decoded.image.convert("RGB"))
@@ -169,7 +168,7 @@ def read_stored(file, name=""):
 def read_size(file):
   """(width, height) of an image file when it is upright, from its header; None if damaged."""
   try:
-    with _stream(file, file) as stream, Image.open(stream, formats=FORMATS) as image:
+    with opened(file, file) as stream, Image.open(stream, formats=FORMATS) as image:
       turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF itself
       return image.size[::-1] if turned else image.size
   except (UserError, MemoryError, *DAMAGE):
@@ -179,35 +178,11 @@ def read_size(file):
 # ---------------------------------------------------------------------------- Pillow
 
 
-def set_limit(pixels):
-  """Sets the pixels of the largest image that this process, and those it starts, read.
-
-  Args:
-    pixels: 0 leaves the limit as it is.
-
-  Raises:
-    UserError: below 0.
-  """
-  if pixels < 0:
-    raise UserError(f"data.max_pixels is {pixels}, expected 0 (Pillow's limit) or more")
-  if pixels:
-    os.environ[MOST] = str(pixels)
-
-
-@functools.cache
-def _set_limit(text):
-  """Sets Pillow's limit of the pixels of an image; twice the number that it warns from."""
-  if text and not (text.isascii() and text.isdigit() and int(text)):
-    raise UserError(f"{MOST} is {text!r}, expected a number of pixels, such as 400000000")
-  if text:
-    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)
-
-
 def _decode(file, name, mask):
-  _set_limit(os.environ.get(MOST, ""))
+  limits.apply()
   is_bytes = isinstance(file, bytes)
   verb, mend = ("decoded", "prepare it anew") if is_bytes else ("read", "replace or remove it")
-  with _stream(file, name) as stream:
+  with opened(file, name) as stream:
     head = stream.read(64)
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -222,11 +197,10 @@ def _decode(file, name, mask):
     except UnidentifiedImageError:
       kind = next((k for at, start, k in FOREIGN if head[at:].startswith(start)), "")
       fault = f"not an image{f' but {kind}' if kind else ''}, expected {EXPECTED}; {mend}"
+      if not mask and (found := tiffs.describe(stream)):
+        fault = _channels_fault(found)
     except Image.DecompressionBombError as error:
-      fault = (
-        f"{TOO_LARGE} ({error}), but perhaps not broken; raise the limit, data.max_pixels or the "
-        f"environment variable {MOST}=400000000, or scale it down"
-      )
+      fault = limits.too_large(error)
     except MemoryError:
       fault = f"does not fit into memory; {mend}"
     except DAMAGE as error:
@@ -234,8 +208,8 @@ def _decode(file, name, mask):
   raise UserError(f"{name}: {fault}")
 
 
-def _stream(file, name):
-  """The open file; nothing but a regular one is opened, as a named pipe would hang."""
+def opened(file, name):
+  """The open file of a path, or of bytes; only regular files, as a named pipe would hang."""
   if isinstance(file, bytes):
     return io.BytesIO(file)
   if not Path(file).is_file():
@@ -286,10 +260,17 @@ def _fault(image, head, stream, size, pages, mask):
   if mask:
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""
+  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len("RGBA"):
+    return _channels_fault(tiffs.describe(stream) or f"{samples} channels")
   pixels, limit = width * height, Image.MAX_IMAGE_PIXELS or np.inf
   if pixels > limit and size < FEWEST_BYTES * pixels:
     return f"{size} bytes that claim to be {width}x{height} pixels; replace or remove it"
   return ""
+
+
+def _channels_fault(found):
+  """A TIFF that is no photograph, by its channels in words."""
+  return f"{found}, expected {tiffs.text(3, 'uint8')}; {tiffs.remedy(found)}"
 
 
 def _lossy(image, stream):

@@ -44,6 +44,7 @@ class Files(contents.OfFiles):
     key: key of the label in the example, "label" or "target".
     orphans: label files that belong to no image.
     remarks, elsewhere: see `contents.OfFiles`.
+    read_image: image file -> u8[H,W,3], or another image, see `segjax.data.rasters`.
   """
 
   labels: LabelTable
@@ -55,6 +56,7 @@ class Files(contents.OfFiles):
   orphans: tuple[Path, ...] = ()
   remarks: tuple[str, ...] = ()
   elsewhere: tuple[Path, ...] = ()
+  read_image: Callable[[Path], np.ndarray] = read_image
 
   def __len__(self):
     return len(self.pairs)
@@ -63,7 +65,7 @@ class Files(contents.OfFiles):
     image_file, label_file = self.pairs[i]
     if image_file is None or label_file is None:
       raise UserError(self.faults(i)[0])
-    image = read_image(image_file)
+    image = self.read_image(image_file)
     label = self.read_label(label_file)
     if label.shape[:2] != image.shape[:2]:
       raise UserError(self._size_fault(i, label.shape[1::-1], image.shape[1::-1]))
@@ -78,14 +80,14 @@ class Files(contents.OfFiles):
     if label_file is None:
       out.append(f"{image_file or self.root}: {self.names[i]!r} has no {self.key}")
     sizes = []
-    for file, read in ((image_file, read_image), (label_file, self.read_label)):
+    for file, read in ((image_file, self.read_image), (label_file, self.read_label)):
       if file is None:
         continue
       try:
-        read(file)
+        sizes.append(read(file).shape[1::-1])
       except UserError as error:
         out.append(str(error))
-      sizes.append(decoding.read_size(file))
+        sizes.append(decoding.read_size(file))
     if len(sizes) == 2 and None not in sizes and sizes[0] != sizes[1]:
       out.append(self._size_fault(i, sizes[1], sizes[0]))
     return out

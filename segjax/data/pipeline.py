@@ -5,7 +5,7 @@ copies that fill up the last batch of an evaluation. In an evaluation it also ha
 of the examples, -1 for copies, and with images at their own sizes "size": i32[B,2], height and
 width before they were extended. Labels become int32 on the device, which
 keeps the transfer small. The label may be one class per image too, u8[B], or a target image as
-large as the image, u8[B,H,W,3].
+large as the image, u8[B,H,W,3]. Images that are no photographs are f32[B,H,W,C].
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from segjax.errors import UserError
 
 def resize(example, size):
   """Resizes to (height, width): images bilinearly, antialiased when shrinking, masks nearest."""
-  how = (None, None, Image.Resampling.NEAREST, Image.Resampling.BILINEAR)
-  return {
-    k: np.asarray(Image.fromarray(v).resize((size[1], size[0]), how[v.ndim]))
-    if v.ndim >= 2 and v.shape[:2] != tuple(size)
-    else v
-    for k, v in example.items()
-  }
+  how = {2: _resize_mask, 3: sizes.resize_image}
+  return {k: how[v.ndim](v, size) if v.ndim >= 2 else v for k, v in example.items()}
+
+
+def _resize_mask(mask, size):
+  if mask.shape == tuple(size):
+    return mask
+  how = Image.Resampling.NEAREST
+  return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), how))
 
 
 def extend(array, size, **how):

@@ -8,17 +8,29 @@ import numpy as np
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Resizes u8[H,W,3] to `size` = (height, width) bilinearly, antialiased when shrinking."""
+  """Resizes an image bilinearly, antialiased when shrinking.
+
+  Args:
+    image: u8[H,W,3], or f32[H,W,C].
+    size: (height, width), pixels.
+
+  Returns:
+    u8[height,width,3], or f32[height,width,C].
+  """
   if image.shape[:2] == tuple(size):
     return image
   from PIL import Image  # which nets and steps do without
 
-  how = Image.Resampling.BILINEAR
-  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
+  def resized(values):
+    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+  if image.dtype == np.uint8:
+    return resized(image)
+  return np.stack([resized(image[..., c]) for c in range(image.shape[-1])], -1)
 
 
 def extend_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-  """Extends u8[H,W,3] at the bottom and right to at least `size` = (height, width), mirrored.
+  """Extends [H,W,C] at the bottom and right to at least `size` = (height, width), mirrored.
 
   >>> extend_image(np.arange(3, dtype=np.uint8)[:, None, None], (5, 1)).ravel().tolist()
   [0, 1, 2, 1, 0]

@@ -2,9 +2,10 @@
 
 A source has `labels` (a LabelTable), `names` (one string per example, unique), `len()` and
 `source[i] -> {"image": u8[H,W,3], "label": u8[H,W]}` at its own size, with label values in
-[0, len(labels)) or 255, ignore; of overlapping classes with sets of them, see `label_sets`. For
-classification the label is a scalar, u8[]; of images with target images the example is {"image",
-"target": u8[H,W,3]} and the table is empty.
+[0, len(labels)) or 255, ignore; of overlapping classes with sets of them, see `label_sets`. Images
+that are no photographs are f32[H,W,C], see `rasters`. For classification the label is a scalar,
+u8[]; of images with target images the example is {"image", "target": u8[H,W,3]} and the table is
+empty.
 `make(name, split, **fields)` builds one.
 
 Sources that read files have besides `notes`, sentences about files that are not read, and
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segjax import own_code
-from segjax.data import files, label_sets, lists
+from segjax.data import files, label_sets, lists, rasters
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
 from segjax.data.datasets.camvid import camvid
@@ -57,7 +58,7 @@ SOURCES = {
 }
 
 
-def make(name, split, *, complete=True, **fields):
+def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
   """Builds a source.
 
   Args:
@@ -65,11 +66,12 @@ def make(name, split, *, complete=True, **fields):
     split: "train", "val" or "test".
     complete: whether a missing file is an error here; if not, it is one when it is read, and
       `check` and `without_broken` find it.
+    pixels: rasters.Pixels of its images.
     **fields: arguments of the source's function, see there.
 
   Raises:
     UserError: unknown name, field or split; no such folder; images without a label; empty split;
-      no class, or more than 255.
+      no class, or more than 255; images of other pixels.
     NoSplit: a set without the split "test".
   """
   build, what = own_code.choose(SOURCES, name, "data source"), f"data source {name!r}"
@@ -98,6 +100,21 @@ def make(name, split, *, complete=True, **fields):
     label_sets.check_count(count)
   if complete:
     files.require_complete(source)
+  return source if pixels.is_rgb else _of_pixels(source, pixels, what)
+
+
+def _of_pixels(source, pixels, what):
+  """A source whose images are no photographs; one that reads no files must give them so."""
+  if hasattr(source, "read_image"):
+    return dataclasses.replace(source, read_image=pixels.read)
+  image = source[0]["image"]
+  found = f"{image.dtype}{list(image.shape)}"
+  if image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
+    raise UserError(
+      f"{what} gives images {found}, expected float32[height,width,{pixels.channels}] by "
+      f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; TIFF files of such images "
+      "are read by data.source.name='folder'"
+    )
   return source
 
 

@@ -30,12 +30,12 @@ class Rows(Protocol):
   width: int
 
   def read(self, count: int) -> np.ndarray:
-    """The next `count` rows, u8[count,W,3]; fewer at the end."""
+    """The next `count` rows, u8[count,W,3] or f32[count,W,C]; fewer at the end."""
     ...
 
 
 class ArrayRows:
-  """`Rows` of an array u8[H,W,3]."""
+  """`Rows` of an array u8[H,W,3] or f32[H,W,C]."""
 
   def __init__(self, array):
     self.height, self.width = array.shape[:2]
@@ -112,15 +112,15 @@ def join(
 
   Args:
     rows: the image, as `Rows`.
-    maps_of: u8[batch_size,h,w,3] -> f32[batch_size,h,w,C].
+    maps_of: tiles, stacked -> f32[batch_size,h,w,K].
     tile: (height, width), pixels.
     overlap: see `places`.
     batch_size: tiles in a call.
     multiple: see `places`.
 
   Yields:
-    (u8[n,W,3], f32[n,W,C]): the next rows of the image and of its maps, which are weighted means
-    over the tiles.
+    ([n,W,C], f32[n,W,K]): the next rows of the image and of its maps, which are weighted means over
+    the tiles.
   """
   size = rows.height, rows.width
   tops, lefts = (places(n, t, overlap, multiple) for n, t in zip(size, tile, strict=True))
@@ -166,7 +166,7 @@ class _Strip:
 
   def __init__(self, rows, tile):
     self._rows, self._tile = rows, tile
-    self._image = np.zeros((0, rows.width, 3), np.uint8)
+    self._image = rows.read(0)
     self.top, self._sums = 0, None
 
   def read_to(self, bottom):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import segjax
 from segjax import cli, textfiles, weights
 from segjax import config as config_lib
-from segjax.data import pipeline
+from segjax.data import pipeline, rasters
 from segjax.errors import UserError, choose, writing
 from segjax.export import batches, onnx_file, open_model, stablehlo_file
 from segjax.export.about import About
@@ -68,6 +68,12 @@ def run(
   if form == "onnx":
     onnx_file.converter()  # before anything that takes long
   experiment, state = restore.run(workdir, checkpoint)
+  pixels = rasters.of(experiment.config.data)
+  if form != "safetensors" and not pixels.is_rgb:
+    raise UserError(
+      f"{workdir}: a run on images of {pixels.text}, and a file of {form} takes photographs, 3 "
+      "channels of uint8; --format=safetensors writes the weights"
+    )
   print(f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}")
   cli.make_folder(file.parent)
   if form == "safetensors":
@@ -228,8 +234,8 @@ def about_net(
     one_logit=bool(task.sigmoid),
     max_f1_threshold=threshold,
     view=dict(mode=mode, overlap=view.overlap),
-    mean=tuple(map(float, data.mean)),
-    std=tuple(map(float, data.std)),
+    mean=tuple(map(float, np.broadcast_to(data.mean, 3))),
+    std=tuple(map(float, np.broadcast_to(data.std, 3))),
     weights=stored,
     run=_identity(folder, experiment, state),
     versions=_versions(),
@@ -281,6 +287,7 @@ def _save_weights(file, experiment, state, workdir, dtype):
     size=list(data.size),
     mean=list(data.mean),
     std=list(data.std),
+    images=rasters.of(data).text,
     run=_identity(_name(workdir), experiment, state),
     versions=_versions(),
   )

@@ -8,7 +8,7 @@ from functools import partial
 
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
-from segjax.inference import loading
+from segjax.inference import loading, rows
 from segjax.inference.folder import Predictions
 from segjax.inference.inputs import Inputs
 from segjax.inference.predict_files import Answered, Segmented, predict_files, predict_video
@@ -33,6 +33,8 @@ class Net:
 
   def run(self, inputs: Inputs, predictions: Predictions) -> list[str]:
     """Predicts files; returns sentences about images that could not be read."""
+    if rows.loses_georeference(inputs.files.values()):
+      print("  note: without tifffile (segjax[tiff]) the place of GeoTIFF files is not kept")
     if not inputs.video:
       how = dict(labels=self.labels, warning=self.warning)
       return predict_files(inputs, predictions, self.make_answer, **how)

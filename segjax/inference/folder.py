@@ -15,7 +15,7 @@ import numpy as np
 
 from segjax import textfiles
 from segjax.errors import UserError, writing
-from segjax.inference import png
+from segjax.inference import geotiff, png
 
 TABLE = "predictions.csv"
 LEGEND = "legend.png"  # of the classes' colours
@@ -109,15 +109,16 @@ class Predictions:
     with writing(file):
       textfiles.replace(file, write)
 
-  def add(self, name, size, blocks, shares):
+  def add(self, name, size, blocks, shares, georeference=()):
     """Writes the row and the files of an image that `begin` was given.
 
     Args:
       name: name of the image.
       size: (width, height), pixels.
-      blocks: iterator of {kind with ending: the next rows}; u8 and u16 become PNG, f32 .npz, and a
-        path is a file that is written already.
+      blocks: iterator of {kind with ending: the next rows}; u8 and u16 become PNG, or TIFF by the
+        ending, f32 .npz, and a path is a file that is written already.
       shares: function without arguments, called at the end: {class: share}.
+      georeference: of the kinds that end on .tif, see `tiffs.georeference`.
 
     Raises:
       UserError: an image that cannot be read to its end; the disk is full, or the folder cannot be
@@ -134,7 +135,7 @@ class Predictions:
               part = self._part(file, len(parts), rows)
               parts[kind] = part, file
               if part is not rows:
-                writers[kind] = _writer(part, size, rows)
+                writers[kind] = _writer(part, size, rows, file, georeference)
           if kind in writers:
             with writing(parts[kind][1]):
               writers[kind].write(rows)
@@ -244,8 +245,10 @@ def _table(rows):
 # ---------------------------------------------------------------------------- files
 
 
-def _writer(part, size, rows):
-  """A writer of rows: of an .npz file for f32[n,W,C], else of a PNG."""
+def _writer(part, size, rows, file, georeference):
+  """A writer of rows: of a TIFF by the ending, of an .npz file for f32[n,W,C], else of a PNG."""
+  if file.suffix == ".tif":
+    return geotiff.GeoTiffWriter(part, *size, rows, georeference)
   make = NpzWriter if rows.dtype == np.float32 else png.PngWriter
   return make(part, *size, rows)
 
@@ -291,6 +294,8 @@ def is_marked(file: Path) -> bool:
     if file.suffix == ".npz":
       with zipfile.ZipFile(file) as archive:
         return archive.comment == png.MARK[1].encode()
+    if file.suffix == ".tif":
+      return geotiff.is_marked(file)
     if file.suffix == ".mp4":
       with file.open("rb") as video:
         head = video.read(ENDS)

@@ -34,10 +34,11 @@ class View:
 class Model(Protocol):
   """A net with its preprocessing and its softmax or sigmoid.
 
-  It may also have `view`, the View of its run's evaluation, which is then the default, and
-  `max_f1_threshold`, the threshold of the largest F1 at its run's last evaluation. Of classes that
-  overlap it has `thresholds`, the probability from which on a pixel is of each; the probabilities
-  then stand each by itself, and `max_f1_threshold` has one number per class.
+  It may also have `view`, the View of its run's evaluation, which is then the default,
+  `max_f1_threshold`, the threshold of the largest F1 at its run's last evaluation, and `pixels`,
+  the rasters.Pixels of its images where they are no photographs. Of classes that overlap it has
+  `thresholds`, the probability from which on a pixel is of each; the probabilities then stand each
+  by itself, and `max_f1_threshold` has one number per class.
 
   Attributes:
     classes: class names in label order; two for a net with one logit.
@@ -59,7 +60,7 @@ class Model(Protocol):
     """Probability of each class for each pixel.
 
     Args:
-      images: u8[B,H,W,3] of a size and batch that the net takes.
+      images: u8[B,H,W,3] of a size and batch that the net takes, or f32[B,H,W,C], scaled.
 
     Returns:
       f32[B,H,W,C], which sum to 1 over the classes, unless these overlap.

@@ -22,7 +22,7 @@ from segjax.inference.folder import PROBABILITIES, Predictions
 from segjax.inference.inputs import Inputs
 from segjax.inference.predictor import BLOCK, Predictor, colors_of, counts_of
 from segjax.legends import legend
-from segjax.pictures import overlay
+from segjax.pictures import displayed, overlay
 from segjax.stopping import STOP
 
 SHOWN = 5  # classes in the line of an image
@@ -47,6 +47,11 @@ class Segmented:
   counts: np.ndarray | None = None
   pixels: int = 0
 
+  @property
+  def takes(self):
+    """`rasters.Pixels` of the images."""
+    return self.predictor.pixels
+
   def blocks(self, rows, bar):
     """Yields {kind with ending: rows of it}, from top to bottom."""
     p = self.predictor
@@ -54,7 +59,9 @@ class Segmented:
     step = max(BLOCK // rows.width, 1)
     for image, probabilities in p.blocks(rows):
       for top in range(0, len(image), step):
-        yield self._block(image[top : top + step], probabilities[top : top + step])
+        shown = displayed(image[top : top + step], getattr(rows, "limits", None))
+        out = self._block(shown, probabilities[top : top + step])
+        yield out | (_maps(out) if getattr(rows, "georeference", ()) else {})
       bar.update(len(image))
 
   def _block(self, image, probabilities):
@@ -89,12 +96,23 @@ def mask_kind(name):
   return f"masks/{folder}/*.png"
 
 
+def _maps(block):
+  """{kind of a TIFF: rows} of the pictures of one channel in a block."""
+  flat = {kind: rows for kind, rows in block.items() if rows.ndim == 2}
+  return {f"{kind.removesuffix('.png')}.tif": rows for kind, rows in flat.items()}
+
+
 @dataclasses.dataclass
 class Answered:
   """The answer of a run of another task to one image, see `run_model.Answers`."""
 
   answers: object
   found: dict | None = None
+
+  @property
+  def takes(self):
+    """`rasters.Pixels` of the images."""
+    return self.answers.pixels
 
   def blocks(self, rows, bar):
     """Yields {kind with ending: the whole picture}."""
@@ -134,7 +152,7 @@ def predict_files(
       STOP.check()
       answer = make_answer()
       try:
-        with rows_lib.opened(file) as rows, _bar(rows.height) as bar:
+        with rows_lib.opened(file, answer.takes) as rows, _bar(rows.height) as bar:
           said = warning((rows.height, rows.width)) if warning else ""
           if said:
             _print(f"  warning: {said}")
@@ -144,7 +162,8 @@ def predict_files(
           if not begun:
             _begin(predictions, inputs, first, answer, labels)
             begun = True
-          predictions.add(name, size, itertools.chain([first], blocks), answer.shares)
+          blocks = itertools.chain([first], blocks)
+          predictions.add(name, size, blocks, answer.shares, rows.georeference)
       except rows_lib.Unreadable as error:
         broken.append(str(error))
         continue
@@ -162,6 +181,8 @@ def predict_video(
   Raises:
     UserError: no imageio or FFmpeg, or not a video.
   """
+  if not predictor.pixels.is_rgb:
+    raise UserError(f"{file}: the net is for images of {predictor.pixels.text}, no videos")
   answer, part = Segmented(predictor), predictions.folder / f".{os.getpid()}_video.mp4"
   try:
     with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import sizes, tiles
-from segjax.data.decoding import read_image
+from segjax.data import rasters, sizes, tiles
 from segjax.errors import UserError
 from segjax.inference import averaging, loading
 from segjax.inference.model import MODES, Model, View
-from segjax.pictures import mix, overlay
+from segjax.pictures import displayed, mix, overlay
 
 TILE = 512  # pixels, where neither the caller nor the run says another
 BLOCK = 2**18  # pixels of a picture that are worked on together
@@ -26,7 +25,7 @@ class Prediction:
   """What a net says about an image.
 
   Attributes:
-    image: u8[H,W,3].
+    image: u8[H,W,3], or f32[H,W,C] as the net's images are scaled.
     probabilities: f32[H,W,C], which sum to 1 over the classes, unless these overlap.
     label: u8[H,W], class indices; of classes that overlap bool[H,W,C], their masks.
     classes: class names in label order.
@@ -47,7 +46,7 @@ class Prediction:
   @property
   def overlay(self) -> np.ndarray:
     """u8[H,W,3], the colours over the image; a class in black leaves it as it is."""
-    return overlay(self.image, self.color)
+    return overlay(displayed(self.image), self.color)
 
   @property
   def shares(self) -> dict[str, float]:
@@ -77,6 +76,7 @@ class Predictor:
     classes: class names in label order.
     palette: u8[C,3], display colours.
     view: the View of every image.
+    pixels: rasters.Pixels of the images.
     threshold: of the second class's probability, for a net with one logit; of classes that overlap
       a tuple with one for each; else None.
   """
@@ -116,6 +116,7 @@ class Predictor:
       raise UserError(f"batch_size is {batch_size}, expected 1 or more")
     self.model = model
     self.view = _choose_view(model, mode, tile, overlap)
+    self.pixels = getattr(model, "pixels", rasters.RGB)
     self.classes, self.palette = tuple(model.classes), np.asarray(model.palette)
     self.threshold = _choose_threshold(model, threshold)
     self._batch_size = model.batch or batch_size
@@ -129,7 +130,8 @@ class Predictor:
     """Predicts an image, or each of a list.
 
     Args:
-      images: u8[H,W,3], the path of an image file, or a list of both, of any sizes.
+      images: u8[H,W,3], or [H,W,C] of the run's channels and `data.dtype`, as files have them; the
+        path of an image file; or a list of both, of any sizes.
 
     Returns:
       A Prediction, or a list of them.
@@ -150,7 +152,7 @@ class Predictor:
     """
     together = self._batch_size if self.view.mode == "resize" else 1
     for start in range(0, len(images), together):
-      group = [_as_array(image) for image in images[start : start + together]]
+      group = [self._as_array(image) for image in images[start : start + together]]
       maps = self._resized_maps(group) if self.view.mode == "resize" else [None]
       for image, small in zip(group, maps, strict=True):
         blocks = self.blocks(tiles.ArrayRows(image), small)
@@ -167,7 +169,7 @@ class Predictor:
       small: f32[h,w,C], for mode "resize", where they are known.
 
     Yields:
-      (u8[n,W,3], f32[n,W,C]): the next rows of the image and of the probabilities.
+      (u8[n,W,3] or f32[n,W,C'], f32[n,W,C]): the next rows of the image and of the probabilities.
     """
     net, view = self._net.probabilities, self.view
     if view.mode == "tiles":
@@ -186,6 +188,21 @@ class Predictor:
       part = image[top : top + step]
       matrix = sizes.enlarging(rows.height, len(wide), top, len(part))
       yield part, np.einsum("yh,hxc->yxc", matrix, wide, optimize=True)
+
+  def _as_array(self, image):
+    """An array or a file as the net's images are scaled."""
+    pixels = self.pixels
+    if isinstance(image, str | os.PathLike):
+      return pixels.read(Path(image))
+    image = np.asarray(image)
+    fits = image.ndim == 3 and image.shape[-1] == pixels.channels and image.dtype == pixels.dtype
+    if not fits or not image.size:
+      raise UserError(
+        f"an image of {image.dtype}{list(image.shape)}, expected {pixels.dtype}[height,width,"
+        f"{pixels.channels}]"
+      )
+    pixels.check_values(image, "the image")
+    return pixels.scaled(image)
 
   def _native_maps(self, image):
     size = sizes.multiples(image.shape[:2], self.model.multiple, self.view.size or (0, 0))
@@ -216,16 +233,6 @@ class Predictor:
     if self.threshold is not None:
       return (probabilities[..., 1] >= self.threshold).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8)
-
-
-def _as_array(image):
-  """u8[H,W,3] of an array or a file."""
-  if isinstance(image, str | os.PathLike):
-    return read_image(Path(image))
-  image = np.asarray(image)
-  if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or not image.size:
-    raise UserError(f"an image of {image.dtype}{list(image.shape)}, expected uint8[height,width,3]")
-  return image
 
 
 def _choose_view(model, mode, tile, overlap):

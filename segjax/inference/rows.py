@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from segjax.data import decoding
+from segjax.data import decoding, rasters, tiffs
 from segjax.data.tiles import ArrayRows, Rows
 from segjax.errors import UserError
 from segjax.inference import png
+from segjax.pictures import limits_of
 
 LARGE = 2**24  # pixels of an image from which it is read in strips
 TIFF = (".tif", ".tiff")
@@ -25,18 +27,31 @@ class Unreadable(UserError):
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[Rows]:
+def opened(file: Path, pixels: rasters.Pixels = rasters.RGB) -> Iterator[Rows]:
   """An image file as `Rows`.
+
+  Args:
+    file: path.
+    pixels: of the image.
+
+  Yields:
+    Rows, which also have `georeference`, see `tiffs.georeference`, and `limits`, see
+    `pictures.limits_of`, or None of a photograph.
 
   Raises:
     Unreadable: the file is damaged, of another format, or too large to be read as a whole.
   """
   try:
-    rows = _in_strips(file) or ArrayRows(decoding.read_image(file))
+    if pixels.is_rgb:
+      rows = _in_strips(file) or ArrayRows(decoding.read_image(file))
+      georeference = _georeference(file)
+    else:
+      found = pixels.read_tiff(file)
+      rows, georeference = RasterRows(found.values, pixels), found.georeference
   except UserError as error:
     raise Unreadable(str(error)) from None
   try:
-    yield _Checked(rows)
+    yield _Checked(rows, georeference)
   finally:
     if hasattr(rows, "close"):
       rows.close()
@@ -45,14 +60,41 @@ def opened(file: Path) -> Iterator[Rows]:
 class _Checked:
   """`Rows` whose faults are those of the image."""
 
-  def __init__(self, rows):
+  def __init__(self, rows, georeference):
     self._rows, self.height, self.width = rows, rows.height, rows.width
+    self.georeference, self.limits = georeference, getattr(rows, "limits", None)
 
   def read(self, count):
     try:
       return self._rows.read(count)
     except UserError as error:
       raise Unreadable(str(error)) from None
+
+
+def loses_georeference(files: Iterable[Path]) -> bool:
+  """Whether some files may have a georeference that cannot be read, as tifffile is missing."""
+  missing = importlib.util.find_spec("tifffile") is None
+  return missing and any(file.suffix.lower() in TIFF for file in files)
+
+
+def _georeference(file):
+  if file.suffix.lower() not in TIFF:
+    return ()
+  with decoding.opened(file, file) as stream:
+    return tiffs.georeference(stream)
+
+
+class RasterRows(ArrayRows):
+  """`Rows` of an image that is no photograph; its stored values are scaled as they are read."""
+
+  def __init__(self, values, pixels):
+    super().__init__(values)
+    self._pixels = pixels
+    self.limits = limits_of(values) / pixels.one
+
+  def read(self, count):
+    """See `segjax.data.tiles.Rows.read`."""
+    return self._pixels.scaled(super().read(count))
 
 
 def _in_strips(file):

@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import losses, metrics
-from segjax.data import pipeline, sizes
+from segjax.data import pipeline, rasters, sizes
 from segjax.data.tiles import Rows
 from segjax.errors import UserError
 from segjax.inference.model import View
+from segjax.pictures import displayed
 from segjax.training import evaluation, restore
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
@@ -31,6 +32,7 @@ class RunModel:
   Attributes:
     view: as the run is evaluated.
     thresholds: of classes that overlap, see `Model`; else None.
+    pixels: rasters.Pixels of its images.
     max_f1_threshold: threshold of the largest F1 at the run's last evaluation, or None.
     threshold_step: step of that evaluation, or None.
     config: ConfigDict of the run.
@@ -57,7 +59,7 @@ class RunModel:
     self.one_logit = not overlapping and task.sigmoid
     self.thresholds = task.limits if overlapping else None
     self.max_f1_threshold, self.threshold_step = threshold_of(sums or {}, self.thresholds)
-    self.view = view_of(data)
+    self.view, self.pixels = view_of(data), rasters.of(data)
     step = experiment.predict_step()
     of = task.probabilities if overlapping else losses.class_probabilities
     self._call = jax.jit(lambda state, images: of(step(state, images)))
@@ -72,7 +74,7 @@ class Answers:
   """What a run of another task says of whole images, such as colours or the class of an image.
 
   Attributes:
-    config, labels, step: see `RunModel`.
+    config, labels, step, pixels: see `RunModel`.
     task: the run's task.
   """
 
@@ -80,6 +82,7 @@ class Answers:
     """Takes what `restore.run` gives."""
     self.task = experiment.task.for_prediction()
     self.config, self.labels, self.step = experiment.config, experiment.labels, int(state.step)
+    self.pixels = rasters.of(self.config.data)
     self._step = dataclasses.replace(experiment, task=self.task).predict_step()
     self._state = state
 
@@ -104,7 +107,8 @@ class Answers:
       size = sizes.multiples(image.shape[:2], data.eval_multiple, least)
       seen = sizes.extend_image(image, size)
     back = lambda maps: _back(np.asarray(maps), seen.shape[:2], image.shape[:2], view)  # noqa: E731
-    return self.task.answer(image, jax.tree.map(back, self._step(self._state, seen[None])))
+    outputs = jax.tree.map(back, self._step(self._state, seen[None]))
+    return self.task.answer(displayed(image), outputs)
 
 
 def _back(maps, seen, size, view):

@@ -29,17 +29,18 @@ def plain_flops(function: Callable, *args: Any) -> float:
   return (lowered.cost_analysis() or {}).get("flops", math.nan)
 
 
-def static_cost(net: nn.Module, size: tuple[int, int]) -> tuple[int, float, int]:
+def static_cost(net: nn.Module, size: tuple[int, int], channels: int = 3) -> tuple[int, float, int]:
   """Costs of one image.
 
   Args:
     net: a module of `segjax.models`.
     size: (height, width) of the image, pixels.
+    channels: of the image.
 
   Returns:
     (parameters, FLOPs or nan, stride of the deepest features); see `plain_flops`.
   """
-  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
   variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
 
   def apply(variables, image):

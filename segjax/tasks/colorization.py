@@ -48,6 +48,7 @@ class Colorization(Task):
 
   label_kind: ClassVar[str] = "nothing"
   forbids_padding: ClassVar[bool] = True
+  of_photographs: ClassVar[bool] = True
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
   loss_label: ClassVar[str] = "loss"
 

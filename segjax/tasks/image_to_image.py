@@ -46,6 +46,7 @@ class ImageToImage(Task):
 
   label_kind: ClassVar[str] = "target"
   forbids_padding: ClassVar[bool] = True
+  of_photographs: ClassVar[bool] = True
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "psnr", "ssim")
   loss_label: ClassVar[str] = "loss"
   num_outputs: ClassVar[int] = 3

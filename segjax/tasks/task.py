@@ -39,6 +39,7 @@ class Task:
       overlap), "class", "target" or "nothing".
     train_metrics: scalars of a summary that stand in the rows of training, where it has them.
     forbids_padding: whether every pixel of an image is scored, so that none may be padding.
+    of_photographs: whether images are photographs, red, green and blue.
     uses_ema_teacher: whether `outputs` also calls the net with the averaged parameters.
     self_supervised: whether a net is trained for its features, not for its predictions.
     loss_label: the loss and its unit, for axes and tables.
@@ -54,6 +55,7 @@ class Task:
   label_kind: ClassVar[str] = "mask"
   train_metrics: ClassVar[tuple[str, ...]] = ("loss",)
   forbids_padding: ClassVar[bool] = False
+  of_photographs: ClassVar[bool] = False
   uses_ema_teacher: ClassVar[bool] = False
   self_supervised: ClassVar[bool] = False
   loss_label: ClassVar[str] = "loss (nats)"

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from segjax import hosts, textfiles
 from segjax.errors import UserError, writing
+from segjax.pictures import displayed
 from segjax.tasks.task import INDEX, ROWS
 from segjax.training import devices, steps
 from segjax.training.state import TrainState
@@ -162,14 +163,14 @@ def example_panels(task, outputs, example):
   Args:
     task: a task of `segjax.tasks`.
     outputs: outputs of a predict step for this example alone, waited for here.
-    example: {"image": u8[H,W,3], "label": as the task needs it}.
+    example: {"image": u8[H,W,3] or f32[H,W,C], "label": as the task needs it}.
 
   Returns:
     list of (title, u8[H,W,3]), see the task's `pictures`.
   """
   label = example["label"]
   label = label if label.ndim == 3 else label.astype(np.int32)
-  return task.pictures(example["image"], jax.device_get(outputs), label)
+  return task.pictures(displayed(example["image"]), jax.device_get(outputs), label)
 
 
 def classes_seen(task, outputs, label):

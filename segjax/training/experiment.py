@@ -101,9 +101,8 @@ class Experiment:
 
   def _init(self, bits):
     c = self.config
-    return init_state(
-      self.model, self.optimizer, steps.as_key(bits), size=c.data.size, ema=c.ema_decay > 0
-    )
+    how = dict(size=c.data.size, channels=c.data.channels, ema=c.ema_decay > 0)
+    return init_state(self.model, self.optimizer, steps.as_key(bits), **how)
 
   def train_step(self, data_on_device=False, multi_step=False):
     """See `steps.make_train_step`."""
@@ -214,9 +213,8 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   optimizer = optim.make_optimizer(**config.optimizer, schedule=schedule)
   frozen, lora_rank = (), getattr(model, "lora_rank", 0)
   if config.freeze or lora_rank:
-    shapes = jax.eval_shape(
-      lambda: model.init(jax.random.key(0), jnp.zeros((1, *config.data.size, 3)), train=False)
-    )
+    image = jax.ShapeDtypeStruct((1, *config.data.size, config.data.channels), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     frozen = freezing.frozen_names(config.freeze, shapes["params"])
     freezing.check_lora(lora_rank, shapes["params"])
   if frozen:
@@ -253,6 +251,7 @@ def _check_names(config):
   known = ["name", "learning_rate", *defaults_of(optim.make_schedule)]
   check_fields(config.schedule, known, "schedule")
   change = augment.make_augment(**config.augment)
+  _check_colors(config)
   check_fields(config.batch_augment, list(defaults_of(augment.make_batch_augment)), "batch_augment")
   fits = dict(mixup=("class",), cutmix=("class", "mask", "masks"), classmix=("mask",))
   for name, fit in fits.items():
@@ -262,6 +261,18 @@ def _check_names(config):
         f"has others ({task.label_kind}); set it to 0"
       )
   return task, loss, change
+
+
+def _check_colors(config):
+  """Raises a UserError where changes of colours, which clip to [0,1], would cut values off."""
+  names = ("brightness", "contrast", "saturation", "hue", "rgb_shift", "noise")
+  used = [name for name in names if config.augment[name]]
+  beyond = [m for m in config.data.mean[:3] if not 0 <= m <= 1]
+  if used and beyond:
+    raise UserError(
+      f"augment: {', '.join(used)} expect values in [0,1] and clip to it; data.mean has "
+      f"{beyond[0]}; set them to 0, or data.full_scale so that values lie in [0,1]"
+    )
 
 
 def _make_ema_decay(config, task, total):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.traverse_util
 
 from segjax import models
+from segjax.data import rasters
 from segjax.training import class_balance
 from segjax.training.progress import peak_memory
 
@@ -53,6 +54,8 @@ def print_header(
     f"{data.source.name}: {info['train_examples']} train and {info['val_examples']} val examples "
     f"{fit}, classes {', '.join(experiment.labels.names)}",
   )
+  if not (pixels := rasters.of(data)).is_rgb:
+    _line("images", pixels.text)
   for note in notes[:NOTES]:
     _line("note", note)
   if len(notes) > NOTES:

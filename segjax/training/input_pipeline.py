@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from segjax.config import RENAMED
-from segjax.data import checks, decoding, pipeline, sources
+from segjax.data import checks, limits, pipeline, rasters, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
@@ -54,9 +54,15 @@ def make_source(config, split, *, training=False, labelled=True):
       f"data.eval_fit is 'tiles', which joins probabilities of classes, and the task is "
       f"{config.task.name!r}; use 'resize' or 'full'"
     )
-  kind = task.label_kind_of(config.task)
-  decoding.set_limit(data.max_pixels)
-  source = sources.make(split=split, complete=not data.skip_broken, **data.source)
+  kind, pixels = task.label_kind_of(config.task), rasters.of(data)
+  if task.of_photographs and not pixels.is_rgb:
+    raise UserError(
+      f"the task {config.task.name!r} is for photographs, 3 channels of uint8; data.channels is "
+      f"{data.channels}, data.dtype {data.dtype!r}"
+    )
+  limits.set_limit(data.max_pixels)
+  how = dict(complete=not data.skip_broken, pixels=pixels)
+  source = sources.make(split=split, **how, **data.source)
   if data.skip_broken:
     total = len(source)
     source, faults = sources.without_broken(source, max(data.threads, 1))
@@ -89,7 +95,8 @@ def is_on_device(config, source):
     return False
   if config.nan_debug:  # which keeps a step with its batch
     return False
-  megabytes = len(source) * data.size[0] * data.size[1] * 4 / 2**20
+  per_pixel = data.channels * rasters.of(data).kept.itemsize + 1
+  megabytes = len(source) * data.size[0] * data.size[1] * per_pixel / 2**20
   accelerated = jax.default_backend() != "cpu"
   return data.feed == "device" or (
     data.feed == "auto" and accelerated and megabytes <= data.device_mb
@@ -169,7 +176,7 @@ def _draw(iterator, count):
 
 
 def put_split(source, mesh, num_threads):
-  """A `Resized` source as arrays on every device, {"image": u8[N,H,W,3], "label": u8[N,...]}."""
+  """A `Resized` source as arrays on every device, {"image": [N,H,W,C], "label": u8[N,...]}."""
   source = pipeline.Resized(source.source, source.size, cache_mb=0)  # the host needs no copy
   examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
   arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}

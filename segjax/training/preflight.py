@@ -7,6 +7,7 @@ import inspect
 import jax
 import numpy as np
 
+from segjax.data import rasters
 from segjax.errors import UserError, did_you_mean
 
 
@@ -42,7 +43,7 @@ def check_outputs(experiment, state):
   c, task = experiment.config, experiment.task
   size = tuple(c.data.size)
   fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
-  image = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
+  image = jax.ShapeDtypeStruct((1, *size, c.data.channels), rasters.of(c.data).kept)
   as_floats = jax.ShapeDtypeStruct(image.shape, np.float32)
   inputs = jax.eval_shape(lambda x: task.prepare(None, x, None, train=False)[0], as_floats)
   inputs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -76,7 +77,7 @@ def check_metric(experiment, state, eval_step, label):
   shape = (c.data.batch_size, *c.data.size)
   labels = (*shape, *label.shape[2:]) if label.ndim >= 2 else shape[:1]
   batch = dict(
-    image=jax.ShapeDtypeStruct((*shape, 3), np.uint8),
+    image=jax.ShapeDtypeStruct((*shape, c.data.channels), rasters.of(c.data).kept),
     label=jax.ShapeDtypeStruct(labels, np.uint8),
     valid=jax.ShapeDtypeStruct(shape[:1], bool),
   )

@@ -25,7 +25,7 @@ FILE = "receipt.json"
 # Packages that take part in the numbers of a training, or read its data.
 PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "numpy", "ml_collections", "grain", "orbax-checkpoint",
-  "Pillow", "llvmlite",
+  "Pillow", "tifffile", "llvmlite",
 )  # fmt: skip
 # Variables of the environment that choose kernels or their order of sums.
 VARIABLES = ("XLA_FLAGS", "SEGJAX_NATIVE", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")

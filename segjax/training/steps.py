@@ -38,16 +38,21 @@ __all__ = [
 
 
 def normalize(image, mean, std):
-  """f32[...,3] in [0,1] -> (image - mean) / std, channel by channel."""
+  """f32[...,C] -> (image - mean) / std, channel by channel."""
   return (image - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def read_batch(batch):
-  """Image f32[B,H,W,3] in [0,1] and label of a batch: i32 classes, or a picture as the image."""
+  """Image f32[B,H,W,C] and label of a batch: i32 classes, or a picture as the image."""
   label = batch["label"]
   picture = label.ndim == 4
   label = label.astype(jnp.float32) / 255 if picture else label.astype(jnp.int32)
-  return batch["image"].astype(jnp.float32) / 255, label
+  return as_floats(batch["image"]), label
+
+
+def as_floats(image):
+  """u8[...,3] -> f32[...,3] in [0,1]; floats as they are."""
+  return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
 
 
 class Net:
@@ -350,8 +355,7 @@ def make_predict_step(
   """
 
   def predict_step(state, image):
-    image = image.astype(jnp.float32) / 255
-    inputs, _ = task.prepare(None, image, None, train=False)
+    inputs, _ = task.prepare(None, as_floats(image), None, train=False)
     variables = whole(state.eval_variables(), mesh)
     net = Net(model, variables, mean=mean, std=std, train=False)
     with rows_over(mesh):
