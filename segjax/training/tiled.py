@@ -24,11 +24,23 @@ def make_predict_step(predict_step, task, data):
     data: `config.data`.
   """
   call = jax.jit(lambda state, image: losses.class_probabilities(predict_step(state, image)))
+  return joined_step(call, task, data)
+
+
+def joined_step(probabilities, task, data):
+  """Builds predict_step(state, u8[1,H,W,3]) -> f32[1,H,W,K], see `make_predict_step`.
+
+  Args:
+    probabilities: function of a state and of u8[B,h,w,3] -> f32[B,h,w,C]; it sees batches of
+      `data.batch_size` tiles of `data.size` alone.
+    task: segmentation.
+    data: `config.data`.
+  """
   how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
 
   def step(state, image):
     def maps_of(batch):
-      return np.asarray(call(state, batch))
+      return np.asarray(probabilities(state, batch))
 
     rows = tiles.ArrayRows(np.asarray(image)[0])
     joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
@@ -49,7 +61,7 @@ def make_eval_step(predict_step, predict, task, measure=None):
   """Builds eval_step(state, batch) -> statistics of the task, an image after the other.
 
   Args:
-    predict_step: see `make_predict_step`.
+    predict_step: see `make_predict_step`; of it the shapes of a batch are asked.
     predict: its result for this step.
     task: segmentation.
     measure: see `steps.make_eval_step`.
