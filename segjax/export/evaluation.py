@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
-from segjax.data.labels import LabelTable
+from segjax.data.labels import table_of
 from segjax.errors import UserError
 from segjax.export import batches as batches_lib
 from segjax.export import open_model
@@ -42,8 +42,7 @@ def run(
   model = open_model(file)
   config = _config(model, spec, folder)
   source = input_pipeline.make_source(config, split)
-  colors = map(tuple, model.palette.tolist())
-  table = LabelTable(tuple(zip(model.classes, colors, strict=True)))
+  table = table_of(zip(model.classes, model.palette, strict=True))
   workdir.check_classes(file, table, source.source.labels)
   task = _task(table, model.one_logit, config)
   sums = evaluate(model, task, input_pipeline.eval_batches(config, source), config.data)

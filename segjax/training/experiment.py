@@ -12,7 +12,7 @@ import optax
 
 from segjax import augment, models, textfiles
 from segjax import config as config_lib
-from segjax.data.labels import LabelTable
+from segjax.data.labels import LabelTable, table_of
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
@@ -301,7 +301,7 @@ def load_labels(file):
       raise UserError(
         f"{file}: found {row!r}, expected a class, [name, [red, green, blue]]; {textfiles.MEND}"
       )
-  return LabelTable(tuple((name, tuple(color)) for name, color in rows))
+  return table_of(rows)
 
 
 def _is_class(name, color):
