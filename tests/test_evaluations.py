@@ -17,6 +17,7 @@ from segjax.analysis import evaluations, image_scores, report_images, worst_imag
 from segjax.analysis.document import Document
 from segjax.data import pipeline
 from segjax.errors import NoSplit, UserError
+from segjax.metrics.per_image import interval
 from segjax.study import Result
 from segjax.tasks.segmentation import COUNTS
 from segjax.tasks.task import INDEX
@@ -268,9 +269,9 @@ def test_a_difference_over_images_is_paired():
   weights = image_scores.draws(40)
   draws = {(v, 0): image_scores.scores(r, CLASSES, weights) for v, r in (("a", rows), ("b", other))}
   text = report_images.difference(draws, "a", "b", "mean_iou")
-  gap = image_scores.interval(draws["b", 0]["mean_iou"] - draws["a", 0]["mean_iou"])
+  gap = interval(draws["b", 0]["mean_iou"] - draws["a", 0]["mean_iou"])
   assert gap[0] > 0 and text.startswith("[+") and f"{gap[0]:+.2f}"[:4] in text
-  spread = np.subtract(*image_scores.interval(draws["a", 0]["mean_iou"])[::-1])
+  spread = np.subtract(*interval(draws["a", 0]["mean_iou"])[::-1])
   assert gap[1] - gap[0] < spread / 2
   assert report_images.difference(draws, "a", "b", "loss") == ""
   assert report_images.difference({}, "a", "b", "mean_iou") == ""

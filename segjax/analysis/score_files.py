@@ -41,8 +41,8 @@ def write(file, labels, sums, ends, source):
     _write(place("confusion.csv"), confusion_table(matrix, labels.names))
     charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
     if rows:
-      _write(place("classes.csv"), class_table(sums, ends, labels.names))
       found = image_scores.scores(rows, labels.names)
+      _write(place("classes.csv"), class_table(matrix, found, ends, labels.names))
       colors = labels.palette[: len(labels)]
       charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
       names = source.source.names
@@ -66,14 +66,13 @@ def confusion_table(matrix, classes):
   ]
 
 
-def class_table(sums, ends, classes):
+def class_table(matrix, found, ends, classes):
   """Rows of the scores of each class, with intervals over images where a score has one."""
-  rows = image_scores.rows_of(sums)
-  found, family = image_scores.scores(rows, classes), summarize(sums["matrix"])
+  family = summarize(matrix)
   names = [n for n in OF_CLASSES if f"{n}/{classes[0]}" in found]
   head = ["class", "pixels", "precision", "recall"]
   head += [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
-  pixels = np.asarray(sums["matrix"]).sum(1)
+  pixels = np.asarray(matrix).sum(1)
   out = [head]
   for i, c in enumerate(classes):
     row = [textfiles.cell(c), int(pixels[i]), family["precision"][i], family["recall"][i]]
