@@ -69,13 +69,13 @@ def test_loss_of_the_task_is_the_mean_over_what_counts(name, sigmoid):
   logits = LOGITS[..., :1] if sigmoid else LOGITS
   task = Segmentation(("a", "b", "c")[: 2 if sigmoid else 3], sigmoid=sigmoid,
                       **dict(cross_entropy=0.0) | given)  # fmt: skip
-  total = None
+  parts = []
   for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
     sums = task.statistics(logits[part], jnp.asarray(label[part]), MASK[part], evaluating=False)
     assert np.isfinite(float(task.loss(sums)))
-    total = merge(total, sums)
+    parts.append(sums)
   want = float(want(logits, label))
-  assert task.summary(total)["loss"] == pytest.approx(want, rel=1e-5)
+  assert task.summary(merge(parts))["loss"] == pytest.approx(want, rel=1e-5)
 
 
 def test_class_weights_of_the_task_weigh_dice_where_asked():

@@ -26,30 +26,33 @@ DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.erro
           NotImplementedError)  # fmt: skip
 
 
-def merge(total: dict | None, sums: dict) -> dict[str, np.ndarray]:
-  """Statistics of two parts of a split as those of both.
+def merge(parts: Iterable[dict]) -> dict[str, np.ndarray] | None:
+  """Statistics of parts of a split as those of all of it.
 
   Sums are added, counts in int64 and the rest in float64. Rows of images, whose names begin with
   `task.ROWS`, are put together in the order of their index; those of an index below 0, copies that
   fill up a batch, are left out. Parts may be batches or what several processes have seen.
 
   Args:
-    total: statistics of one part, or None.
-    sums: of another one.
+    parts: statistics of each part, all with the same names.
 
   Returns:
-    dict of numpy arrays, with the names of `sums`.
+    dict of numpy arrays with the names of a part; None without parts.
   """
-  rows = {k: np.asarray(v) for k, v in sums.items() if k.startswith(ROWS)}
-  wide = {k: _widened(np.asarray(v)) for k, v in sums.items() if k not in rows}
-  if total is not None:
-    wide = {k: total[k] + v for k, v in wide.items()}
-    rows = {k: np.concatenate([total[k], v]) for k, v in rows.items()}
+  total, lists = None, {}
+  for sums in parts:
+    wide = {k: _widened(np.asarray(v)) for k, v in sums.items() if not k.startswith(ROWS)}
+    total = wide if total is None else {k: total[k] + v for k, v in wide.items()}
+    for name in sums.keys() - wide.keys():
+      lists.setdefault(name, []).append(np.asarray(sums[name]))
+  if total is None:
+    return None
+  rows = {k: np.concatenate(v) for k, v in sorted(lists.items())}
   if INDEX in rows:
     order = np.argsort(rows[INDEX], kind="stable")
     order = order[rows[INDEX][order] >= 0]
     rows = {k: v[order] for k, v in rows.items()}
-  return wide | rows
+  return total | rows
 
 
 def _widened(x):
@@ -77,32 +80,34 @@ def evaluate(
   Returns:
     dict of numpy sums, and of rows in the order of the examples, see the task's `statistics`.
   """
-  total, running, last = None, None, None
   alone = devices.is_local(mesh)
   state = devices.to_local(state, mesh) if alone else state
-  for batch in batches:
-    previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
-    if previous is not None:
-      total = merge(total, _fetched(previous, last, on_host))
-    last = batch
-  if running is not None:  # else this process has no example
-    total = merge(total, _fetched(running, last, on_host))
+
+  def fetched(sums, batch):
+    sums = jax.device_get(sums)
+    return on_host(sums, batch) if on_host else sums
+
+  def parts():  # each is fetched when the next one is at work
+    running, last = None, None
+    for batch in batches:
+      previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
+      if previous is not None:
+        yield fetched(previous, last)
+      last = batch
+    if running is not None:  # else this process has no example
+      yield fetched(running, last)
+
+  total = merge(parts())
   return _of_processes(total) if alone else total
-
-
-def _fetched(sums, batch, on_host):
-  sums = jax.device_get(sums)
-  return on_host(sums, batch) if on_host else sums
 
 
 def _of_processes(total):
   """The statistics of all processes, which have different examples."""
   plain = total and {k: (v.dtype.str, v.shape, v.tolist()) for k, v in total.items()}
-  whole = None
-  for part in filter(None, hosts.exchange(plain)):
-    arrays = {k: np.array(v, dtype).reshape(shape) for k, (dtype, shape, v) in part.items()}
-    whole = merge(whole, arrays)
-  return whole
+  return merge(
+    {k: np.array(v, dtype).reshape(shape) for k, (dtype, shape, v) in part.items()}
+    for part in filter(None, hosts.exchange(plain))
+  )
 
 
 def write_sums(workdir, step, sums):

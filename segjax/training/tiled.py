@@ -75,11 +75,10 @@ def make_eval_step(predict_step, predict, task, measure=None):
   def eval_step(state, batch):
     if isinstance(batch["image"], jax.core.Tracer):  # asked for its shapes: an image is one tile
       return statistics(predict_step(state, batch["image"]), batch)
-    total = None
-    for i, valid in enumerate(np.asarray(batch["valid"])):
-      if valid:
-        one = {k: np.asarray(v)[i : i + 1] for k, v in batch.items()}
-        total = merge(total, statistics(predict(state, one["image"]), one))
-    return total
+    ones = (
+      {k: np.asarray(v)[i : i + 1] for k, v in batch.items()}
+      for i in np.flatnonzero(np.asarray(batch["valid"]))
+    )
+    return merge(statistics(predict(state, one["image"]), one) for one in ones)
 
   return eval_step
