@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,17 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from segjax import hosts, textfiles
-from segjax.errors import UserError, writing
+from segjax.errors import UserError
 from segjax.tasks.task import INDEX, ROWS
-from segjax.training import devices, steps
+from segjax.training import array_files, devices, steps
 from segjax.training.state import TrainState
 
 __all__ = ["evaluate", "merge", "read_sums"]
 
 SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
-# Exceptions of NumPy for an .npz file that is cut or altered.
-DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
-          NotImplementedError)  # fmt: skip
 
 
 def merge(parts: Iterable[dict]) -> dict[str, np.ndarray] | None:
@@ -112,13 +107,7 @@ def _of_processes(total):
 
 def write_sums(workdir, step, sums):
   """Writes the statistics of the evaluation at a step, whole or not at all."""
-
-  def write(part):
-    with part.open("wb") as file:
-      np.savez(file, step=step, **sums)
-
-  with writing(f"to {workdir.absolute()}"):
-    textfiles.replace(workdir / SUMS, write)
+  array_files.write(workdir / SUMS, dict(step=step, **sums))
 
 
 def read_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -136,18 +125,8 @@ def read_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
   file = Path(workdir) / SUMS
   if not file.is_file():
     raise UserError(f"no {file}; the run was not evaluated yet")
-  try:
-    with zipfile.ZipFile(file) as archive:
-      broken = archive.testzip()  # np.load compares no checksum of what it does not read
-    if broken:
-      raise zipfile.BadZipFile(f"{broken} is not what was written")
-    with np.load(file) as saved:
-      sums = {name: saved[name] for name in saved.files}
-  except DAMAGE as error:
-    raise UserError(
-      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or run the "
-      "same training command again, which evaluates anew"
-    ) from None
+  advice = "restore it, or run the same training command again, which evaluates anew"
+  sums = array_files.read(file, advice)
   if "step" not in sums:
     raise UserError(f"{file}: no 'step' in it; {textfiles.MEND}")
   return sums
