@@ -43,7 +43,7 @@ def dry_run(config, file):
   labels, per_epoch = source.source.labels, len(source) // config.data.batch_size
   iterator = input_pipeline.train_iterator(config, source, data_on_device=False)
   plan = make_plan(config, per_epoch)
-  weights = class_balance.rule(config) and class_balance.count(config, source.source)
+  weights = class_balance.rule(config.loss) and class_balance.count(config, source.source)
   experiment = experiment_lib.build(config, labels, per_epoch, weights or None)
   preflight.check_experiment(experiment, val_source[0]["label"])
   state = experiment.abstract_state()

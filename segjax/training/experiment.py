@@ -201,7 +201,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch / count, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
-  if class_balance.rule(config):
+  if class_balance.rule(config.loss):
     fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   mix = augment.make_batch_augment(**config.batch_augment)

@@ -85,8 +85,9 @@ def train(  # noqa: PLR0912, PLR0915
   plan = make_plan(config, steps_per_epoch, until)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  class_weights = hosts.of_first(workdir_lib.kept_class_weights, config, workdir, labels)
-  if class_weights is None and class_balance.rule(config):
+  rule = class_balance.rule(config.loss)
+  class_weights = hosts.of_first(workdir_lib.kept_class_weights, rule, workdir, labels)
+  if class_weights is None and rule:
     class_weights = hosts.of_first(class_balance.count, config, train_source.source)
   experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
@@ -198,7 +199,9 @@ def train(  # noqa: PLR0912, PLR0915
         _finish_writing(checkpoints, evaluator, progress)
         if stops.done:
           print(f"  stopped     early: {stops.text()}")
-        header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
+        header.print_summary(
+          task, evaluator.sums, progress.minutes(), config.best_metric, checkpoints
+        )
       except Exception as error:
         alone = jax.process_count() == 1  # others may not have come to this error
         if step > first and alone and not isinstance(error, Stopped | NotFinite | TakenOver):
