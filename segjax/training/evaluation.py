@@ -64,7 +64,7 @@ def evaluate(
   """Statistics of a split in one pass, each example once.
 
   Args:
-    eval_step: result of `steps.make_eval_step`.
+    eval_step: result of `eval_step.make_eval_step`.
     state: TrainState.
     batches: result of `pipeline.eval_batches`.
     mesh: mesh of the eval step; of several processes either all devices, or those of each, which

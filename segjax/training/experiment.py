@@ -17,6 +17,7 @@ from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
 from segjax.training import class_balance, devices, freezing, optim, programs, steps, tiled
+from segjax.training import eval_step as eval_step_lib
 from segjax.training.state import init_state
 
 
@@ -156,14 +157,14 @@ class Experiment:
 
   @programs.shared
   def eval_step(self, measure=None):
-    """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
+    """See `eval_step.make_eval_step`; its state and its batches lie on `eval_mesh`."""
     mesh = self.eval_mesh()
     if self.config.data.eval_fit == "tiles":
       return tiled.make_eval_step(self.predict_step(), self.shown_step(), self.task, measure)
     how = dict(augment=self.augment, measure=measure) | self._images()
     if devices.is_local(mesh):
       how |= dict(mesh=mesh, state_sharding=None)
-    return steps.make_eval_step(self.model, self.task, **how)
+    return eval_step_lib.make_eval_step(self.model, self.task, **how)
 
   @programs.shared
   def predict_step(self):

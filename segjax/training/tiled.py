@@ -7,6 +7,7 @@ import numpy as np
 
 from segjax import losses
 from segjax.data import tiles
+from segjax.training import eval_step as eval_step_lib
 from segjax.training import steps
 from segjax.training.evaluation import merge
 
@@ -64,13 +65,13 @@ def make_eval_step(predict_step, predict, task, measure=None):
     predict_step: see `make_predict_step`; of it the shapes of a batch are asked.
     predict: its result for this step.
     task: segmentation.
-    measure: see `steps.make_eval_step`.
+    measure: see `eval_step.make_eval_step`.
   """
 
   @jax.jit
   def statistics(logits, batch):
     _, label = steps.read_batch(batch)
-    return steps.statistics_of(task, logits, label, batch, measure)
+    return eval_step_lib.statistics_of(task, logits, label, batch, measure)
 
   def eval_step(state, batch):
     if isinstance(batch["image"], jax.core.Tracer):  # asked for its shapes: an image is one tile
