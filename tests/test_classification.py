@@ -74,6 +74,14 @@ def test_a_label_outside_the_classes_is_no_hit():
   assert (sums["top_k"], sums["matrix"].sum()) == (1, 1)
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_answer_that_prefers_no_class_hits_no_more_than_its_first_ones(value):
+  task, valid = make_task(tuple("abcd"), top_k=2), jnp.ones(4, bool)
+  logits = jnp.full((4, 4), value)
+  sums = task.statistics(logits, jnp.arange(4), valid, evaluating=True)
+  assert int(sums["top_k"]) == (0 if np.isnan(value) else 2)
+
+
 def test_label_smoothing_and_weights_equal_optax():
   logits, label = draw()
   smooth = optax.smooth_labels(jax.nn.one_hot(label, 6), 0.2)
