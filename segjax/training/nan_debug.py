@@ -11,7 +11,8 @@ import numpy as np
 
 from segjax.errors import UserError
 from segjax.training import array_files, steps
-from segjax.training.checkpoints import NotFinite, by_name, copy
+from segjax.training.checkpoints import NotFinite
+from segjax.training.trees import by_name, copy
 
 FILE = "not_finite.npz"  # in the folder of a run: "state/<name>" and "batch/<name>"
 MOST = 12  # lines of a list
