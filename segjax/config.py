@@ -20,16 +20,15 @@ from segjax.fields import (  # noqa: F401
   DATA_SOURCES,
   TASK_FIELDS,
   THREE,
-  change_optimizer,
   data_source,
   default,
   image_source,
   initial_weights,
   set_task,
-  settle_optimizer,
   smoke,
   task_fields,
 )
+from segjax.optimizer_fields import change_optimizer, settle_optimizer  # noqa: F401
 
 NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depend on a name
 

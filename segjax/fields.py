@@ -237,61 +237,15 @@ def default():
     (c[part] if part else c)[field] = value
   c.data.source = data_source("road_scenes")
   set_task(c, "segmentation")
-  c.optimizer = dict(name="adam") | _optimizer_defaults("adam")
+  c.optimizer = dict(name="adam") | optimizer_defaults("adam")
   c.schedule = dict(name="constant", learning_rate=1e-3) | defaults_of(optim.make_schedule)
   c.augment = defaults_of(augment.make_augment)
   c.batch_augment = defaults_of(augment.make_batch_augment)
   return c
 
 
-def settle_optimizer(c):
-  """Gives an optimiser beyond sgd, adam and adamw the fields that it has itself.
-
-  Call it after a config, or the command line, has named one. Values that a config sets stay; what
-  is left of the defaults of those three goes.
-
-  Args:
-    c: ConfigDict, changed.
-
-  Raises:
-    UserError: no such optimiser.
-  """
-  from segjax.training import optim
-
-  name = c.optimizer.name
-  if name in THREE:
-    return
-  known, given = optim.settings(name), c.optimizer.to_dict()
-  if set(SHARED) <= given.keys() and not set(SHARED) <= known.keys():
-    before = _optimizer_defaults("adam")
-    set_here = {k: given[k] != before[k] and k in known for k in SHARED}
-    given = {k: v for k, v in given.items() if set_here.get(k, True)}
-  with c.unlocked():
-    c.optimizer = known | given
-
-
-def change_optimizer(c, name):
-  """Gives a config another optimiser; of the former's fields those stay that the config had set.
-
-  Args:
-    c: ConfigDict, changed.
-    name: name of the optimiser.
-
-  Raises:
-    UserError: no such optimiser.
-  """
-  before, given = c.optimizer.name, c.optimizer.to_dict()
-  c.optimizer.name = name
-  own_code.allow(c)
-  if {before, name} <= set(THREE):
-    return
-  default, known = _optimizer_defaults(before), _optimizer_defaults(name)
-  chosen = {k: v for k, v in given.items() if k in known and default.get(k, v) != v}
-  with c.unlocked():
-    c.optimizer = dict(name=name) | known | chosen
-
-
-def _optimizer_defaults(name):
+def optimizer_defaults(name):
+  """The fields of an optimiser with their defaults, without its name."""
   from segjax.training import optim
 
   shared = defaults_of(optim.make_shared) | dict(accumulate_steps=1)

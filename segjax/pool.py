@@ -18,7 +18,9 @@ from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
 
-POLL = 0.5  # seconds between two looks at the tasks
+# Seconds between two looks at the tasks: they may be jobs of a cluster or runs that another process
+# claims by a file, whose ends cause no event here.
+POLL = 0.5
 
 # Fields that change nothing in the numbers of a run, and so not its identity. Data may have moved;
 # their fingerprint shows whether they are the same.

@@ -50,6 +50,22 @@ def test_training_labels_are_masks_of_the_asked_class():
   assert inputs[1] is None and np.array_equal(kept, label)
 
 
+def test_a_label_that_is_no_class_gives_nan():
+  task, label = make_task(), np.zeros((1, 4, 4), np.int32)
+  label[0, :2] = (IGNORE, 1, 2, 3)
+  outputs = dict(logits=jnp.zeros((1, 4, 4, 3)), attention=jnp.full((1, 3, 2, 2), 0.25))
+  valid, prepare = np.ones(1, bool), (jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+  for wrong in (0, 7):
+    label[0, 3, 3] = wrong
+    sums = task.statistics(outputs, jnp.array(label), valid, evaluating=True)
+    _, mine = task.prepare(*prepare, jnp.array(label), train=True)
+    asked = outputs | dict(logits=outputs["logits"][..., :1])
+    train = task.statistics(asked, mine, valid, evaluating=False)
+    for found in (sums, train):
+      loss = float(task.loss(found))
+      assert np.isnan(loss) if wrong else loss == pytest.approx(np.log(2), rel=1e-6)
+
+
 def test_merged_masks_cover_every_pixel_once():
   task, rng = make_task(), np.random.default_rng(0)
   logits = rng.normal(size=(2, 6, 8, 3)).astype(np.float32)

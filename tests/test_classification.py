@@ -35,17 +35,16 @@ def draw(count=50, classes=6, seed=0):
 
 def summed(task, logits, label, batch=8):
   """Statistics of batches, the last one filled up with examples that do not count."""
-  total = None
+  parts = []
   for start in range(0, len(label), batch):
     part = np.arange(start, start + batch)
     mask = part < len(label)
     part = np.minimum(part, len(label) - 1)
     mine = np.where(mask, label[part], 255)
-    total = merge(
-      total,
-      task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), evaluating=True),
+    parts.append(
+      task.statistics(jnp.array(logits[part]), jnp.array(mine), jnp.array(mask), evaluating=True)
     )
-  return total
+  return merge(parts)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 5, 9])
@@ -73,6 +72,14 @@ def test_a_label_outside_the_classes_is_no_hit():
     logits, jnp.array([5, 6, -1]), jnp.ones(3, bool), evaluating=True
   )
   assert (sums["top_k"], sums["matrix"].sum()) == (1, 1)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_answer_that_prefers_no_class_hits_no_more_than_its_first_ones(value):
+  task, valid = make_task(tuple("abcd"), top_k=2), jnp.ones(4, bool)
+  logits = jnp.full((4, 4), value)
+  sums = task.statistics(logits, jnp.arange(4), valid, evaluating=True)
+  assert int(sums["top_k"]) == (0 if np.isnan(value) else 2)
 
 
 def test_label_smoothing_and_weights_equal_optax():

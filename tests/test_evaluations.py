@@ -17,6 +17,7 @@ from segjax.analysis import evaluations, image_scores, report_images, worst_imag
 from segjax.analysis.document import Document
 from segjax.data import pipeline
 from segjax.errors import NoSplit, UserError
+from segjax.metrics.per_image import interval
 from segjax.study import Result
 from segjax.tasks.segmentation import COUNTS
 from segjax.tasks.task import INDEX
@@ -229,10 +230,28 @@ def test_rows_come_in_the_order_of_the_examples_whatever_the_batches():
   assert sums["images/value"].tolist() == sums[INDEX].tolist() == list(range(7))
   assert sums["pixels"] == 21 and sums["pixels"].dtype == np.int64
   parts = [evaluation.evaluate(step, None, batches[i::2], mesh) for i in (1, 0)]
-  merged = evaluation.merge(*parts)
+  merged = evaluation.merge(parts)
   assert {k: v.tolist() for k, v in merged.items()} == {k: v.tolist() for k, v in sums.items()}
   resized = pipeline.eval_batches(pipeline.Resized(Source(), (8, 8), 1), batch_size=4)
   assert evaluation.evaluate(step, None, resized, mesh)["images/value"].tolist() == list(range(7))
+
+
+def test_parts_are_put_together_once_with_the_values_of_the_whole(monkeypatch):
+  index = np.array([3, 0, -1, 4, 2, -1, 1, 5], np.int32)
+  value = np.where(index < 0, 99, 10 * index)
+  parts = [
+    {"pixels": np.int32(2**30), "loss": np.float32(0.1), INDEX: index[i : i + 2],
+     "images/value": value[i : i + 2]}
+    for i in range(0, 8, 2)
+  ]  # fmt: skip
+  calls, concatenate = [], np.concatenate
+  monkeypatch.setattr(np, "concatenate", lambda x: calls.append(len(x)) or concatenate(x))
+  found = evaluation.merge(iter(parts))
+  assert calls == [4, 4]
+  assert found["pixels"] == 2**32 and found["loss"] == 4 * np.float64(np.float32(0.1))
+  assert found[INDEX].tolist() == [0, 1, 2, 3, 4, 5]
+  assert found["images/value"].tolist() == [0, 10, 20, 30, 40, 50]
+  assert evaluation.merge([]) is None
 
 
 def random_rows(count, seed=0):
@@ -268,9 +287,9 @@ def test_a_difference_over_images_is_paired():
   weights = image_scores.draws(40)
   draws = {(v, 0): image_scores.scores(r, CLASSES, weights) for v, r in (("a", rows), ("b", other))}
   text = report_images.difference(draws, "a", "b", "mean_iou")
-  gap = image_scores.interval(draws["b", 0]["mean_iou"] - draws["a", 0]["mean_iou"])
+  gap = interval(draws["b", 0]["mean_iou"] - draws["a", 0]["mean_iou"])
   assert gap[0] > 0 and text.startswith("[+") and f"{gap[0]:+.2f}"[:4] in text
-  spread = np.subtract(*image_scores.interval(draws["a", 0]["mean_iou"])[::-1])
+  spread = np.subtract(*interval(draws["a", 0]["mean_iou"])[::-1])
   assert gap[1] - gap[0] < spread / 2
   assert report_images.difference(draws, "a", "b", "loss") == ""
   assert report_images.difference({}, "a", "b", "mean_iou") == ""

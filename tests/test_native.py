@@ -14,7 +14,7 @@ from conftest import run_with_core_packages
 
 from segjax import models, ops
 from segjax.ops import llvm as native
-from segjax.ops.llvm import convolution, forward, kept_code, xla_call
+from segjax.ops.llvm import convolution, forward, handler, kept_code, xla_call
 
 pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels on this machine")
 
@@ -313,10 +313,10 @@ def test_wrong_numbers_switch_the_kernels_off_with_one_warning(monkeypatch):
 @pytest.mark.parametrize("lost", ["all", "the workers'"])
 def test_without_memory_a_call_fails_or_takes_fewer_threads(lost, tmp_path, monkeypatch):
   never = "define internal ptr @none(i64 %size) {\n  ret ptr null\n}\n"
-  head, work = xla_call.HANDLER.split("define internal void @work")
+  head, work = handler.HANDLER.split("define internal void @work")
   failing = "call ptr @none(i64 SCRATCH)"
   work = work.replace("call ptr @malloc(i64 SCRATCH)", failing, 2 if lost == "all" else 1)
-  monkeypatch.setattr(xla_call, "HANDLER", f"{never}{head}define internal void @work{work}")
+  monkeypatch.setattr(handler, "HANDLER", f"{never}{head}define internal void @work{work}")
   folder = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", str(tmp_path))
   try:

@@ -229,9 +229,10 @@ def test_narrow_floats(case, dtype):
     )
 
 
-def test_finite_differences_in_float64():
+@pytest.mark.parametrize("case", ["strided", "depthwise"])
+def test_finite_differences_in_float64(case):
   with jax.enable_x64():
-    ours, _, x, kernel = draw("strided", dtype=np.float64)
+    ours, _, x, kernel = draw(case, dtype=np.float64)
     assert ours(x, kernel).dtype == jnp.float64
     check_grads(jax.jit(ours), (x, kernel), order=2, rtol=1e-7)
 

@@ -50,6 +50,11 @@ def test_rotations_of_an_example_that_does_not_count_do_not():
   assert task.summary(jax.device_get(sums))["accuracy"] == pytest.approx(hits)
 
 
+def test_projections_that_are_all_alike_find_no_other_view():
+  sums = SimCLR(()).statistics(jnp.ones((8, 4)), None, jnp.ones(4, bool), evaluating=True)
+  assert int(sums["hits"]) == 1  # of equal ones the first is taken
+
+
 def nt_xent(z, temperature):
   """The loss of Chen et al., view by view, in float64."""
   z = z.astype(np.float64) / np.linalg.norm(z, axis=1, keepdims=True)

@@ -7,8 +7,8 @@ import pytest
 
 PUBLIC = (
   "augment", "inference", "losses", "metrics", "models", "ops", "study", "tasks", "training",
-  "training.evaluation", "training.loop", "training.restore", "training.state", "training.steps",
-  "weights",
+  "training.eval_step", "training.evaluation", "training.loop", "training.restore",
+  "training.state", "training.steps", "weights",
 )  # fmt: skip
 
 

@@ -71,13 +71,13 @@ def test_loss_of_the_task_is_the_mean_over_what_counts(name, sigmoid):
   logits = LOGITS[..., :1] if sigmoid else LOGITS
   task = Segmentation(("a", "b", "c")[: 2 if sigmoid else 3], sigmoid=sigmoid,
                       **dict(cross_entropy=0.0) | given)  # fmt: skip
-  total, statistics = None, jax.jit(partial(task.statistics, evaluating=False))
+  parts, statistics = [], jax.jit(partial(task.statistics, evaluating=False))
   for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
     sums = statistics(logits[part], jnp.asarray(label[part]), MASK[part])
     assert np.isfinite(float(task.loss(sums)))
-    total = merge(total, sums)
+    parts.append(sums)
   want = float(want(logits, label))
-  assert task.summary(total)["loss"] == pytest.approx(want, rel=1e-5)
+  assert task.summary(merge(parts))["loss"] == pytest.approx(want, rel=1e-5)
 
 
 def test_class_weights_of_the_task_weigh_dice_where_asked():
@@ -197,20 +197,17 @@ def test_a_folder_keeps_the_weights_of_its_run(tmp_path):
   workdir.prepare(config, folder, labels, data, 0.0, (0.25, 3.0))
   kept = textfiles.read_state(folder / class_balance.FILE)
   assert kept == dict(rule="inverse", weights=dict(zip(labels.names, (0.25, 3.0), strict=True)))
-  assert class_balance.read(folder, config, labels) == (0.25, 3.0)
-  assert workdir.kept_class_weights(config, folder, labels) is None  # it starts anew
+  assert class_balance.read(folder, "inverse", labels) == (0.25, 3.0)
+  assert workdir.kept_class_weights("inverse", folder, labels) is None  # it starts anew
   (folder / "checkpoints" / "3").mkdir(parents=True)
-  assert workdir.kept_class_weights(config, folder, labels) == (0.25, 3.0)
-  other = config.copy_and_resolve_references()
-  other.loss.class_weights = ("inverse_log",)
-  assert class_balance.read(folder, other, labels) is None
-  plain = config_lib.default()
-  assert class_balance.read(folder, plain, labels) is None
+  assert workdir.kept_class_weights("inverse", folder, labels) == (0.25, 3.0)
+  assert class_balance.read(folder, "inverse_log", labels) is None
+  assert class_balance.read(folder, class_balance.rule(config_lib.default().loss), labels) is None
   for damaged in ({"a": 1.0}, {labels.names[0]: 1.0, labels.names[1]: "x"}, [1.0, 2.0]):
     broken = dict(rule="inverse", weights=damaged)
     (folder / class_balance.FILE).write_text(json.dumps(broken))
     with pytest.raises(UserError, match=r"class_weights.json: found .* a weight for each of"):
-      class_balance.read(folder, config, labels)
+      class_balance.read(folder, "inverse", labels)
 
 
 def test_no_file_without_a_rule(tmp_path):
@@ -240,10 +237,10 @@ def test_a_run_keeps_its_weights_and_resumes_with_them(tmp_path, monkeypatch):
   training.train(config, tmp_path / "run")
   weights = class_balance.count(config)
   labels = make_source(config, "train").source.labels
-  assert class_balance.read(tmp_path / "run", config, labels) == weights
+  assert class_balance.read(tmp_path / "run", "median_frequency", labels) == weights
   monkeypatch.setattr(class_balance, "count", lambda *_: 1 / 0)  # nothing is counted again
   experiment, _ = restore.run(tmp_path / "run")
   assert experiment.task.class_weights == weights
   config.total_steps = 4
   training.train(config, tmp_path / "run")
-  assert class_balance.read(tmp_path / "run", config, labels) == weights
+  assert class_balance.read(tmp_path / "run", "median_frequency", labels) == weights

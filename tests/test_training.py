@@ -24,6 +24,7 @@ from segjax.inference import Predictor, run_model
 from segjax.tasks import Segmentation
 from segjax.training import experiment as experiment_lib
 from segjax.training import input_pipeline, optim, restore, steps
+from segjax.training.eval_step import make_eval_step
 from segjax.training.evaluation import evaluate
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -170,7 +171,7 @@ def test_a_tail_of_seven_at_batch_4_equals_batch_1(num_classes, sigmoid):
     def __getitem__(self, i):
       return dict(image=whole["image"][i], label=whole["label"][i])
 
-  eval_step = steps.make_eval_step(net, task, mesh=mesh)
+  eval_step = make_eval_step(net, task, mesh=mesh)
   sums = [
     evaluate(eval_step, state, pipeline.eval_batches(Source(), batch_size=n), mesh) for n in (4, 1)
   ]
@@ -342,7 +343,7 @@ def test_full_size_evaluation_equals_one_by_one_and_compiles_once_per_size():
     )
     for s in shapes
   ]
-  eval_step = steps.make_eval_step(net, task, mesh=mesh)
+  eval_step = make_eval_step(net, task, mesh=mesh)
   batches = pipeline.full_size_batches(pipeline.FullSize(examples, 8, 1), batch_size=4)
   sums = evaluate(eval_step, state, batches, mesh)
   assert eval_step._cache_size() == 2  # 16x24 and 24x32
@@ -399,6 +400,7 @@ def test_one_device_and_eight_agree(tmp_path):
     from test_training import parts, random_batch, SIZE
     from segjax import augment
     from segjax.training import steps
+    from segjax.training.eval_step import make_eval_step
     from segjax.training.state import init_state
 
     out = {}
@@ -410,7 +412,7 @@ def test_one_device_and_eight_agree(tmp_path):
       state = init()
       step = steps.make_train_step(net, task, optimizer, mesh=mesh,
                                    augment=augment.make_augment(flip=0.5, brightness=0.3))
-      eval_step = steps.make_eval_step(net, task, mesh=mesh)
+      eval_step = make_eval_step(net, task, mesh=mesh)
       for seed in range(3):
         batch = steps.put_batch(random_batch(16, seed=seed), mesh)
         assert len(batch["image"].sharding.device_set) == count
@@ -442,7 +444,7 @@ def losses_of_a_step():
   state, sums = steps.make_train_step(net, task, optimizer, mesh=mesh)(
     fresh_state(net, optimizer), batch
   )
-  after = steps.make_eval_step(net, task, mesh=mesh)(state, batch)
+  after = make_eval_step(net, task, mesh=mesh)(state, batch)
   return [float(x) for x in (task.loss(sums), sums["grad_norm"], task.loss(after))]
 
 

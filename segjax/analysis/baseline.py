@@ -70,14 +70,13 @@ def color_and_position(train_source, val_source, task, *, pixels_per_image=500, 
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
   model.fit(np.concatenate(features), np.concatenate(labels))
   statistics = jax.jit(functools.partial(task.statistics, evaluating=True))
-  total = None
-  for i in range(len(val_source)):
-    example = val_source[i]
+
+  def statistics_of(example):
     shape = example["label"].shape
     likely = np.full((*shape, len(task.classes)), -20.0, "f4")  # classes never seen
     found = model.predict_log_proba(pixel_features(example["image"]))
     likely[..., model.classes_] = found.reshape(*shape, -1)
     logits = likely[..., 1:] - likely[..., :1] if task.sigmoid else likely
-    sums = statistics(logits[None], example["label"][None].astype("i4"), np.ones(1, bool))
-    total = merge(total, sums)
-  return total
+    return statistics(logits[None], example["label"][None].astype("i4"), np.ones(1, bool))
+
+  return merge(statistics_of(val_source[i]) for i in range(len(val_source)))

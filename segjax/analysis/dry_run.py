@@ -11,17 +11,15 @@ import jax
 import numpy as np
 from PIL import Image
 
-from segjax import config as config_lib
-from segjax import errors, models, ranges
+from segjax import errors, models
 from segjax.augment.mixing import Mixed
 from segjax.benchmark.timing import peak_bytes
 from segjax.data import rasters
 from segjax.legends import colorize, values_of, with_legend
 from segjax.models.cost import static_cost
 from segjax.pictures import blend, displayed, panel, to_u8
-from segjax.training import class_balance, devices, input_pipeline, preflight, steps
+from segjax.training import class_balance, input_pipeline, preflight, steps
 from segjax.training import experiment as experiment_lib
-from segjax.training import writers as writers_lib
 from segjax.training.plan import make_plan
 
 SHOWN = 8  # images in the sheet
@@ -40,21 +38,16 @@ def dry_run(config, file):
   Raises:
     UserError: anything the user can mend, as `training.train`.
   """
-  ranges.check(config)
-  config_lib.check(config)
-  writers_lib.check(config.writers)
-  devices.check(config)
+  preflight.check_config(config)
   source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels, per_epoch = source.source.labels, len(source) // config.data.batch_size
   iterator = input_pipeline.train_iterator(config, source, data_on_device=False)
   plan = make_plan(config, per_epoch)
-  weights = class_balance.rule(config) and class_balance.count(config, source.source)
+  weights = class_balance.rule(config.loss) and class_balance.count(config, source.source)
   experiment = experiment_lib.build(config, labels, per_epoch, weights or None)
-  preflight.check_labels(labels, experiment.task)
+  preflight.check_experiment(experiment, val_source[0]["label"])
   state = experiment.abstract_state()
-  preflight.check_outputs(experiment, state)
-  preflight.check_metric(experiment, state, experiment.eval_step(), val_source[0]["label"])
   batch = input_pipeline.next_batch(iterator, 1, experiment.mesh)
   _line("net", f"{config.model.name}: {models.count_params(state.params):,} parameters")
   examples = f"{len(source)} train and {len(val_source)} val examples"

@@ -120,7 +120,7 @@ def count(
   Everything comes from one pass; calibration at a temperature that is fitted takes a second one.
 
   Args:
-    step_of: function of a `measure` or None -> eval step, see `steps.make_eval_step`.
+    step_of: function of a `measure` or None -> eval step, see `eval_step.make_eval_step`.
     state: the step's first argument.
     batches_of: function without arguments -> batches of the split, see `pipeline.eval_batches`.
     mesh: mesh of the devices.

@@ -12,7 +12,7 @@ import numpy as np
 
 from segjax import metrics
 from segjax.metrics.counting import means_of_present, ratio
-from segjax.metrics.per_image import WORST
+from segjax.metrics.per_image import WORST, interval
 from segjax.tasks.segmentation import COUNTS
 from segjax.tasks.task import ROWS
 from segjax.training.measures import BOUNDARIES, CONTOURS, SURFACES
@@ -107,15 +107,6 @@ def _worst(weights, own):
   return ratio(taken @ own, taken.sum(1))
 
 
-def interval(values, level=LEVEL):
-  """(low, high) of the values f64[S] of draws, nan left out; nan where there is nothing else."""
-  values = values[~np.isnan(values)]
-  if not values.size:
-    return float("nan"), float("nan")
-  low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-  return float(low), float(high)
-
-
 def intervals(rows, classes, **how):
   """95 % intervals of `scores` over images.
 
@@ -128,7 +119,7 @@ def intervals(rows, classes, **how):
     dict of name -> (low, high).
   """
   found = scores(rows, classes, draws(len(rows[COUNTS]), **how))
-  return {name: interval(values) for name, values in found.items()}
+  return {name: interval(values, LEVEL) for name, values in found.items()}
 
 
 def worst_first(rows):

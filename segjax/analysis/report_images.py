@@ -10,6 +10,7 @@ from segjax.analysis.intervals import decimals, mean_and_deviation
 from segjax.analysis.names import text_of
 from segjax.analysis.variants import data_now, scalars_of, task_of
 from segjax.errors import NoSplit
+from segjax.metrics.per_image import interval
 from segjax.tasks import TASKS
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import experiment as experiment_lib
@@ -53,7 +54,7 @@ def difference(draws, first, second, name):
   if not seeds or any(name not in draws[v, seeds[0]] for v in (first, second)):
     return ""
   gaps = [draws[second, s][name] - draws[first, s][name] for s in seeds]
-  return _text(image_scores.interval(np.mean(gaps, 0)), sign="+")
+  return _text(interval(np.mean(gaps, 0)), sign="+")
 
 
 def _text(ends, sign=""):
@@ -73,7 +74,7 @@ def table(document, study, done, draws):
     known = [draws[variant, r.seed] for r in runs if (variant, r.seed) in draws]
     for name in dict.fromkeys((own, *SHOWN)):
       if known and all(name in k for k in known):
-        over_images = image_scores.interval(np.mean([k[name] for k in known], 0))
+        over_images = interval(np.mean([k[name] for k in known], 0))
         values = [f.get(f"val/{name}", np.nan) for f in finals]
         score = mean_and_deviation(values)
         rows.append((variant, text_of(f"val/{name}"), score, _text(over_images)))

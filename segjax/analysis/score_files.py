@@ -40,8 +40,8 @@ def write(file, labels, sums, ends, source):
     _write(place("confusion.csv"), confusion_table(matrix, labels.names))
     charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
   if COUNTS in rows:
-    _write(place("classes.csv"), class_table(sums, ends, labels.names))
     found = image_scores.scores(rows, labels.names)
+    _write(place("classes.csv"), class_table(rows, found, ends, labels.names))
     colors = labels.palette[: len(labels)]
     charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
     names = source.source.names
@@ -65,10 +65,8 @@ def confusion_table(matrix, classes):
   ]
 
 
-def class_table(sums, ends, classes):
+def class_table(rows, found, ends, classes):
   """Rows of the scores of each class, with intervals over images where a score has one."""
-  rows = image_scores.rows_of(sums)
-  found = image_scores.scores(rows, classes)
   hit, truth, pred = np.asarray(rows[COUNTS], np.int64).sum(0).T
   precision, recall = image_scores.ratio(hit, pred), image_scores.ratio(hit, truth)
   names = [n for n in OF_CLASSES if f"{n}/{classes[0]}" in found]

@@ -17,8 +17,9 @@ from segjax import textfiles
 from segjax.errors import UserError
 from segjax.training import input_pipeline, loop, receipt, restore
 from segjax.training import workdir as workdir_lib
-from segjax.training.checkpoints import Checkpoints, by_name
+from segjax.training.checkpoints import Checkpoints
 from segjax.training.evaluation import evaluate
+from segjax.training.trees import by_name
 from segjax.training.writers import finite, read_metrics
 
 # Another order of sums changes the last bits of float32, 1e-7 of a value; steps enlarge that.

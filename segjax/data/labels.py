@@ -49,6 +49,15 @@ class LabelTable:
     return self.palette[np.asarray(label).astype(np.uint8)]
 
 
+def table_of(rows):
+  """A table of rows (name, (red, green, blue)), whatever sequences of integers the colours are.
+
+  >>> table_of([["road", np.array([255, 0, 1], np.uint8)]]).classes
+  (('road', (255, 0, 1)),)
+  """
+  return LabelTable(tuple((name, tuple(map(int, color))) for name, color in rows))
+
+
 def read_table(file):
   """Reads a text file with a class on each line, in the order of the label values.
 
@@ -123,4 +132,4 @@ def default_table(names):
     tuple(int(255 * v) for v in colorsys.hsv_to_rgb(i / n, (1, 0.75)[i % 2], 1 if i % 3 else 0.7))
     for i in range(n)
   ]
-  return LabelTable(tuple(zip(names, colors, strict=False)))
+  return table_of(zip(names, colors, strict=False))

@@ -39,12 +39,6 @@ def _resize_mask(mask, size):
   return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), how))
 
 
-def extend(array, size, **how):
-  """Extends [H,W,...] at the bottom and right to at least `size` = (height, width), by np.pad."""
-  more = [(0, max(n - m, 0)) for n, m in zip(size, array.shape, strict=False)]
-  return np.pad(array, more + [(0, 0)] * (array.ndim - 2), **how) if np.any(more) else array
-
-
 def extend_all(example, size, extend_image=None):
   """Extends an example at the bottom and right to at least `size` = (height, width).
 
@@ -54,8 +48,8 @@ def extend_all(example, size, extend_image=None):
     extend_image: function of an image and the size; None: the edge is repeated, as for crops of a
       training. Masks become 255, ignore.
   """
-  extend_image = extend_image or partial(extend, mode="edge")
-  how = {2: partial(extend, constant_values=IGNORE), 3: extend_image}
+  extend_image = extend_image or partial(sizes.extend, mode="edge")
+  how = {2: partial(sizes.extend, constant_values=IGNORE), 3: extend_image}
   return {k: how[v.ndim](v, size) if v.ndim >= 2 else v for k, v in example.items()}
 
 

@@ -29,14 +29,19 @@ def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
   return np.stack([resized(image[..., c]) for c in range(image.shape[-1])], -1)
 
 
+def extend(array: np.ndarray, size: Sequence[int], **how) -> np.ndarray:
+  """Extends [H,W,...] at the bottom and right to at least `size` = (height, width), by np.pad."""
+  more = [(0, max(n - m, 0)) for n, m in zip(size, array.shape, strict=False)]
+  return np.pad(array, more + [(0, 0)] * (array.ndim - 2), **how) if np.any(more) else array
+
+
 def extend_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
   """Extends [H,W,C] at the bottom and right to at least `size` = (height, width), mirrored.
 
   >>> extend_image(np.arange(3, dtype=np.uint8)[:, None, None], (5, 1)).ravel().tolist()
   [0, 1, 2, 1, 0]
   """
-  more = [(0, max(n - m, 0)) for n, m in zip(size, image.shape, strict=False)]
-  return np.pad(image, [*more, (0, 0)], mode="reflect") if np.any(more) else image
+  return extend(image, size, mode="reflect")
 
 
 def multiples(size: Sequence[int], multiple: int, least: Sequence[int] = (0, 0)) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ a tile, not by the height of the image. numpy only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -107,8 +107,8 @@ def join(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Maps of an image from those of its tiles, from top to bottom.
 
-  All calls have one shape: the last batch is filled with copies, and an image smaller than a tile
-  is extended, see `sizes.extend_image`.
+  All calls have one shape: see `in_batches`, and an image smaller than a tile is extended, see
+  `sizes.extend_image`.
 
   Args:
     rows: the image, as `Rows`.
@@ -136,7 +136,7 @@ def join(
         yield extend_image(strip.part(top, left), tile)
 
   order = iter([(i, k) for i in range(len(tops)) for k in range(len(lefts))])
-  for maps in _batches(cut(), maps_of, batch_size):
+  for maps in in_batches(cut(), maps_of, batch_size):
     for one in maps:
       i, k = next(order)
       if tops[i] > strip.top:
@@ -145,16 +145,23 @@ def join(
   yield strip.take(rows.height - strip.top)
 
 
-def _batches(tiles, maps_of, batch_size):
-  """Maps of the tiles, a batch at a time, without those of the copies."""
-  batch = []
-  for tile in tiles:
-    batch.append(tile)
-    if len(batch) == batch_size:
-      yield maps_of(np.stack(batch))
-      batch = []
-  if batch:
-    yield maps_of(np.stack(batch + batch[-1:] * (batch_size - len(batch))))[: len(batch)]
+def in_batches(
+  images: Iterable[np.ndarray], maps_of: Callable[[np.ndarray], np.ndarray], batch_size: int
+) -> Iterator[np.ndarray]:
+  """Maps of images of one size, a batch after another; the last one is filled with copies.
+
+  Args:
+    images: u8[h,w,3] each.
+    maps_of: u8[batch_size,h,w,3] -> f32[batch_size,h,w,C].
+    batch_size: images in a call.
+
+  Yields:
+    f32[n,h,w,C], without the maps of the copies.
+  """
+  images = iter(images)
+  while batch := list(itertools.islice(images, batch_size)):
+    copies = batch[-1:] * (batch_size - len(batch))
+    yield maps_of(np.stack(batch + copies))[: len(batch)]
 
 
 class _Strip:

@@ -57,6 +57,8 @@ def open_model(file: str | os.PathLike) -> Model:
       f"{file}: holds weights alone, which segjax.models.load reads; export the run with "
       "--format=onnx or --format=stablehlo"
     )
+  if start[:1] != b"\x08":  # with which the version of ONNX begins
+    raise UserError(f"{file}: not an exported net, expected a file of launch/export.py")
   from segjax.export.onnx_model import OnnxModel
 
   return OnnxModel(file)

@@ -132,7 +132,7 @@ class Exported:
   def check(self, images: np.ndarray) -> None:
     """Raises a UserError for images that the file does not take."""
     given = f"{images.dtype} {images.shape}"
-    count = "any number of" if self.batch is None else self.batch
+    count = "any number" if self.batch is None else self.batch
     height, width = self.size
     fits = images.ndim == 4 and images.dtype == np.uint8 and images.shape[1:] == (*self.size, 3)
     if not fits or not len(images) or self.batch not in (None, len(images)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -136,16 +137,13 @@ def write_net(
 
 def _check_ours(file):
   """Raises a UserError where a file is there that no export wrote."""
-  if not file.exists():
-    return
-  try:
-    if not file.is_file() or not (weights.is_saved(file) or open_model(file)):
-      raise UserError("not a file")
-  except UserError:
-    raise UserError(
-      f"{file} is there already and not a whole file of launch/export.py; remove it, or choose "
-      "another --output"
-    ) from None
+  with contextlib.suppress(UserError):
+    if not file.exists() or (file.is_file() and (weights.is_saved(file) or open_model(file))):
+      return
+  raise UserError(
+    f"{file} is there already and not a whole file of launch/export.py; remove it, or choose "
+    "another --output"
+  )
 
 
 def some_images(

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
-from segjax.data.labels import LabelTable
+from segjax.data.labels import table_of
 from segjax.errors import UserError
 from segjax.export import batches as batches_lib
 from segjax.export import open_model
@@ -42,11 +42,10 @@ def run(
   model = open_model(file)
   config = _config(model, spec, folder)
   source = input_pipeline.make_source(config, split)
-  colors = map(tuple, model.palette.tolist())
-  table = LabelTable(tuple(zip(model.classes, colors, strict=True)))
+  table = table_of(zip(model.classes, model.palette, strict=True))
   workdir.check_classes(file, table, source.source.labels)
   task = _task(table, model.one_logit, config)
-  sums = evaluate(model, task, input_pipeline.eval_batches(config, source))
+  sums = evaluate(model, task, input_pipeline.eval_batches(config, source), config.data)
   for warning in coverage.of_sums(split, model.classes, sums):
     print(f"  warning: {warning}")
   run = model.about.run
@@ -55,14 +54,19 @@ def run(
   return sums
 
 
-def evaluate(model: Model, task: Segmentation, batches) -> dict[str, np.ndarray]:
+def evaluate(model: Model, task: Segmentation, batches, data: ConfigDict) -> dict[str, np.ndarray]:
   """Sums of a task's statistics over batches, see `segjax.training.evaluation.evaluate`.
 
   Args:
     model: the net.
     task: of its classes.
     batches: of `input_pipeline.eval_batches`.
+    data: `config.data`, of the size and the batch that the net takes.
   """
+  mesh = steps.make_mesh(jax.devices()[:1])
+  if data.eval_fit == "tiles":
+    predict = tiled.joined_step(lambda _, images: model.probabilities(images), task, data)
+    return evaluation.evaluate(tiled.make_eval_step(None, predict, task), None, batches, mesh)
   statistics = jax.jit(functools.partial(task.statistics, evaluating=True))
 
   def step(_, batch):
@@ -70,7 +74,7 @@ def evaluate(model: Model, task: Segmentation, batches) -> dict[str, np.ndarray]
     label = batch["label"].astype(jnp.int32)
     return statistics(tiled.logits_of(found, one=task.sigmoid), label, batch["valid"])
 
-  return evaluation.evaluate(step, None, batches, steps.make_mesh(jax.devices()[:1]))
+  return evaluation.evaluate(step, None, batches, mesh)
 
 
 def _config(model, spec, folder) -> ConfigDict:
@@ -84,13 +88,16 @@ def _config(model, spec, folder) -> ConfigDict:
   with config.unlocked():
     if not spec:
       config.data.source = config_lib.data_source("folder")
+      if model.view.mode == "tiles":
+        config.data.update(eval_fit="tiles", eval_overlap=model.view.overlap)
     config.data.source.update(restore.moved_to(config, folder))
   if model.size != tuple(config.data.size):
     if spec and config.data.eval_fit != "full":
       height, width = config.data.size
+      what = "tiles" if config.data.eval_fit == "tiles" else "images and labels"
       print(
         f"  note: the config evaluates at {height}x{width}, the file takes {model.size[0]}x"
-        f"{model.size[1]}: images and labels are brought to that"
+        f"{model.size[1]}: {what} are brought to that"
       )
     config.data.size = model.size
   config.data.batch_size = model.batch or config.data.batch_size

@@ -27,7 +27,6 @@ from segjax.stopping import STOP
 
 SHOWN = 5  # classes in the line of an image
 LEGEND_WIDTH = 600  # pixels
-KEPT = ("", "npz", "png16")  # how probabilities are written
 SIXTEEN = 2**16 - 1
 
 
@@ -37,7 +36,7 @@ class Segmented:
 
   Attributes:
     predictor: Predictor.
-    keep: one of `KEPT`.
+    keep: how probabilities are written: "npz", "png16", or "", not at all.
     counts: pixels of each class so far.
     pixels: all pixels so far.
   """
@@ -188,18 +187,18 @@ def predict_video(
     with video.reader(file) as (frames, rate), _bar(None, "frame") as bar:
       predictions.begin([file.name], ["overlay.mp4"], predictor.classes)
       predictions.add_legend(_legend(labels))
-      counts, pixels, target, size = 0, 0, None, None
+      counts, pixels, add, size = 0, 0, None, None
       with contextlib.ExitStack() as stack, writing(part):
         for frame in frames:
           STOP.check()
           size = frame.shape[1::-1]
-          target = target or stack.enter_context(video.writer(part, rate))
+          add = add or stack.enter_context(video.writer(part, rate))
           with _bar(None, disable=True) as rows_bar:
             blocks = list(answer.blocks(ArrayRows(frame), rows_bar))
-          target.add(np.concatenate([b["overlay.png"] for b in blocks]))
+          add(np.concatenate([b["overlay.png"] for b in blocks]))
           counts, pixels = counts + answer.counts, pixels + answer.pixels
           bar.update()
-      if target is None:
+      if add is None:
         raise UserError(f"{file}: a video without frames; replace it")
       answer.counts, answer.pixels = counts, pixels
       predictions.add(file.name, size, [{"overlay.mp4": part}], answer.shares)

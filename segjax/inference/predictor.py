@@ -218,10 +218,9 @@ class Predictor:
     return self._called([sizes.resize_image(image, self.view.size) for image in images])
 
   def _called(self, images):
-    """Probabilities of images of one size; the batch is filled up where the net takes one alone."""
-    count = len(images)
-    missing = (self.model.batch or count) - count
-    return self._net.probabilities(np.stack(images + images[-1:] * missing))[:count]
+    """Probabilities of images of one size, in one call."""
+    batch_size = self.model.batch or len(images)
+    return next(tiles.in_batches(images, self._net.probabilities, batch_size))
 
   def label_of(self, probabilities: np.ndarray) -> np.ndarray:
     """f32[...,C] -> u8[...]: the likeliest class, or the second one from the threshold on.

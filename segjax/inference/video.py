@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,10 @@ def reader(file: Path) -> Iterator[tuple[Iterator[np.ndarray], float]]:
 
 
 @contextlib.contextmanager
-def writer(file: Path, rate: float) -> Iterator:
-  """A video to append frames u8[H,W,3] to, with our mark; odd sizes lose a row or column.
+def writer(file: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+  """A function that appends a frame u8[H,W,3] to a video with our mark.
+
+  Odd sizes lose a row or column.
 
   Args:
     file: path.
@@ -56,10 +58,9 @@ def writer(file: Path, rate: float) -> Iterator:
     file, format="FFMPEG", fps=rate, macro_block_size=1, output_params=how
   )
 
-  class Frames:
-    def add(self, frame):
-      height, width = (n - n % 2 for n in frame.shape[:2])
-      target.append_data(np.ascontiguousarray(frame[:height, :width]))
+  def add(frame):
+    height, width = (n - n % 2 for n in frame.shape[:2])
+    target.append_data(np.ascontiguousarray(frame[:height, :width]))
 
   with contextlib.closing(target):
-    yield Frames()
+    yield add

@@ -106,7 +106,11 @@ def bootstrap(
   """
   rows, rng = np.asarray(rows), np.random.default_rng(seed)
   drawn = (rows[rng.integers(0, len(rows), len(rows))] for _ in range(samples))
-  values = np.array([statistic(sample) for sample in drawn])
+  return interval(np.array([statistic(sample) for sample in drawn]), level)
+
+
+def interval(values, level=0.95):
+  """(low, high) of the values f64[S] of draws, nan left out; nan where there is nothing else."""
   values = values[~np.isnan(values)]
   if not values.size:
     return float("nan"), float("nan")

@@ -15,7 +15,7 @@ import jax
 
 from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, Layered, dilate
+from segjax.models.layers import BatchNorm, Layered, dilate, multiple_of_8
 
 # Repeats, kernel size, stride, expansion, output channels; of Lite0.
 STAGES = (
@@ -134,15 +134,9 @@ def _scaled(depth, width=1.0):
   """`STAGES` with more repeats in all but the first and the last, and more channels in all."""
   ends = (0, len(STAGES) - 1)
   return tuple(
-    (repeats if i in ends else math.ceil(repeats * depth), *row, _multiple_of_8(channels * width))
+    (repeats if i in ends else math.ceil(repeats * depth), *row, multiple_of_8(channels * width))
     for i, (repeats, *row, channels) in enumerate(STAGES)
   )
-
-
-def _multiple_of_8(channels):
-  """The nearest multiple of 8 that is not more than a tenth below."""
-  near = max(8, int(channels + 4) // 8 * 8)
-  return near if near >= 0.9 * channels else near + 8
 
 
 efficientnet_lite0 = EfficientNetLite0

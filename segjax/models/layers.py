@@ -201,6 +201,12 @@ def dilate(strides: Sequence[int], stride: int, output_stride: int) -> list[tupl
   return out
 
 
+def multiple_of_8(channels: float) -> int:
+  """The multiple of 8, at least 8, that is nearest and not more than a tenth below."""
+  near = max(8, int(channels + 4) // 8 * 8)
+  return near if near >= 0.9 * channels else near + 8
+
+
 class ConvNorm(Layered):
   """A bias-free convolution, batch norm and a nonlinearity, as submodules `conv` and `norm`.
 

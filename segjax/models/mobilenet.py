@@ -12,7 +12,7 @@ import jax
 
 from segjax import ops
 from segjax.models.conv import Conv
-from segjax.models.layers import BatchNorm, Layered, dilate
+from segjax.models.layers import BatchNorm, Layered, dilate, multiple_of_8
 
 # Kernel size, expanded channels, output channels, squeeze-and-excitation, hard swish, stride.
 LARGE = (
@@ -131,16 +131,10 @@ class InvertedResidual(Layered):
     )(x, train=train)
     if self.squeeze:
       index += 1
-      squeezed = _divisible(self.expanded / 4)
+      squeezed = multiple_of_8(self.expanded / 4)
       x = self.build(SqueezeExcite, squeezed, name=f"block_{index}")(x)
     x = block(self.features, activation=None, name=f"block_{index + 1}")(x, train=train)
     return x + inputs if self.stride == 1 and inputs.shape == x.shape else x
-
-
-def _divisible(value, divisor=8):
-  """The multiple of `divisor` nearest to `value`, not more than a tenth below it."""
-  rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-  return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 class MobileNetV3(Layered):

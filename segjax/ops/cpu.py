@@ -19,6 +19,7 @@ from segjax.ops.forms import (
   product_of_pixels,
   transposed,
 )
+from segjax.ops.shapes import wide
 
 # Rows and columns of maps, and of the kernels over them, of which each tap is a product.
 SMALL = 4
@@ -51,10 +52,10 @@ def _sum_of_taps(x, kernel, c):
 
 def _reduced_taps(x, g, c):
   """One reduction of many operands reads x and g once; a sum for each tap takes 3 to 12 times."""
-  products = [(tap * g).astype(jnp.float32) for tap in _taps(x, c)]
+  products = [wide(tap * g) for tap in _taps(x, c)]
   sums = jax.lax.reduce(
     products,
-    [jnp.float32(0)] * len(products),
+    [jnp.zeros((), products[0].dtype)] * len(products),
     lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
     (0, 1, 2),
   )
@@ -177,8 +178,8 @@ def _library_kernel(x, g, c):
 
 def _is_wide(c, dtype):
   del dtype
-  wide = c.channels * c.features >= 512 or c.channels > c.features
-  return c.size == 1 or wide or (c.channels <= SMALL and c.features >= 16)
+  many = c.channels * c.features >= 512 or c.channels > c.features
+  return c.size == 1 or many or (c.channels <= SMALL and c.features >= 16)
 
 
 # ---- transposed convolutions, which ask for the image

@@ -62,13 +62,19 @@ class ClassQuery(Segmentation):
     return len(self.classes) - 1
 
   def prepare(self, key, image, label, *, train, augment=None):
-    """In training the asked classes go with the images, and labels become 1 there and 0 else."""
+    """In training the asked classes go with the images, and labels become 1 there and 0 else.
+
+    Labels that are no class, ignored pixels among them, stay as they are.
+    """
     image, label = super().prepare(key, image, label, train=train, augment=augment)
     if not train:
       return (image, None), label
     asked = self.draw(jax.random.fold_in(key, 2**31 + 1), label)
-    mine = (label == asked[:, None, None] + 1).astype(jnp.int32)
-    return (image, asked), jnp.where(label == IGNORE, IGNORE, mine)
+    return (image, asked), self._mask(label, asked[:, None, None] + 1)
+
+  def _mask(self, label, number):
+    """1 where the label is a class's number and 0 where it is another class's, else the label."""
+    return jnp.where(label < len(self.classes), label == number, label)
 
   def draw(self, key, label):
     """Classes to ask for, i32[B], 0 being the first after the background."""
@@ -107,9 +113,7 @@ class ClassQuery(Segmentation):
     logits, scored = outputs["logits"], (label != IGNORE) & valid[:, None, None]
     sums = dict(pixels=number_of(scored), examples=valid.sum())
     asked = (
-      [label]
-      if not evaluating
-      else [jnp.where(label == c, 1, 0) for c in range(1, len(self.classes))]
+      [label] if not evaluating else [self._mask(label, c) for c in range(1, len(self.classes))]
     )
     if self.attention:
       on = jnp.stack([(mine == 1) & scored for mine in asked], 1)

@@ -84,7 +84,10 @@ class Classification(Task):
       return jnp.where(valid, share * of(label) + (1 - share) * of(other), 0.0).sum()
 
     known = valid & (label >= 0) & (label < len(self.classes))
-    own = jnp.take_along_axis(logits, jnp.where(known, label, 0)[:, None], -1)
+    index = jnp.where(known, label, 0)[:, None]
+    own = jnp.take_along_axis(logits, index, -1)
+    # Of equal logits the first counts, as `predict` has it; none is larger than nan.
+    ahead = ~(logits <= own) | ((logits == own) & (jnp.arange(len(self.classes)) < index))
     return dict(
       examples=valid.sum(),
       cross_entropy=expected(
@@ -93,7 +96,7 @@ class Classification(Task):
         )
       ),
       weight=expected(lambda y: weights[jnp.where(valid, y, 0)]),
-      top_k=(known & ((logits > own).sum(-1) < self.k)).sum(),
+      top_k=(known & (ahead.sum(-1) < self.k)).sum(),
       matrix=metrics.confusion_matrix(
         self.predict(logits), label, num_classes=len(self.classes), valid=valid
       ),

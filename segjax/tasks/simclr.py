@@ -80,7 +80,7 @@ class SimCLR(Task):
     return dict(
       views=valid.sum(),
       loss=jnp.where(valid, loss, 0.0).sum(),
-      hits=(valid & (own >= similarity.max(-1))).sum(),
+      hits=(valid & (similarity.argmax(-1) == partner)).sum(),
       moments=metrics.unit_moments(outputs, valid),
     )
 

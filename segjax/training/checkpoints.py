@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointSave
 from orbax.checkpoint.checkpoint_managers import (
@@ -21,6 +19,7 @@ from segjax.errors import UserError, writing
 from segjax.training import checkpoint_files
 from segjax.training.background import Background
 from segjax.training.position import Position, set_position
+from segjax.training.trees import all_finite, by_name, copy
 
 
 class NotFinite(UserError):
@@ -166,7 +165,7 @@ class Checkpoints:
   def _check_finite(self, step, state):
     """Raises NotFinite for parameters or running statistics that are; no checkpoint is replaced."""
     checked = {k: x for k, x in by_name(state).items() if not k.startswith("opt_state")}
-    for name, finite in _all_finite(checked).items():
+    for name, finite in all_finite(checked).items():
       if not finite:
         raise NotFinite(
           f"not finite after step {step}: {name}; the checkpoint before it is kept in "
@@ -320,34 +319,3 @@ class Checkpoints:
     )
     why = " ".join(str(error).split())[:160]
     return UserError(f"{folder}: the checkpoint is damaged ({type(error).__name__}: {why}); {use}")
-
-
-def by_name(tree):
-  """The leaves of a tree of any kind, {"params/a/kernel": leaf}."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {"/".join(str(_key(k)) for k in path): leaf for path, leaf in leaves}
-
-
-def _key(entry):
-  for name in ("key", "name", "idx"):
-    if hasattr(entry, name):
-      return getattr(entry, name)
-  raise TypeError(f"no name in {entry!r}")
-
-
-@jax.jit
-def copy(state):
-  """Arrays of their own, by one call for all."""
-  return jax.tree.map(jnp.copy, state)
-
-
-def _all_finite(arrays):
-  """Whether all values of each array are finite, a dict of bools; of those on devices there."""
-  if all(isinstance(x, np.ndarray) for x in arrays.values()):
-    return {k: np.isfinite(np.asarray(x, np.float32)).all() for k, x in arrays.items()}
-  return jax.device_get(_all_finite_on_device(arrays))
-
-
-@jax.jit
-def _all_finite_on_device(arrays):
-  return {k: jnp.isfinite(x).all() for k, x in arrays.items()}

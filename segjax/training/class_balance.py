@@ -11,9 +11,9 @@ from segjax.tasks import TASKS
 FILE = "class_weights.json"  # in the folder of a run
 
 
-def rule(config):
-  """The rule that `config.loss.class_weights` names, see `losses.class_weights`; "" for none."""
-  weights = config.loss.get("class_weights", ())
+def rule(loss):
+  """The rule that `config.loss` names in `class_weights`, see `losses.class_weights`, or ""."""
+  weights = loss.get("class_weights", ())
   return weights[0] if len(weights) == 1 and isinstance(weights[0], str) else ""
 
 
@@ -38,28 +38,33 @@ def count(config, source=None):
   counts = checks.label_histograms(source, max(config.data.threads, 1))[:, :classes]
   if not counts.any():
     raise UserError(
-      f"loss.class_weights={rule(config)!r}: no label of the train split is scored, so there are "
-      "no weights; check the masks and the ignore value of the data source"
+      f"loss.class_weights={rule(config.loss)!r}: no label of the train split is scored, so "
+      "there are no weights; check the masks and the ignore value of the data source"
     )
   if TASKS[config.task.name].label_kind_of(config.task) == "class":
     counts = counts.sum(0, keepdims=True)  # an image of one class would have the share 1 of it
-  return tuple(losses.class_weights(counts, rule(config)).tolist())
+  return tuple(losses.class_weights(counts, rule(config.loss)).tolist())
 
 
-def read(folder, config, labels):
+def read(folder, name, labels):
   """The weights that a run's folder keeps.
 
+  Args:
+    folder: path of the run.
+    name: result of `rule`.
+    labels: LabelTable.
+
   Returns:
-    tuple of C floats, or None where the config names no rule or the folder has no weights by it.
+    tuple of C floats, or None without a rule, or where the folder has no weights by it.
 
   Raises:
     UserError: the file is damaged.
   """
   file = folder / FILE
-  if not rule(config) or not file.is_file():
+  if not name or not file.is_file():
     return None
   found = textfiles.read_state(file)
-  if found.get("rule") != rule(config):
+  if found.get("rule") != name:
     return None
   weights = found.get("weights")
   names = list(labels.names)
@@ -72,8 +77,8 @@ def read(folder, config, labels):
   return tuple(weights.values())
 
 
-def write(folder, config, labels, weights):
-  """Writes the weights of a rule beside the config; nothing where the config names no rule."""
-  if rule(config):
+def write(folder, name, labels, weights):
+  """Writes the weights of a rule beside the config; nothing without a rule. Args: see `read`."""
+  if name:
     named = dict(zip(labels.names, map(float, weights), strict=True))
-    textfiles.write_state(folder / FILE, dict(rule=rule(config), weights=named), indent=2)
+    textfiles.write_state(folder / FILE, dict(rule=name, weights=named), indent=2)

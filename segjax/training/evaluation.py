@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,44 +11,44 @@ import numpy as np
 from jax.sharding import Mesh
 
 from segjax import hosts, textfiles
-from segjax.errors import UserError, writing
+from segjax.errors import UserError
 from segjax.pictures import displayed
 from segjax.tasks.task import INDEX, ROWS
-from segjax.training import devices, steps
+from segjax.training import array_files, devices, steps
 from segjax.training.state import TrainState
 
 __all__ = ["evaluate", "merge", "read_sums"]
 
 SUMS = "val_sums.npz"  # of a run's last evaluation, in its folder
-# Exceptions of NumPy for an .npz file that is cut or altered.
-DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
-          NotImplementedError)  # fmt: skip
 
 
-def merge(total: dict | None, sums: dict) -> dict[str, np.ndarray]:
-  """Statistics of two parts of a split as those of both.
+def merge(parts: Iterable[dict]) -> dict[str, np.ndarray] | None:
+  """Statistics of parts of a split as those of all of it.
 
   Sums are added, counts in int64 and the rest in float64. Rows of images, whose names begin with
   `task.ROWS`, are put together in the order of their index; those of an index below 0, copies that
   fill up a batch, are left out. Parts may be batches or what several processes have seen.
 
   Args:
-    total: statistics of one part, or None.
-    sums: of another one.
+    parts: statistics of each part, all with the same names.
 
   Returns:
-    dict of numpy arrays, with the names of `sums`.
+    dict of numpy arrays with the names of a part; None without parts.
   """
-  rows = {k: np.asarray(v) for k, v in sums.items() if k.startswith(ROWS)}
-  wide = {k: _widened(np.asarray(v)) for k, v in sums.items() if k not in rows}
-  if total is not None:
-    wide = {k: total[k] + v for k, v in wide.items()}
-    rows = {k: np.concatenate([total[k], v]) for k, v in rows.items()}
+  total, lists = None, {}
+  for sums in parts:
+    wide = {k: _widened(np.asarray(v)) for k, v in sums.items() if not k.startswith(ROWS)}
+    total = wide if total is None else {k: total[k] + v for k, v in wide.items()}
+    for name in sums.keys() - wide.keys():
+      lists.setdefault(name, []).append(np.asarray(sums[name]))
+  if total is None:
+    return None
+  rows = {k: np.concatenate(v) for k, v in sorted(lists.items())}
   if INDEX in rows:
     order = np.argsort(rows[INDEX], kind="stable")
     order = order[rows[INDEX][order] >= 0]
     rows = {k: v[order] for k, v in rows.items()}
-  return wide | rows
+  return total | rows
 
 
 def _widened(x):
@@ -67,7 +65,7 @@ def evaluate(
   """Statistics of a split in one pass, each example once.
 
   Args:
-    eval_step: result of `steps.make_eval_step`.
+    eval_step: result of `eval_step.make_eval_step`.
     state: TrainState.
     batches: result of `pipeline.eval_batches`.
     mesh: mesh of the eval step; of several processes either all devices, or those of each, which
@@ -78,43 +76,39 @@ def evaluate(
   Returns:
     dict of numpy sums, and of rows in the order of the examples, see the task's `statistics`.
   """
-  total, running, last = None, None, None
   alone = devices.is_local(mesh)
   state = devices.to_local(state, mesh) if alone else state
-  for batch in batches:
-    previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
-    if previous is not None:
-      total = merge(total, _fetched(previous, last, on_host))
-    last = batch
-  if running is not None:  # else this process has no example
-    total = merge(total, _fetched(running, last, on_host))
+
+  def fetched(sums, batch):
+    sums = jax.device_get(sums)
+    return on_host(sums, batch) if on_host else sums
+
+  def parts():  # each is fetched when the next one is at work
+    running, last = None, None
+    for batch in batches:
+      previous, running = running, eval_step(state, steps.put_batch(batch, mesh))
+      if previous is not None:
+        yield fetched(previous, last)
+      last = batch
+    if running is not None:  # else this process has no example
+      yield fetched(running, last)
+
+  total = merge(parts())
   return _of_processes(total) if alone else total
-
-
-def _fetched(sums, batch, on_host):
-  sums = jax.device_get(sums)
-  return on_host(sums, batch) if on_host else sums
 
 
 def _of_processes(total):
   """The statistics of all processes, which have different examples."""
   plain = total and {k: (v.dtype.str, v.shape, v.tolist()) for k, v in total.items()}
-  whole = None
-  for part in filter(None, hosts.exchange(plain)):
-    arrays = {k: np.array(v, dtype).reshape(shape) for k, (dtype, shape, v) in part.items()}
-    whole = merge(whole, arrays)
-  return whole
+  return merge(
+    {k: np.array(v, dtype).reshape(shape) for k, (dtype, shape, v) in part.items()}
+    for part in filter(None, hosts.exchange(plain))
+  )
 
 
 def write_sums(workdir, step, sums):
   """Writes the statistics of the evaluation at a step, whole or not at all."""
-
-  def write(part):
-    with part.open("wb") as file:
-      np.savez(file, step=step, **sums)
-
-  with writing(f"to {workdir.absolute()}"):
-    textfiles.replace(workdir / SUMS, write)
+  array_files.write(workdir / SUMS, dict(step=step, **sums))
 
 
 def read_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -132,18 +126,8 @@ def read_sums(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
   file = Path(workdir) / SUMS
   if not file.is_file():
     raise UserError(f"no {file}; the run was not evaluated yet")
-  try:
-    with zipfile.ZipFile(file) as archive:
-      broken = archive.testzip()  # np.load compares no checksum of what it does not read
-    if broken:
-      raise zipfile.BadZipFile(f"{broken} is not what was written")
-    with np.load(file) as saved:
-      sums = {name: saved[name] for name in saved.files}
-  except DAMAGE as error:
-    raise UserError(
-      f"{file}: damaged ({type(error).__name__}: {error}); restore it, or run the "
-      "same training command again, which evaluates anew"
-    ) from None
+  advice = "restore it, or run the same training command again, which evaluates anew"
+  sums = array_files.read(file, advice)
   if "step" not in sums:
     raise UserError(f"{file}: no 'step' in it; {textfiles.MEND}")
   return sums

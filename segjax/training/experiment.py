@@ -12,11 +12,12 @@ import optax
 
 from segjax import augment, models, textfiles
 from segjax import config as config_lib
-from segjax.data.labels import LabelTable
+from segjax.data.labels import LabelTable, table_of
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
 from segjax.training import class_balance, devices, freezing, optim, programs, steps, tiled
+from segjax.training import eval_step as eval_step_lib
 from segjax.training.state import init_state
 
 
@@ -155,14 +156,14 @@ class Experiment:
 
   @programs.shared
   def eval_step(self, measure=None):
-    """See `steps.make_eval_step`; its state and its batches lie on `eval_mesh`."""
+    """See `eval_step.make_eval_step`; its state and its batches lie on `eval_mesh`."""
     mesh = self.eval_mesh()
     if self.config.data.eval_fit == "tiles":
       return tiled.make_eval_step(self.predict_step(), self.shown_step(), self.task, measure)
     how = dict(augment=self.augment, measure=measure) | self._images()
     if devices.is_local(mesh):
       how |= dict(mesh=mesh, state_sharding=None)
-    return steps.make_eval_step(self.model, self.task, **how)
+    return eval_step_lib.make_eval_step(self.model, self.task, **how)
 
   @programs.shared
   def predict_step(self):
@@ -200,7 +201,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
   schedule_fields = config_lib.in_steps(config.schedule, steps_per_epoch / count, "schedule.")
   fields = config_lib.in_steps(config.task, steps_per_epoch, "task.") | loss
   fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "name"}
-  if class_balance.rule(config):
+  if class_balance.rule(config.loss):
     fields["class_weights"] = tuple(class_weights or class_balance.count(config))
   task = make_task(classes=labels.names, palette=labels.palette, **fields)
   mix = augment.make_batch_augment(**config.batch_augment)
@@ -314,8 +315,7 @@ def load_labels(file):
       raise UserError(
         f"{file}: found {row!r}, expected a class, [name, [red, green, blue]]; {textfiles.MEND}"
       )
-  classes = tuple((name, tuple(color)) for name, color in rows)
-  return LabelTable(classes, overlapping=bool(overlapping))
+  return dataclasses.replace(table_of(rows), overlapping=bool(overlapping))
 
 
 def _is_class(name, color):

@@ -70,7 +70,7 @@ def print_header(
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     held = sum(flat[n].size for n in experiment.frozen)
     _line("frozen", f"{held:,} of them, found by {c.freeze!r}")
-  if rule := class_balance.rule(c):
+  if rule := class_balance.rule(c.loss):
     weights = zip(experiment.labels.names, experiment.task.class_weights, strict=True)
     text = ", ".join(f"{name} {w:.3g}" for name, w in weights)
     _line("weights", f"of the classes, by {rule!r}: {text}")
@@ -82,21 +82,21 @@ def print_header(
     _line("warning", warning)
 
 
-def print_summary(task, sums, minutes, config, checkpoints):
+def print_summary(task, sums, minutes, best_metric, checkpoints):
   """Prints the table of the last evaluation, and where the checkpoints are.
 
   Args:
     task: a task of `segjax.tasks`.
     sums: sums of the last evaluation.
     minutes: minutes of the training.
-    config: ConfigDict of the run.
+    best_metric: name of the metric by which a checkpoint is the best.
     checkpoints: Checkpoints of the run.
   """
   best = checkpoints.step_of("best")
   print(task.table(sums))
-  kept = f"best {config.best_metric} at step {best}, kept with the latest"
+  kept = f"best {best_metric} at step {best}, kept with the latest"
   if best is None:
-    kept = f"no best checkpoint, as {config.best_metric} was never a number; the latest is kept"
+    kept = f"no best checkpoint, as {best_metric} was never a number; the latest is kept"
   print(f"  trained for {minutes:.1f} minutes; {kept} in {checkpoints.folder}")
   if memory := peak_memory():
     print("  peak memory of the device: {:.1f} of {:.1f} GB".format(*memory))

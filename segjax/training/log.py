@@ -77,9 +77,8 @@ class Log:
     return out
 
   def _write(self, count):
-    window, fetched = None, self._fetch(count)
-    for _, sums, _ in fetched:
-      window = merge(window, sums)
+    fetched = self._fetch(count)
+    window = merge(sums for _, sums, _ in fetched)
     step, summary = fetched[-1][0], self._task.summary(window)
     self._progress.update(step, summary["loss"])
     row = self._task.row(summary)

@@ -11,14 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax import config as config_lib
-from segjax import hosts, models, ranges
+from segjax import hosts, models
 from segjax.claims import TakenOver
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.training import (
   class_balance,
   coverage,
-  devices,
   header,
   initial,
   input_pipeline,
@@ -28,7 +27,6 @@ from segjax.training import (
 )
 from segjax.training import experiment as experiment_lib
 from segjax.training import workdir as workdir_lib
-from segjax.training import writers as writers_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite
 from segjax.training.early_stopping import EarlyStopping
 from segjax.training.evaluation import step_of_sums
@@ -76,10 +74,7 @@ def train(  # noqa: PLR0912, PLR0915
   workdir = Path(workdir)
 
   # ---------------------------------------------------------------------- data
-  ranges.check(config)
-  config_lib.check(config)
-  writers_lib.check(config.writers)
-  devices.check(config)
+  preflight.check_config(config)
   train_source = input_pipeline.make_source(config, "train", training=True)
   val_source = input_pipeline.make_source(config, "val")
   labels = train_source.source.labels
@@ -90,15 +85,14 @@ def train(  # noqa: PLR0912, PLR0915
   plan = make_plan(config, steps_per_epoch, until)
 
   # ---------------------------------------------------------------------- model, optimiser, state
-  class_weights = hosts.of_first(workdir_lib.kept_class_weights, config, workdir, labels)
-  if class_weights is None and class_balance.rule(config):
+  rule = class_balance.rule(config.loss)
+  class_weights = hosts.of_first(workdir_lib.kept_class_weights, rule, workdir, labels)
+  if class_weights is None and rule:
     class_weights = hosts.of_first(class_balance.count, config, train_source.source)
   experiment = experiment_lib.build(config, labels, steps_per_epoch, class_weights)
   task, mesh = experiment.task, experiment.mesh
-  preflight.check_labels(labels, task)
+  preflight.check_experiment(experiment, val_source[0]["label"])
   abstract, eval_step = experiment.abstract_state(), experiment.eval_step()
-  preflight.check_outputs(experiment, abstract)
-  preflight.check_metric(experiment, abstract, eval_step, val_source[0]["label"])
 
   with _closing_all() as stack:
     opened = lambda part: stack.enter_context(contextlib.closing(part))  # noqa: E731
@@ -205,7 +199,9 @@ def train(  # noqa: PLR0912, PLR0915
         _finish_writing(checkpoints, evaluator, progress)
         if stops.done:
           print(f"  stopped     early: {stops.text()}")
-        header.print_summary(task, evaluator.sums, progress.minutes(), config, checkpoints)
+        header.print_summary(
+          task, evaluator.sums, progress.minutes(), config.best_metric, checkpoints
+        )
       except Exception as error:
         alone = jax.process_count() == 1  # others may not have come to this error
         if step > first and alone and not isinstance(error, Stopped | NotFinite | TakenOver):

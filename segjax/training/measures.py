@@ -35,7 +35,7 @@ def with_tolerances(batches):
 
 
 def of_batch(task, *, boundaries=True, calibration=True, temperature=None, fit=False, maps=False):
-  """A function of (outputs, label, batch) -> statistics, for `steps.make_eval_step`.
+  """A function of (outputs, label, batch) -> statistics, for `eval_step.make_eval_step`.
 
   Args:
     task: a segmentation task.

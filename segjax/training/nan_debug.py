@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import zipfile
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import textfiles
-from segjax.errors import UserError, writing
-from segjax.training import steps
-from segjax.training.checkpoints import NotFinite, by_name, copy
-from segjax.training.evaluation import DAMAGE
+from segjax.errors import UserError
+from segjax.training import array_files, steps
+from segjax.training.checkpoints import NotFinite
+from segjax.training.trees import by_name, copy
 
 FILE = "not_finite.npz"  # in the folder of a run: "state/<name>" and "batch/<name>"
 MOST = 12  # lines of a list
@@ -59,14 +57,7 @@ def _named(tree, prefix):
 
 def write(file, state, batch):
   """Writes a state and a batch, whole or not at all."""
-  arrays = jax.device_get(_named(state, "state") | _named(batch, "batch"))
-
-  def save(part):
-    with part.open("wb") as stream:
-      np.savez(stream, **arrays)
-
-  with writing(f"to {file.parent.absolute()}"):
-    textfiles.replace(file, save)
+  array_files.write(file, jax.device_get(_named(state, "state") | _named(batch, "batch")))
 
 
 def read(file, like):
@@ -87,13 +78,7 @@ def read(file, like):
       f"no {file}: no step was kept. Where a training ends as not finite, the same command with "
       "--config.nan_debug=True resumes from its last checkpoint and keeps the step"
     )
-  try:
-    with np.load(file) as saved, zipfile.ZipFile(file) as archive:
-      if archive.testzip():  # np.load compares no checksum of what it does not read
-        raise zipfile.BadZipFile("bytes have changed")
-      arrays = dict(saved)
-  except DAMAGE as error:
-    raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); remove it") from None
+  arrays = array_files.read(file, "remove it")
   names = list(_named(like, "state"))
   lost = [n for n in names if n not in arrays]
   if lost:

@@ -7,8 +7,32 @@ import inspect
 import jax
 import numpy as np
 
+from segjax import config as config_lib
+from segjax import ranges
 from segjax.data import rasters
 from segjax.errors import UserError, did_you_mean
+from segjax.training import devices, writers
+
+
+def check_config(config):
+  """Raises a UserError for fields with a wrong value, before any data are read."""
+  ranges.check(config)
+  config_lib.check(config)
+  writers.check(config.writers)
+  devices.check(config)
+
+
+def check_experiment(experiment, label):
+  """Raises a UserError for a net that does not fit its task or its data; it computes shapes alone.
+
+  Args:
+    experiment: Experiment.
+    label: label of an example, for its shape.
+  """
+  check_labels(experiment.labels, experiment.task)
+  state = experiment.abstract_state()
+  check_outputs(experiment, state)
+  check_metric(experiment, state, experiment.eval_step(), label)
 
 
 def check_labels(labels, task):

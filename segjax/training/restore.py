@@ -59,7 +59,7 @@ def build(workdir: Path, steps_per_epoch: int = 1) -> Experiment:
   """
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
-  weights = class_balance.read(workdir, config, labels)
+  weights = class_balance.read(workdir, class_balance.rule(config.loss), labels)
   return experiment_lib.build(config, labels, steps_per_epoch, weights)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from segjax import losses
 from segjax.data import tiles
+from segjax.training import eval_step as eval_step_lib
 from segjax.training import steps
 from segjax.training.evaluation import merge
 
@@ -23,14 +24,26 @@ def make_predict_step(predict_step, task, data):
     task: segmentation, also into classes that overlap.
     data: `config.data`.
   """
-  overlapping = task.label_kind == "masks"
-  of = task.probabilities if overlapping else losses.class_probabilities
+  of = task.probabilities if task.label_kind == "masks" else losses.class_probabilities
   call = jax.jit(lambda state, image: of(predict_step(state, image)))
+  return joined_step(call, task, data)
+
+
+def joined_step(probabilities, task, data):
+  """Builds predict_step(state, u8[1,H,W,3]) -> f32[1,H,W,K], see `make_predict_step`.
+
+  Args:
+    probabilities: function of a state and of u8[B,h,w,3] -> f32[B,h,w,C]; it sees batches of
+      `data.batch_size` tiles of `data.size` alone.
+    task: segmentation, also into classes that overlap.
+    data: `config.data`.
+  """
+  overlapping = task.label_kind == "masks"
   how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
 
   def step(state, image):
     def maps_of(batch):
-      return np.asarray(call(state, batch))
+      return np.asarray(probabilities(state, batch))
 
     rows = tiles.ArrayRows(np.asarray(image)[0])
     joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
@@ -58,25 +71,24 @@ def make_eval_step(predict_step, predict, task, measure=None):
   """Builds eval_step(state, batch) -> statistics of the task, an image after the other.
 
   Args:
-    predict_step: see `make_predict_step`.
+    predict_step: see `make_predict_step`; of it the shapes of a batch are asked.
     predict: its result for this step.
     task: segmentation.
-    measure: see `steps.make_eval_step`.
+    measure: see `eval_step.make_eval_step`.
   """
 
   @jax.jit
   def statistics(logits, batch):
     _, label = steps.read_batch(batch)
-    return steps.statistics_of(task, logits, label, batch, measure)
+    return eval_step_lib.statistics_of(task, logits, label, batch, measure)
 
   def eval_step(state, batch):
     if isinstance(batch["image"], jax.core.Tracer):  # asked for its shapes: an image is one tile
       return statistics(predict_step(state, batch["image"]), batch)
-    total = None
-    for i, valid in enumerate(np.asarray(batch["valid"])):
-      if valid:
-        one = {k: np.asarray(v)[i : i + 1] for k, v in batch.items()}
-        total = merge(total, statistics(predict(state, one["image"]), one))
-    return total
+    ones = (
+      {k: np.asarray(v)[i : i + 1] for k, v in batch.items()}
+      for i in np.flatnonzero(np.asarray(batch["valid"]))
+    )
+    return merge(statistics(predict(state, one["image"]), one) for one in ones)
 
   return eval_step

@@ -265,12 +265,12 @@ def begun(folder):
   return saved and (folder / "config.json").exists()
 
 
-def kept_class_weights(config, folder, labels):
+def kept_class_weights(rule, folder, labels):
   """The class weights of the run that a folder holds, tuple of floats; None where there are none.
 
   A run that ended before its first checkpoint starts anew, and so do its weights.
   """
-  return class_balance.read(folder, config, labels) if begun(folder) else None
+  return class_balance.read(folder, rule, labels) if begun(folder) else None
 
 
 def prepare(config, folder, labels, data, needed_mb, class_weights=()):
@@ -298,7 +298,7 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_state(folder / "data.json", data)
-    class_balance.write(folder, config, labels, class_weights)
+    class_balance.write(folder, class_balance.rule(config.loss), labels, class_weights)
     free = shutil.disk_usage(folder).free / 1e6
   if free < needed_mb:
     raise UserError(

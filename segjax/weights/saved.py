@@ -127,12 +127,13 @@ def load(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any], dict[
   file = Path(file)
   if not file.is_file():
     raise UserError(f"{file.absolute()}: no such file, expected one of weights.save")
-  if not is_saved(file):
+  header = _header(file)
+  metadata = header.get("__metadata__", {})
+  if metadata.get("format") != FORMAT:
     raise UserError(
       f"{file}: not a file of segjax.weights.save; weights.load_torch reads those of others"
     )
-  header, tensors = _header(file), read_tensors(file)
-  metadata = header["__metadata__"]
+  tensors = read_tensors(file)
   for name, array in tensors.items():
     if header[name]["dtype"] == "BF16":  # which was widened
       tensors[name] = array.astype(jnp.bfloat16)

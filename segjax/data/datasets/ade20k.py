@@ -6,7 +6,7 @@ import colorsys
 import csv
 
 from segjax.data import files, lists, masks
-from segjax.data.labels import IGNORE, LabelTable
+from segjax.data.labels import IGNORE, table_of
 
 NUM_CLASSES = 150
 # objectInfo150.csv parts words by the same ";" as synonyms: these names are longer than a word.
@@ -74,7 +74,7 @@ def _table(names):
     for i in range(len(names))
   ]
   rgb = [tuple(round(255 * v) for v in c) for c in colors]
-  return LabelTable(tuple(zip(names, rgb, strict=True)))
+  return table_of(zip(names, rgb, strict=True))
 
 
 def _class_names(file):

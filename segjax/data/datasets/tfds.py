@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data import contents, decoding, lists
-from segjax.data.labels import IGNORE, LabelTable, default_table
+from segjax.data.labels import IGNORE, LabelTable, default_table, table_of
 from segjax.errors import NoSplit, UserError
 
 OURS = ("kitti_road", "camvid", "folder")  # sets that launch/prepare_data.py writes
@@ -206,7 +206,7 @@ def _label_table(builder, label_key, classes):
     return default_table(tuple(classes))
   stored = (builder.info.metadata or {}).get("labels")
   if stored:
-    return LabelTable(tuple((name, tuple(color)) for name, color in stored))
+    return table_of(stored)
   names = getattr(builder.info.features[label_key], "names", None)
   if not names:
     raise UserError(

@@ -1,0 +1,47 @@
+"""Named arrays in one .npz file, written whole and read with every byte checked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segjax import textfiles
+from segjax.errors import UserError, writing
+
+# Exceptions of NumPy for a file that is cut or altered.
+DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
+          NotImplementedError)  # fmt: skip
+
+
+def write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name, whole or not at all; a UserError where the file cannot be written."""
+
+  def save(part):
+    with part.open("wb") as stream:
+      np.savez(stream, **arrays)
+
+  with writing(f"to {file.parent.absolute()}"):
+    textfiles.replace(file, save)
+
+
+def read(file: Path, advice: str) -> dict[str, np.ndarray]:
+  """Reads what `write` wrote.
+
+  Args:
+    file: path; the file is there.
+    advice: what to do about a damaged file, for the message.
+
+  Raises:
+    UserError: a damaged file.
+  """
+  try:
+    with np.load(file) as saved, zipfile.ZipFile(file) as archive:
+      if broken := archive.testzip():  # np.load compares no checksum of what it does not read
+        raise zipfile.BadZipFile(f"{broken} is not what was written")
+      return dict(saved)
+  except DAMAGE as error:
+    raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); {advice}") from None
