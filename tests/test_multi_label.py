@@ -221,11 +221,9 @@ def test_a_loss_of_ones_own_sees_an_image_and_a_class():
 
 
 def summary_of(task, parts=((0, 2), (2, 4))):
-  total = None
-  for start, stop in parts:
-    part = slice(start, stop)
-    sums = counted(task, LOGITS[part], LABEL[part], VALID[part], True)
-    total = merge(total, jax.device_get(sums))
+  slices = [slice(*part) for part in parts]
+  sums = [counted(task, LOGITS[p], LABEL[p], VALID[p], True) for p in slices]
+  total = merge(map(jax.device_get, sums))
   return task.summary(total), total
 
 

@@ -27,9 +27,9 @@ class MaskFiles(contents.OfFiles):
     names: one per image.
     pairs: (image file or None, mask files), one mask for each class that has a file.
     read_mask: mask file -> u8[H,W], 1 for the class, 255 where nothing is scored.
-    read_image: image file -> image.
     orphans: mask files that belong to no image.
     remarks, elsewhere: see `contents.OfFiles`.
+    read_image: image file -> image.
   """
 
   labels: LabelTable
@@ -37,10 +37,10 @@ class MaskFiles(contents.OfFiles):
   names: tuple[str, ...]
   pairs: tuple[tuple[Path | None, tuple[tuple[int, Path], ...]], ...]
   read_mask: Callable[[Path], np.ndarray]
-  read_image: Callable[[Path], np.ndarray] = decoding.read_image
   orphans: tuple[Path, ...] = ()
   remarks: tuple[str, ...] = ()
   elsewhere: tuple[Path, ...] = ()
+  read_image: Callable[[Path], np.ndarray] = decoding.read_image
 
   def __len__(self):
     return len(self.pairs)
