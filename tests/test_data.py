@@ -333,17 +333,19 @@ def test_processes_cut_the_crops_that_one_would(processes):
 
 
 def test_all_threads_decode_though_a_batch_is_large():
-  meeting, known = threading.Barrier(3), threading.local()
+  def meeting():
+    barrier, known = threading.Barrier(3), threading.local()
 
-  class Meeting(Numbered):
-    def __getitem__(self, i):
-      if not hasattr(known, "met"):
-        known.met = meeting.wait(60)  # seconds; of all threads, or this fails
-      return super().__getitem__(i)
+    class Meeting(Numbered):
+      def __getitem__(self, i):
+        if not hasattr(known, "met"):
+          known.met = barrier.wait(60)  # seconds; of all threads, or this fails
+        return super().__getitem__(i)
 
-  source = pipeline.Resized(Meeting(60), (4, 4), 1)
-  next(pipeline.train_iterator(source, batch_size=20, seed=0, num_threads=3))
-  next(pipeline.eval_batches(source, batch_size=20, num_threads=3))
+    return pipeline.Resized(Meeting(200), (4, 4), 1)
+
+  next(pipeline.train_iterator(meeting(), batch_size=20, seed=0, num_threads=3))
+  next(pipeline.eval_batches(meeting(), batch_size=20, num_threads=3))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
