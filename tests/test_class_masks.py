@@ -10,7 +10,7 @@ from segjax import config as config_lib
 from segjax.analysis import class_statistics
 from segjax.data import label_sets, sources
 from segjax.errors import UserError
-from segjax.inference.predict_files import mask_kind
+from segjax.inference.predict_files import mask_kinds
 from segjax.training import coverage, input_pipeline, workdir
 
 CLASSES = ("road", "shadow", "car")
@@ -211,5 +211,29 @@ def test_a_run_of_other_labels_is_not_evaluated_on_them():
 
 
 def test_names_of_classes_make_folders_within_the_output():
-  assert mask_kind("lane_marking") == "masks/lane_marking/*.png"
-  assert mask_kind("a/b*") == "masks/a_b_/*.png" and mask_kind("..") == "masks/_./*.png"
+  assert mask_kinds(["lane_marking", "a/b*"]) == ["masks/lane_marking/*.png", "masks/a_b_/*.png"]
+  assert mask_kinds([".."]) == ["masks/_./*.png"]
+  with pytest.raises(
+    UserError, match=r"classes 'a/b' and 'a_b' would lie in one folder, masks/a_b"
+  ):
+    mask_kinds(["a/b", "a_b"])
+
+
+def test_masks_with_another_end_are_named(tmp_path):
+  for i in range(4):
+    save(tmp_path / "images" / f"x{i}.png", draw(i)[0])
+    save(tmp_path / "masks" / "car" / f"x{i}_mask.png", np.uint8(255) * draw(i)[1][..., 2])
+  with pytest.raises(UserError, match=r"in masks/CLASS/, such as masks/car/x\d_mask\.png; name"):
+    read(tmp_path)
+  assert len(read(tmp_path, mask_suffix="_mask").pairs[0][1]) == 1
+
+
+def test_masks_that_lists_do_not_name_are_no_fault(tmp_path):
+  write(tmp_path, count=4)
+  save(tmp_path / "masks" / "car" / "other.png", np.zeros(SIZE, np.uint8))
+  assert [f.name for f in read(tmp_path).orphans] == ["other.png"]
+  for split, names in dict(train="x0\nx1\n", val="x2\nx3\n").items():
+    (tmp_path / f"{split}.txt").write_text(names)
+  source = read(tmp_path)
+  assert source.names == ("x2", "x3") and source.orphans == ()
+  assert any("holds 1 mask without an image: other.png" in note for note in source.notes)

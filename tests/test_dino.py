@@ -12,7 +12,7 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Dino
-from segjax.tasks.dino import balance
+from segjax.tasks.dino import _crop, balance
 from segjax.training import experiment, initial, steps
 from segjax.training.state import init_state
 from segjax.training.writers import read_metrics
@@ -210,6 +210,13 @@ def test_it_trains_and_resumes_bit_for_bit(tmp_path):
     config_lib.save(config, tmp_path / "whole" / "config.json")
     found = initial._read_run(tmp_path / "whole")["params"]
     jax.tree.map(np.testing.assert_array_equal, found, whole.ema_params)
+
+
+def test_crops_keep_values_that_photographs_have_not():
+  image = np.random.default_rng(0).normal(size=(16, 16, 6)).astype(np.float32)
+  crop = np.asarray(_crop(jax.random.key(0), image))
+  assert crop.shape == image.shape and crop.min() < -0.5 and crop.max() > 1.2
+  assert np.asarray(_crop(jax.random.key(0), np.clip(image, 0, 1))).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from conftest import shows
 from PIL import Image
 from sklearn import metrics as sk
@@ -16,7 +17,7 @@ from test_class_masks import CLASSES, SIZE, draw, read, write
 from segjax import config as config_lib
 from segjax import metrics, pictures, training
 from segjax.analysis import commands, dry_run, evaluations, examples, features
-from segjax.data import label_sets, sources
+from segjax.data import label_sets, sources, tiffs
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
 from segjax.export import command as export
@@ -24,8 +25,8 @@ from segjax.inference import Predictor, command, inputs, run_model
 from segjax.inference.folder import Predictions
 from segjax.legends import colorize, values_of
 from segjax.tasks import MultiLabel
+from segjax.training import coverage, input_pipeline, restore
 from segjax.training import experiment as experiment_lib
-from segjax.training import input_pipeline, restore
 from segjax.training.evaluation import evaluate, merge
 from segjax.training.writers import read_metrics
 
@@ -279,6 +280,16 @@ def test_a_class_that_nobody_has_is_left_out():
   assert np.isnan([found[f"{s}/car"] for s in ("iou", "f1", "recall", "max_f1")]).all()
 
 
+def test_classes_without_a_pixel_are_named_and_nothing_scored_is_an_error():
+  label = np.where(label_sets.split(LABEL, 3)[..., 2], LABEL - 4, LABEL)  # no car
+  task = MultiLabel(CLASSES)
+  sums = [jax.device_get(counted(task, LOGITS, x, VALID, True)) for x in (label, LABEL * 0 + 255)]
+  (text,) = coverage.of_sums("val", CLASSES, sums[0])
+  assert "nothing is labelled car; such a class is left out of the means" in text
+  with pytest.raises(UserError, match="no label of the val split is scored"):
+    coverage.of_sums("val", CLASSES, sums[1])
+
+
 def test_average_precision_refuses_other_shapes():
   assert np.isnan(metrics.average_precision(np.zeros((2, 256), int)))
   with pytest.raises(ValueError, match=r"expected \(2, 256\)"):
@@ -401,6 +412,26 @@ def test_predicted_masks_are_read_again_as_labels(run, tmp_path):
       share = float(rows[f"{name}.png"][c])
       assert share == pytest.approx(want.label[..., k].mean(), abs=1e-6) == want.shares[c]
   assert np.unique(Image.open(tmp_path / "masks" / "car" / "x0.png")).tolist() == [0, 255]
+
+
+@pytest.mark.slow
+def test_masks_of_a_georeferenced_image_lie_in_a_folder_of_their_own(run, tmp_path):
+  """Beside the PNG files, which stay a set's."""
+  workdir, folder, _ = run
+  image = np.array(Image.open(folder / "images" / "x0.png"))
+  geo = tmp_path / "images" / "x0.tif"
+  geo.parent.mkdir()
+  tifffile.imwrite(geo, image, extratags=((33550, "d", 3, (10.0, 10.0, 0.0), False),))
+  found = inputs.find(geo.parent, tmp_path)
+  open_net(workdir).run(found, Predictions(tmp_path, tuple(found.files.values())))
+  for c in CLASSES:
+    place = tmp_path / "maps" / c / "x0.tif"
+    mask = np.array(Image.open(tmp_path / "masks" / c / "x0.png"))
+    np.testing.assert_array_equal(tifffile.imread(place), mask)
+    with place.open("rb") as stream:
+      assert [tag[0] for tag in tiffs.georeference(stream)] == [33550]
+  source = read(tmp_path, "train", classes=CLASSES, train_fraction=1.0)
+  assert source.names == ("x0",) and len(source.pairs[0][1]) == 3
 
 
 @pytest.mark.slow

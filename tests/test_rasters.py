@@ -424,8 +424,13 @@ def test_changes_of_colours_do_not_cut_off_values_beyond_one(run):
   config.data.update(dtype="float32", mean=(-12.5,), std=(4.0,))
   experiment_lib.build(config, labels)
   config.augment.brightness = 0.2
-  with pytest.raises(UserError, match=r"augment: brightness expect values in .* -12\.5; set"):
-    experiment_lib.build(config, labels)
+  for mean, std, fits in ((-12.5, 4.0, False), (0.0, 1.0, False), (0.4, 0.2, True)):
+    config.data.update(mean=(mean,), std=(std,))
+    if fits:
+      experiment_lib.build(config, labels)
+      continue
+    with pytest.raises(UserError, match=rf"augment: brightness expect .* by data.mean \({mean}, "):
+      experiment_lib.build(config, labels)
 
 
 def test_sources_and_tasks_of_photographs_say_so(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from segjax.data.checks import map_threads
+from segjax.data.threads import map_threads
 
 
 def measure(source, threads=4):

@@ -137,7 +137,9 @@ def confusion(workdir, output):
   """Draws the confusion matrix of the last evaluation."""
   sums, names = evaluation.read_sums(workdir), restore.run(workdir)[0].task.classes
   if "matrix" not in sums:
-    raise UserError(f"{workdir}: its task has no classes, so there is no confusion of them")
+    raise UserError(
+      f"{workdir}: its task counts no classes that exclude each other, so none is confused"
+    )
   if sums["matrix"].shape != (len(names),) * 2:
     raise UserError(f"{workdir}: val_sums.npz is not of the {len(names)} classes of labels.json")
   title = f"{workdir.name}, step {int(sums['step'])}"

@@ -48,7 +48,9 @@ def probe(workdir, moved=()):
     return Probe({})
   how = dict(limit=CROPS, per_image=None) if label.ndim else {}
   experiment, trained = restore.run(workdir)
-  image = jax.ShapeDtypeStruct((1, *experiment.config.data.size, 3), np.float32)
+  image = jax.ShapeDtypeStruct(
+    (1, *experiment.config.data.size, experiment.config.data.channels), np.float32
+  )
   layers = {f"stage {i}": i for i in features.middle_stages(experiment.model, image)}
   layers[LAST] = None
   found = []

@@ -126,22 +126,25 @@ def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value,
   chosen, left = lists.split_part(root, split, list(image_files), part != "all", **how)
   by_class = found.labels[part]
   pairs = tuple((image_files.get(n), _masks_of(n, labels, by_class)) for n in chosen)
-  orphans = [f for named in by_class.values() for n, f in named.items() if n not in image_files]
+  lone = [f for named in by_class.values() for n, f in named.items() if n not in image_files]
   notes = (_rule(meant.binary, masks, ignore_value), *_counts(labels, pairs))
-  for folder in sorted({f.parent for f in orphans}):
-    of, where = [f.name for f in orphans if f.parent == folder], files.inside(folder, root)
+  for folder in sorted({f.parent for f in lone}):
+    of, where = [f.name for f in lone if f.parent == folder], files.inside(folder, root)
     notes += (f"{where} holds {count(of, 'mask')} without an image: {some(of)}",)
   if pairs and not any(of for _, of in pairs):
+    first = mask_files[0]
     raise UserError(
       f"{root}: no image of {split} has a mask of its name in {masks}/CLASS/, such as "
-      f"{mask_files[0].relative_to(root)}; name the masks as the images, or set mask_suffix"
+      f"{files.inside(first.parent, root)}{first.name}; name the masks as the images, or set "
+      "mask_suffix"
     )
   taken = (*image_files.values(), *_files_of(by_class))
   notes = tuple(dict.fromkeys((*notes, *left, *found.notes, *files.folder_notes(root, taken))))
   read = functools.partial(meaning.read, meaning=meant)
   others = found.images.get("train", {}) if part != "all" else _train(root, image_files, how)
   elsewhere = () if split == "train" else tuple(others.values())
-  return MaskFiles(labels, root, tuple(chosen), pairs, read, tuple(orphans), notes, elsewhere)
+  orphans = () if files.has_lists(root) else tuple(lone)
+  return MaskFiles(labels, root, tuple(chosen), pairs, read, orphans, notes, elsewhere)
 
 
 def _table(root, names, found, masks):

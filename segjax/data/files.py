@@ -124,9 +124,13 @@ def paired(
   for folder in sorted({f.parent for f in lone}):
     of = [f.name for f in lone if f.parent == folder]
     remarks += (f"{inside(folder, root)} holds {count(of, key)} without an image: {some(of)}",)
-  listed = any((root / f"{s}.txt").is_file() for s in SPLITS)
-  orphans = () if listed else lone  # lists name the files of the set
+  orphans = () if has_lists(root) else lone
   return Files(labels, root, tuple(names), pairs, read_label, key, orphans, tuple(remarks))
+
+
+def has_lists(root):
+  """Whether lists name the files of the set, so that others in its folders are no fault."""
+  return any((root / f"{s}.txt").is_file() for s in SPLITS)
 
 
 def require_complete(source):

@@ -38,8 +38,12 @@ def join(planes):
   [5, 0]
   """
   count = planes.shape[-1]
-  label = (planes.astype(np.int32) << _bits(count)).sum(-1)
-  return label.astype(np.uint8 if count <= 7 else np.int32)
+  return (planes.astype(np.int32) << _bits(count)).sum(-1).astype(dtype_of(count))
+
+
+def dtype_of(count):
+  """The dtype of labels that are sets of `count` classes."""
+  return np.dtype(np.uint8 if count <= 7 else np.int32)
 
 
 def split(label, count):

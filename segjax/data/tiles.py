@@ -151,7 +151,7 @@ def in_batches(
   """Maps of images of one size, a batch after another; the last one is filled with copies.
 
   Args:
-    images: u8[h,w,3] each.
+    images: u8[h,w,3] or f32[h,w,C] each.
     maps_of: u8[batch_size,h,w,3] -> f32[batch_size,h,w,C].
     batch_size: images in a call.
 

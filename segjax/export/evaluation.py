@@ -88,8 +88,9 @@ def _config(model, spec, folder) -> ConfigDict:
   with config.unlocked():
     if not spec:
       config.data.source = config_lib.data_source("folder")
-      if model.view.mode == "tiles":
+      if model.view.mode != "resize":  # a file of one size predicts an image's own size by tiles
         config.data.update(eval_fit="tiles", eval_overlap=model.view.overlap)
+        config.data.eval_multiple = model.multiple
     config.data.source.update(restore.moved_to(config, folder))
   if model.size != tuple(config.data.size):
     if spec and config.data.eval_fit != "full":

@@ -70,8 +70,8 @@ class Segmented:
     color = colors_of(label, self.predictor.palette)
     out = {"color.png": color, "overlay.png": overlay(image, color)}
     if label.ndim == 3:
-      names = zip(self.predictor.classes, np.moveaxis(label, -1, 0), strict=True)
-      out = {mask_kind(name): np.uint8(255) * mask for name, mask in names} | out
+      masks = zip(mask_kinds(self.predictor.classes), np.moveaxis(label, -1, 0), strict=True)
+      out = {kind: np.uint8(255) * mask for kind, mask in masks} | out
     else:
       out = {"index.png": label} | out
     if self.keep == "npz":
@@ -89,16 +89,28 @@ class Segmented:
     return dict(zip(self.predictor.classes, self.counts / self.pixels, strict=True))
 
 
-def mask_kind(name):
-  """The kind of the mask of a class, `masks/CLASS/x.png`, which a set of a folder can hold."""
-  folder = re.sub(r"^\.|[/*\0]", "_", name)
-  return f"masks/{folder}/*.png"
+def mask_kinds(names):
+  """The kinds of the masks of the classes, `masks/CLASS/x.png`, which a set of a folder can hold.
+
+  Raises:
+    UserError: two classes whose folders would have one name.
+  """
+  folders = [re.sub(r"^\.|[/*\0]", "_", name) for name in names]
+  for i, folder in enumerate(folders):
+    if folder in folders[:i]:
+      other = names[folders.index(folder)]
+      raise UserError(
+        f"the masks of the classes {other!r} and {names[i]!r} would lie in one folder, "
+        f"masks/{folder}/; name one of them otherwise"
+      )
+  return [f"masks/{folder}/*.png" for folder in folders]
 
 
 def _maps(block):
-  """{kind of a TIFF: rows} of the pictures of one channel in a block."""
+  """{kind of a TIFF: rows} of the pictures of one channel in a block; of masks in `maps/`."""
   flat = {kind: rows for kind, rows in block.items() if rows.ndim == 2}
-  return {f"{kind.removesuffix('.png')}.tif": rows for kind, rows in flat.items()}
+  ends = {kind: f"{kind.removesuffix('.png')}.tif" for kind in flat}
+  return {re.sub("^masks/", "maps/", ends[kind]): rows for kind, rows in flat.items()}
 
 
 @dataclasses.dataclass

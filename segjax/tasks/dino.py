@@ -11,6 +11,7 @@ import numpy as np
 
 from segjax import metrics
 from segjax.augment import draw_crop, scale_and_crop
+from segjax.augment.color import value_range
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
 from segjax.tasks.task import Task, mean
@@ -222,4 +223,5 @@ def _crop(key, image):
   keys = jax.random.split(key)
   scale = 1 / draw_crop(keys[0], 0.2, 0.6, 0.288)
   mask = jnp.zeros(image.shape[:2], jnp.int32)
-  return jnp.clip(scale_and_crop(image, mask, scale, jax.random.uniform(keys[1], (2,)))[0], 0, 1)
+  cut = scale_and_crop(image, mask, scale, jax.random.uniform(keys[1], (2,)))[0]
+  return jnp.clip(cut, *value_range(image))

@@ -118,10 +118,13 @@ def warnings(split, names, pixels, ignored=None, part="", scored=None):
 
 def of_sums(split, names, sums):
   """`warnings` of an evaluation, whose sums count the true classes; none without classes."""
-  matrix = sums.get("matrix")
-  if matrix is None or len(matrix) != len(names):
-    return []
-  return warnings(split, names, np.asarray(matrix).sum(1))
+  matrix, scores = sums.get("matrix"), sums.get("histograms")
+  if matrix is not None and len(matrix) == len(names):
+    return warnings(split, names, np.asarray(matrix).sum(1))
+  if scores is not None and len(scores) == len(names):  # of classes that overlap
+    scores = np.asarray(scores).sum(-1)
+    return warnings(split, names, scores[:, 1], scored=scores[0].sum())
+  return []
 
 
 def crops(config, train_source, val_source):

@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from segjax import augment, models, textfiles
 from segjax import config as config_lib
+from segjax.data import rasters
 from segjax.data.labels import LabelTable, table_of
 from segjax.errors import UserError, check_fields, choose
 from segjax.fields import defaults_of
@@ -268,11 +270,15 @@ def _check_colors(config):
   """Raises a UserError where changes of colours, which clip to [0,1], would cut values off."""
   names = ("brightness", "contrast", "saturation", "hue", "rgb_shift", "noise")
   used = [name for name in names if config.augment[name]]
-  beyond = [m for m in config.data.mean[:3] if not 0 <= m <= 1]
-  if used and beyond:
+  pixels = rasters.of(config.data)
+  if not used or pixels.is_rgb:
+    return
+  mean, std = (np.broadcast_to(x, pixels.channels)[:3] for x in (config.data.mean, config.data.std))
+  if pixels.may_leave_range and ((mean < std).any() or (mean + std > 1).any()):
     raise UserError(
-      f"augment: {', '.join(used)} expect values in [0,1] and clip to it; data.mean has "
-      f"{beyond[0]}; set them to 0, or data.full_scale so that values lie in [0,1]"
+      f"augment: {', '.join(used)} expect values in [0,1] and clip to it; by data.mean "
+      f"{tuple(mean.tolist())} and data.std {tuple(std.tolist())} many lie outside; set these "
+      "fields to 0, or data.full_scale so that values lie in [0,1]"
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from segjax.config import RENAMED
-from segjax.data import checks, limits, pipeline, rasters, sources
+from segjax.data import checks, label_sets, limits, pipeline, rasters, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import TASKS
 from segjax.training import steps
@@ -95,7 +95,9 @@ def is_on_device(config, source):
     return False
   if config.nan_debug:  # which keeps a step with its batch
     return False
-  per_pixel = data.channels * rasters.of(data).kept.itemsize + 1
+  labels = source.source.labels
+  of_label = label_sets.dtype_of(len(labels)).itemsize if labels.overlapping else 1
+  per_pixel = data.channels * rasters.of(data).kept.itemsize + of_label
   megabytes = len(source) * data.size[0] * data.size[1] * per_pixel / 2**20
   accelerated = jax.default_backend() != "cpu"
   return data.feed == "device" or (
@@ -176,7 +178,7 @@ def _draw(iterator, count):
 
 
 def put_split(source, mesh, num_threads):
-  """A `Resized` source as arrays on every device, {"image": [N,H,W,C], "label": u8[N,...]}."""
+  """A `Resized` source as arrays on every device, {"image": [N,H,W,C], "label": [N,...]}."""
   source = pipeline.Resized(source.source, source.size, cache_mb=0)  # the host needs no copy
   examples = checks.map_threads(source.__getitem__, len(source), max(num_threads, 1))
   arrays = {k: np.stack([e[k] for e in examples]) for k in ("image", "label")}
