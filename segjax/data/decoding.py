@@ -7,6 +7,7 @@ Ghostscript for a file that is PostScript inside. So the header is read here too
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
@@ -340,3 +341,11 @@ def _require_opaque(opaque, name):
       "give them the colour or the number of a class, or of ignored pixels, and save the mask "
       "without transparency"
     )
+
+
+def kind_of(stream):
+  """The format and the number of channels of an open file, in words."""
+  stream.seek(0)
+  with contextlib.suppress(*DAMAGE), Image.open(stream, formats=FORMATS) as image:
+    return f"a {image.format} image of {len(image.getbands())} channels"
+  return "no image that can be read"

@@ -1,4 +1,8 @@
-"""The largest image that is read: Pillow's limit against files that would fill the memory."""
+"""The largest image that is read: Pillow's limit against files that would fill the memory.
+
+Pillow is imported where the limit is set: steps and nets, which know what images are made of, do
+without it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import functools
 import os
 
 import numpy as np
-from PIL import Image
 
 from segjax.errors import UserError
 
@@ -35,6 +38,8 @@ def _set(text):
   if text and not (text.isascii() and text.isdigit() and int(text)):
     raise UserError(f"{MOST} is {text!r}, expected a number of pixels, such as 400000000")
   if text:
+    from PIL import Image
+
     Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)
 
 
@@ -45,6 +50,8 @@ def apply():
 
 def most_pixels():
   """Pixels of the largest image that is read; infinite without a limit."""
+  from PIL import Image
+
   apply()
   return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else np.inf
 

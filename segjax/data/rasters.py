@@ -8,13 +8,11 @@ int16; values of float32 stay as they are.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
-from segjax.data import decoding, tiffs
+from segjax.data import tiffs
 from segjax.errors import UserError, choose
 
 # Of each dtype the value that becomes 1.
@@ -71,6 +69,8 @@ class Pixels:
     Raises:
       UserError: see `decoding.read_image` and `read_tiff`.
     """
+    from segjax.data import decoding  # steps and nets do without Pillow
+
     return decoding.read_image(file) if self.is_rgb else self.scaled(self.read_tiff(file).values)
 
   def read_tiff(self, file):
@@ -85,11 +85,14 @@ class Pixels:
     Raises:
       UserError: not a TIFF; see `tiffs.read` and `check_values`.
     """
+    from segjax.data import decoding
+
     with decoding.opened(file, file) as stream:
       if not tiffs.is_tiff(stream):
         raise UserError(
-          f"{file}: {_kind(stream)}, expected a TIFF of {tiffs.text(self.channels, self.dtype)} "
-          "(data.channels, data.dtype); give such files, or 3 and uint8 for photographs"
+          f"{file}: {decoding.kind_of(stream)}, expected a TIFF of "
+          f"{tiffs.text(self.channels, self.dtype)} (data.channels, data.dtype); give such files, "
+          "or 3 and uint8 for photographs"
         )
       found = tiffs.read(stream, file, self.channels, self.dtype)
     self.check_values(found.values, file, found.nodata)
@@ -151,11 +154,3 @@ def of(data):
 def _count(wrong):
   """Number of pixels of bool[H,W,C] with a channel that is True."""
   return int(np.count_nonzero(wrong.any(-1)))
-
-
-def _kind(stream):
-  """What an open file is that is no TIFF, in words."""
-  stream.seek(0)
-  with contextlib.suppress(*decoding.DAMAGE), Image.open(stream, formats=decoding.FORMATS) as image:
-    return f"a {image.format} image of {len(image.getbands())} channels"
-  return "no image that can be read"
