@@ -475,7 +475,7 @@ def test_what_does_not_go_with_overlapping_classes_is_refused(run, tmp_path):
   workdir, _, _ = run
   with pytest.raises(UserError, match="its data have a mask for each class"):
     features.sources_of(workdir)
-  with pytest.raises(UserError, match="its task has no classes, so there is no confusion"):
+  with pytest.raises(UserError, match="its task counts no classes that exclude each other"):
     commands.confusion(workdir, tmp_path)
   with pytest.raises(UserError, match=r"--surfaces is for .*, this run's task is 'multi_label'"):
     evaluations.run(workdir, surfaces=True)
