@@ -128,9 +128,7 @@ def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value,
   pairs = tuple((image_files.get(n), _masks_of(n, labels, by_class)) for n in chosen)
   lone = [f for named in by_class.values() for n, f in named.items() if n not in image_files]
   notes = (_rule(meant.binary, masks, ignore_value), *_counts(labels, pairs))
-  for folder in sorted({f.parent for f in lone}):
-    of, where = [f.name for f in lone if f.parent == folder], files.inside(folder, root)
-    notes += (f"{where} holds {count(of, 'mask')} without an image: {some(of)}",)
+  notes += files.lone_notes(root, lone, "mask")
   if pairs and not any(of for _, of in pairs):
     first = mask_files[0]
     raise UserError(
@@ -141,8 +139,7 @@ def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value,
   taken = (*image_files.values(), *_files_of(by_class))
   notes = tuple(dict.fromkeys((*notes, *left, *found.notes, *files.folder_notes(root, taken))))
   read = functools.partial(meaning.read, meaning=meant)
-  others = found.images.get("train", {}) if part != "all" else _train(root, image_files, how)
-  elsewhere = () if split == "train" else tuple(others.values())
+  elsewhere = layouts.others_images(root, split, found, **how)
   orphans = () if files.has_lists(root) else tuple(lone)
   return MaskFiles(labels, root, tuple(chosen), pairs, read, orphans, notes, elsewhere)
 
@@ -201,9 +198,3 @@ def _counts(labels, pairs):
   few = [f"{c} {n}" for c, n in zip(labels.names, have, strict=True) if n < len(pairs)]
   said = f"a class without a mask is absent; of {count(pairs, 'image')} have one: {', '.join(few)}"
   return (said,) * bool(few)
-
-
-def _train(root, image_files, how):
-  """{name: image} of the train split of one pool."""
-  chosen, _ = lists.split_names(root, "train", list(image_files), **how)
-  return {name: image_files[name] for name in chosen if name in image_files}

@@ -199,7 +199,7 @@ def _decode(file, name, mask):
       kind = next((k for at, start, k in FOREIGN if head[at:].startswith(start)), "")
       fault = f"not an image{f' but {kind}' if kind else ''}, expected {EXPECTED}; {mend}"
       if not mask and (found := tiffs.describe(stream)):
-        fault = _channels_fault(found)
+        fault = tiffs.no_photograph(found)
     except Image.DecompressionBombError as error:
       fault = limits.too_large(error)
     except MemoryError:
@@ -262,16 +262,11 @@ def _fault(image, head, stream, size, pages, mask):
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""
   if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len("RGBA"):
-    return _channels_fault(tiffs.describe(stream) or f"{samples} channels")
+    return tiffs.no_photograph(tiffs.describe(stream) or f"{samples} channels")
   pixels, limit = width * height, Image.MAX_IMAGE_PIXELS or np.inf
   if pixels > limit and size < FEWEST_BYTES * pixels:
     return f"{size} bytes that claim to be {width}x{height} pixels; replace or remove it"
   return ""
-
-
-def _channels_fault(found):
-  """A TIFF that is no photograph, by its channels in words."""
-  return f"{found}, expected {tiffs.text(3, 'uint8')}; {tiffs.remedy(found)}"
 
 
 def _lossy(image, stream):

@@ -121,11 +121,18 @@ def paired(
   lone = tuple(f for n, f in label_files.items() if n not in known)
   taken = (*images.values(), *label_files.values(), *unused)
   remarks = tuple(dict.fromkeys((*remarks, *folder_notes(root, taken))))
-  for folder in sorted({f.parent for f in lone}):
-    of = [f.name for f in lone if f.parent == folder]
-    remarks += (f"{inside(folder, root)} holds {count(of, key)} without an image: {some(of)}",)
+  remarks += lone_notes(root, lone, key)
   orphans = () if has_lists(root) else lone
   return Files(labels, root, tuple(names), pairs, read_label, key, orphans, tuple(remarks))
+
+
+def lone_notes(root, lone, key):
+  """A sentence for each folder of label files that belong to no image."""
+  notes = ()
+  for folder in sorted({f.parent for f in lone}):
+    of = [f.name for f in lone if f.parent == folder]
+    notes += (f"{inside(folder, root)} holds {count(of, key)} without an image: {some(of)}",)
+  return notes
 
 
 def has_lists(root):

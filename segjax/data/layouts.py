@@ -135,6 +135,24 @@ def find_by_class(root, split, images, masks, suffix):
   return found
 
 
+def others_images(root, split, found, **how):
+  """The images of the train split, for the search for those in both splits; () for train itself.
+
+  Args:
+    root: folder of the set.
+    split: "train", "val" or "test".
+    found: Layout.
+    **how: see `lists.split_names`.
+  """
+  if split == "train":
+    return ()
+  if split in found.images:  # in a folder of its own
+    return tuple(found.images.get("train", {}).values())
+  pool = found.images["all"]
+  chosen, _ = lists.split_names(root, "train", list(pool), **how)
+  return tuple(pool[name] for name in chosen if name in pool)
+
+
 def _places(root, split, images, labels):
   """({part: (folder of images, folder of labels)}, notes)."""
   folders, notes = split_folders(root, split)

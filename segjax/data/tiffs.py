@@ -118,6 +118,11 @@ def text(channels, dtype):
   return f"{channels} channel{'s'[: channels != 1]} of {dtype}"
 
 
+def no_photograph(found):
+  """The fault of a file that is read as a photograph, by a description of `describe`."""
+  return f"{found}, expected {text(3, 'uint8')}; {remedy(found)}"
+
+
 def remedy(found):
   """What is to be done about files of a description of `describe`: words."""
   channels, _, dtype = found.partition(" of ")

@@ -80,14 +80,15 @@ def open_net(
     labels = table_of(zip(predictor.classes, predictor.palette, strict=True))
     return Net(_title(file, predictor), partial(Segmented, predictor, probabilities), labels)
   from segjax.inference import run_model  # which needs jax
+  from segjax.tasks import PIXELWISE
   from segjax.training import restore
 
   experiment, state = restore.run(workdir, checkpoint)
   title = f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}"
-  if experiment.config.task.name not in run_model.TASKS:
+  if experiment.config.task.name not in PIXELWISE:
     if given := [k for k, v in (how | dict(probabilities=probabilities)).items() if v]:
       raise UserError(
-        f"{', '.join(given)}: for {' and '.join(run_model.TASKS)}, and this run's task is "
+        f"{', '.join(given)}: for {' and '.join(PIXELWISE)}, and this run's task is "
         f"{experiment.config.task.name!r}; leave them out"
       )
     answers = run_model.Answers(experiment, state)

@@ -10,20 +10,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import losses, metrics
+from segjax import metrics
 from segjax.data import pipeline, rasters, sizes
 from segjax.data.tiles import Rows
 from segjax.errors import UserError
 from segjax.inference.model import View
 from segjax.pictures import displayed
+from segjax.tasks import PIXELWISE
 from segjax.training import evaluation, restore
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 
 __all__ = ["Answers", "RunModel", "last_sums", "load", "scale_warning", "threshold_of", "view_of"]
-
-
-TASKS = ("segmentation", "multi_label")  # whose probabilities are of pixels
 
 
 class RunModel:
@@ -47,10 +45,10 @@ class RunModel:
       UserError: a run of another task.
     """
     task, data = experiment.task, experiment.config.data
-    if experiment.config.task.name not in TASKS:
+    if experiment.config.task.name not in PIXELWISE:
       raise UserError(
         f"a run of the task {experiment.config.task.name!r}; probabilities of pixels are of "
-        f"{' and '.join(map(repr, TASKS))}"
+        f"{' and '.join(map(repr, PIXELWISE))}"
       )
     overlapping = task.label_kind == "masks"
     self.config, self.labels, self.step = experiment.config, experiment.labels, int(state.step)
@@ -61,8 +59,7 @@ class RunModel:
     self.max_f1_threshold, self.threshold_step = threshold_of(sums or {}, self.thresholds)
     self.view, self.pixels = view_of(data), rasters.of(data)
     step = experiment.predict_step()
-    of = task.probabilities if overlapping else losses.class_probabilities
-    self._call = jax.jit(lambda state, images: of(step(state, images)))
+    self._call = jax.jit(lambda state, images: task.probabilities(step(state, images)))
     self._state = state
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -160,7 +157,7 @@ def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> RunModel
   Args: see `segjax.training.restore.run`.
 
   Raises:
-    UserError: no such run or checkpoint, or a run of a task that is not one of `TASKS`.
+    UserError: no such run or checkpoint, or a run of a task that is not `PIXELWISE`.
   """
   return RunModel(*restore.run(workdir, checkpoint), last_sums(workdir))
 

@@ -12,7 +12,7 @@ from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 __all__ = [
-  "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage",
+  "PIXELWISE", "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage",
   "MaskClassification", "MultiLabel", "Rotation", "Segmentation", "SimCLR",
 ]  # fmt: skip
 
@@ -28,3 +28,4 @@ TASKS = {
   "segmentation": Segmentation,
   "simclr": SimCLR,
 }
+PIXELWISE = ("segmentation", "multi_label")  # with `probabilities` of each pixel

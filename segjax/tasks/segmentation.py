@@ -144,6 +144,10 @@ class Segmentation(Task):
     """f32[B,H,W,K] -> i32[B,H,W], the most likely class."""
     return (logits[..., 0] >= 0).astype(jnp.int32) if self.sigmoid else logits.argmax(-1)
 
+  def probabilities(self, logits):
+    """f32[...,K] -> f32[...,C], which sum to 1 over the classes."""
+    return losses.class_probabilities(logits)
+
   def statistics(self, logits, label, valid, *, evaluating):
     """Sums over a batch, from which loss and metrics follow; add them up over batches.
 
@@ -165,7 +169,7 @@ class Segmentation(Task):
     if self.own:
       sums |= own_loss.sums(self.own, logits, label, valid, scored)
     if evaluating and self.sigmoid:
-      positive = losses.class_probabilities(logits)[..., 1]
+      positive = self.probabilities(logits)[..., 1]
       sums["histogram"] = metrics.score_histogram(positive, label, valid=scored)
     return sums
 

@@ -8,10 +8,8 @@ import numpy as np
 from segjax.config import RENAMED
 from segjax.data import checks, label_sets, limits, pipeline, rasters, sources
 from segjax.errors import UserError, choose
-from segjax.tasks import TASKS
+from segjax.tasks import PIXELWISE, TASKS
 from segjax.training import steps
-
-TILED = ("segmentation", "multi_label")  # tasks whose probabilities of tiles are joined
 
 
 def processes():
@@ -49,7 +47,7 @@ def make_source(config, split, *, training=False, labelled=True):
       f"data.eval_fit is 'full', which extends images, and the task {config.task.name!r} scores "
       "every pixel; use 'resize'"
     )
-  if data.eval_fit == "tiles" and config.task.name not in TILED:
+  if data.eval_fit == "tiles" and config.task.name not in PIXELWISE:
     raise UserError(
       f"data.eval_fit is 'tiles', which joins probabilities of classes, and the task is "
       f"{config.task.name!r}; use 'resize' or 'full'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from segjax import losses
 from segjax.data import tiles
 from segjax.training import eval_step as eval_step_lib
 from segjax.training import steps
@@ -24,8 +23,7 @@ def make_predict_step(predict_step, task, data):
     task: segmentation, also into classes that overlap.
     data: `config.data`.
   """
-  of = task.probabilities if task.label_kind == "masks" else losses.class_probabilities
-  call = jax.jit(lambda state, image: of(predict_step(state, image)))
+  call = jax.jit(lambda state, image: task.probabilities(predict_step(state, image)))
   return joined_step(call, task, data)
 
 

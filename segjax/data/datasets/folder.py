@@ -98,11 +98,7 @@ def folder(
   chosen, left = lists.split_part(root, split, list(image_files), part != "all", **how)
   remarks = (*found.notes, *notes, *left)
   source = files.paired(labels, root, chosen, image_files, label_files, read_label, key, remarks)
-  train = found.images.get("train", {})
-  if split != "train" and part == "all":
-    chosen, _ = lists.split_names(root, "train", list(image_files), **how)
-    train = {name: image_files[name] for name in chosen if name in image_files}
-  return dataclasses.replace(source, elsewhere=() if split == "train" else tuple(train.values()))
+  return dataclasses.replace(source, elsewhere=layouts.others_images(root, split, found, **how))
 
 
 def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
