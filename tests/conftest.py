@@ -59,6 +59,14 @@ def pytest_configure(config):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """What is marked weekly is slow too."""
+  for item in items:
+    if item.get_closest_marker("weekly"):
+      item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def shallow_backbones(monkeypatch):
   """The backbones of `light.SHALLOW`, by name."""

@@ -1,12 +1,12 @@
 """Small stand-ins for the nets of the zoo: tiny backbones, drawn weights, fast nets."""
 
-import os
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from segjax import models, ops
 from segjax.models import (
@@ -184,14 +184,19 @@ NETS = {
   "upernet": LIGHT | dict(features=8),
 }
 
-# Nets made of layers that others have too. What is the same for every net is tested of them
-# where the environment has SEGJAX_ALL_NETS, as in the weekly run of the workflow: tracing and
-# compiling all takes many minutes. Their shapes, names, counts and parity are always tested.
-ALIKE = (
-  "backbone_unet", "ddrnet", "deeplabv3", "dpt", "fcn", "fcn16s", "fcn32s", "fpn", "linear",
-  "linknet", "projection", "pspnet", "unet/no_skip", "unetplusplus", "upernet",
-)  # fmt: skip
-KINDS = {n: f for n, f in NETS.items() if n not in ALIKE or os.environ.get("SEGJAX_ALL_NETS")}
+# Nets with convolutions of every kind, norms, dropout and attention between them. What must hold
+# for every net is tested of these on each change and of the others weekly: tracing and compiling
+# all takes many minutes. Shapes, names and parity of all are tested on each change.
+EACH_CHANGE = ("classifier/mobile", "segformer", "unet", "unet/group")
+
+
+def tiers(names, quick=(), slow=EACH_CHANGE):
+  """Names as values of a test: some in the quick tests, some in the slow ones, others weekly."""
+
+  def marks(name):
+    return [] if name in quick else [pytest.mark.slow if name in slow else pytest.mark.weekly]
+
+  return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 def build(name, **fields):

@@ -208,9 +208,11 @@ def test_likelihoods_and_their_gradients_are_the_same_numbers(accelerated):
   "name, fields",
   [
     ("unet", dict(widths=(4, 8, 16), norm="batch", up="transposed3", up_keeps=False)),
-    ("classifier", dict(backbone="shallow_vgg")),
-    ("deeplabv3", dict(backbone="shallow_mobilenet", output_stride=16)),
-    ("fcn", dict(backbone="shallow_resnet", output_stride=8)),
+    pytest.param("classifier", dict(backbone="shallow_vgg"), marks=pytest.mark.weekly),
+    pytest.param(
+      "deeplabv3", dict(backbone="shallow_mobilenet", output_stride=16), marks=pytest.mark.weekly
+    ),
+    pytest.param("fcn", dict(backbone="shallow_resnet", output_stride=8), marks=pytest.mark.weekly),
   ],
 )
 @pytest.mark.slow

@@ -217,7 +217,7 @@ def test_compile_times_are_not_those_of_a_cache(tmp_path):
     compilation_cache.reset_cache()
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_launcher_prints_and_writes(tmp_path):
   file = tmp_path / "figures.json"
   code = "print('{\\\"train_step_s\\\": 0.5}')"

@@ -140,7 +140,7 @@ def test_wrong_fields_are_reported(fields, part):
     make_task(**fields)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_it_trains_and_leaves_the_encoder(tmp_path, shallow_backbones):
   spec = "backbone=shallow_resnet,attention=scaled_dot,smoke"
   config = config_lib.read(f"{ROOT}/configs/attention_objects.py:{spec}")

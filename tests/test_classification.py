@@ -187,7 +187,7 @@ def test_mixed_labels_are_soft_targets():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+@pytest.mark.parametrize("name", ["cutmix", pytest.param("mixup", marks=pytest.mark.weekly)])
 def test_training_with_mixed_examples(name, tmp_path):
   config = config_lib.read(f"{ROOT}/configs/small_cnn_classification.py:smoke")
   config.writers, config.pictures, config.total_steps, config.eval_steps = (), 0, 2, 2

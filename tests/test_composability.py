@@ -23,20 +23,15 @@ from conftest import ROOT, eight_devices
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from light import KINDS, TINY, build, random_variables
+from light import NETS, TINY, build, random_variables, tiers
 
 from segjax import losses, metrics, models, ops
 from segjax.models import layers
 
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
-# In the quick tests; the others take many seconds to trace and to lower.
 QUICK = ("unet/none",)
 SIZE = (32, 32)
-
-
-def marked(names, quick=QUICK):
-  return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
 def apply_net(net, params, variables, image, key, train=True):
@@ -167,7 +162,7 @@ LOWERED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", marked(KINDS))
+@pytest.mark.parametrize("name", tiers(NETS, QUICK))
 def test_transformations_are_traced_and_lowered(name):
   """With no rank promoted; each result has the parameters' shapes."""
   p = Problem(name)
@@ -186,15 +181,14 @@ def test_transformations_are_traced_and_lowered(name):
     traced.lower()
 
 
-@pytest.mark.parametrize("name", marked(["classifier/resnet", "unet/none"]))
+@pytest.mark.parametrize("name", tiers(["unet/none", "classifier/resnet"], QUICK))
 def test_no_tracer_leaks(name):
   p = Problem(name)
   with jax.checking_leaks():
     jax.eval_shape(p.loss, p.params)
 
 
-@pytest.mark.parametrize("name", ["classifier/cnn", "unet/group"])
-@pytest.mark.slow
+@pytest.mark.parametrize("name", tiers(["classifier/cnn", "unet/group"], slow=["classifier/cnn"]))
 def test_transformations_agree(name):
   """Three ways to a product with the Hessian; gradients as one by one and by finite difference."""
   p = Problem(name, size=(24, 24))
@@ -228,8 +222,7 @@ REAL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REAL)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", tiers(REAL, slow=("mit_b0", "mobilenet_v3_small", "resnet18")))
 def test_gradients_of_every_backbone_are_traced(name):
   backbone = models.make_backbone(name)
   image = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)
@@ -247,7 +240,7 @@ def test_gradients_of_every_backbone_are_traced(name):
   assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, variables["params"])
 
 
-@pytest.mark.parametrize("name", marked(KINDS))
+@pytest.mark.parametrize("name", tiers(NETS, QUICK))
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_narrow_dtypes_are_lowered(name, dtype):
   p = Problem(name, dtype=dtype)
@@ -316,7 +309,7 @@ def test_operations_run_with_jit_disabled(name):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", marked(["unet/none", "classifier/cnn", "classifier/resnet"], ()))
+@pytest.mark.parametrize("name", tiers(["unet/none", "classifier/resnet"], slow=QUICK))
 def test_nets_run_with_jit_disabled(name):
   p = Problem(name, size=(16, 16), count=2)
   want = jax.jit(lambda q: p.loss(q, train=False))(p.params)
@@ -381,7 +374,7 @@ def test_threads_compile_at_once():
     assert found[i] == pytest.approx(float(jax.jit(p.loss)(p.params)), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", marked(KINDS))
+@pytest.mark.parametrize("name", tiers(NETS, QUICK))
 def test_export_for_all_platforms_with_any_batch(name):
   p = Problem(name)
   function = jax.jit(lambda variables, image: p.net.apply(variables, image, train=False))
@@ -403,8 +396,7 @@ def test_export_for_all_platforms_with_any_batch(name):
       )
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", tiers(NETS))
 def test_nnx_trains_it(name):
   """`ToNNX` with batch statistics; three steps lower the loss and move the averages."""
   p = Problem(name)
@@ -589,8 +581,13 @@ def losses_on_an_explicit_mesh():
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("names", [COMPARED, [n for n in KINDS if n not in COMPARED]])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+  "names",
+  [
+    pytest.param(["unet/group"], marks=pytest.mark.slow),
+    pytest.param([n for n in NETS if n != "unet/group"], marks=pytest.mark.weekly),
+  ],
+)
 def test_eight_devices(names):
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))
   command = [sys.executable, __file__, *names]

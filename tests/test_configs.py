@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import DATA, ROOT, write_pairs
+from light import tiers
 
 from segjax import config as config_lib
 from segjax import training
@@ -17,7 +18,7 @@ from segjax.training.input_pipeline import eval_batches, make_source
 from segjax.training.writers import read_metrics
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-# Nets that take long to trace, by CI's second stage, `-m slow`. Stand-ins are trained.
+# Nets that take long to trace. Stand-ins are trained.
 LARGE = (
   "attention_objects", "camvid", "deeplab_flood", "deeplabv3_landcover", "eomt_camvid",
   "fcn32s_camvid", "fcn32s_landcover", "linear_dino", "multi_label", "pixelwise_objects",
@@ -40,8 +41,12 @@ def smoke_config(name, arg=""):
   return config_lib.read(f"{ROOT}/configs/{name}.py:smoke{arg and ','}{arg}")
 
 
+# Of these one per task and kind of net, on each change; the others weekly.
+SLOW = ("camvid", "linear_dino", "multi_label", "unet_colorization", "unet_road_four")
+
+
 def marked(names):
-  return [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in names]
+  return tiers(names, {*CONFIGS} - {*LARGE}, SLOW)
 
 
 def on_own_data(config, tmp_path, **how):

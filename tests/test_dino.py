@@ -187,7 +187,7 @@ def smoke_config():
   return config
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_it_trains_and_resumes_bit_for_bit(tmp_path):
   """Of all tasks this one keeps most outside the parameters: teacher, centre, their averages.
 

@@ -260,7 +260,7 @@ print(json.dumps([[r.error for r in results], trained]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_two_studies_on_one_pool_train_each_run_once(tmp_path):
   runs = study_lib.plan(one_seed(tmp_path), tmp_path / "pool")
   command = [sys.executable, "-c", OF_ONE_POOL, str(tmp_path)]

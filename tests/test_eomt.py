@@ -228,7 +228,7 @@ def test_a_net_without_masks_is_one_clear_error():
     jax.eval_shape(lambda x: MaskClassification(NAMES).outputs(called, x), images((16, 16)))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_it_learns_two_regions():
   """From masks that vanish; the predictions of an evaluation become right."""
   task, net = MaskClassification(NAMES), build("eomt", blocks=2)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, write_pairs
-from light import KINDS, build, random_variables
+from light import EACH_CHANGE, NETS, build, random_variables
 from test_training import tiny_config
 
 from segjax import models, training
@@ -40,7 +40,7 @@ from segjax.training.state import TrainState
 
 SIZE = (16, 24)
 OTHERS = ("classifier", "projection", "prototypes")  # nets that segment nothing
-SEGMENTING = [name for name in KINDS if name.split("/")[0] not in OTHERS]
+SEGMENTING = [name for name in NETS if name.split("/")[0] not in OTHERS]
 ANY_BATCH = ("attention_segmenter", "deeplabv3_plus", "eomt", "segformer", "unet/none")
 ABOUT = about_lib.About(
   classes=("ground", "thing", "sky"),
@@ -415,12 +415,18 @@ def net_and_state(name):
   return experiment_of(task, random_variables(network), network)
 
 
-@pytest.mark.slow
-def test_onnx_agrees_with_every_net(tmp_path, light_backbones):
+@pytest.mark.parametrize(
+  "names",
+  [
+    pytest.param([n for n in SEGMENTING if n in EACH_CHANGE], marks=pytest.mark.slow),
+    pytest.param([n for n in SEGMENTING if n not in EACH_CHANGE], marks=pytest.mark.weekly),
+  ],
+)
+def test_onnx_agrees_with_every_net(names, tmp_path, light_backbones):
   """Those of one batch convert in a fraction of the time, so some alone are for any batch."""
   pytest.importorskip("jax2onnx", reason=f"jax2onnx is not installed: {onnx_file.INSTALL}")
   images, file = noise(3, (32, 48)), tmp_path / "net.onnx"
-  for name in SEGMENTING:
+  for name in names:
     function = net.probabilities_of(*net_and_state(name))
     classes = 4 if name == "attention_segmenter" else 3
     palette = ((0, 0, 0),) * classes

@@ -46,7 +46,7 @@ def test_the_features_are_what_the_last_layer_gets():
 
 
 @pytest.mark.parametrize("name, fields", [("projection", {}), ("fcn", dict(output_stride=16))])
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_stage_is_the_backbones(name, fields, shallow_backbones):
   fields = fields | dict(backbone="shallow_resnet")
   net, variables, image = applied(name, num_classes=5, size=(32, 48), **fields)
@@ -148,7 +148,7 @@ def test_stages_lie_as_the_one_before():
   assert np.median(own) < 0.3 * np.median(closest)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, monkeypatch):
   config = config_lib.read(f"{ROOT}/configs/pretraining.py:smoke,data=folder,backbone=small_cnn")
   data = write_pairs(tmp_path / "data", count=12, size=(120, 150))
@@ -214,7 +214,7 @@ def test_no_two_classes_look_alike():
   assert colors == [[128 / 255] * 3, [128 / 255, 64 / 255, 128 / 255]]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_launcher_writes_pictures_and_scores(runs):
   done = launch("analyze", "features", f"--workdir={runs / 'digits'}", "--samples=60")
   assert done.returncode == 0, done.stderr

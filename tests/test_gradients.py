@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import KINDS, TINY, build
+from light import NETS, TINY, build, tiers
 
 from segjax import models, ops
 
@@ -26,7 +26,7 @@ STEPS, SIZE = 2, 48
 
 
 # One of each kind of block; the others differ from these in their heads' convolutions alone.
-DEFAULT_LEVEL = ("classifier/mobile", "classifier/resnet", "segformer", "unet")
+DEFAULT_LEVEL = ("classifier/mobile", "classifier/resnet", "segformer")
 
 
 def plain_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
@@ -131,21 +131,14 @@ def compare(got, want, tolerance):
   assert errors[worst] < tolerance, (worst, errors[worst])
 
 
-def marked(names):
-  """The nets whose gradients go through our own forms are in the quick tests."""
-  quick = ("classifier/cnn", "encoder_decoder", "unet")
-  return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
-
-
-@pytest.mark.parametrize("name", marked(KINDS))
+@pytest.mark.parametrize("name", tiers(NETS, quick=("classifier/cnn", "encoder_decoder", "unet")))
 def test_gradients_in_a_scan_are_the_librarys(name, monkeypatch):
   got = scanned(build(name))
   use_plain_operations(monkeypatch)
   compare(got, one_by_one(build(name)), 1e-3)
 
 
-@pytest.mark.parametrize("name", ["unet", "classifier/resnet"])
-@pytest.mark.slow
+@pytest.mark.parametrize("name", tiers(["unet", "classifier/resnet"]))
 def test_gradients_in_bfloat16_are_the_librarys(name, monkeypatch):
   """To the rounding of bfloat16, which moves some maxima and gates; a lost gradient is off by 1."""
   got = scanned(build(name, dtype="bfloat16"))
@@ -153,17 +146,18 @@ def test_gradients_in_bfloat16_are_the_librarys(name, monkeypatch):
   compare(got, one_by_one(build(name, dtype="bfloat16")), 0.3)
 
 
+@pytest.mark.parametrize("names", [["unet"], pytest.param(DEFAULT_LEVEL, marks=pytest.mark.weekly)])
 @pytest.mark.slow
-def test_gradients_at_the_default_optimisation_level(tmp_path, monkeypatch):
+def test_gradients_at_the_default_optimisation_level(names, tmp_path, monkeypatch):
   """One process for all nets, whose gradients are compared with the library's of this one."""
   file = tmp_path / "gradients.npz"
-  run = [sys.executable, __file__, str(file)]
+  run = [sys.executable, __file__, str(file), *names]
   env = os.environ | dict(XLA_FLAGS="")
   done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   found = np.load(file)
   use_plain_operations(monkeypatch)
-  for name in DEFAULT_LEVEL:
+  for name in names:
     want = flax.traverse_util.flatten_dict(one_by_one(build(name)), sep="/")
     got = {k: found[f"{name}:{k}"] for k in want}
     compare(got, want, 1e-3)
@@ -282,7 +276,7 @@ if __name__ == "__main__":
   models.BACKBONES.update(TINY)
   leaves = {
     f"{name}:{k}": v
-    for name in DEFAULT_LEVEL
+    for name in sys.argv[2:]
     for k, v in flax.traverse_util.flatten_dict(scanned(build(name)), sep="/").items()
   }
   np.savez(sys.argv[1], **leaves)

@@ -147,7 +147,7 @@ def test_color_baseline_is_reported(trained):
   assert done.stdout.count("accuracy of always") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_real_photographs_smoke(kitti, tmp_path):
   done = launch(
     "train",

@@ -311,10 +311,13 @@ def wait_for_step(workdir, step):
 
 
 @pytest.mark.slow
-def test_killed_at_three_moments_and_resumed_equals_uninterrupted(data, tmp_path):
+@pytest.mark.parametrize(
+  "moments", [(60,), pytest.param((7, 60, 131), marks=pytest.mark.weekly)], ids=str
+)
+def test_killed_and_resumed_equals_uninterrupted(data, tmp_path, moments):
   config = tiny_config(data, total_steps=200, eval_steps=25, checkpoint_steps=5, pictures=0)
   whole = training.train(config, tmp_path / "whole")
-  for step in (7, 60, 131):
+  for step in moments:
     process = run_killable(data, tmp_path / "killed")
     wait_for_step(tmp_path / "killed", step)
     process.kill()
@@ -414,7 +417,7 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(data, tmp_path):
     initial.load_initial(str(tmp_path / "run"), "all", variables)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
   code = """
     import sys
@@ -439,7 +442,9 @@ def test_a_run_of_many_devices_starts_one_of_few(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.weekly)]
+)
 def test_sigterm_and_ctrl_c_save_and_say_so(tmp_path, number):
   args = ["--config=configs/unet_road.py:smoke", f"--workdir={tmp_path / 'run'}",
           "--config.total_steps=2000", "--config.eval_steps=1000",

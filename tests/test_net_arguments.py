@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import KINDS, MIT, NETS, SHALLOW, Light, build, random_variables, shapes
+from light import MIT, NETS, SHALLOW, Light, build, random_variables, shapes, tiers
 
 from segjax import losses, metrics, models, weights
 from segjax.data.labels import default_table
@@ -32,14 +32,10 @@ FIELDS = {f: getattr(MIT, f) for f in ("depths", "widths", "num_heads", "sr_rati
 OWN_MIT = dict(backbone=partial(segformer.MiT, **FIELDS))
 
 
-# In the quick tests; the others take up to a second each to trace.
 QUICK = ("encoder_decoder", "unet")
 # Backbones with a head of their own.
 HEADS = ("small_cnn", "shallow_vgg16", "shallow_mobilenet", "shallow_efficientnet")
-MARKED = [
-  pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow])
-  for n in (*KINDS, *(f"classifier/{b}" for b in HEADS))
-]
+MARKED = tiers((*NETS, *(f"classifier/{b}" for b in HEADS)), QUICK)
 
 
 def net_of(name, **fields):
@@ -203,11 +199,10 @@ class Plain(nn.Module):
     return features
 
 
-WITH_BACKBONE = [
-  pytest.param(n, marks=[] if n in (*QUICK, "classifier/cnn") else [pytest.mark.slow])
-  for n in KINDS
-  if "backbone" in NETS[n] and n != "eomt"  # which takes a DINOv2 alone
-]
+# Of them EoMT takes a DINOv2 alone.
+WITH_BACKBONE = tiers(
+  (n for n in NETS if "backbone" in NETS[n] and n != "eomt"), (*QUICK, "classifier/cnn")
+)
 STAGES = (1, 1, 1, 1)
 GROUPED = partial(resnet.ResNet, STAGES, norm="group")
 

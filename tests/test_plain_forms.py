@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import KINDS, build, shapes
+from light import NETS, build, shapes, tiers
 
 from segjax import losses, metrics, ops
 
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
-QUICK = ("classifier/cnn", "unet")
 SIZE = (32, 48)
 
 
@@ -28,9 +27,7 @@ def lowered(name):
   return function, (variables, jnp.asarray(rng.normal(size=(2, *SIZE, 3)), jnp.float32))
 
 
-@pytest.mark.parametrize(
-  "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in KINDS]
-)
+@pytest.mark.parametrize("name", tiers(NETS, quick=("classifier/cnn", "unet")))
 def test_results_are_the_same(name):
   function, args = lowered(name)
   wanted = function(*args)

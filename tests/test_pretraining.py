@@ -115,7 +115,7 @@ def smoke_config(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["rotation", "simclr"])
+@pytest.mark.parametrize("method", [pytest.param("rotation", marks=pytest.mark.weekly), "simclr"])
 def test_pretraining_starts_other_nets(method, tmp_path):
   config = smoke_config(method)
   config.total_steps, config.eval_steps = 2, 2

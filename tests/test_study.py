@@ -222,7 +222,7 @@ def test_studies_of_configs_parse(name):
     assert len(config.keep_epochs) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", STUDIES)
 def test_nets_of_a_study_have_the_outputs_of_their_tasks(name):
   """Of every variant, by shapes; the reports below are of stand-ins."""
@@ -625,8 +625,12 @@ def test_every_study_has_a_report_that_is_tested():
     assert kinds in ({"segmentation"}, {"classification"}) and len(study.variants) >= 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("names", GROUPS, ids="-".join)
+@pytest.mark.parametrize(
+  "names",
+  [pytest.param(g, marks=pytest.mark.slow if g == ("optimizers",) else pytest.mark.weekly)
+   for g in GROUPS],
+  ids="-".join,
+)  # fmt: skip
 @pytest.mark.usefixtures("stand_in_nets", "no_pdf")
 def test_studies_write_whole_reports(names, tmp_path, capsys):
   """At smoke size with stand-ins, from one pool: a run that two studies share is trained once."""
@@ -652,7 +656,7 @@ def few_digits(split, *, size=8, train_fraction=0.8, split_seed=0):
                 tuple(range(count)))  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.usefixtures("no_pdf")
 def test_a_study_of_pretraining_scores_features(tmp_path, monkeypatch):
   monkeypatch.setitem(SOURCES, "digits", few_digits)
@@ -673,7 +677,7 @@ def test_a_study_of_pretraining_scores_features(tmp_path, monkeypatch):
     assert f"| {r.variant} | last | 1 | {numbers} |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_pretraining_of_images_without_classes_is_not_scored(tmp_path):
   rng = np.random.default_rng(0)
   (tmp_path / "images").mkdir()

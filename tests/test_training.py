@@ -201,7 +201,7 @@ def feed_both_ways(folder):
   assert same(whole, resumed)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_device_and_host_feeding_give_the_same_numbers(tmp_path):
   """Bit for bit, the running statistics and moving averages too, as users compile the steps."""
   code = f"""
@@ -390,7 +390,7 @@ def test_broken_files_are_left_out_and_counted_where_that_is_asked_for(tmp_path,
   assert rows[0]["info/train_examples"] + rows[0]["info/val_examples"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_one_device_and_eight_agree(tmp_path):
   """The same three steps with batch norm, dropout and augmentation on 1 and on 8 devices."""
   code = """
@@ -472,7 +472,7 @@ def test_what_users_compile_gives_the_same_numbers():
   np.testing.assert_allclose(found, losses_of_a_step(), rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_four_scenes_are_overfitted():
   source = sources.make("road_scenes", "train", num_train=4, height=64, width=96)
   examples = [pipeline.resize(source[i], (64, 64)) for i in range(4)]

@@ -64,7 +64,7 @@ def test_the_rows_of_a_run_decide_and_patience_0_never_ends_one(tmp_path):
   assert not EarlyStopping.of(config, [*rows, {"step": 6, "val/loss": 1.5}]).done
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_resumed_run_ends_at_the_step_of_an_uninterrupted_one(tmp_path, capsys):
   data = write_pairs(tmp_path / "data", count=10)
   config = tiny_config(data, total_steps=20, eval_steps=2)

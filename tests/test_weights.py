@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import launch, launch_all, write_pairs
-from light import SHALLOW, random_variables
+from conftest import ROOT, write_pairs
+from light import SHALLOW, random_variables, tiers
 
-from segjax import models, weights
+from segjax import config as config_lib
+from segjax import models, training, weights
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
 from segjax.training import freezing, steps
+from segjax.training.initial import load_initial
 from segjax.training.state import init_state
 
 
@@ -129,7 +131,7 @@ CONVOLUTIONAL = [n for n in SHALLOW if not re.search("convnext|dino|swin|vit", n
 
 
 @pytest.mark.parametrize(
-  "backbone", ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in CONVOLUTIONAL)]
+  "backbone", tiers(["resnet18", *CONVOLUTIONAL], ["resnet18"], ["shallow_mobilenet"])
 )
 def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones):
   """Everything of the backbone is loaded, and the report names the rest."""
@@ -150,60 +152,42 @@ def test_a_classifier_file_starts_deeplab(tmp_path, backbone, shallow_backbones)
 
 
 @pytest.mark.slow
-def test_training_starts_from_a_file_and_from_a_run(tmp_path):
-  """The launcher reports entries left out; a run's weights start another net's training."""
+def test_training_starts_from_a_file_and_from_a_run(tmp_path, shallow_backbones, capsys):
+  """Entries left out are printed; a run's weights start another net's training."""
   data = write_pairs(tmp_path / "set", count=10)
-  path, variables = classifier_file(tmp_path, "resnet18")
-  common = [
-    "--config=configs/unet_road_pretrained.py:data=folder,net=deeplab,smoke",
-    f"--config.data.source.folder={data}",
-    "--config.model.backbone=resnet18",
-    "--config.writers=()",
-    "--config.pictures=0",
-    "--config.data.size=(32,32)",
-    "--config.best_metric=val/mean_iou",
-    "--config.total_steps=1",
-    "--config.eval_steps=1",
-  ]
-  first = tmp_path / "first"
-  done = launch(
-    "train",
-    *common,
-    f"--config.init_from={path}",
-    "--config.freeze=^backbone/",
-    f"--workdir={first}",
-  )
-  assert done.returncode == 0, done.stderr
-  assert "entries loaded" in done.stdout
-  assert "not in the file: head/aspp" in done.stdout
-  assert "not in ours: fc" in done.stdout
-  assert "frozen      11,176,512 of them" in done.stdout
+  path, variables = classifier_file(tmp_path, "shallow_resnet")
 
-  from segjax.training.initial import load_initial
+  def train(name, **changes):
+    spec = f"{ROOT}/configs/unet_road_pretrained.py:data=folder,net=deeplab,smoke"
+    config = config_lib.read(spec)
+    config.update(writers=(), pictures=0, best_metric="val/mean_iou", total_steps=1, eval_steps=1)
+    config.data.update(size=(32, 32), source=dict(folder=str(data)))
+    config.model.backbone = "shallow_resnet"
+    config.update(dict(init_from=str(path)) | changes)
+    training.train(config, tmp_path / name)
 
-  net = models.make("backbone_unet", backbone="resnet18", num_classes=1)
-  loaded, report = load_initial(str(first), "backbone", random_variables(net))
+  train("first", freeze="^backbone/")
+  printed = capsys.readouterr().out
+  frozen = models.count_params(variables["params"]["backbone"])
+  assert "entries loaded" in printed
+  assert "not in the file: head/aspp" in printed
+  assert "not in ours: fc" in printed
+  assert f"frozen      {frozen:,} of them" in printed
+  net = models.make("backbone_unet", backbone="shallow_resnet", num_classes=1)
+  loaded, report = load_initial(str(tmp_path / "first"), "backbone", random_variables(net))
   # Frozen weights and statistics came through a training step as they were.
   for kind in ("params", "batch_stats"):
     jax.tree.map(
       np.testing.assert_array_equal, loaded[kind]["backbone"], variables[kind]["backbone"]
     )
   assert all(not name.startswith("backbone/") for name in report.missing)
-
-  cases = {
-    "init_from=nowhere.pth": "nowhere.pth",
-    "init_part=encoder": "backbone, head",
-    "freeze=encoder": "the net's parts are backbone, head",
-  }
-  jobs = []
-  for field in cases:
-    more = [] if "init_from" in field else [f"--config.init_from={path}"]
-    place = f"--workdir={tmp_path / field.split('=')[0]}"
-    jobs.append(("train", [*common, *more, f"--config.{field}", place], {}))
-  for done, words in zip(launch_all(jobs, tmp_path / "mistakes"), cases.values(), strict=True):
-    assert done.returncode == 1, done.stdout
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+  for changes, words in (
+    (dict(init_from="nowhere.pth"), "nowhere.pth"),
+    (dict(init_part="encoder"), "backbone, head"),
+    (dict(freeze="encoder"), "the net's parts are backbone, head"),
+  ):
+    with pytest.raises(UserError, match=words):
+      train("mistake", **changes)
 
 
 def test_freezing_finds_names_by_regular_expression():

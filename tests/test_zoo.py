@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light import KINDS, NETS, SHALLOW, build, random_variables, shapes
+from light import NETS, SHALLOW, TINY, build, random_variables, shapes, tiers
 
 from segjax import models
 from segjax.errors import UserError
@@ -19,16 +19,12 @@ from segjax.models import __main__ as printed_costs
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 BACKBONES = tuple(models.BACKBONES)
-# Families whose blocks shallow nets of `light` have too, and one of each whose names are kept.
+# Families whose blocks shallow nets of `light` have too.
 FAMILIES = (
   "convnext_", "convnextv2_", "dinov2_", "dinov3_", "efficientnet_lite1", "efficientnet_lite2",
   "resnet101d", "resnet18d", "resnet50d", "swin_",
 )  # fmt: skip
 DEEP = tuple(b for b in BACKBONES if not b.startswith(FAMILIES))
-DISTINCT = (
-  *DEEP, "convnext_tiny", "convnextv2_atto", "dinov2_vits14_reg", "dinov3_vits16", "resnet18d",
-  "swin_t",
-)  # fmt: skip
 COSTED = (None, "resnet18", "mit_b0", "mobilenet_v3_small")
 GOLDEN = Path(__file__).with_name("golden_names.json")
 AERIAL = dict(
@@ -94,20 +90,15 @@ DETERMINISTIC = (
   "classifier/vit", "encoder_decoder", "eomt", "fcn16s",
   "fcn8s", "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
-# In the quick tests; the others take seconds to trace or to compile.
 LIGHT_NETS = ("encoder_decoder", "unet")
 LIGHT_BACKBONES = ({*SHALLOW} - {"shallow_convnextv2", "shallow_resnetd"}) | {
   "mit_b0", "small_cnn", "vit_tiny",
 }  # fmt: skip
 
 
-def marked(names, light):
-  return [pytest.param(n, marks=[] if n in light else [pytest.mark.slow]) for n in names]
-
-
 @pytest.mark.parametrize(
   ("name", "fields", "count"),
-  [*COUNTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_COUNTS)],
+  [*COUNTS, *(pytest.param(*case, marks=pytest.mark.weekly) for case in MORE_COUNTS)],
 )
 def test_parameter_count_is_exact(name, fields, count):
   assert models.count_params(shapes(models.make(name, **fields))["params"]) == count
@@ -117,7 +108,7 @@ def test_every_name_is_tested():
   assert {n.split("/")[0] for n in NETS} == set(models.names())
 
 
-@pytest.mark.parametrize("name", marked(KINDS, LIGHT_NETS))
+@pytest.mark.parametrize("name", tiers(NETS, LIGHT_NETS))
 def test_net(name):
   """Any size, float32 logits, finite gradients everywhere, train and eval differ, bfloat16."""
   net = build(name)
@@ -173,7 +164,7 @@ def test_net(name):
   assert 0 < np.abs(close - logits).max() < 0.1 * np.abs(logits).max() + 0.02
 
 
-@pytest.mark.parametrize("name", marked((*SHALLOW, *DEEP), LIGHT_BACKBONES))
+@pytest.mark.parametrize("name", tiers((*SHALLOW, *DEEP), LIGHT_BACKBONES, ("resnet18",)))
 def test_backbone_strides(name):
   cases = [(32, (97, 131)), (32, (20, 9))]
   if name in LIGHT_BACKBONES:
@@ -325,7 +316,7 @@ def test_the_printed_costs_name_every_net(capsys, monkeypatch):
     assert all(row.endswith(end) for row in rows if f" {encoder} " in row), encoder
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_printed_costs_are_those_of_the_nets(monkeypatch):
   some = [row for row in printed_costs.NETS if row[1].get("backbone") in COSTED]
   assert len(some) > 5
@@ -345,8 +336,11 @@ def outline(tree):
 
 
 def current_names():
-  nets = {n: models.make(n) for n in models.names()}
-  nets |= {b: models.make("classifier", backbone=b) for b in DISTINCT}
+  """Of every net, over a tiny backbone, and of every kind of backbone: deeper ones repeat them."""
+  models.BACKBONES.update({n: (b, models.BACKBONES[like][1]) for n, (b, like) in SHALLOW.items()})
+  models.BACKBONES.update(TINY)
+  nets = {n: build(n) for n in NETS}
+  nets |= {b: models.make("classifier", backbone=b, num_classes=3) for b in (*SHALLOW, "mit_b0")}
   return {name: {k: outline(v) for k, v in shapes(net).items()} for name, net in nets.items()}
 
 
