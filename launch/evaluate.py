@@ -3,6 +3,7 @@
   python launch/evaluate.py --workdir=runs/kitti
   python launch/evaluate.py --workdir=runs/kitti --checkpoint=best --split=test
   python launch/evaluate.py --workdir=runs/kitti --fit_temperature --surfaces
+  python launch/evaluate.py --workdir=runs/kitti --tiles=256 --overlap=0.5 --tta=flip
   python launch/evaluate.py --model=road.onnx --config=configs/unet_road.py:data=kitti_road
   python launch/evaluate.py --model=road.onnx --folder=PATH
 
@@ -13,6 +14,9 @@ have changed since), a line says so, and the numbers go to files of their own,
 evaluation_<split>_<step>_<folder>_<digest>.json. Data with other classes than the run's are an
 error, as is a split that the data lack. launch/README.md explains the scores, and --distributed,
 with which several processes share the work.
+
+--mode, --tiles, --overlap and --tta are those of predict.py: each image is predicted so and scored
+at its own size, and the numbers go to files of their own, named after the view.
 
 --model takes an exported file in place of a run, with the data, task and loss of --config, or with
 a folder of images/, masks/ and classes.txt; it prints the table.
@@ -38,20 +42,26 @@ BASELINE = flags.DEFINE_bool(
   False,
   "Also fits and scores a per-pixel logistic regression on colour and position.",
 )
+cli.define_view()
 cli.define_own_code()
 cli.define_distributed()
 
 
 def main():
   from segjax.errors import UserError
+  from segjax.inference import command
 
+  view = command.view_of(flags.FLAGS)
   if bool(WORKDIR.value) == bool(MODEL.value):
     raise UserError("either --workdir or --model is required; see --help")
   if MODEL.value:
     from segjax.export import evaluation
 
-    if SURFACES.value or FIT.value or BASELINE.value:
-      raise UserError("--surfaces, --fit_temperature and --color_baseline are for --workdir")
+    if view or SURFACES.value or FIT.value or BASELINE.value:
+      raise UserError(
+        "--surfaces, --fit_temperature, --color_baseline and the view, "
+        "--mode, --tiles, --overlap and --tta, are for --workdir"
+      )
     evaluation.run(MODEL.value, flags.FLAGS.config, folder=FOLDER.value, split=SPLIT.value)
     return
   from segjax.analysis import evaluations
@@ -64,6 +74,7 @@ def main():
     surfaces=SURFACES.value,
     fit_temperature=FIT.value,
     color_baseline=BASELINE.value,
+    view=view,
   )
 
 

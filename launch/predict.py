@@ -20,10 +20,7 @@ MODEL = flags.DEFINE_string("model", None, "Exported file, in place of --workdir
 INPUT = flags.DEFINE_string("input", None, "An image, a folder, or a video.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
-flags.DEFINE_string("mode", "", "resize, native or tiles; default: as the run was evaluated.")
-flags.DEFINE_list("tiles", [], "Size of tiles, pixels: 512, or HEIGHT,WIDTH; makes --mode=tiles.")
-flags.DEFINE_float("overlap", None, "Share of a tile that the next one has too; default 0.25.")
-flags.DEFINE_string("tta", "", "Averages over views of an image: flip,scales=0.75,1,1.25.")
+cli.define_view()
 flags.DEFINE_integer("batch_size", 4, "Tiles in a call of the net.")
 flags.DEFINE_string(
   "threshold",

@@ -42,6 +42,14 @@ def define_config():
   return holder
 
 
+def define_view() -> None:
+  """Defines the flags of how an image is put before a net, see `inference.command.view_of`."""
+  flags.DEFINE_string("mode", "", "resize, native or tiles; default: as the run is evaluated.")
+  flags.DEFINE_list("tiles", [], "Size of tiles, pixels: 512, or HEIGHT,WIDTH; makes --mode=tiles.")
+  flags.DEFINE_float("overlap", None, "Share of a tile that the next one has too; default 0.25.")
+  flags.DEFINE_string("tta", "", "Averages over views of an image: flip,scales=0.75,1,1.25.")
+
+
 def define_own_code():
   """Defines --config for launchers that take everything else from the folder of a run."""
   flags.DEFINE_string(

@@ -36,13 +36,14 @@ def evaluate_run(workdir, experiment, state, data, split):
   return sums, write_scalars(workdir, experiment, state, data, split, sums)
 
 
-def write_scalars(workdir, experiment, state, data, split, sums, more=None):
+def write_scalars(workdir, experiment, state, data, split, sums, more=None, seen=""):
   """Writes the scalars of an evaluation to the file of `evaluate_run`, and prints its warnings.
 
   Args:
     workdir, experiment, state, data, split: see `evaluate_run`.
     sums: the task's statistics of the split.
     more: further values for the file, dict, or None.
+    seen: a text on how images were seen, in the file and its name; "": as the run is evaluated.
 
   Returns:
     Path of the file.
@@ -50,7 +51,7 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
   for warning in coverage.of_sums(split, experiment.labels.names, sums):
     print(f"  warning: {warning}")
   step = int(state.step)
-  file = file_of(workdir, split, step, _suffix(data))
+  file = file_of(workdir, split, step, _suffix(data, seen))
   about = dict(
     step=step,
     checkpoint=f"checkpoints/{step}",
@@ -59,8 +60,8 @@ def write_scalars(workdir, experiment, state, data, split, sums, more=None):
     data=experiment.config.data.source.name,
     folder=data.folder,
     digest=data.digest,
-    as_at_training=not data.changed,
-  )
+    as_at_training=not data.changed and not seen,
+  ) | (dict(view=seen) if seen else {})
   if not hosts.is_first():
     return file
   with writing(file):
@@ -74,9 +75,10 @@ def file_of(workdir, split, step, suffix=""):
   return Path(workdir) / f"evaluation_{split}_{step}{suffix}.json"
 
 
-def _suffix(data):
-  """Suffix of the file that evaluates other data than the run's own; empty for its own."""
+def _suffix(data, seen):
+  """Suffix of the file that evaluates other data or sees them otherwise than the run does."""
+  view = re.sub(r"[^\w.]+", "_", f"_{seen}") if seen else ""
   if not data.changed:
-    return ""
+    return view
   name = re.sub(r"[^\w-]+", "_", Path(data.folder).name)[:40]
-  return f"_{name}_{data.digest[:8]}" if name else f"_{data.digest[:8]}"
+  return f"_{name}_{data.digest[:8]}{view}" if name else f"_{data.digest[:8]}{view}"

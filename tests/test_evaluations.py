@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import write_pairs
 from scipy import ndimage, optimize, special
+from sklearn.metrics import confusion_matrix
 
 from segjax import config as config_lib
 from segjax import metrics
@@ -17,6 +18,7 @@ from segjax.analysis import evaluations, image_scores, report_images, worst_imag
 from segjax.analysis.document import Document
 from segjax.data import pipeline
 from segjax.errors import NoSplit, UserError
+from segjax.inference import Predictor
 from segjax.metrics.per_image import interval
 from segjax.study import Result
 from segjax.tasks.segmentation import COUNTS
@@ -180,6 +182,48 @@ def test_another_split_uses_the_temperature_that_was_kept(world, run, no_pdf, ca
   (run / "temperature.json").write_text(json.dumps(kept))
   with pytest.raises(UserError, match="damaged or edited"):
     temperature.temperature_of(run, 2)
+
+
+@pytest.mark.parametrize(
+  ("view", "name"),
+  [
+    pytest.param(dict(mode="native"), "native", marks=pytest.mark.slow),
+    pytest.param(dict(mode="resize", tile=(32, 64)), "resize_32x64", marks=pytest.mark.slow),
+    (
+      dict(tile=32, overlap=0.5, tta="flip,scales=1,1.5"),
+      "tiles_32x32_overlap_0.5_flip_scales_1_1.5",
+    ),
+  ],
+)
+def test_a_view_is_scored_as_the_predictor_sees_it(world, run, no_pdf, capsys, view, name):
+  """At the images' own sizes; the run's own numbers stay where they are."""
+  evaluations.run(run, view=view)
+  values = json.loads((run / f"evaluation_val_2_{name}.json").read_text())
+  predict = Predictor(str(run), checkpoint="latest", **view)
+  source = input_pipeline.make_source(world.experiment.config, "val").source
+  found = [predict(e["image"]) for e in (source[i] for i in range(3))]
+  labels = [source[i]["label"] for i in range(3)]
+  matrix = sum(
+    confusion_matrix(y.ravel(), p.label.ravel(), labels=range(3))
+    for y, p in zip(labels, found, strict=True)
+  )
+  written = list(csv.reader((run / f"evaluation_val_2_{name}_confusion.csv").open()))
+  assert [[int(v) for v in row[1:]] for row in written[1:]] == matrix.tolist()
+  own = [
+    -np.log(np.take_along_axis(p.probabilities, y[..., None].astype(int), -1)).mean()
+    for y, p in zip(labels, found, strict=True)
+  ]
+  assert values["loss"] == pytest.approx(np.mean(own), rel=1e-4)
+  assert values["view"].startswith(name.split("_")[0]) and not values["as_at_training"]
+  assert f"3 val examples, seen as {values['view']}" in capsys.readouterr().out
+  assert not (run / "evaluation_val_2.json").exists()
+  if view == dict(mode="native"):  # as this run is evaluated
+    evaluations.run(run)
+    same = json.loads((run / "evaluation_val_2.json").read_text())
+    assert same["mean_iou"] == values["mean_iou"]
+    assert same["ece"] == pytest.approx(values["ece"], abs=1e-5)
+  with pytest.raises(UserError, match="leave out --"):
+    evaluations.run(run, view=view, fit_temperature=True)
 
 
 def test_a_report_has_scores_on_test_where_there_is_one(world, run, monkeypatch):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from segjax import hosts, metrics, outputs
-from segjax.analysis import baseline, image_scores, score_files
+from segjax.analysis import baseline, image_scores, score_files, views
 from segjax.analysis.image_scores import MEANS
 from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import UserError
@@ -29,7 +29,7 @@ RULES = (
 
 def run(
   workdir, *, split="val", checkpoint="latest", folder=None, surfaces=False,
-  fit_temperature=False, color_baseline=False,
+  fit_temperature=False, color_baseline=False, view=None,
 ):  # fmt: skip
   """Evaluates a run, prints its scores and writes them beside each other.
 
@@ -41,24 +41,30 @@ def run(
     surfaces: whether to score surfaces too, which the host does.
     fit_temperature: whether to fit the checkpoint's temperature, on val, and keep it.
     color_baseline: whether to score a regression on colour and position too.
+    view: dict of arguments of `Predictor`, how it sees an image; empty or None: as the run is
+      evaluated.
 
   Raises:
     UserError: a wrong argument, no such run or checkpoint, data that do not fit or lack the split.
   """
   workdir = Path(workdir)
   experiment, state = restore.run(workdir, checkpoint)
-  config, step, task = experiment.config, int(state.step), experiment.task
-  _check(config.task.name, split, surfaces, fit_temperature, color_baseline)
+  step, task = int(state.step), experiment.task
+  _check(experiment.config.task.name, split, surfaces, fit_temperature, color_baseline, view)
+  step_of, seen = experiment.eval_step, ""
+  if view:
+    experiment, step_of, seen = views.of_run(experiment, state, **view)
+  config = experiment.config
   moved = restore.moved_to(config, folder)
   data = restore.data_of_run(workdir, config, split, moved=moved)
   sums = count(
-    experiment.eval_step,
+    step_of,
     state,
     lambda: input_pipeline.eval_batches(config, data.source),
     experiment.eval_mesh(),
     task if config.task.name in LABEL_MAPS else None,
     logits=config.task.name == "segmentation",
-    known=temperature.temperature_of(workdir, step),
+    known=None if seen else temperature.temperature_of(workdir, step),
     surfaces=surfaces,
     fit=fit_temperature,
   )
@@ -68,8 +74,9 @@ def run(
   rows = image_scores.rows_of(sums)
   ends = image_scores.intervals(rows, task.classes) if rows else {}
   more = values(sums, rows, ends, task.classes)
-  file = outputs.write_scalars(workdir, experiment, state, data, split, sums, more)
-  print(f"{workdir}: {which}; {len(data.source)} {split} examples")
+  file = outputs.write_scalars(workdir, experiment, state, data, split, sums, more, seen)
+  how = f", seen as {seen}" if seen else ""
+  print(f"{workdir}: {which}; {len(data.source)} {split} examples{how}")
   print(task.table(sums))
   print("\n".join(lines(sums, rows, ends, more)))
   written = [file.name, *score_files.write(file, experiment.labels, sums, ends, data.source)]
@@ -85,8 +92,8 @@ def run(
     print(task.table(sums))
 
 
-def _check(task, split, surfaces, fit_temperature, color_baseline):
-  """Raises a UserError for flags that do not fit the task or the split."""
+def _check(task, split, surfaces, fit_temperature, color_baseline, view):
+  """Raises a UserError for flags that do not fit the task, the split or each other."""
   for flag, wanted, fit in (
     ("surfaces", surfaces, LABEL_MAPS),
     ("fit_temperature", fit_temperature, ("segmentation",)),
@@ -96,6 +103,10 @@ def _check(task, split, surfaces, fit_temperature, color_baseline):
       raise UserError(f"--{flag} is for {' or '.join(fit)}, this run's task is {task!r}")
   if surfaces and jax.process_count() > 1:
     raise UserError("--surfaces works in one process; leave --distributed out")
+  if fit_temperature and view:
+    raise UserError(
+      f"--fit_temperature is for the run as it is evaluated; leave out --{', --'.join(view)}"
+    )
   if fit_temperature and split != "val":
     raise UserError(
       f"--fit_temperature fits on the val split, and --split is {split!r}; leave it out, then "

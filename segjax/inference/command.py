@@ -136,6 +136,15 @@ def _number(text):
   return numbers if len(numbers) > 1 else numbers[0]
 
 
+def view_of(values) -> dict:
+  """The arguments of `Predictor` on how it sees an image, of those flags that are given."""
+  given = dict(
+    mode=values["mode"].value, tile=_tile(values["tiles"].value),
+    overlap=values["overlap"].value, tta=values["tta"].value,
+  )  # fmt: skip
+  return {name: value for name, value in given.items() if value not in ("", None)}
+
+
 def flags_of(values) -> dict:
   """The arguments of `open_net` among the flags of the launcher."""
   names = ("mode", "tiles", "overlap", "tta", "batch_size", "threshold", "probabilities")

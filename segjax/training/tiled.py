@@ -36,16 +36,27 @@ def joined_step(probabilities, task, data):
     task: segmentation, also into classes that overlap.
     data: `config.data`.
   """
-  overlapping = task.label_kind == "masks"
   how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
 
-  def step(state, image):
-    def maps_of(batch):
-      return np.asarray(probabilities(state, batch))
+  def maps_of(state, image):
+    of_tiles = lambda batch: np.asarray(probabilities(state, batch))  # noqa: E731
+    joined = tiles.join(tiles.ArrayRows(image), of_tiles, multiple=data.eval_multiple, **how)
+    return np.concatenate([maps for _, maps in joined])
 
-    rows = tiles.ArrayRows(np.asarray(image)[0])
-    joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
-    maps = np.concatenate([maps for _, maps in joined])
+  return as_logits(maps_of, task)
+
+
+def as_logits(maps_of, task):
+  """Builds step(state, u8[1,H,W,3]) -> f32[1,H,W,K], logits of the probabilities of an image.
+
+  Args:
+    maps_of: function of a state and of u8[H,W,3] -> f32[H,W,C], probabilities.
+    task: segmentation, also into classes that overlap.
+  """
+  overlapping = task.label_kind == "masks"
+
+  def step(state, image):
+    maps = maps_of(state, np.asarray(image)[0])
     return (logits_of_each(maps) if overlapping else logits_of(maps, one=task.sigmoid))[None]
 
   return step
