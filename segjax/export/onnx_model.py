@@ -44,8 +44,7 @@ class OnnxModel(about_lib.Exported):
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     """See `segjax.inference.Model.probabilities`."""
-    self.check(images)
-    return self._session.run([OUTPUT], {INPUT: images})[0]
+    return self._session.run([OUTPUT], {INPUT: self.as_stored(images)})[0]
 
 
 def _session(file, data):

@@ -51,5 +51,4 @@ class StableHloModel(about_lib.Exported):
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     """See `segjax.inference.Model.probabilities`."""
-    self.check(images)
-    return np.asarray(self._call(images))
+    return np.asarray(self._call(self.as_stored(images)))

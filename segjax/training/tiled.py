@@ -36,7 +36,6 @@ def joined_step(probabilities, task, data):
     task: segmentation, also into classes that overlap.
     data: `config.data`.
   """
-  overlapping = task.label_kind == "masks"
   how = dict(tile=tuple(data.size), overlap=data.eval_overlap, batch_size=data.batch_size)
 
   def step(state, image):
@@ -46,9 +45,16 @@ def joined_step(probabilities, task, data):
     rows = tiles.ArrayRows(np.asarray(image)[0])
     joined = tiles.join(rows, maps_of, multiple=data.eval_multiple, **how)
     maps = np.concatenate([maps for _, maps in joined])
-    return (logits_of_each(maps) if overlapping else logits_of(maps, one=task.sigmoid))[None]
+    return task_logits(task, maps)[None]
 
   return step
+
+
+def task_logits(task, probabilities):
+  """f32[...,C], probabilities -> f32[...,K], logits of the task that give them."""
+  if task.label_kind == "masks":
+    return logits_of_each(probabilities)
+  return logits_of(probabilities, one=task.sigmoid)
 
 
 def logits_of(probabilities, *, one):
