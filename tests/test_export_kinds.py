@@ -213,11 +213,12 @@ def net_of(kind, **fields):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_takes_the_values_of_image_files(kind, tmp_path):
+def test_a_file_takes_the_values_of_image_files(kind, tmp_path, capsys):
   experiment, state = net_of(kind)
   run, pixels, values = run_model.RunModel(experiment, state), KINDS[kind][0], image_of(kind)
   model = exported(tmp_path / "net.stablehlo", experiment, state)
   assert model.pixels == pixels and model.view == View("tiles", SIZE, 0.25)
+  assert "rounded" not in capsys.readouterr().out  # tiles are as they are
   (found,) = agree(model, run, [values], 1e-5)
   assert np.unique(found.label).tolist() == [0, 1, 2]
   file = write_tiff(tmp_path / "x.tif", values.squeeze(-1) if pixels.channels == 1 else values)
@@ -237,8 +238,8 @@ def test_a_file_takes_the_values_of_image_files(kind, tmp_path):
     model.probabilities(wrong)
 
 
-def test_resized_whole_numbers_are_rounded(tmp_path):
-  """As they are in a photograph; the net sees what a resized file would hold."""
+def test_resized_whole_numbers_are_rounded(tmp_path, capsys):
+  """The file sees what a resized image file would hold; a line says what that changes."""
   experiment, state = net_of("uint8", **{"data.eval_fit": "resize"})
   run, pixels = run_model.RunModel(experiment, state), KINDS["uint8"][0]
   model = exported(tmp_path / "net.stablehlo", experiment, state)
@@ -246,6 +247,10 @@ def test_resized_whole_numbers_are_rounded(tmp_path):
   wanted = run.probabilities(np.rint(small * 255)[None] / np.float32(255))
   np.testing.assert_allclose(model.probabilities(small[None]), wanted, rtol=0, atol=1e-5)
   assert abs(run.probabilities(small[None]) - wanted).max() > 1e-5
+  noise = batches.noise(3, SIZE, pixels)
+  change = abs(run.probabilities(noise) - model.probabilities(noise)).max()
+  said = f"rounded to uint8 in place of floats: largest difference of a probability {change:.2g},"
+  assert said in capsys.readouterr().out
 
 
 def test_values_end_where_their_dtype_does():

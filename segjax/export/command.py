@@ -124,6 +124,10 @@ def write_net(
       full = _predicted(probabilities_of(experiment, state), stored)
       said = _agreement(found, full, about.thresholds)[2]
       print(f"  {about.weights} in place of float32: {said}")
+    if about.view["mode"] == "resize" and stored.dtype != images.dtype:
+      full = _predicted(function, images * np.float32(about.pixels.one))
+      said = _agreement(found, full, about.thresholds)[2]
+      print(f"  resized images rounded to {about.dtype} in place of floats: {said}")
 
   with writing(file):
     textfiles.replace(file, write_and_check)
