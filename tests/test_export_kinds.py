@@ -292,6 +292,9 @@ def test_files_with_metadata_that_make_no_sense_are_named(overlapping_file, tmp_
     thresholds=(LIMITS[:2], [1.5, 0.5, 0.5], 0.5, "half"),
     max_f1_threshold=(0.5, [0.5], [0, 0.5, 0.5]),
     one_logit=(1,),
+    palette=([[0, 0, 256]] * 3, [[0, 0, -1]] * 3),
+    size=([0, 32],),
+    batch=(0, "any"),
     channels=(0, 2.5, "3"),
     dtype=("int32", 8),
     full_scale=(2.0, -1.0, "x"),
@@ -306,6 +309,28 @@ def test_files_with_metadata_that_make_no_sense_are_named(overlapping_file, tmp_
   one = dict(thresholds="null", max_f1_threshold="[0.5, 0.5, 0.5]")
   with pytest.raises(UserError, match="its 'max_f1_threshold' is"):
     about_lib.read(known.texts() | one, file)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    dict(dtype="uint16"),
+    dict(size=[24, 24]),
+    dict(batch=3),
+    dict(channels=4, mean=[0.5] * 4, std=[0.5] * 4),
+    dict(classes=["a"], palette=[[1, 2, 3]], thresholds=[0.5], max_f1_threshold=None),
+  ],
+  ids="_".join,
+)
+def test_a_program_that_is_not_as_its_metadata_say_is_named(overlapping_file, tmp_path, change):
+  with zipfile.ZipFile(overlapping_file.file) as archive:
+    program, metadata = archive.read("model.stablehlo"), json.loads(archive.read("metadata.json"))
+  with zipfile.ZipFile(tmp_path / "net.stablehlo", "w") as archive:
+    archive.writestr("metadata.json", json.dumps(metadata | change))
+    archive.writestr("model.stablehlo", program)
+  said = r"by its .* and its program takes uint8\[b.*,24,32,3\] and gives \[b.*,24,32,3\]"
+  with pytest.raises(UserError, match=said):
+    open_model(tmp_path / "net.stablehlo")
 
 
 def test_a_file_of_the_first_format_is_of_segmentation_of_photographs(overlapping_file, tmp_path):

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,8 @@ def read(texts: Mapping[str, str], file: Path) -> About:
       )
   about = About(**values)
   if name := _wrong(about):
-    found = getattr(about, name)
-    raise UserError(f"{file}: its {name!r} is {found!r}; the file is damaged, export it again")
+    found = str(getattr(about, name))[:60]
+    raise UserError(f"{file}: its {name!r} is {found}; the file is damaged, export it again")
   if len(about.palette) != len(about.classes) or len(about.classes) < 1:
     raise UserError(f"{file}: {len(about.classes)} classes, {len(about.palette)} colours; damaged")
   return about
@@ -120,6 +120,9 @@ def _wrong(about):
   best = best if each is not None or best is None else (best,)
   count = 1 if each is None else len(about.classes)
   fits = dict(
+    palette=all(0 <= v <= 255 for color in about.palette for v in color),
+    size=min(about.size) >= 1,
+    batch=about.batch is None or about.batch >= 1,
     view=mode in MODES and type(overlap) in (int, float) and 0 <= overlap < 1,
     thresholds=each is None or (_are_limits(each, count) and not about.one_logit),
     max_f1_threshold=best is None or _are_limits(best, count),
@@ -190,6 +193,25 @@ class Exported:
     self.labels = dataclasses.replace(table, overlapping=about.thresholds is not None)
     self.view = View(about.view["mode"], about.size, about.view["overlap"])
 
+  def check_program(self, dtype: str, shape: Sequence, shape_out: Sequence) -> None:
+    """Raises a UserError where a program takes or gives other arrays than the metadata say.
+
+    Args:
+      dtype: of its images.
+      shape: of its images, [B,H,W,C].
+      shape_out: of its probabilities.
+    """
+    pixels, count = self.pixels, len(self.classes)
+    wanted = [pixels.dtype, *self.size, pixels.channels, count]
+    found = [str(dtype), *shape[1:], *shape_out[3:]]
+    if found != wanted or self.batch not in (None, shape[0]):
+      height, width = self.size
+      raise UserError(
+        f"{self.file}: by its metadata {self.batch or 'any number of'} images of {height}x{width} "
+        f"with {pixels.channels} channels of {pixels.dtype} give {count} classes, and its program "
+        f"takes {dtype}{_text(shape)} and gives {_text(shape_out)}; export it again"
+      )
+
   def as_stored(self, images: np.ndarray) -> np.ndarray:
     """Images as the program takes them, with the values of image files.
 
@@ -212,3 +234,7 @@ class Exported:
         "with --size=HEIGHT,WIDTH and --batch"
       )
     return pixels.unscaled(images)
+
+
+def _text(shape):
+  return f"[{','.join(map(str, shape))}]"

@@ -24,7 +24,7 @@ def probabilities(model: Model, images: np.ndarray) -> np.ndarray:
   return np.concatenate(list(tiles.in_batches(images, model.probabilities, batch_size)))
 
 
-def noise(count: int, size: tuple[int, int], pixels: rasters.Pixels = rasters.RGB) -> np.ndarray:
+def noise(count: int, size: tuple[int, int], pixels: rasters.Pixels) -> np.ndarray:
   """Random pixels, u8[count,H,W,3], or f32[count,H,W,C] in [0,1) of other images."""
   rng, shape = np.random.default_rng(0), (count, *size, pixels.channels)
   if pixels.is_rgb:

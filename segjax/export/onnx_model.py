@@ -40,6 +40,9 @@ class OnnxModel(about_lib.Exported):
     session = _session(file, data)
     found = session.get_modelmeta().custom_metadata_map
     super().__init__(file, about_lib.read(found, file))
+    (given,), (out,) = session.get_inputs(), session.get_outputs()
+    dtype = given.type.removeprefix("tensor(").removesuffix(")")
+    self.check_program("float32" if dtype == "float" else dtype, given.shape, out.shape)
     self._session = session
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
