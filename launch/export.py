@@ -5,9 +5,10 @@
   python launch/export.py --workdir=runs/kitti --format=safetensors --output=road.safetensors
 
 stablehlo: for JAX, on cpu, cuda and tpu; onnx: for onnxruntime and others, needs the extra `onnx`
-and jax2onnx. Both take images u8[B,H,W,3] in RGB and give probabilities f32[B,H,W,C]: normalisation
-and softmax are inside, classes, colours, size and the run's identity in the metadata. safetensors:
-the weights with the net's config, for segjax.models.load and --config.init_from.
+and jax2onnx. Both take images u8[B,H,W,3] in RGB, or of the run's channels and dtype as files have
+them, and give probabilities f32[B,H,W,C]: normalisation and softmax (of overlapping classes a
+sigmoid each) are inside, classes, colours, thresholds, size and the run's identity in the metadata.
+safetensors: the weights with the net's config, for segjax.models.load and --config.init_from.
 
 A few validation images go through the file and the net; a file that disagrees is not kept.
 `predict.py --model=FILE` and `evaluate.py --model=FILE` use it; launch/README.md has more.

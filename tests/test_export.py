@@ -15,7 +15,7 @@ from conftest import ROOT, write_pairs
 from light import EACH_CHANGE, NETS, build, random_variables
 from test_training import tiny_config
 
-from segjax import models, training
+from segjax import losses, models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.export import about as about_lib
@@ -48,8 +48,12 @@ ABOUT = about_lib.About(
   size=SIZE,
   batch=None,
   one_logit=False,
+  thresholds=None,
   max_f1_threshold=0.25,
   view=dict(mode="resize", overlap=0.25),
+  channels=3,
+  dtype="uint8",
+  full_scale=0.0,
   mean=(0.1, 0.2, 0.3),
   std=(1.0, 2.0, 3.0),
   weights="float32",
@@ -371,8 +375,8 @@ def test_probabilities_name_the_classes_of_the_task():
   one = Segmentation(("a", "b"), sigmoid=True)
   asked = ClassQuery(tuple("abcd"))
   for found, wanted in (
-    (net._of(logits[..., :1]), one.predict(logits[..., :1])),
-    (net._of(logits), Segmentation(tuple("abc")).predict(logits)),
+    (one.probabilities(logits[..., :1]), one.predict(logits[..., :1])),
+    (one.probabilities(logits), Segmentation(tuple("abc")).predict(logits)),
     (net._of_asked(logits), asked.predict(dict(logits=logits))),
   ):
     np.testing.assert_array_equal(found.argmax(-1), wanted)
@@ -383,7 +387,7 @@ def test_probabilities_name_the_classes_of_the_task():
 def test_logits_of_a_files_probabilities():
   for probabilities, one_logit in (([0.25, 0.75], True), ([0.2, 0.3, 0.5], False), ([1, 0], True)):
     logits = tiled.logits_of(np.array([probabilities], np.float32), one=one_logit)
-    found = net._of(jnp.asarray(logits))
+    found = losses.class_probabilities(jnp.asarray(logits))
     np.testing.assert_allclose(found, [probabilities], atol=1e-6)
 
 

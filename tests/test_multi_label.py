@@ -21,13 +21,14 @@ from segjax.data import label_sets, sources, tiffs
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
 from segjax.export import command as export
+from segjax.export import evaluation
 from segjax.inference import Predictor, command, inputs, run_model
 from segjax.inference.folder import Predictions
 from segjax.legends import colorize, values_of
 from segjax.tasks import MultiLabel
 from segjax.training import coverage, input_pipeline, restore
 from segjax.training import experiment as experiment_lib
-from segjax.training.evaluation import evaluate, merge
+from segjax.training.evaluation import evaluate, merge, read_sums
 from segjax.training.writers import read_metrics
 
 RNG = np.random.default_rng(0)
@@ -471,6 +472,28 @@ def test_tiles_give_what_whole_images_give(run):
 
 
 @pytest.mark.slow
+def test_an_exported_file_has_the_masks_and_the_scores_of_its_run(run, tmp_path, capsys):
+  workdir, folder, _ = run
+  file, spec = tmp_path / "net.stablehlo", tmp_path / "spec.py"
+  export.run(str(workdir), file, form="stablehlo", checkpoint="latest", images=2)
+  assert "agree on 2 images" in capsys.readouterr().out
+  found, wanted = (Predictor(path, checkpoint="latest") for path in (file, workdir))
+  best = [Predictor(p, checkpoint="latest", threshold="max_f1") for p in (file, workdir)]
+  assert best[0].threshold == best[1].threshold != found.threshold == (0.5, 0.5, 0.5)
+  for i in range(3):
+    one, other = (net(folder / "images" / f"x{i}.png") for net in (found, wanted))
+    np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(one.label, other.label)
+  spec.write_text(
+    f"from test_multi_label import tiny\ndef get_config():\n  return tiny({str(folder)!r})\n"
+  )
+  sums = evaluation.run(file, str(spec))
+  np.testing.assert_array_equal(sums["images/counts"], read_sums(workdir)["images/counts"])
+  for name in ("cross_entropy", "histograms"):
+    np.testing.assert_allclose(sums[name], read_sums(workdir)[name], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_what_does_not_go_with_overlapping_classes_is_refused(run, tmp_path):
   workdir, _, _ = run
   with pytest.raises(UserError, match="its data have a mask for each class"):
@@ -479,8 +502,6 @@ def test_what_does_not_go_with_overlapping_classes_is_refused(run, tmp_path):
     commands.confusion(workdir, tmp_path)
   with pytest.raises(UserError, match=r"--surfaces is for .*, this run's task is 'multi_label'"):
     evaluations.run(workdir, surfaces=True)
-  with pytest.raises(UserError, match="an exported net is of segmentation"):
-    export.run(str(workdir), tmp_path / "x.stablehlo", form="stablehlo", images=1)
   with pytest.raises(UserError, match="classmix mixes labels"):
     experiment_lib.build(
       tiny("", **{"batch_augment.classmix": 0.5}), label_sets.overlapping_table(CLASSES)

@@ -19,6 +19,7 @@ from segjax.data import labels as labels_lib
 from segjax.data import pipeline, rasters, sizes, sources, tiffs
 from segjax.errors import UserError
 from segjax.export import command as export_command
+from segjax.export import evaluation
 from segjax.inference import Predictor, command, inputs, rows
 from segjax.inference.folder import Predictions, is_marked
 from segjax.pictures import displayed
@@ -77,8 +78,8 @@ def of_six(folder, **fields):
   return c
 
 
-def predict(workdir, given, output, **how):
-  net = command.open_net(str(workdir), None, "latest", **how)
+def predict(workdir, given, output, model=None, **how):
+  net = command.open_net(workdir and str(workdir), model, "latest", **how)
   found = inputs.find(given, output)
   output.mkdir(exist_ok=True, parents=True)
   return net.run(found, Predictions(output, tuple(found.files.values())))
@@ -166,8 +167,31 @@ def test_photographs_and_other_channels_are_refused_by_one_error(run, tmp_path, 
     config = of_six(write_five(folder, tmp_path / "five"), **{"data.channels": 5})
     config.data.update(mean=MEAN[:5], std=STD[:5])
     training.train(config, workdir)
-  with pytest.raises(UserError, match="stablehlo takes photographs, 3 channels of u"):
-    export_command.run(str(workdir), tmp_path / "net.stablehlo", form="stablehlo")
+
+
+def test_an_exported_file_is_evaluated_and_predicts_as_its_run(run, tmp_path, capsys):
+  folder, workdir = run
+  file, spec = tmp_path / "net.stablehlo", tmp_path / "spec.py"
+  export_command.run(str(workdir), file, form="stablehlo", checkpoint="latest", images=2)
+  assert "images of 16x24 with 6 channels of uint16, 65535 becomes 1" in capsys.readouterr().out
+
+  def evaluated(full_scale):
+    fields = {"data.full_scale": full_scale}
+    spec.write_text(
+      "from test_rasters import of_six\n"
+      f"def get_config():\n  return of_six({str(folder)!r}, **{fields})\n"
+    )
+    return evaluation.run(file, str(spec))
+
+  with pytest.raises(UserError, match=r"65535 becomes 1, and those of .* 10000 becomes 1; set"):
+    evaluated(10000.0)
+  with np.load(workdir / "val_sums.npz") as sums:
+    np.testing.assert_array_equal(evaluated(65535.0)["matrix"], sums["matrix"])
+  assert evaluation.run(file, None, folder=str(folder), split="train")["pixels"] == 4 * 40 * 60
+  image, label = folder / "images" / "x1.tif", Predictor(workdir, checkpoint="latest")
+  predict(None, image, tmp_path / "out", model=file)
+  np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/x1_index.tif"), label(image).label)
+  assert tags(tmp_path / "out" / "x1_index.tif") == GEO
 
 
 def write_five(folder, target):

@@ -12,8 +12,8 @@ import numpy as np
 from segjax import hosts, metrics, outputs
 from segjax.analysis import baseline, image_scores, score_files, views
 from segjax.analysis.image_scores import MEANS
-from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import UserError
+from segjax.tasks import LABEL_MAPS
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import input_pipeline, measures, restore, temperature
 from segjax.training.evaluation import evaluate

@@ -8,9 +8,8 @@ import numpy as np
 
 from segjax import config as config_lib
 from segjax import textfiles
-from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import NoSplit, UserError
-from segjax.tasks import TASKS
+from segjax.tasks import LABEL_MAPS, TASKS
 from segjax.training import experiment as experiment_lib
 from segjax.training import restore
 from segjax.training.evaluation import read_sums

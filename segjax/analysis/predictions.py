@@ -13,14 +13,9 @@ import numpy as np
 from segjax.errors import UserError
 from segjax.legends import colorize, with_legend
 from segjax.pictures import displayed, panel, spread
+from segjax.tasks import LABEL_MAPS
 from segjax.training import restore
 from segjax.training.evaluation import classes_seen, example_panels
-
-LABEL_MAPS = (
-  "segmentation",
-  "class_query",
-  "mask_classification",
-)  # tasks that predict a class at each pixel
 
 
 @dataclasses.dataclass(frozen=True)

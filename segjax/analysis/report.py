@@ -10,11 +10,11 @@ import numpy as np
 
 from segjax import study as study_lib
 from segjax import textfiles
-from segjax.analysis import answer, predictions, report_figures, report_images, report_tables
+from segjax.analysis import answer, report_figures, report_images, report_tables
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.document import Document
 from segjax.analysis.variants import common_score, costs_of, data_now, knn_of, task_of
-from segjax.tasks import TASKS
+from segjax.tasks import LABEL_MAPS, TASKS
 
 FIGURES = re.compile(
   r"(curves|trade_\w+|iou_by_class|confusion_\d+|regions|stages_\d+|features_\d+|examples|worst|"
@@ -65,7 +65,7 @@ def write(study, results, output):
       report_tables.features(document, done, probes, figures)
     report_figures.curves(document, study, done, figures)
     report_figures.trade_offs(document, done, costs, judged, figures)
-    if all(runs[0].config.task.name in predictions.LABEL_MAPS for runs in done.values()):
+    if all(runs[0].config.task.name in LABEL_MAPS for runs in done.values()):
       report_figures.segmentation(document, study, done, figures)
     else:
       report_figures.confusions(document, done, figures)

@@ -128,6 +128,23 @@ class Pixels:
     values = values.astype(np.float32)
     return values if self.one == 1 else values / np.float32(self.one)
 
+  def unscaled(self, values):
+    """The inverse of `scaled`: the values that a file has.
+
+    Whole numbers are rounded, which changes images that were resized, and end where their dtype
+    does.
+
+    >>> Pixels(1, "uint16").unscaled(np.float32([0.1, 1, 1.5])).tolist()
+    [6554, 65535, 65535]
+    """
+    if self.is_rgb:
+      return values
+    values = values if self.one == 1 else values * np.float32(self.one)
+    if self.dtype == "float32":
+      return values
+    ends = np.iinfo(self.dtype)
+    return np.rint(values).clip(ends.min, ends.max).astype(self.dtype)
+
 
 RGB = Pixels()
 

@@ -1,8 +1,9 @@
 """Nets in one file that runs without its run's folder: StableHLO for JAX, ONNX for anything else.
 
 `launch/export.py` writes such files. Preprocessing and softmax are inside: images u8[B,H,W,3] in
-RGB go in, probabilities f32[B,H,W,C] come out. `open_model` reads both, ONNX without jax. A file
-needs no segjax either. StableHLO, a zip file with a program and its metadata:
+RGB go in, or [B,H,W,K] of the run's channels and dtype as image files have them; probabilities
+f32[B,H,W,C] come out, of overlapping classes by a sigmoid each. `open_model` reads both, ONNX
+without jax. A file needs no segjax either. StableHLO, a zip file with a program and its metadata:
 
   import json, zipfile, jax.export
   with zipfile.ZipFile("road.stablehlo") as file:
@@ -17,7 +18,7 @@ ONNX:
   metadata = session.get_modelmeta().custom_metadata_map  # name -> JSON
   probabilities = session.run(["probabilities"], {"images": images})[0]
 
-`metadata["classes"]`, `["palette"]`, `["size"]` and so on: see `segjax.export.about.About`.
+`metadata["classes"]`, `["thresholds"]`, `["size"]` and so on: see `segjax.export.about.About`.
 """
 
 from __future__ import annotations

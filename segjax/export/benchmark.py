@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.export import open_model
+from segjax.export import batches, open_model
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def time_calls(model, batch: int, repeats: int) -> list[float]:
     batch: images of a call.
     repeats: timed calls.
   """
-  images = np.random.default_rng(0).integers(0, 256, (batch, *model.size, 3)).astype(np.uint8)
+  images = batches.noise(batch, model.size, model.pixels)
   samples = []
   for _ in range(3 + repeats):
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def write(file: Path, spec: str, batch: int, classes: int) -> None:
   state = TrainState(np.int32(0), opt_state=None, **variables)
   batch = batch or config.data.batch_size
   about = command.about_net(experiment, state, size=size, batch=batch)
-  form, images = file.suffix.removeprefix("."), command.noise(batch, size)
+  form, images = file.suffix.removeprefix("."), batches.noise(batch, size, about.pixels)
   command.write_net(file, experiment, state, form=form, about=about, images=images)
 
 

@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -59,8 +61,8 @@ def run(
     folder: where the run's data lie now, if they have moved.
 
   Raises:
-    UserError: the file is somebody else's, the run is no segmentation, or the file and the net
-      disagree; then no file is written.
+    UserError: the file is somebody else's, the run is of no task that is exported, or the file and
+      the net disagree; then no file is written.
   """
   choose(FORMATS, form, "format")
   _check_ours(file)
@@ -69,12 +71,6 @@ def run(
   if form == "onnx":
     onnx_file.converter()  # before anything that takes long
   experiment, state = restore.run(workdir, checkpoint)
-  pixels = rasters.of(experiment.config.data)
-  if form != "safetensors" and not pixels.is_rgb:
-    raise UserError(
-      f"{workdir}: a run on images of {pixels.text}, and a file of {form} takes photographs, 3 "
-      "channels of uint8; --format=safetensors writes the weights"
-    )
   print(f"{workdir}: {restore.checkpoint_text(workdir, int(state.step))}")
   cli.make_folder(file.parent)
   if form == "safetensors":
@@ -90,7 +86,7 @@ def run(
     batch=batch,
     stored=stored,
     folder=_name(workdir),
-    threshold=threshold_of(last_sums(workdir))[0],
+    sums=last_sums(workdir),
   )
   write_net(file, experiment, state, form=form, about=about, images=shown)
 
@@ -112,25 +108,33 @@ def write_net(
     state: TrainState.
     form: "stablehlo" or "onnx".
     about: About.
-    images: u8[N,H,W,3] of the size that `about` has.
+    images: u8[N,H,W,3] of the size that `about` has, or f32[N,H,W,C], scaled.
 
   Raises:
     UserError: see `run`.
   """
   function = probabilities_of(experiment, state, about.weights)
+  stored = about.pixels.unscaled(images)
 
   def write_and_check(part):
     FORMATS[form](function, about, part)
-    found = _check(open_model(part), function, images)
+    found = batches.probabilities(open_model(part), images)
+    _check(found, _predicted(function, stored), about.thresholds)
     if about.weights != "float32":
-      full = _predicted(probabilities_of(experiment, state), images)
-      print(f"  {about.weights} in place of float32: {_agreement(found, full)[2]}")
+      full = _predicted(probabilities_of(experiment, state), stored)
+      said = _agreement(found, full, about.thresholds)[2]
+      print(f"  {about.weights} in place of float32: {said}")
+    if about.view["mode"] == "resize" and stored.dtype != images.dtype:
+      full = _predicted(function, images * np.float32(about.pixels.one))
+      said = _agreement(found, full, about.thresholds)[2]
+      print(f"  resized images rounded to {about.dtype} in place of floats: {said}")
 
   with writing(file):
     textfiles.replace(file, write_and_check)
   count, (height, width) = about.batch or "any number of", about.size
+  of = "" if about.pixels.is_rgb else f" with {about.pixels.text}"
   print(
-    f"{file}: {file.stat().st_size / 2**20:.1f} MB, {count} images of {height}x{width}, "
+    f"{file}: {file.stat().st_size / 2**20:.1f} MB, {count} images of {height}x{width}{of}, "
     f"classes {', '.join(about.classes)}"
   )
 
@@ -149,7 +153,7 @@ def _check_ours(file):
 def some_images(
   workdir: str, config: ConfigDict, size: tuple[int, int], count: int, folder: str | None = None
 ) -> np.ndarray:
-  """Images u8[count,H,W,3] of a run's validation split, or random pixels where it is not there."""
+  """Images of a run's validation split, or random pixels where it is not there; see `noise`."""
   try:
     moved = restore.moved_to(config, folder)
     source = restore.data_of_run(workdir, config, "val", moved=moved, labelled=False).source.source
@@ -158,30 +162,23 @@ def some_images(
     if folder:
       raise
     print(f"  note: no validation images ({error}); random pixels are compared")
-    return noise(count, size)
+    return batches.noise(count, size, rasters.of(config.data))
   return np.stack([pipeline.resize(dict(image=image), size)["image"] for image in chosen])
 
 
-def noise(count: int, size: tuple[int, int]) -> np.ndarray:
-  """Random pixels, u8[count,H,W,3]."""
-  return np.random.default_rng(0).integers(0, 256, (count, *size, 3)).astype(np.uint8)
-
-
-def _check(model, function, images):
-  """Prints how a file and the net agree, and returns the file's probabilities.
+def _check(found, wanted, thresholds):
+  """Prints how the probabilities of a file and of the net agree.
 
   Raises:
     UserError: they disagree.
   """
-  found, wanted = batches.probabilities(model, images), _predicted(function, images)
-  difference, equal, text = _agreement(found, wanted)
+  difference, equal, text = _agreement(found, wanted, thresholds)
   if not (difference <= LARGEST_DIFFERENCE and equal >= LEAST_EQUAL):
     raise UserError(
-      f"the file and the net disagree on {len(images)} images: {text}; expected at most "
+      f"the file and the net disagree on {len(found)} images: {text}; expected at most "
       f"{LARGEST_DIFFERENCE:g} and at least {LEAST_EQUAL:.2%}. The file is not kept"
     )
-  print(f"  the file and the net agree on {len(images)} images: {text}")
-  return found
+  print(f"  the file and the net agree on {len(found)} images: {text}")
 
 
 def _predicted(function, images):
@@ -191,10 +188,18 @@ def _predicted(function, images):
     return np.stack([np.asarray(step(image[None]))[0] for image in images])
 
 
-def _agreement(found, wanted):
-  """(largest difference of a probability, share of equal labels, both in words)."""
+def _agreement(found, wanted, thresholds):
+  """(largest difference of a probability, share of equal labels, both in words).
+
+  Args:
+    found: f32[N,H,W,C].
+    wanted: f32[N,H,W,C].
+    thresholds: of classes that overlap, whose masks are the labels; else None.
+  """
   difference = float(np.abs(found - wanted).max())
-  equal = float((found.argmax(-1) == wanted.argmax(-1)).mean())
+  limits = thresholds and np.array(thresholds, np.float32)
+  pairs = ((p.argmax(-1) if limits is None else p >= limits) for p in (found, wanted))
+  equal = float(np.equal(*pairs).mean())
   text = f"largest difference of a probability {difference:.2g}, {equal:.4%} of the labels equal"
   return difference, equal, text
 
@@ -207,7 +212,7 @@ def about_net(
   batch: int | None,
   stored: str = "float32",
   folder: str = "",
-  threshold: float | None = None,
+  sums: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> About:
   """The metadata of a net.
 
@@ -218,10 +223,11 @@ def about_net(
     batch: images of a call; None for any number.
     stored: dtype of the weights.
     folder: name of the run's folder.
-    threshold: that of the largest F1 at the run's last evaluation, or None.
+    sums: those of the run's last evaluation, see `run_model.last_sums`.
   """
   task, data = experiment.task, experiment.config.data
-  view = view_of(data)
+  view, overlapping = view_of(data), task.label_kind == "masks"
+  thresholds = tuple(map(float, task.limits)) if overlapping else None
   # A file has one size: what the run sees whole at its own size, the file sees in tiles.
   mode = "resize" if view.mode == "resize" else "tiles"
   return About(
@@ -229,11 +235,15 @@ def about_net(
     palette=tuple(tuple(map(int, color)) for color in task.palette[: len(task.classes)]),
     size=tuple(map(int, size)),
     batch=batch,
-    one_logit=bool(task.sigmoid),
-    max_f1_threshold=threshold,
+    one_logit=not overlapping and bool(task.sigmoid),
+    thresholds=thresholds,
+    max_f1_threshold=threshold_of(sums, thresholds)[0],
     view=dict(mode=mode, overlap=view.overlap),
-    mean=tuple(map(float, np.broadcast_to(data.mean, 3))),
-    std=tuple(map(float, np.broadcast_to(data.std, 3))),
+    channels=data.channels,
+    dtype=data.dtype,
+    full_scale=float(data.full_scale),
+    mean=tuple(map(float, np.broadcast_to(data.mean, data.channels))),
+    std=tuple(map(float, np.broadcast_to(data.std, data.channels))),
     weights=stored,
     run=_identity(folder, experiment, state),
     versions=_versions(),

@@ -1,4 +1,4 @@
-"""The function of an exported file: images u8[B,H,W,3] -> probabilities f32[B,H,W,C]."""
+"""The function of an exported file: images as image files have them -> f32[B,H,W,C]."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import losses
+from segjax.data import rasters
 from segjax.errors import UserError
+from segjax.tasks import LABEL_MAPS, PIXELWISE
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 from segjax.training.steps import Net
 
 WEIGHTS = ("float32", "float16")
-TASKS = ("segmentation", "class_query", "mask_classification")
+EXPORTED = tuple(dict.fromkeys((*LABEL_MAPS, *PIXELWISE)))  # names of tasks
 
 
 def check_task(name: str) -> None:
   """Raises a UserError for a task whose nets are not exported."""
-  if name not in TASKS:
-    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(TASKS)}")
+  if name not in EXPORTED:
+    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(EXPORTED)}")
 
 
 def probabilities_of(
@@ -36,33 +37,32 @@ def probabilities_of(
     weights: "float32", or "float16": the function holds its weights in 16 bits, and widens them.
 
   Returns:
-    A function of u8[B,H,W,3] that holds its weights.
+    A function of images that holds its weights: u8[B,H,W,3] in RGB, or [B,H,W,C] of the run's
+    channels and `data.dtype`.
 
   Raises:
     UserError: a run of another task, or weights that float16 cannot hold.
   """
-  name, model = experiment.config.task.name, experiment.model
+  name, task, model = experiment.config.task.name, experiment.task, experiment.model
   check_task(name)
   convert = stored(weights)
   if getattr(model, "dtype", jnp.float32) != jnp.float32:
     model = model.clone(dtype=jnp.float32)
   data = experiment.config.data
+  one = rasters.of(data).one
   variables = jax.tree.map(convert, jax.device_get(state.eval_variables()))
 
   def call(images):
-    image = images.astype(jnp.float32) / 255
+    image = images.astype(jnp.float32)
+    image = image if one == 1 else image / one
     wide = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.float32), variables)
     net = Net(model, wide, mean=data.mean, std=data.std, train=False)
-    inputs, _ = experiment.task.prepare(None, image, None, train=False)
-    outputs = experiment.task.outputs(net, inputs)
+    inputs, _ = task.prepare(None, image, None, train=False)
+    outputs = task.outputs(net, inputs)
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs
-    return _of_asked(logits) if name == "class_query" else _of(logits)
+    return _of_asked(logits) if name == "class_query" else task.probabilities(logits)
 
   return call
-
-
-def _of(logits):
-  return losses.class_probabilities(logits)
 
 
 def _of_asked(logits):

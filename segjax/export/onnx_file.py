@@ -62,10 +62,10 @@ def _traced(function, about):
   becomes a fast operation of ONNX. For any batch size it fails there, so it gets a program that is
   traced already, in which each is a matrix product.
   """
+  batch = jax.export.symbolic_shape("batch")[0] if about.batch is None else about.batch
+  images = jax.ShapeDtypeStruct((batch, *about.size, about.channels), jnp.dtype(about.dtype))
   if about.batch is not None:
-    return function, jax.ShapeDtypeStruct((about.batch, *about.size, 3), jnp.uint8)
-  batch = jax.export.symbolic_shape("batch")[0]
-  images = jax.ShapeDtypeStruct((batch, *about.size, 3), jnp.uint8)
+    return function, images
   program = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(function)(images))
   return lambda images: program(images)[0], images
 

@@ -40,12 +40,14 @@ class OnnxModel(about_lib.Exported):
     session = _session(file, data)
     found = session.get_modelmeta().custom_metadata_map
     super().__init__(file, about_lib.read(found, file))
+    (given,), (out,) = session.get_inputs(), session.get_outputs()
+    dtype = given.type.removeprefix("tensor(").removesuffix(")")
+    self.check_program("float32" if dtype == "float" else dtype, given.shape, out.shape)
     self._session = session
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     """See `segjax.inference.Model.probabilities`."""
-    self.check(images)
-    return self._session.run([OUTPUT], {INPUT: images})[0]
+    return self._session.run([OUTPUT], {INPUT: self.as_stored(images)})[0]
 
 
 def _session(file, data):

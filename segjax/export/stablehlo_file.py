@@ -22,12 +22,12 @@ def write(function: Callable, about: About, file: Path) -> None:
   """Writes the file.
 
   Args:
-    function: of u8[B,H,W,3], see `segjax.export.net.probabilities_of`.
+    function: of the images, see `segjax.export.net.probabilities_of`.
     about: About; its size is exported, and its batch, None being any number.
     file: path.
   """
   batch = jax.export.symbolic_shape("batch")[0] if about.batch is None else about.batch
-  images = jax.ShapeDtypeStruct((batch, *about.size, 3), jnp.uint8)
+  images = jax.ShapeDtypeStruct((batch, *about.size, about.channels), jnp.dtype(about.dtype))
   with ops.plain_forms():
     program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(images)
   metadata = {k: json.loads(v) for k, v in about.texts().items()}

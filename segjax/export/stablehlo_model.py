@@ -44,12 +44,14 @@ class StableHloModel(about_lib.Exported):
       ) from None
     super().__init__(file, about_lib.read(texts, file))
     try:
-      self._call = jax.jit(jax.export.deserialize(bytearray(program)).call)
+      program = jax.export.deserialize(bytearray(program))
     except Exception as error:  # whatever JAX raises for a program that it cannot read
       versions = f"written by jax {self.about.versions.get('jax')}, here is {jax.__version__}"
       raise UserError(f"{file}: JAX cannot read its program ({versions}): {error}") from error
+    (given,), (out,) = program.in_avals, program.out_avals
+    self.check_program(given.dtype, given.shape, out.shape)
+    self._call = jax.jit(program.call)
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     """See `segjax.inference.Model.probabilities`."""
-    self.check(images)
-    return np.asarray(self._call(images))
+    return np.asarray(self._call(self.as_stored(images)))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from segjax.data.labels import LabelTable, table_of
+from segjax.data.labels import LabelTable
 from segjax.errors import UserError
 from segjax.inference import loading, rows
 from segjax.inference.folder import Predictions
@@ -77,8 +77,8 @@ def open_net(
   how = dict(mode=mode, tile=_tile(tiles), overlap=overlap, tta=tta, threshold=_number(threshold))
   if file:
     predictor = Predictor(loading.load(file), batch_size=batch_size, **how)
-    labels = table_of(zip(predictor.classes, predictor.palette, strict=True))
-    return Net(_title(file, predictor), partial(Segmented, predictor, probabilities), labels)
+    answer = partial(Segmented, predictor, probabilities)
+    return Net(_title(file, predictor), answer, predictor.model.labels)
   from segjax.inference import run_model  # which needs jax
   from segjax.tasks import PIXELWISE
   from segjax.training import restore

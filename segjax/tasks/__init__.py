@@ -12,8 +12,8 @@ from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 __all__ = [
-  "PIXELWISE", "TASKS", "ClassQuery", "Classification", "Colorization", "Dino", "ImageToImage",
-  "MaskClassification", "MultiLabel", "Rotation", "Segmentation", "SimCLR",
+  "LABEL_MAPS", "PIXELWISE", "TASKS", "ClassQuery", "Classification", "Colorization", "Dino",
+  "ImageToImage", "MaskClassification", "MultiLabel", "Rotation", "Segmentation", "SimCLR",
 ]  # fmt: skip
 
 TASKS = {
@@ -28,4 +28,5 @@ TASKS = {
   "segmentation": Segmentation,
   "simclr": SimCLR,
 }
+LABEL_MAPS = ("segmentation", "class_query", "mask_classification")  # one class at each pixel
 PIXELWISE = ("segmentation", "multi_label")  # with `probabilities` of each pixel

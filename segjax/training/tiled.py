@@ -53,13 +53,18 @@ def as_logits(maps_of, task):
     maps_of: function of a state and of u8[H,W,3] -> f32[H,W,C], probabilities.
     task: segmentation, also into classes that overlap.
   """
-  overlapping = task.label_kind == "masks"
 
   def step(state, image):
-    maps = maps_of(state, np.asarray(image)[0])
-    return (logits_of_each(maps) if overlapping else logits_of(maps, one=task.sigmoid))[None]
+    return task_logits(task, maps_of(state, np.asarray(image)[0]))[None]
 
   return step
+
+
+def task_logits(task, probabilities):
+  """f32[...,C], probabilities -> f32[...,K], logits of the task that give them."""
+  if task.label_kind == "masks":
+    return logits_of_each(probabilities)
+  return logits_of(probabilities, one=task.sigmoid)
 
 
 def logits_of(probabilities, *, one):
