@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -419,25 +420,63 @@ def net_and_state(name):
   return experiment_of(task, random_variables(network), network)
 
 
-@pytest.mark.parametrize(
+SOME_NETS = pytest.mark.parametrize(
   "names",
   [
     pytest.param([n for n in SEGMENTING if n in EACH_CHANGE], marks=pytest.mark.slow),
     pytest.param([n for n in SEGMENTING if n not in EACH_CHANGE], marks=pytest.mark.weekly),
   ],
 )
+
+
+def as_exported(name):
+  """(the function that an export writes, what a file says about it)."""
+  classes = 4 if name == "attention_segmenter" else 3
+  palette = ((0, 0, 0),) * classes
+  about = dict(size=(32, 48), classes=tuple("abcd"[:classes]), palette=palette)
+  return net.probabilities_of(*net_and_state(name)), dataclasses.replace(ABOUT, **about)
+
+
+WITHOUT_SEGJAX = """
+import json, sys, zipfile
+import jax, numpy as np
+known = np.load("known.npz")
+for name in known:
+  if name != "images":
+    with zipfile.ZipFile(name.replace("/", "_")) as archive:
+      program = jax.export.deserialize(bytearray(archive.read("model.stablehlo")))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    found = np.asarray(jax.jit(program.call)(known["images"]))
+    np.testing.assert_allclose(found, known[name], rtol=0, atol=1e-5, err_msg=name)
+assert not {"segjax", "flax"} & sys.modules.keys()
+"""
+
+
+@SOME_NETS
+def test_stablehlo_agrees_with_every_net(names, tmp_path, light_backbones):
+  """A new process reads the programs with jax alone."""
+  known = dict(images=noise(2, (32, 48)))
+  for name in names:
+    function, about = as_exported(name)
+    stablehlo_file.write(function, about, tmp_path / name.replace("/", "_"))
+    known[name] = np.asarray(jax.jit(function)(known["images"]))
+  np.savez(tmp_path / "known.npz", **known)
+  env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  done = subprocess.run(
+    [sys.executable, "-c", WITHOUT_SEGJAX], cwd=tmp_path, env=env, capture_output=True, text=True,
+    check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+
+
+@SOME_NETS
 def test_onnx_agrees_with_every_net(names, tmp_path, light_backbones):
   """Those of one batch convert in a fraction of the time, so some alone are for any batch."""
   pytest.importorskip("jax2onnx", reason=f"jax2onnx is not installed: {onnx_file.INSTALL}")
   images, file = noise(3, (32, 48)), tmp_path / "net.onnx"
   for name in names:
-    function = net.probabilities_of(*net_and_state(name))
-    classes = 4 if name == "attention_segmenter" else 3
-    palette = ((0, 0, 0),) * classes
-    about = dataclasses.replace(
-      ABOUT, size=(32, 48), classes=tuple("abcd"[:classes]), palette=palette,
-      batch=None if name in ANY_BATCH else 3,
-    )  # fmt: skip
+    function, about = as_exported(name)
+    about = dataclasses.replace(about, batch=None if name in ANY_BATCH else 3)
     onnx_file.write(function, about, file)
     model = open_model(file)
     assert model.about == about
