@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from numbers import Real
 
 from segjax import losses
 from segjax.config import flatten
@@ -171,7 +172,7 @@ def _check_length(field, value, pixels):
 
 
 def _inside(value, least, most):
-  if isinstance(value, str | bool) or not math.isfinite(value):
+  if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
     return False
   above = value > 0 if least == "above 0" else value >= least
   return above and (value < 1 if most == "below 1" else value <= most)

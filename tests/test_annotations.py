@@ -176,7 +176,7 @@ def test_splits_are_kept(tmp_path):
 def test_layers_go_before_sizes_and_later_before_earlier():
   small = shapes.Shape("a", (shapes.polygon(A, ""),), layer=0)
   large = shapes.Shape("b", (shapes.rectangle(0, 0, 8, 6),), layer=1)
-  mask, twice = drawing.draw([large, small], dict(a=1, b=2), SIZE, 0)
+  mask, twice, _ = drawing.draw([large, small], dict(a=1, b=2), SIZE, 0)
   assert (mask == 2).all() and twice == 16
   pair = [shapes.Shape(name, (shapes.polygon(A, ""),)) for name in "ab"]
   assert (drawing.draw(pair, dict(a=1, b=2), SIZE, 0)[0] == np.where(SQUARE, 2, 0)).all()
@@ -227,6 +227,10 @@ def test_compressed_runs_are_pycocotools():
       "rename",
     ),
     (lambda root: (root / "images/train/x.png").write_bytes(b"no"), "x.png"),
+    (
+      lambda root: (root / "labels/train/x.txt").write_text("0 1 1 5 1 5 5 1 5\n"),
+      r"x\.txt, line 1: found 5, expected shares of the image's width and height",
+    ),
   ],
 )
 def test_broken_exports_are_one_error_and_leave_nothing(tmp_path, change, words):
@@ -276,5 +280,17 @@ def test_the_launcher(tmp_path):
 def test_a_mask_beyond_its_image_draws_nothing():
   for corner in ((9, 0), (0, 20), (-5, -5), (5, 7)):
     shape = shapes.Shape("a", pixels=np.ones((2, 3), bool), corner=corner)
-    mask, _ = drawing.draw([shape], dict(a=1), SIZE, 0)
+    mask, _, lost = drawing.draw([shape], dict(a=1), SIZE, 0)
+    assert lost == (corner != (5, 7))
     assert mask.sum() == (1 if corner == (5, 7) else 0)
+
+
+def test_shapes_that_cover_no_pixel_are_said(tmp_path, capsys):
+  """As where a tool wrote shares of an image's size in place of pixels."""
+  write_coco(tmp_path)
+  file = next(tmp_path.rglob("*.json"))
+  value = json.loads(file.read_text())
+  value["annotations"][1]["segmentation"] = [[100, 100, 104, 100, 104, 104]]
+  file.write_text(json.dumps(value))
+  convert.convert("coco", tmp_path, tmp_path / "set")
+  assert "note: 1 shapes cover no pixel: they lie outside" in capsys.readouterr().out

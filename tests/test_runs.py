@@ -26,7 +26,7 @@ from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.tasks import TASKS
-from segjax.training import coverage, evaluator, header, initial, input_pipeline, restore
+from segjax.training import coverage, evaluator, header, initial, input_pipeline, receipt, restore
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import evaluate
@@ -290,6 +290,25 @@ def test_notes_stand_once_and_at_most_ten(capsys):
 
 
 # ---------------------------------------------------------------------------- one at a time
+
+
+@pytest.mark.parametrize("part", ["", "images", "images/../images/"])
+def test_a_run_among_its_data_is_refused(own, part):
+  config, _, data = own
+  before = sorted(data.rglob("*"))
+  with pytest.raises(UserError, match=r"is a folder of the data, .*use another folder"):
+    training.train(config, data / part)
+  assert sorted(data.rglob("*")) == before
+
+
+def test_a_metric_at_its_wrong_end_is_a_warning(made, tmp_path, monkeypatch, capsys):
+  def stop(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(receipt, "write", stop)  # behind the header
+  with pytest.raises(KeyboardInterrupt):
+    training.train(tiny_config(made / "data", best_metric="val/loss"), tmp_path / "run")
+  assert "best_metric is 'val/loss' and best_mode is 'max'" in capsys.readouterr().out
 
 
 def test_a_run_in_use_is_refused(own):
