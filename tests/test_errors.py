@@ -24,6 +24,7 @@ from segjax.stopping import SIGNALS, StopSignals
 from segjax.training import experiment as experiment_lib
 from segjax.training import preflight
 from segjax.training import workdir as workdir_lib
+from segjax.training.plan import make_plan
 
 
 @pytest.fixture
@@ -94,7 +95,8 @@ def test_unknown_overrides_of_the_command_line(capsys):
    ("keep_steps", (-5,)), ("loss.focal_gamma", float("nan")), ("loss.dice", -1.0),
    ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
    ("ema_decay", -0.5), ("total_epochs", float("nan")), ("log_steps", 0), ("seed", -1),
-   ("loss.class_weights", (None,)),
+   ("loss.class_weights", (None,)), ("model.widths", ()), ("model.widths", (0,)),
+   ("model.widths", (8, -1)), ("model.widths", (8.5, 16)), ("best_mode", "MAX"),
    ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1),
    ("schedule.every_epochs", 1e308), ("total_epochs", 1e10)],
 )  # fmt: skip
@@ -105,6 +107,15 @@ def test_values_without_a_sense_are_named_at_the_start(field, value, tmp_path):
   with pytest.raises(UserError, match=rf"^{field.replace('.', '[.]')} (is|are) .*expected"):
     training.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_a_training_without_an_update_is_refused():
+  config = config_lib.default()
+  config.total_epochs, config.optimizer.accumulate_steps = 3.0, 6
+  assert make_plan(config, 2).total == 6
+  config.optimizer.accumulate_steps = 7
+  with pytest.raises(UserError, match="accumulate_steps is 7 and the training has 6 steps, so not"):
+    make_plan(config, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +146,7 @@ def test_every_config_is_within_the_ranges():
     config_lib.check(config)
     assert preflight.directions(config) == []
   fields = config_lib.flatten(config_lib.default())
-  unknown = [f for f in ranges.RANGES if not f.startswith(("loss", "task", "data.source"))]
+  unknown = [f for f in ranges.RANGES if not f.startswith(("loss", "task", "data.source", "model"))]
   assert set(unknown) <= set(fields)
 
 

@@ -364,8 +364,9 @@ def test_text_in_other_encodings_is_one_error(tmp_path, encoding, name):
 
 def test_names_given_twice_are_refused(tmp_path):
   write_set(tmp_path, [TRUTH])
-  with pytest.raises(UserError, match=r"classes is \('a,b',\), expected names such as"):
-    make(tmp_path, classes=("a,b",))
+  for given in (("a,b",), ("", "b"), "a"):
+    with pytest.raises(UserError, match=r"classes is .*, expected names such as"):
+      make(tmp_path, classes=given)
   with pytest.raises(UserError, match="classes has 'a' more than once"):
     make(tmp_path, classes=("a", "b", "a"))
 
@@ -471,6 +472,10 @@ def test_voc_folders_by_their_names(tmp_path):
   with pytest.raises(UserError, match=r"no such folder: .*images; .*source\.images=JPEGImages"):
     make(tmp_path)
   assert_labels(labels(tmp_path, images="JPEGImages", masks="SegmentationClass"), TRUTH)
+  for name, other in (("JPEGImages", "Train"), ("SegmentationClass", "Val")):
+    (tmp_path / name).rename(tmp_path / other)
+  with pytest.raises(UserError, match=r"expected image files in it; there is Train/, Val/"):
+    make(tmp_path)
 
 
 # ---------------------------------------------------------------------------- lists
@@ -648,6 +653,13 @@ def test_classes_in_folders_say_what_they_leave_out(tmp_path):
     "cat/ holds 1 .jfif file that is not read: x.jfif",
     "dog/ holds 1 folder that is not read: deep/",
   }
+  write(tmp_path / "set" / "train" / "animals" / "cat" / "a.png", image())
+  with pytest.raises(UserError, match=r"is empty.*\. train/ holds 1 folder that is .*: animals/"):
+    make(tmp_path / "set", kind="classification")
+  write(tmp_path / "set" / "train" / "dog" / "a.png", image())
+  assert make(tmp_path / "set", kind="classification").notes == (
+    "train/ holds 1 folder that is not read: animals/",
+  )
 
 
 def test_masks_are_looked_at_once(tmp_path, monkeypatch):

@@ -179,7 +179,9 @@ def _images_of(base, images):
     for a, b in KNOWN
     if (base / a).is_dir()
   )
-  raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{hint}")
+  there = [f"{f.name}/" for f in files.entries(base).folders]
+  said = f"; there is {some(there)}" if there else ""
+  raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{said}{hint}")
 
 
 def _pair(image_folder, label_folder, suffix, root):
