@@ -444,7 +444,7 @@ def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
   config.total_steps = 9
   dead = RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
   monkeypatch.setattr(input_pipeline, "_draw", failing(dead))
-  with pytest.raises(UserError, match=r"exit code -9.*lower data\.workers"):
+  with pytest.raises(UserError, match=r"exit code -9.*/dev/shm.*lower data\.workers"):
     training.train(config, run)
   monkeypatch.setattr(input_pipeline, "_draw", failing(RuntimeError("ours")))
   with pytest.raises(RuntimeError, match=r"^ours$"):
@@ -453,6 +453,17 @@ def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
 
 def checkpoints(folder, **more):
   return contextlib.closing(Checkpoints(folder, **dict(best_metric="m", best_mode="max") | more))
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(tmp_path):
+  with checkpoints(tmp_path) as c:
+    c.save(1, dict(params=jnp.ones(2)), Position(b"{}"))
+    c.wait()
+  with checkpoints(tmp_path, read_only=True) as c:
+    assert c.step_of("latest") == 1
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(UserError, match=r"/1: the checkpoint is no longer there.*Start this again"):
+      c.restore(1, dict(params=jnp.ones(2)))
 
 
 def test_what_is_not_finite_replaces_no_checkpoint(tmp_path):
