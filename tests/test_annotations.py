@@ -260,6 +260,16 @@ def test_images_of_another_size_or_without_a_file_are_errors(tmp_path):
     convert.convert("cocos", tmp_path, tmp_path / "set")
 
 
+def test_an_image_that_was_turned_in_the_tool_is_refused(tmp_path):
+  write_label_studio(tmp_path)
+  file = tmp_path / "export.json"
+  file.write_text(
+    file.read_text().replace('"original_width"', '"image_rotation": 90, "original_width"')
+  )
+  with pytest.raises(UserError, match="task 1, region p: the image was turned by 90 degrees"):
+    convert.convert("label_studio", tmp_path, tmp_path / "set")
+
+
 def test_a_cut_brush_is_an_error():
   with pytest.raises(UserError, match="ends early"):
     label_studio.unpack(brush(WANTED == 2)[:-9], "x")

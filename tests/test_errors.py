@@ -238,6 +238,8 @@ def test_only_faults_of_the_user_are_explained():
                 AssertionError()):  # fmt: skip
     assert explain(error) is None
   assert explain(UserError("mine")) == "mine"
+  full = OSError(errno.ENOSPC, "No space left on device")  # of print, where the output is a file
+  assert explain(full) == "cannot write the output: No space left on device; free some space"
   text = "Unable to initialize backend 'cuda': not in the list of known backends"
   assert "JAX_PLATFORMS" in explain(RuntimeError(text))
 

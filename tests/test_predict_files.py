@@ -117,6 +117,19 @@ def test_a_large_png_that_is_upright_by_its_xmp_is_read_in_strips(tmp_path):
   assert png.size_of(turned_png(tmp_path, "xmp", 1)) == (20, 30)
 
 
+def test_a_large_tiff_of_four_channels_is_refused_as_a_small_one_is(tmp_path, monkeypatch):
+  tifffile = pytest.importorskip("tifffile")
+  monkeypatch.setattr(rows, "LARGE", 0)
+  image, file = np.dstack([picture(20, 30), picture(20, 30)[..., :1]]), tmp_path / "x.tif"
+  tifffile.imwrite(file, image, photometric="minisblack", planarconfig="contig")
+  with pytest.raises(UserError, match="4 channels of uint8, expected 3"), rows.opened(file):
+    pass
+  tifffile.imwrite(file, image, photometric="rgb", extrasamples=["unassalpha"])
+  with rows.opened(file) as source:
+    assert isinstance(source._rows, rows.TiffRows)
+    np.testing.assert_array_equal(source.read(99), image[..., :3])
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_tiff_is_turned_by_its_xmp(tmp_path, monkeypatch, orientation):
   tifffile = pytest.importorskip("tifffile")

@@ -136,8 +136,9 @@ class TiffRows:
     xmp = page.tags.valueof(XMP, b"")
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     upright = page.tags.valueof(tiffs.ORIENTATION, 1) == 1 and not png.is_turned_by_xmp(xmp)
-    plain = page.dtype == np.uint8 and page.planarconfig == 1 and page.photometric in (1, 2)
-    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in (1, 3, 4):
+    plain = page.dtype == np.uint8 and page.planarconfig == 1
+    samples = {tiffs.MIN_IS_BLACK: (1, 3), tiffs.RGB: (3, 4)}.get(page.photometric, ())
+    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in samples:
       return False
     next(page.segments())  # raises where a codec is missing
     self._segments = iter(page.segments())

@@ -70,6 +70,11 @@ def _image(data, where):
 def _shape(region, where):
   value, kind = region["value"], region["type"]
   (name, *more), where = value[kind], f"{where}, region {region.get('id')}"
+  if float(region.get("image_rotation") or 0) % 360:
+    raise UserError(
+      f"{where}: the image was turned by {region['image_rotation']} degrees in the tool; turn the "
+      "file itself, and label that"
+    )
   if more:
     raise UserError(f"{where}: found the classes {value[kind]}, expected one for each region")
   width, height = int(region["original_width"]), int(region["original_height"])
