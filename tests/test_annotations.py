@@ -260,6 +260,35 @@ def test_images_of_another_size_or_without_a_file_are_errors(tmp_path):
     convert.convert("cocos", tmp_path, tmp_path / "set")
 
 
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_ids_of_coco_that_stand_for_two_are_refused(key, tmp_path):
+  write_coco(tmp_path)
+  file = next(tmp_path.rglob("*.json"))
+  value = json.loads(file.read_text())
+  value[key].append(value[key][0] | dict(file_name="y.png", name="c"))
+  file.write_text(json.dumps(value))
+  with pytest.raises(UserError, match=rf"two entries of '{key}' have the id \d"):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+
+
+@pytest.mark.parametrize("tool", ["coco", "labelme", "label_studio"])
+def test_json_as_windows_writes_it_is_read_and_as_others_do_is_named(tool, tmp_path):
+  (tmp_path / "export").mkdir()
+  WRITERS[tool](tmp_path / "export")
+  (file,) = (tmp_path / "export").rglob("*.json")
+  text = file.read_text()
+  if tool == "coco":
+    text = text.replace('"x.png"', '"train2017\\\\x.png"')
+  file.write_bytes(text.encode("utf-8-sig"))
+  convert.convert(tool, tmp_path / "export", tmp_path / "set")
+  mask = np.asarray(Image.open(tmp_path / "set" / "masks" / "x.png"))
+  np.testing.assert_array_equal(mask, WANTED)
+  for data in (text.encode("utf-16"), text.encode()[:-9]):
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"not (text in UTF-8|valid JSON) .*; export it anew$"):
+      convert.convert(tool, tmp_path / "export", tmp_path / "other")
+
+
 def test_an_image_that_was_turned_in_the_tool_is_refused(tmp_path):
   write_label_studio(tmp_path)
   file = tmp_path / "export.json"

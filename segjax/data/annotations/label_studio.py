@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.data import lists
 from segjax.data.annotations.shapes import (
+  ANEW,
   Annotations,
   Picture,
   Shape,
@@ -35,7 +36,7 @@ def read(source):
   if len(files) != 1:
     raise UserError(f"{source}: expected one JSON file of Label Studio, found {len(files)}")
   file, pictures, without, left = files[0], [], [], Counter()
-  for i, task in enumerate(read_json(file, list, "expected Label Studio's JSON export")):
+  for i, task in enumerate(read_json(file, list, mend=ANEW)):
     where = f"{file}: task {task.get('id', i) if isinstance(task, dict) else i}"
     with expecting("Label Studio's export", where):
       image = _image(task["data"], where)

@@ -52,7 +52,8 @@ def _listed(value):
 
 def _existing(file, root, folder):
   """A folder of images; Roboflow writes "../train/images" for "train/images"."""
-  for place in (root / str(folder), root / str(folder).removeprefix("../")):
+  plain = str(folder).replace("\\", "/")  # as Linux has it
+  for place in (root / plain, root / plain.removeprefix("../")):
     if place.is_dir():
       return place
   raise UserError(f"{file}: names {folder!r}, but {(root / str(folder)).absolute()} is no folder")
