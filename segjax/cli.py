@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import re
-import select
 import signal
 import sys
 import traceback
@@ -22,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
-from segjax import errors, own_code, project
+from segjax import errors, own_code, project, streams
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 
@@ -118,11 +117,12 @@ def run(main):
 
   Unexpected errors keep their stack: they are ours, not the user's.
   """
+  streams.open_closed()
   _keep_heap()
   # Tracing makes many objects and hardly a cycle: a small run takes 8.7 for 10.4 s of CPU time.
   gc.set_threshold(100_000, 50, 100)
   STOP.listen()
-  _show_any_text()
+  streams.show_any_text()
   _keep_compilations()
   _mend_compilations()
   _use_all_cores()
@@ -220,13 +220,6 @@ def _use_all_cores():
     os.environ["XLA_FLAGS"] = f"--{name}=-individual_convolution {found}".strip()
 
 
-def _show_any_text():
-  """Escapes characters that the terminal cannot show, which would end the program."""
-  for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, "reconfigure"):
-      stream.reconfigure(errors="backslashreplace")
-
-
 @contextlib.contextmanager
 def _ends_by_signal():
   """Context in which an interrupt, in whatever guise, ends the program by 128 + signal."""
@@ -259,7 +252,7 @@ def _guarded(main):
       print(f"stopped at step {stop.step}; saved. The same command{same} resumes", flush=True)
     sys.exit(128 + stop.signal)
   except BrokenPipeError:
-    if not _reader_is_gone():
+    if not streams.reader_is_gone():
       raise
     sys.exit(128 + signal.SIGPIPE)
   except Exception as error:
@@ -280,16 +273,6 @@ def _explain(error):
     if line := hosts.explain(error):
       return line
   return errors.explain(error)
-
-
-def _reader_is_gone():
-  """Whether nobody reads the standard output any more, as after `| head`; then silences it."""
-  poll = select.poll()
-  poll.register(sys.stdout.fileno(), select.POLLOUT)
-  gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-  if gone:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would flush again
-  return gone
 
 
 def _fail(message):

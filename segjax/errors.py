@@ -145,6 +145,8 @@ def explain(error):
     return str(error)
   if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
     return f"{str(error.filename)[:80]}...: longer than the name of a file can be; shorten it"
+  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    return f"cannot write {error.filename or 'the output'}: {error.strerror}; free some space"
   if isinstance(error, MemoryError) or (
     isinstance(error, OSError | RuntimeError) and NO_MEMORY.search(str(error))
   ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from numbers import Real
 
 from segjax import losses
 from segjax.config import flatten
@@ -99,11 +100,12 @@ RANGES = {
   "task.mask_steps": (0, INF),
   "task.mask_epochs": (0, MOST_EPOCHS),
   "task.width": (1, INF),
+  "model.widths": (1, 2**16),
 }
 LENGTHS = {"data.size": (2, "height, width")}
 OF_CHANNELS = ("data.mean", "data.std")
 FREE = {"data.mean": (-INF, INF), "data.std": ("above 0", INF)}  # of images that may leave [0,1]
-WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps")  # of whole numbers
+WHOLE = ("data.size", "keep_steps", "schedule.milestone_steps", "model.widths")  # whole numbers
 
 
 def check(config):
@@ -124,8 +126,9 @@ def check(config):
       for v in values:
         if not _inside(v, least, most):
           raise UserError(f"{field} is {value!r}, expected {_text(least, most, field)}")
-  if (mode := flat["early_stopping.mode"]) not in ("max", "min"):
-    raise UserError(f"early_stopping.mode is {mode!r}, expected 'max' or 'min'")
+  for field in ("best_mode", "early_stopping.mode"):
+    if flat[field] not in ("max", "min"):
+      raise UserError(f"{field} is {flat[field]!r}, expected 'max' or 'min'")
   weights = flat.get("loss.class_weights")  # of numbers, or the name of a rule
   if weights and not any(weights):
     raise UserError("loss.class_weights are all 0, expected one above 0")
@@ -152,6 +155,7 @@ def _check_shape(field, value, pixels):
   count, names = LENGTHS.get(field, (None, ""))
   wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
   wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))
+  wrong = wrong or (field == "model.widths" and not value)
   if wrong:
     what = "whole numbers" if field in WHOLE else "numbers"
     raise UserError(
@@ -171,7 +175,7 @@ def _check_length(field, value, pixels):
 
 
 def _inside(value, least, most):
-  if isinstance(value, str | bool) or not math.isfinite(value):
+  if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
     return False
   above = value > 0 if least == "above 0" else value >= least
   return above and (value < 1 if most == "below 1" else value <= most)

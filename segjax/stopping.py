@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, noted from the start of a program on, so that none is lost.
+"""SIGTERM, SIGHUP and Ctrl-C, noted from the start of a program on, so that none is lost.
 
 KeyboardInterrupt is not enough: raised in a callback, such as JAX has for garbage collection,
 Python prints and drops it.
@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last: a terminal that is closed
 TOGETHER = 0.5  # seconds; a terminal and a wrapper may both send the same Ctrl-C
 
 
@@ -29,8 +29,7 @@ class StopSignals:
 
   def listen(self):
     """Takes the signals over for the rest of the program."""
-    for number in SIGNALS:
-      signal.signal(number, self._note)
+    self._take_over()
     self._listening = True
 
   @contextlib.contextmanager
@@ -48,7 +47,7 @@ class StopSignals:
     else:
       self.signal, self.interrupted = 0, False
       with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-        old = {number: signal.signal(number, self._note) for number in SIGNALS}
+        old = self._take_over()
     self._patient = True
     try:
       yield self
@@ -56,6 +55,11 @@ class StopSignals:
       self._patient = False
       for number, handler in old.items():
         signal.signal(number, handler)
+
+  def _take_over(self):
+    """{number: its former handler}; SIGHUP stays ignored where it is, as under nohup."""
+    kept = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else ()
+    return {n: signal.signal(n, self._note) for n in SIGNALS if n not in kept}
 
   def check(self):
     """Raises KeyboardInterrupt where one was raised and dropped."""

@@ -64,13 +64,14 @@ def write_json(file, value, **how):
   replace_text(file, json.dumps(value, **how) + "\n")
 
 
-def read_json(file, kind, missing="expected the folder of a training run"):
-  """Reads a JSON file.
+def read_json(file, kind, missing="expected the folder of a training run", mend=MEND):
+  """Reads a JSON file, with or without a byte order mark.
 
   Args:
     file: path.
     kind: dict or list of the whole, or a tuple of both.
     missing: end of the message where there is no such file.
+    mend: end of the message where it is damaged.
 
   Raises:
     UserError: no such file, not UTF-8, not JSON, or not of this kind.
@@ -78,16 +79,16 @@ def read_json(file, kind, missing="expected the folder of a training run"):
   if not file.is_file():
     raise UserError(f"no {file.absolute()}; {missing}")
   try:
-    value = json.loads(file.read_bytes().decode("utf-8"))
+    value = json.loads(file.read_bytes().decode("utf-8-sig"))
   except UnicodeDecodeError as error:
-    raise UserError(f"{file}: not text in UTF-8 ({error}); {MEND}") from None
+    raise UserError(f"{file}: not text in UTF-8 ({error}); {mend}") from None
   except json.JSONDecodeError as error:
-    raise UserError(f"{file}: not valid JSON ({error}); {MEND}") from None
+    raise UserError(f"{file}: not valid JSON ({error}); {mend}") from None
   except RecursionError:
-    raise UserError(f"{file}: not valid JSON (nested too deep); {MEND}") from None
+    raise UserError(f"{file}: not valid JSON (nested too deep); {mend}") from None
   if not isinstance(value, kind):
     expected = "a list" if kind is list else "an object"
-    raise UserError(f"{file}: found {str(value)[:40]!r}, expected {expected}; {MEND}")
+    raise UserError(f"{file}: found {str(value)[:40]!r}, expected {expected}; {mend}")
   return value
 
 

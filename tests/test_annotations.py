@@ -176,7 +176,7 @@ def test_splits_are_kept(tmp_path):
 def test_layers_go_before_sizes_and_later_before_earlier():
   small = shapes.Shape("a", (shapes.polygon(A, ""),), layer=0)
   large = shapes.Shape("b", (shapes.rectangle(0, 0, 8, 6),), layer=1)
-  mask, twice = drawing.draw([large, small], dict(a=1, b=2), SIZE, 0)
+  mask, twice, _ = drawing.draw([large, small], dict(a=1, b=2), SIZE, 0)
   assert (mask == 2).all() and twice == 16
   pair = [shapes.Shape(name, (shapes.polygon(A, ""),)) for name in "ab"]
   assert (drawing.draw(pair, dict(a=1, b=2), SIZE, 0)[0] == np.where(SQUARE, 2, 0)).all()
@@ -227,6 +227,10 @@ def test_compressed_runs_are_pycocotools():
       "rename",
     ),
     (lambda root: (root / "images/train/x.png").write_bytes(b"no"), "x.png"),
+    (
+      lambda root: (root / "labels/train/x.txt").write_text("0 1 1 5 1 5 5 1 5\n"),
+      r"x\.txt, line 1: found 5, expected shares of the image's width and height",
+    ),
   ],
 )
 def test_broken_exports_are_one_error_and_leave_nothing(tmp_path, change, words):
@@ -256,6 +260,45 @@ def test_images_of_another_size_or_without_a_file_are_errors(tmp_path):
     convert.convert("cocos", tmp_path, tmp_path / "set")
 
 
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_ids_of_coco_that_stand_for_two_are_refused(key, tmp_path):
+  write_coco(tmp_path)
+  file = next(tmp_path.rglob("*.json"))
+  value = json.loads(file.read_text())
+  value[key].append(value[key][0] | dict(file_name="y.png", name="c"))
+  file.write_text(json.dumps(value))
+  with pytest.raises(UserError, match=rf"two entries of '{key}' have the id \d"):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+
+
+@pytest.mark.parametrize("tool", ["coco", "labelme", "label_studio"])
+def test_json_as_windows_writes_it_is_read_and_as_others_do_is_named(tool, tmp_path):
+  (tmp_path / "export").mkdir()
+  WRITERS[tool](tmp_path / "export")
+  (file,) = (tmp_path / "export").rglob("*.json")
+  text = file.read_text()
+  if tool == "coco":
+    text = text.replace('"x.png"', '"train2017\\\\x.png"')
+  file.write_bytes(text.encode("utf-8-sig"))
+  convert.convert(tool, tmp_path / "export", tmp_path / "set")
+  mask = np.asarray(Image.open(tmp_path / "set" / "masks" / "x.png"))
+  np.testing.assert_array_equal(mask, WANTED)
+  for data in (text.encode("utf-16"), text.encode()[:-9]):
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"not (text in UTF-8|valid JSON) .*; export it anew$"):
+      convert.convert(tool, tmp_path / "export", tmp_path / "other")
+
+
+def test_an_image_that_was_turned_in_the_tool_is_refused(tmp_path):
+  write_label_studio(tmp_path)
+  file = tmp_path / "export.json"
+  file.write_text(
+    file.read_text().replace('"original_width"', '"image_rotation": 90, "original_width"')
+  )
+  with pytest.raises(UserError, match="task 1, region p: the image was turned by 90 degrees"):
+    convert.convert("label_studio", tmp_path, tmp_path / "set")
+
+
 def test_a_cut_brush_is_an_error():
   with pytest.raises(UserError, match="ends early"):
     label_studio.unpack(brush(WANTED == 2)[:-9], "x")
@@ -276,5 +319,17 @@ def test_the_launcher(tmp_path):
 def test_a_mask_beyond_its_image_draws_nothing():
   for corner in ((9, 0), (0, 20), (-5, -5), (5, 7)):
     shape = shapes.Shape("a", pixels=np.ones((2, 3), bool), corner=corner)
-    mask, _ = drawing.draw([shape], dict(a=1), SIZE, 0)
+    mask, _, lost = drawing.draw([shape], dict(a=1), SIZE, 0)
+    assert lost == (corner != (5, 7))
     assert mask.sum() == (1 if corner == (5, 7) else 0)
+
+
+def test_shapes_that_cover_no_pixel_are_said(tmp_path, capsys):
+  """As where a tool wrote shares of an image's size in place of pixels."""
+  write_coco(tmp_path)
+  file = next(tmp_path.rglob("*.json"))
+  value = json.loads(file.read_text())
+  value["annotations"][1]["segmentation"] = [[100, 100, 104, 100, 104, 104]]
+  file.write_text(json.dumps(value))
+  convert.convert("coco", tmp_path, tmp_path / "set")
+  assert "note: 1 shapes cover no pixel: they lie outside" in capsys.readouterr().out

@@ -269,6 +269,27 @@ def upright(array, orientation):
   return np.rot90(flipped, turned)
 
 
+@pytest.mark.parametrize("how", [dict(planarconfig="contig"), dict(planarconfig="separate")])
+def test_three_channels_that_are_called_grey_are_red_green_and_blue(how):
+  tifffile = pytest.importorskip("tifffile")
+  image = (np.arange(3 * 4 * 3).reshape(3, 4, 3) * 7).astype(np.uint8)
+  file = io.BytesIO()
+  stored_so = image if how["planarconfig"] == "contig" else np.moveaxis(image, -1, 0).copy()
+  tifffile.imwrite(file, stored_so, photometric="minisblack", **how)
+  np.testing.assert_array_equal(decoding.read_image(file.getvalue(), "x"), image)
+  with pytest.raises(UserError, match="x: a TIFF of 3 channels of uint8, expected grey values"):
+    stored(file.getvalue())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "uint64"])
+def test_a_mask_of_numpys_dtypes_is_named(dtype):
+  tifffile = pytest.importorskip("tifffile")
+  file = io.BytesIO()
+  tifffile.imwrite(file, VALUES.astype(dtype))
+  with pytest.raises(UserError, match=f"x: a TIFF of 1 channel of {dtype}, expected .* as PNG"):
+    stored(file.getvalue())
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_and_masks_are_turned_upright(tmp_path, orientation):
   exif = Image.Exif()

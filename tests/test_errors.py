@@ -16,14 +16,15 @@ import pytest
 from conftest import ROOT, write_pairs
 from test_training import tiny_config
 
-from segjax import cli, errors, models, ranges, textfiles, training
+from segjax import cli, errors, models, ranges, streams, textfiles, training
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError, did_you_mean, explain, nearest
-from segjax.stopping import StopSignals
+from segjax.stopping import SIGNALS, StopSignals
 from segjax.training import experiment as experiment_lib
 from segjax.training import preflight
 from segjax.training import workdir as workdir_lib
+from segjax.training.plan import make_plan
 
 
 @pytest.fixture
@@ -94,6 +95,8 @@ def test_unknown_overrides_of_the_command_line(capsys):
    ("keep_steps", (-5,)), ("loss.focal_gamma", float("nan")), ("loss.dice", -1.0),
    ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
    ("ema_decay", -0.5), ("total_epochs", float("nan")), ("log_steps", 0), ("seed", -1),
+   ("loss.class_weights", (None,)), ("model.widths", ()), ("model.widths", (0,)),
+   ("model.widths", (8, -1)), ("model.widths", (8.5, 16)), ("best_mode", "MAX"),
    ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1),
    ("schedule.every_epochs", 1e308), ("total_epochs", 1e10)],
 )  # fmt: skip
@@ -106,6 +109,34 @@ def test_values_without_a_sense_are_named_at_the_start(field, value, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_training_without_an_update_is_refused():
+  config = config_lib.default()
+  config.total_epochs, config.optimizer.accumulate_steps = 3.0, 6
+  assert make_plan(config, 2).total == 6
+  config.optimizer.accumulate_steps = 7
+  with pytest.raises(UserError, match="accumulate_steps is 7 and the training has 6 steps, so not"):
+    make_plan(config, 2)
+
+
+@pytest.mark.parametrize(
+  "metric, right",
+  [("val/loss", "min"), ("val/loss/dice", "min"), ("val/color_error", "min"), ("val/l1", "min"),
+   ("val/mean_iou", "max"), ("val/iou/loss", "max"), ("val/f1/road", "max"), ("val/psnr", "max")],
+)  # fmt: skip
+def test_a_metric_that_is_sought_at_the_wrong_end_is_said(metric, right):
+  config, wrong = config_lib.default(), dict(min="max", max="min")[right]
+  config.best_metric, config.best_mode = metric, right
+  assert preflight.directions(config) == []
+  config.best_mode = wrong
+  (said,) = preflight.directions(config)
+  assert said.startswith(f"best_metric is {metric!r} and best_mode is {wrong!r}")
+  assert said.endswith(f"set best_mode={right!r}")
+  config.best_mode = right
+  config.early_stopping.update(patience=2, metric=metric, mode=wrong)
+  (said,) = preflight.directions(config)
+  assert said.endswith(f"set early_stopping.mode={right!r}")
+
+
 def test_every_config_is_within_the_ranges():
   files = sorted((ROOT / "configs").glob("*.py"))
   assert len(files) > 5
@@ -113,8 +144,9 @@ def test_every_config_is_within_the_ranges():
     config = config_lib.read(str(file))
     ranges.check(config)
     config_lib.check(config)
+    assert preflight.directions(config) == []
   fields = config_lib.flatten(config_lib.default())
-  unknown = [f for f in ranges.RANGES if not f.startswith(("loss", "task", "data.source"))]
+  unknown = [f for f in ranges.RANGES if not f.startswith(("loss", "task", "data.source", "model"))]
   assert set(unknown) <= set(fields)
 
 
@@ -206,6 +238,8 @@ def test_only_faults_of_the_user_are_explained():
                 AssertionError()):  # fmt: skip
     assert explain(error) is None
   assert explain(UserError("mine")) == "mine"
+  full = OSError(errno.ENOSPC, "No space left on device")  # of print, where the output is a file
+  assert explain(full) == "cannot write the output: No space left on device; free some space"
   text = "Unable to initialize backend 'cuda': not in the list of known backends"
   assert "JAX_PLATFORMS" in explain(RuntimeError(text))
 
@@ -336,22 +370,38 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
 # ---------------------------------------------------------------------------- signals and pipes
 
 
-def test_a_signal_is_noted_and_a_dropped_interrupt_comes_again():
-  old = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_a_dropped_interrupt_comes_again(number):
+  old = [signal.getsignal(n) for n in SIGNALS]
   stop = StopSignals()
   stop.listen()
   try:
     stop.check()
     with pytest.raises(KeyboardInterrupt):
-      signal.raise_signal(signal.SIGTERM)  # before the first step: at once
-    assert stop.signal == signal.SIGTERM
+      signal.raise_signal(number)  # before the first step: at once
+    assert stop.signal == number
     with pytest.raises(KeyboardInterrupt):
       stop.check()  # had the first been dropped
     with pytest.raises(KeyboardInterrupt), stop.patiently():
       raise AssertionError("a training began")
   finally:
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), old, strict=True):
-      signal.signal(number, handler)
+    for n, handler in zip(SIGNALS, old, strict=True):
+      signal.signal(n, handler)
+
+
+def test_a_closed_terminal_stops_a_training_unless_nohup_says_otherwise():
+  stop, before = StopSignals(), signal.getsignal(signal.SIGHUP)
+  try:
+    with stop.patiently():
+      signal.raise_signal(signal.SIGHUP)
+    assert stop.signal == signal.SIGHUP and not stop.interrupted
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop.patiently():
+      signal.raise_signal(signal.SIGHUP)
+    assert not stop.signal
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_in_a_training_the_first_signal_is_noted_and_a_later_one_interrupts():
@@ -397,6 +447,21 @@ def test_a_reader_that_goes_and_a_terminal_of_ascii(tmp_path):
   process.stdin.close()
   assert process.stderr.read() == b""
   assert process.wait(30) == 128 + signal.SIGPIPE
+
+
+def test_closed_streams_take_the_null_device(monkeypatch):
+  for name in ("stdin", "stdout", "stderr"):
+    monkeypatch.setattr(sys, name, None)
+  streams.open_closed()
+  try:
+    print("x", flush=True)
+    print("x", file=sys.stderr, flush=True)
+    assert sys.stdin.read() == ""
+    assert all(os.get_inheritable(f.fileno()) for f in (sys.stdin, sys.stdout, sys.stderr))
+    streams.open_closed()  # nothing is closed any more
+  finally:
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+      stream.close()
 
 
 def test_hints_are_empty_where_nothing_is_near():

@@ -233,7 +233,7 @@ def test_rgb_masks_go_by_colour_or_hold_numbers(tmp_path):
   assert_labels(labels(write_set(tmp_path / "d", [whole], table)), index)
   part = "a 0 0 0\nb 128 64 128\nc\n"
   write_set(tmp_path / "e", [COLORS[index]], part)
-  with pytest.raises(UserError, match=r"colour \(0, 0, 142\) belongs to no class"):
+  with pytest.raises(UserError, match=r"colour \(0, 0, 142\) belongs to no class.*ignore_colors$"):
     labels(tmp_path / "e")
   void = (0, 0, 142)
   for given in ((void,), [list(void)], void):
@@ -303,10 +303,31 @@ def test_classes_with_blanks_comments_and_other_separators(tmp_path):
   assert table(tmp_path, "name,r,g,b\nroad,1,2,3\nstraße,4,5,6").names == ("road", "straße")
 
 
+def test_colours_in_hexadecimal_digits_count_and_comments_do_not(tmp_path):
+  text = "sky #FF0000\nroad,#804080\ncar: #00008eff # dark\ntree #1\n# 804080 a comment\n"
+  got = table(tmp_path, text)
+  assert got.names == ("sky", "road", "car", "tree")
+  assert [c for _, c in got.classes[:3]] == [(255, 0, 0), (128, 64, 128), (0, 0, 142)]
+  assert got.own_colors == (0, 1, 2)
+  colors = "background #000000\nroad #804080\n"
+  write_set(tmp_path / "set", [palette(1 - TRUTH, [COLORS[1], COLORS[0]])], colors)
+  assert_labels(labels(tmp_path / "set"), TRUTH)
+
+
+@pytest.mark.parametrize(
+  "head",
+  ["name,r,g,b", "class_name;r;g;b", "label,R,G,B", "class red green blue", "Class\tr\tg\tb"],
+)
+def test_a_head_of_columns_is_no_class(tmp_path, head):
+  got = table(tmp_path, f"{head}\nsky,1,2,3\nroad,4,5,6\n")
+  assert got.classes == (("sky", (1, 2, 3)), ("road", (4, 5, 6)))
+  assert table(tmp_path, "red\ngreen\nblue\n").names == ("red", "green", "blue")
+
+
 @pytest.mark.parametrize(
   "line",
   ["x 1 2", "x 1 2 3 4", "x ² 1 1", "x 1 2 300", "x -1 2 3", "x 1.5 2 3", "1 x", "0: x", "x 1",
-   "1,x", "1 2 3"],
+   "1,x", "1 2 3", "x 0x01 0x02 0x03"],
 )  # fmt: skip
 def test_malformed_lines_of_classes_txt_are_named(tmp_path, line):
   with pytest.raises(
@@ -321,6 +342,8 @@ def test_malformed_lines_of_classes_txt_are_named(tmp_path, line):
     ("a\n\nb\na\n", "lines 1 and 4: two classes of the name 'a'"),
     ("a 1 2 3\nb 4 5 6\nc 1 2 3\n", r"lines 1 and 3: two classes of the colour \(1, 2, 3\)"),
     ("background,road\n", "expected one class per line, without commas"),
+    ("name\nroad\n", "line 1: found 'name', expected the name of class 0"),
+    ('# ours\n"Label"\nroad\n', "line 2: found '\"Label\"', expected the name of class 0"),
   ],
 )
 def test_classes_that_contradict_themselves_are_refused(tmp_path, text, says):
@@ -341,6 +364,9 @@ def test_text_in_other_encodings_is_one_error(tmp_path, encoding, name):
 
 def test_names_given_twice_are_refused(tmp_path):
   write_set(tmp_path, [TRUTH])
+  for given in (("a,b",), ("", "b"), "a"):
+    with pytest.raises(UserError, match=r"classes is .*, expected names such as"):
+      make(tmp_path, classes=given)
   with pytest.raises(UserError, match="classes has 'a' more than once"):
     make(tmp_path, classes=("a", "b", "a"))
 
@@ -446,6 +472,10 @@ def test_voc_folders_by_their_names(tmp_path):
   with pytest.raises(UserError, match=r"no such folder: .*images; .*source\.images=JPEGImages"):
     make(tmp_path)
   assert_labels(labels(tmp_path, images="JPEGImages", masks="SegmentationClass"), TRUTH)
+  for name, other in (("JPEGImages", "Train"), ("SegmentationClass", "Val")):
+    (tmp_path / name).rename(tmp_path / other)
+  with pytest.raises(UserError, match=r"expected image files in it; there is Train/, Val/"):
+    make(tmp_path)
 
 
 # ---------------------------------------------------------------------------- lists
@@ -540,6 +570,57 @@ def test_images_of_both_splits_are_said(tmp_path, kind, layout):
   )
 
 
+@pytest.mark.parametrize("other", ["X\u00e9", "xe\u0301"])
+@pytest.mark.parametrize("where", ["masks", "list"])
+def test_names_that_look_alike_are_said(tmp_path, other, where):
+  """Case, and accents as macOS stores them."""
+  name = "x\u00e9"
+  write_set(tmp_path, [TRUTH] * 2)
+  for folder in ("images", "masks"):
+    own = other if (folder, where) == ("masks", "masks") else name
+    (tmp_path / folder / "x1.png").rename(tmp_path / folder / f"{own}.png")
+  (tmp_path / "train.txt").write_text(f"{other if where == 'list' else name}\n")
+  (tmp_path / "val.txt").write_text("x0\n")
+  why = "case alone" if other[0] == "X" else "how their accents are stored"
+  with pytest.raises(UserError, match=rf"1 (listed|of 1).* differ in {why}"):
+    make(tmp_path)
+
+
+def test_lists_of_other_endings_and_links_to_folders_above_are_not_read(tmp_path):
+  write_set(tmp_path, [TRUTH] * 2)
+  for folder in ("images", "masks"):
+    (tmp_path / folder / "up").symlink_to("..")
+    (tmp_path / folder / "self").symlink_to(".")
+  for name in ("train.csv", "val.csv", "Train.txt", "README.json"):
+    (tmp_path / name).write_text("x0\n")
+  source = make(tmp_path)
+  assert source.names == ("x0", "x1")
+  assert set(source.notes) == {
+    f"{tmp_path.name}/ holds 3 lists that are not read: Train.txt, train.csv, val.csv",
+    "images/ holds 2 folders that are not read: self/, up/",
+    "masks/ holds 2 folders that are not read: self/, up/",
+  }
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_of_a_few_examples_each_split_has_one(tmp_path, count):
+  write_set(tmp_path, [TRUTH] * count)
+  sizes = [len(make(tmp_path, split, train_fraction=0.9)) for split in ("train", "val")]
+  assert sizes == [count - 1, 1]
+
+
+def test_a_mask_that_lies_on_its_side_is_said(tmp_path):
+  write_set(tmp_path, [TRUTH])
+  exif = Image.Exif()
+  exif[274] = 6
+  write(tmp_path / "images" / "x0.png", image(), exif=exif)
+  with pytest.raises(UserError, match=r"5x3 pixels .* is 3x5; they must agree: one of them is t"):
+    make(tmp_path)[0]
+  write(tmp_path / "masks" / "x0.png", TRUTH[:, :4])
+  with pytest.raises(UserError, match=r"they must agree$"):
+    make(tmp_path)[0]
+
+
 def test_nothing_is_left_out_without_a_word(tmp_path):
   write_set(tmp_path, [TRUTH] * 2)
   for name in ("images/a.jfif", "images/b.heic", "masks/x1.json", "images/.hidden"):
@@ -572,6 +653,13 @@ def test_classes_in_folders_say_what_they_leave_out(tmp_path):
     "cat/ holds 1 .jfif file that is not read: x.jfif",
     "dog/ holds 1 folder that is not read: deep/",
   }
+  write(tmp_path / "set" / "train" / "animals" / "cat" / "a.png", image())
+  with pytest.raises(UserError, match=r"is empty.*\. train/ holds 1 folder that is .*: animals/"):
+    make(tmp_path / "set", kind="classification")
+  write(tmp_path / "set" / "train" / "dog" / "a.png", image())
+  assert make(tmp_path / "set", kind="classification").notes == (
+    "train/ holds 1 folder that is not read: animals/",
+  )
 
 
 def test_masks_are_looked_at_once(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from test_tiles import model, picture, two
 
 from segjax.data.labels import default_table
@@ -78,6 +78,69 @@ def test_a_png_that_has_no_plain_rows_is_read_as_a_whole(tmp_path):
   turned = save(picture(9, 9), tmp_path / "turned.png", exif=exif)
   photo = save(picture(9, 9), tmp_path / "x.jpg")
   assert not any(map(png.size_of, (deep, one_bit, turned, photo)))
+
+
+def xmp(orientation):
+  return (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    f'tiff:Orientation="{orientation}"/></rdf:RDF></x:xmpmeta>'
+  )
+
+
+def turned_png(folder, how, orientation):
+  """A PNG file whose orientation stands where programs other than Pillow write it."""
+  info, exif = PngImagePlugin.PngInfo(), Image.Exif()
+  exif[274] = orientation
+  if how.startswith("xmp"):
+    info.add_itxt("XML:com.adobe.xmp", xmp(orientation), zip=how == "xmp packed")
+  elif how == "profile":
+    data = exif.tobytes()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(data):8d}\n{data.hex()}")
+  file = save(picture(20, 30), folder / "x.png", pnginfo=info)
+  if how == "late":  # behind the pixels
+    whole, end = file.read_bytes(), png._chunk(b"IEND", b"")
+    late = png._chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    file.write_bytes(whole.removesuffix(end) + late + end)
+  return file
+
+
+@pytest.mark.parametrize("how", ["late", "xmp", "xmp packed", "profile"])
+def test_a_large_png_is_turned_as_a_small_one_is(tmp_path, monkeypatch, how):
+  file = turned_png(tmp_path, how, 6)
+  monkeypatch.setattr(rows, "LARGE", 0)
+  with rows.opened(file) as source:
+    np.testing.assert_array_equal(source.read(99), np.rot90(picture(20, 30), -1))
+
+
+def test_a_large_png_that_is_upright_by_its_xmp_is_read_in_strips(tmp_path):
+  assert png.size_of(turned_png(tmp_path, "xmp", 1)) == (20, 30)
+
+
+def test_a_large_tiff_of_four_channels_is_refused_as_a_small_one_is(tmp_path, monkeypatch):
+  tifffile = pytest.importorskip("tifffile")
+  monkeypatch.setattr(rows, "LARGE", 0)
+  image, file = np.dstack([picture(20, 30), picture(20, 30)[..., :1]]), tmp_path / "x.tif"
+  tifffile.imwrite(file, image, photometric="minisblack", planarconfig="contig")
+  with pytest.raises(UserError, match="4 channels of uint8, expected 3"), rows.opened(file):
+    pass
+  tifffile.imwrite(file, image, photometric="rgb", extrasamples=["unassalpha"])
+  with rows.opened(file) as source:
+    assert isinstance(source._rows, rows.TiffRows)
+    np.testing.assert_array_equal(source.read(99), image[..., :3])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_tiff_is_turned_by_its_xmp(tmp_path, monkeypatch, orientation):
+  tifffile = pytest.importorskip("tifffile")
+  monkeypatch.setattr(rows, "LARGE", 0)
+  text, image = xmp(orientation).encode(), picture(20, 30)
+  tag = (700, "B", len(text), text, True)
+  tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", extratags=[tag])
+  with rows.opened(tmp_path / "x.tif") as source:
+    assert isinstance(source._rows, rows.TiffRows) == (orientation == 1)
+    found = source.read(99)
+  np.testing.assert_array_equal(found, np.rot90(image, -1) if orientation == 6 else image)
 
 
 @pytest.mark.parametrize("change", ["cut", "bit", "short"])
@@ -233,6 +296,25 @@ def test_results_within_the_folder_of_the_images_are_left_out(tmp_path):
   save(picture(20, 30), out / "mine.png")
   with pytest.raises(UserError, match=r"lies among the images and holds mine\.png"):
     predict(tmp_path, out)
+
+
+def test_results_of_an_earlier_prediction_are_no_images(tmp_path):
+  save(picture(20, 30), tmp_path / "one" / "a.png")
+  predict(tmp_path, tmp_path / "one" / "before")
+  predict(tmp_path, tmp_path / "out")
+  assert [r["file"] for r in table(tmp_path / "out")] == ["one/a.png"]
+  notes = inputs.find(tmp_path, tmp_path / "out").notes
+  assert "one/before/ holds earlier results and is not read" in notes
+  (tmp_path / "one" / "before" / "predictions.csv").write_text("image,mine\n")
+  assert len(inputs.find(tmp_path, tmp_path / "out").files) == 5
+
+
+def test_a_name_that_is_too_long_is_said_before_anything_is_written(tmp_path):
+  for name in ("a", "l" * 250):
+    save(picture(20, 30), tmp_path / "in" / f"{name}.png")
+  with pytest.raises(UserError, match=r"^l{40}\.\.\.: too long a name, as index\.png"):
+    predict(tmp_path / "in", tmp_path / "out")
+  assert listing(tmp_path / "out") == []
 
 
 def test_an_image_is_never_written_over(tmp_path):

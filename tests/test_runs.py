@@ -26,7 +26,7 @@ from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.tasks import TASKS
-from segjax.training import coverage, evaluator, header, initial, input_pipeline, restore
+from segjax.training import coverage, evaluator, header, initial, input_pipeline, receipt, restore
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import evaluate
@@ -292,6 +292,25 @@ def test_notes_stand_once_and_at_most_ten(capsys):
 # ---------------------------------------------------------------------------- one at a time
 
 
+@pytest.mark.parametrize("part", ["", "images", "images/../images/"])
+def test_a_run_among_its_data_is_refused(own, part):
+  config, _, data = own
+  before = sorted(data.rglob("*"))
+  with pytest.raises(UserError, match=r"is a folder of the data, .*use another folder"):
+    training.train(config, data / part)
+  assert sorted(data.rglob("*")) == before
+
+
+def test_a_metric_at_its_wrong_end_is_a_warning(made, tmp_path, monkeypatch, capsys):
+  def stop(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(receipt, "write", stop)  # behind the header
+  with pytest.raises(KeyboardInterrupt):
+    training.train(tiny_config(made / "data", best_metric="val/loss"), tmp_path / "run")
+  assert "best_metric is 'val/loss' and best_mode is 'max'" in capsys.readouterr().out
+
+
 def test_a_run_in_use_is_refused(own):
   config, run, _ = own
   with (
@@ -425,7 +444,7 @@ def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
   config.total_steps = 9
   dead = RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
   monkeypatch.setattr(input_pipeline, "_draw", failing(dead))
-  with pytest.raises(UserError, match=r"exit code -9.*lower data\.workers"):
+  with pytest.raises(UserError, match=r"exit code -9.*/dev/shm.*lower data\.workers"):
     training.train(config, run)
   monkeypatch.setattr(input_pipeline, "_draw", failing(RuntimeError("ours")))
   with pytest.raises(RuntimeError, match=r"^ours$"):
@@ -434,6 +453,17 @@ def test_a_process_that_reads_data_and_dies_is_said(own, monkeypatch):
 
 def checkpoints(folder, **more):
   return contextlib.closing(Checkpoints(folder, **dict(best_metric="m", best_mode="max") | more))
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile_is_not_called_damaged(tmp_path):
+  with checkpoints(tmp_path) as c:
+    c.save(1, dict(params=jnp.ones(2)), Position(b"{}"))
+    c.wait()
+  with checkpoints(tmp_path, read_only=True) as c:
+    assert c.step_of("latest") == 1
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(UserError, match=r"/1: the checkpoint is no longer there.*Start this again"):
+      c.restore(1, dict(params=jnp.ones(2)))
 
 
 def test_what_is_not_finite_replaces_no_checkpoint(tmp_path):

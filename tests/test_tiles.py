@@ -209,6 +209,10 @@ def test_arrays_of_another_kind_and_files_that_are_no_nets(tmp_path):
   for image in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)):
     with pytest.raises(UserError, match=r"expected uint8\[height,width,3\]"):
       predict([image])
+  with pytest.raises(UserError, match=r"an image of uint8\[9, 7\], expected uint8\[height"):
+    predict(np.zeros((9, 7), np.uint8))
+  shown = predict(Image.fromarray(picture(9, 7)))
+  np.testing.assert_array_equal(shown.label, predict(picture(9, 7)).label)
   (tmp_path / "x.txt").write_bytes(b"nothing")
   with pytest.raises(UserError, match="not an exported net"):
     Predictor(tmp_path / "x.txt")

@@ -84,9 +84,8 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
     )
   pairs = ((found[n][1], number[found[n][0]]) if n in found else (None, None) for n in names)
   taken = [file for _, file in found.values()]
-  lone = files.entries(base).files if taken and taken[0].parent != base else ()
-  if lone:
-    notes += (lists.not_read(files.inside(base, root), [f.name for f in lone], "image"),)
+  if not taken or taken[0].parent != base:  # else `folder_notes` looks there
+    notes += files.unread(base, root, set(taken), files.folders_above(taken))
   remarks += (*notes, *files.folder_notes(root, taken))
   elsewhere = ()
   if split != "train":

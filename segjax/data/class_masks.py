@@ -77,6 +77,7 @@ class MaskFiles(contents.OfFiles):
         faults.append(
           f"{file}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels (width x height), its image "
           f"{image_file} is {image.shape[1]}x{image.shape[0]}; they must agree"
+          f"{files.on_its_side(mask.shape, ignored.shape)}"
         )
         continue
       planes[..., k] = mask == 1

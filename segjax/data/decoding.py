@@ -132,7 +132,7 @@ def read_stored(file, name=""):
   name = name or file
   decoded = _decode(file, name, mask=True)
   image, mode = decoded.image, decoded.image.mode
-  array = np.asarray(image)
+  array, key = np.asarray(image), image.info.get("transparency")
   if mode in ("1", "L", "F") or mode.startswith("I"):
     return Stored(_grey(array, decoded, name), decoded.bits, decoded.signed or mode == "F")
   if decoded.bits > 8:
@@ -149,18 +149,16 @@ def read_stored(file, name=""):
     palette, hidden = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
     colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     palette[: len(colors)] = colors
-    alpha = image.info.get("transparency", b"")
-    if isinstance(alpha, int):
-      hidden[alpha] = True
+    if isinstance(key, int):
+      hidden[key] = True
     else:
-      alpha = np.frombuffer(bytes(alpha)[:256], np.uint8)
+      alpha = np.frombuffer(bytes(key or b"")[:256], np.uint8)
       hidden[: len(alpha)] = alpha < 255
     return Stored(array, decoded.bits, palette=palette, hidden=hidden)
   if mode != "RGB":
     raise UserError(
       f"{name}: a mask of mode {mode}, expected grey values, palette indices or RGB; convert it"
     )
-  key = image.info.get("transparency")
   if isinstance(key, tuple):
     _require_opaque((array != key).any(-1), name)
   return Stored(array)
@@ -196,10 +194,12 @@ def _decode(file, name, mask):
           turn = TURNS.get(_orientation(image))
           return Decoded(image.transpose(turn) if turn is not None else image, **facts)
     except UnidentifiedImageError:
+      if not mask and (values := tiffs.unmarked_rgb(stream, name)) is not None:
+        return Decoded(Image.fromarray(values))
       kind = next((k for at, start, k in FOREIGN if head[at:].startswith(start)), "")
       fault = f"not an image{f' but {kind}' if kind else ''}, expected {EXPECTED}; {mend}"
-      if not mask and (found := tiffs.describe(stream)):
-        fault = tiffs.no_photograph(found)
+      if found := tiffs.describe(stream):
+        fault = tiffs.no_mask(found) if mask else tiffs.no_photograph(found)
     except Image.DecompressionBombError as error:
       fault = limits.too_large(error)
     except MemoryError:

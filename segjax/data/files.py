@@ -14,7 +14,7 @@ import numpy as np
 from segjax.data import contents, decoding, paths
 from segjax.data.decoding import read_image
 from segjax.data.labels import LabelTable
-from segjax.data.lists import IMAGE_ENDINGS, SPLITS, TEST, count, not_read, some
+from segjax.data.lists import IMAGE_ENDINGS, SPLITS, TEST, alike, count, not_read, some
 from segjax.errors import UserError, did_you_mean
 
 __all__ = [
@@ -97,7 +97,18 @@ class Files(contents.OfFiles):
     return (
       f"{label_file}: {self.key} is {label_size[0]}x{label_size[1]} pixels (width x height), its "
       f"image {image_file} is {image_size[0]}x{image_size[1]}; they must agree"
+      f"{on_its_side(label_size, image_size)}"
     )
+
+
+def on_its_side(label_size, image_size):
+  """The likely cause of a label that is as high as its image is wide, for the message."""
+  if tuple(label_size) != tuple(image_size)[::-1]:
+    return ""
+  return (
+    ": one of them is turned. Images are read upright, as viewers show them by their EXIF "
+    "orientation; save the mask so, or take the orientation out of the image"
+  )
 
 
 def paired(
@@ -121,7 +132,9 @@ def paired(
   lone = tuple(f for n, f in label_files.items() if n not in known)
   taken = (*images.values(), *label_files.values(), *unused)
   remarks = tuple(dict.fromkeys((*remarks, *folder_notes(root, taken))))
-  remarks += lone_notes(root, lone, key)
+  lost = [n for n in names if n not in images]
+  bare = [n for n in names if n in images and n not in label_files]
+  remarks += (*alike(lost, images), *alike(bare, label_files), *lone_notes(root, lone, key))
   orphans = () if has_lists(root) else lone
   return Files(labels, root, tuple(names), pairs, read_label, key, orphans, tuple(remarks))
 

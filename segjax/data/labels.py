@@ -61,8 +61,9 @@ def table_of(rows):
 def read_table(file):
   """Reads a text file with a class on each line, in the order of the label values.
 
-  A line is `name` or `name red green blue`; the numbers may be parted by commas or tabs and stand
-  in brackets, the name may hold blanks. Empty lines and comments after a `#` do not count.
+  A line is `name`, `name red green blue` or `name #rrggbb`; the numbers may be parted by commas or
+  tabs and stand in brackets, the name may hold blanks. Empty lines and comments after a `#` do not
+  count, nor does a first line that heads the columns, `name,r,g,b`.
 
   Raises:
     UserError: no such file, not UTF-8, a malformed line, two classes of one name or one colour.
@@ -72,9 +73,12 @@ def read_table(file):
       f"no {file.absolute()}; write one class per line, 'name' or 'name red green blue', in the "
       "order of the label values, or set --config.data.source.classes"
     )
-  rows = [(i, *_parse(line, file, i)) for i, line in lists.read_lines(file, comments=True)]
-  if rows and re.sub(r"[\s,;]+", " ", rows[0][1].lower()) in HEADERS:
-    rows = rows[1:]
+  given = [(i, HEX.sub(_decimal, line)) for i, line in lists.read_lines(file)]
+  given = [(i, line) for i, line in ((i, lists.without_comment(t)) for i, t in given) if line]
+  if given and HEADER.fullmatch(given[0][1]):
+    given = given[1:]
+  rows = [(i, *_parse(line, file, i)) for i, line in given]
+  _check_head(rows, file)
   for column, what in ((1, "name"), (2, "colour")):
     first = {}
     for row in rows:
@@ -92,7 +96,10 @@ def read_table(file):
   return LabelTable(classes, own)
 
 
-HEADERS = ("name r g b", "name red green blue")  # first lines of class_dict.csv
+# The first line of class_dict.csv and the like.
+HEADER = re.compile(r"(?i)[\w ]+[\s,;]+(r|red)[\s,;]+(g|green)[\s,;]+(b|blue)")
+COLUMNS = ("name", "names", "class", "classes", "class name", "class_name", "label", "labels")
+HEX = re.compile(r"[\s,;:=]+#([0-9a-fA-F]{6})(?:[fF]{2})?\b")  # a colour, opaque
 NUMBER = r"[\s,;(\[]+([^\s,;()\[\]]+)"
 COLORED = re.compile(rf"(.*?)[\s,;:]*{NUMBER * 3}[\s,;)\]]*")
 
@@ -115,8 +122,23 @@ def _parse(line, file, number):
   return name, color
 
 
+def _decimal(match):
+  """A colour in hexadecimal digits as three numbers."""
+  return " ".join(["", *map(str, bytes.fromhex(match[1]))])
+
+
+def _check_head(rows, file):
+  """Raises a UserError for a first line that names a column, and would count as class 0."""
+  if len(rows) > 1 and rows[0][1].strip("\"'").lower() in COLUMNS and not rows[0][2]:
+    raise UserError(
+      f"{file}, line {rows[0][0]}: found {rows[0][1]!r}, expected the name of class 0 and no head "
+      "of a column; remove the line, or call the class otherwise"
+    )
+
+
 def _is_number(text):
-  return text.lstrip("+-").replace(".", "").isnumeric()
+  plain = text.lstrip("+-").replace(".", "").isnumeric()
+  return plain or re.fullmatch("0[xX][0-9a-fA-F]+", text) is not None
 
 
 def default_table(names):

@@ -12,6 +12,7 @@ from segjax.errors import UserError
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 LABEL_ENDINGS = (*files.IMAGE_ENDINGS, ".gif")
+LISTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".xml", ".yaml", ".yml")
 # Folders of images and masks in other people's sets, for the message.
 KNOWN = (("JPEGImages", "SegmentationClass"), ("imgs", "masks"), ("image", "mask"))
 
@@ -178,7 +179,9 @@ def _images_of(base, images):
     for a, b in KNOWN
     if (base / a).is_dir()
   )
-  raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{hint}")
+  there = [f"{f.name}/" for f in files.entries(base).folders]
+  said = f"; there is {some(there)}" if there else ""
+  raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{said}{hint}")
 
 
 def _pair(image_folder, label_folder, suffix, root):
@@ -236,24 +239,36 @@ def _suffix(ends, folder):
   return ends[0], (f"the mask of the image x is x{ends[0]} in {folder.name}/, by their names",)
 
 
-def _tree(folder, endings, mirror, prefix=""):
-  """{name: file} of a folder and of its subfolders that `mirror` has too."""
+def _tree(folder, endings, mirror, prefix="", above=frozenset()):
+  """{name: file} of a folder and of its subfolders that `mirror` has too.
+
+  A link to a folder above is not followed.
+  """
   found = files.entries(folder, endings)
   named = files.by_stem(found.files, prefix=prefix)
+  here = folder.resolve()
+  above = above | {here, *here.parents}
   for sub in found.folders:
-    if (mirror / sub.name).is_dir():
-      named |= _tree(sub, endings, mirror / sub.name, f"{prefix}{sub.name}/")
+    if (mirror / sub.name).is_dir() and sub.resolve() not in above:
+      named |= _tree(sub, endings, mirror / sub.name, f"{prefix}{sub.name}/", above)
   return named
 
 
 def _unread_beside(folder, root, above):
   """Sentences about folders, lists and images that lie beside the folders that are read."""
   found = files.entries(folder)
-  lists = [f.name for f in found.others if f.suffix == ".txt" and f.name not in files.TEXTS]
+  lists = [f.name for f in found.others if _may_list(f)]
   groups = (
     ("folder", [f"{f.name}/" for f in found.folders if f not in above]),
     ("image", [f.name for f in found.files]),
-    ("list", [n for n in lists if not n.lower().startswith(files.FOR_PEOPLE)]),
+    ("list", lists),
   )
   where = files.inside(folder, root)
   return tuple(not_read(where, names, what) for what, names in groups if names)
+
+
+def _may_list(file):
+  """Whether a file looks like a list of examples or classes, by its name, and is not read."""
+  name = file.name.lower()
+  known = file.name in files.TEXTS or name.startswith(files.FOR_PEOPLE)
+  return file.suffix.lower() in LISTS and not known

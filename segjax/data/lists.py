@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -28,22 +29,15 @@ def read_text(file):
   return text
 
 
-def read_lines(file, *, comments=False):
-  """Lines of a text file, stripped, without empty ones.
+def read_lines(file):
+  """Lines of a text file, stripped, without empty ones: list of (number from 1, text)."""
+  rows = enumerate(read_text(file).splitlines(), 1)
+  return [(number, line.strip()) for number, line in rows if line.strip()]
 
-  Args:
-    file: path.
-    comments: leave out a `#` that begins a line or follows a blank, and the rest of the line.
 
-  Returns:
-    list of (number from 1, text).
-  """
-  rows = []
-  for number, line in enumerate(read_text(file).splitlines(), 1):
-    text = f" {line}".replace("\t#", " #").partition(" #")[0] if comments else line
-    if text.strip():
-      rows.append((number, text.strip()))
-  return rows
+def without_comment(line):
+  """A line without a `#` that begins it or follows a blank, and without what comes after that."""
+  return f" {line}".replace("\t#", " #").partition(" #")[0].strip()
 
 
 def read_list(file):
@@ -83,6 +77,8 @@ def seeded_split(items, split, train_fraction, seed):
     raise UserError(f"split_seed is {seed}, expected 0 or more")
   order = np.random.default_rng(seed).permutation(len(items))
   cut = round(train_fraction * len(items))
+  if 0 < train_fraction < 1 and len(items) > 1:
+    cut = min(max(cut, 1), len(items) - 1)  # of a few examples each split has one
   chosen = sorted(order[:cut] if split == "train" else order[cut:])
   return [items[i] for i in chosen]
 
@@ -188,6 +184,29 @@ def _names_in(file, known):
       continue
     names.append(name)
   return names
+
+
+def alike(names, known):
+  """A sentence about the first of some names that looks like a known one; () where none does.
+
+  Names may differ in case, or in how an accent is stored: é is one character (NFC) or two (NFD), as
+  macOS has it.
+
+  >>> alike(["Car"], ["car"])
+  ("'Car' and 'car' differ in case alone",)
+  """
+  forms = {_plain(k): k for k in known} if names else {}
+  for name in names:
+    if (other := forms.get(_plain(name))) is not None:
+      accents = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+      how = "how their accents are stored" if accents else "case alone"
+      first, second = (ascii(n) if accents else repr(n) for n in (name, other))
+      return (f"{first} and {second} differ in {how}",)
+  return ()
+
+
+def _plain(name):
+  return unicodedata.normalize("NFC", name).casefold()
 
 
 def count(names, what):

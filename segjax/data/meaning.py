@@ -136,7 +136,9 @@ def read(file, meaning):
 def _by_colors(stored, file, meaning, grey):
   own = meaning.labels.own_colors
   classes = [c if not own or i in own else None for i, c in enumerate(meaning.labels.classes)]
-  hint = "; if it holds numbers of classes, save it as a grey image" if grey is not None else ""
+  hint = "; colours that are not scored go into data.source.ignore_colors"
+  if grey is not None:
+    hint = "; if it holds numbers of classes, save it as a grey image"
   return masks.by_colors(stored, file, classes, meaning.ignored, hint=hint)
 
 

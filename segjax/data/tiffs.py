@@ -26,6 +26,7 @@ DAMAGE = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowErr
 PLACES = (33550, 33922, 34264, 50844)
 KEYS = (34735, 34736, 34737)
 ORIENTATION, NODATA = 274, 42113
+MIN_IS_BLACK, RGB = 1, 2  # values of PhotometricInterpretation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +119,39 @@ def text(channels, dtype):
   return f"{channels} channel{'s'[: channels != 1]} of {dtype}"
 
 
+def unmarked_rgb(stream, name):
+  """Three channels of 8 bits that the file does not call red, green and blue, but grey values.
+
+  Args:
+    stream: the open file.
+    name: of it, for messages.
+
+  Returns:
+    u8[H,W,3]; None for another file, or without tifffile.
+
+  Raises:
+    UserError: see `read`.
+  """
+  try:
+    with _tiff(stream) as tiff:
+      pages = _pages(tiff)
+      fits = len(pages) == 1 and pages[0].photometric in (MIN_IS_BLACK, RGB)
+      fits = fits and _description(pages) == text(3, "uint8")
+  except (ImportError, *DAMAGE):
+    return None
+  return read(stream, name, 3, "uint8").values if fits else None
+
+
 def no_photograph(found):
   """The fault of a file that is read as a photograph, by a description of `describe`."""
+  if found == text(3, "uint8"):
+    return f"{found} that are not red, green and blue; convert the file to RGB"
   return f"{found}, expected {text(3, 'uint8')}; {remedy(found)}"
+
+
+def no_mask(found):
+  """The fault of a file that is read as a mask, by a description of `describe`."""
+  return f"a TIFF of {found}, expected grey values of 8 or 16 bits; save the mask as PNG"
 
 
 def remedy(found):

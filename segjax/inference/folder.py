@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import errno
@@ -20,6 +21,7 @@ from segjax.inference import geotiff, png
 TABLE = "predictions.csv"
 LEGEND = "legend.png"  # of the classes' colours
 COLUMNS = ["file", "width", "height"]  # before those of the classes
+LONGEST = 255  # bytes in the name of a file
 PROBABILITIES = "probabilities"  # in an .npz file
 # Of older versions, which did not mark their pictures: ours where the image has a row.
 UNMARKED = ("index.png", "color.png", "overlay.png", "colorized.png", "output.png")
@@ -83,6 +85,8 @@ class Predictions:
   def _path(self, name, base, kind):
     """The file of a kind, which may be written; "*" in a kind stands for the image."""
     file = self.folder / (kind.replace("*", base) if "*" in kind else f"{base}_{kind}")
+    if len(os.fsencode(file.name)) > LONGEST:
+      raise UserError(f"{name[:40]}...: too long a name, as {kind} is added to it; shorten it")
     if not os.path.lexists(file):
       return file
     if file.resolve() in self._inputs:
@@ -228,6 +232,15 @@ def _read_table(file):
     if len(rest) == len(columns) - 1:
       whole[name.removeprefix("./")] = [name.removeprefix("./"), *rest]
   return columns, whole, len(whole) < len(rows) or torn
+
+
+def holds_results(folder):
+  """Whether a folder holds the table of a prediction."""
+  try:
+    with (folder / TABLE).open("rb") as file:
+      return file.read(100).removeprefix(codecs.BOM_UTF8).startswith(",".join(COLUMNS).encode())
+  except OSError:
+    return False
 
 
 def _table(rows):

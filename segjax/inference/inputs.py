@@ -28,7 +28,7 @@ class Inputs:
 
 
 def find(given: Path, output: Path) -> Inputs:
-  """The images in a file or folder, however deep, but for those in the folder of the results.
+  """The images in a file or folder, however deep, but for those in folders of results.
 
   Args:
     given: an image, a video, or a folder.
@@ -73,6 +73,8 @@ def _collect(folder, root, output, found, notes, above):
   for inner in entries.folders:
     if inner.resolve() == output:
       notes.append(_results(inner, root))
+    elif folder_lib.holds_results(inner):
+      notes.append(f"{files_lib.inside(inner, root)} holds earlier results and is not read")
     elif inner.resolve() in above:
       notes.append(f"{files_lib.inside(inner, root)} is a link to a folder above and is not read")
     else:

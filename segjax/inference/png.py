@@ -7,6 +7,7 @@ behind the row before them, which their filters refer to. PNG specification, thi
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from segjax.errors import UserError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MARK = ("Software", "segjax")  # text in each picture that we write
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 UP = 2  # filter: the difference to the row before
 AT_ONCE = 2**20  # bytes
 WIDEST = 2**20  # pixels of a row that is read
@@ -116,34 +118,60 @@ class PngRows:
 def size_of(file: Path) -> tuple[int, int] | None:
   """(height, width) of a file that `PngRows` reads, or None.
 
-  It reads files of one upright picture with 8 bits per channel, not interlaced.
+  It reads files of one upright picture with 8 bits per channel, not interlaced. What turns a
+  picture may stand behind its pixels.
   """
-  kinds = _chunks_before_pixels(file)
-  if len(kinds.get(b"IHDR", b"")) != 13 or b"acTL" in kinds or b"eXIf" in kinds:
+  header = b""
+  with file.open("rb") as stream:
+    for kind, size in _chunks(stream):
+      if kind == b"IHDR":
+        header = stream.read(min(size, 64))
+      elif kind == b"acTL" or _may_turn(kind, stream, size):
+        return None
+  if len(header) != 13:
     return None
-  width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", kinds[b"IHDR"])
+  width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
   fits = bits == 8 and not interlaced and color in CHANNELS and 0 < width <= WIDEST
   return (height, width) if fits else None
 
 
+def _may_turn(kind, stream, size):
+  """Whether a chunk, at whose data the file is, may hold an orientation other than upright."""
+  if kind not in TEXTS:
+    return kind == b"eXIf"
+  name, _, text = stream.read(min(size, AT_ONCE)).partition(b"\0")
+  packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] != b"\0")
+  if name == b"XML:com.adobe.xmp":
+    return packed or is_turned_by_xmp(text)
+  return name == b"Raw profile type exif"
+
+
+def is_turned_by_xmp(text: bytes) -> bool:
+  """Whether XMP has an orientation other than upright."""
+  return re.search(rb'tiff:Orientation(="|>)[2-8]', text) is not None
+
+
 def is_marked(file: Path) -> bool:
   """Whether a picture has the mark of `PngWriter`, however large it is."""
-  return _chunks_before_pixels(file).get(b"tEXt") == "\0".join(MARK).encode("latin-1")
-
-
-def _chunks_before_pixels(file):
-  """{kind: up to 64 bytes of the last chunk of it}, up to the pixels; {} for another file."""
-  found = {}
+  mark, last = "\0".join(MARK).encode("latin-1"), b""
   with file.open("rb") as stream:
-    if stream.read(len(SIGNATURE)) != SIGNATURE:
-      return found
-    while len(head := stream.read(8)) == 8:
-      size, kind = struct.unpack(">I4s", head)
+    for kind, size in _chunks(stream):
       if kind == b"IDAT":
-        return found
-      found[kind] = stream.read(min(size, 64))
-      stream.seek(size + 4 - len(found[kind]), 1)
-  return {}
+        return last == mark
+      if kind == b"tEXt":
+        last = stream.read(min(size, len(mark) + 1))
+  return False
+
+
+def _chunks(stream):
+  """Yields (kind, size) of the chunks of an open file, each when the file is at its data."""
+  if stream.read(len(SIGNATURE)) != SIGNATURE:
+    return
+  while len(head := stream.read(8)) == 8:
+    size, kind = struct.unpack(">I4s", head)
+    after = stream.tell() + size + 4
+    yield kind, size
+    stream.seek(after)
 
 
 # ---------------------------------------------------------------------------- writing

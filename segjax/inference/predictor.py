@@ -130,8 +130,8 @@ class Predictor:
     """Predicts an image, or each of a list.
 
     Args:
-      images: u8[H,W,3], or [H,W,C] of the run's channels and `data.dtype`, as files have them; the
-        path of an image file; or a list of both, of any sizes.
+      images: u8[H,W,3], or [H,W,C] of the run's channels and `data.dtype`, as files have them; a
+        picture of Pillow; the path of an image file; or a list of these, of any sizes.
 
     Returns:
       A Prediction, or a list of them.
@@ -139,8 +139,10 @@ class Predictor:
     Raises:
       UserError: a file that cannot be read, or an array of another kind.
     """
+    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+      images = np.asarray(images)  # of Pillow or jax, perhaps
     if isinstance(images, str | os.PathLike) or (
-      isinstance(images, np.ndarray) and images.ndim == 3
+      isinstance(images, np.ndarray) and images.ndim <= 3
     ):
       return next(self.stream([images]))
     return list(self.stream(images))

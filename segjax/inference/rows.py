@@ -19,6 +19,7 @@ from segjax.pictures import limits_of
 
 LARGE = 2**24  # pixels of an image from which it is read in strips
 TIFF = (".tif", ".tiff")
+XMP = 700  # tag of a TIFF
 FAULTS = (OSError, ValueError, RuntimeError, KeyError, struct.error, zlib.error)  # of tifffile
 
 
@@ -132,9 +133,12 @@ class TiffRows:
     """Whether this is one upright picture of grey values or RGB, 8 bits, that tifffile decodes."""
     page = self._page
     whole = [p for p in self._tiff.pages if not p.subfiletype & 5]
-    upright = page.tags.valueof(274, 1) == 1
-    plain = page.dtype == np.uint8 and page.planarconfig == 1 and page.photometric in (1, 2)
-    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in (1, 3, 4):
+    xmp = page.tags.valueof(XMP, b"")
+    xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    upright = page.tags.valueof(tiffs.ORIENTATION, 1) == 1 and not png.is_turned_by_xmp(xmp)
+    plain = page.dtype == np.uint8 and page.planarconfig == 1
+    samples = {tiffs.MIN_IS_BLACK: (1, 3), tiffs.RGB: (3, 4)}.get(page.photometric, ())
+    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in samples:
       return False
     next(page.segments())  # raises where a codec is missing
     self._segments = iter(page.segments())

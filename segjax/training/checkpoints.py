@@ -305,6 +305,11 @@ class Checkpoints:
 
   def _damaged(self, step, error):
     folder = self.folder / str(step)
+    if not folder.is_dir():
+      return UserError(
+        f"{folder}: the checkpoint is no longer there; a training that runs removes older ones. "
+        "Start this again"
+      )
     others = sorted(
       (p for p in self.folder.glob("*") if p.name.isdigit() and p != folder),
       key=lambda p: int(p.name),

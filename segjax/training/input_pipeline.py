@@ -163,8 +163,9 @@ def next_batch(iterator, count, mesh):
     if "Worker process was terminated" not in str(error):
       raise
     raise UserError(
-      f"a process that reads data has ended ({error}); it may have run out of memory: lower "
-      "data.workers, data.cache_mb or data.batch_size"
+      f"a process that reads data has ended ({error}); it may have run out of memory, or of shared "
+      "memory (/dev/shm; docker run --shm-size): lower data.workers, data.cache_mb or "
+      "data.batch_size"
     ) from error
   if count == 1:
     return steps.put_batch(batches[0], mesh)

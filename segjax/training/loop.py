@@ -98,6 +98,7 @@ def train(  # noqa: PLR0912, PLR0915
     opened = lambda part: stack.enter_context(contextlib.closing(part))  # noqa: E731
 
     # -------------------------------------------------------------------- workdir and restore
+    hosts.of_first(workdir_lib.check_apart, workdir, train_source)
     held = []  # by process 0
     hosts.of_first(lambda: held.append(stack.enter_context(workdir_lib.locked(workdir))))
     fingerprint = workdir_lib.fingerprint(train_source, val_source, config.init_from)
@@ -113,6 +114,7 @@ def train(  # noqa: PLR0912, PLR0915
     else:
       sources = train_source.source, val_source.source
       warnings, counted = hosts.of_first(coverage.at_start, config, *sources, task.label_kind)
+      warnings += preflight.directions(config)
       state, report = experiment.init()
       classes = initial.compare_classes(config.init_from, config.init_part, labels, task)
       report = "\n".join(filter(None, (report and str(report), classes)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from segjax import config as config_lib
+from segjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,14 @@ def make_plan(config, steps_per_epoch, until=0):
     until: step at which the training ends before its length; 0: none.
 
   Raises:
-    UserError: a duration is given twice, or is missing.
+    UserError: a duration is given twice, or is missing, or the training is too short for an update.
   """
   total = config_lib.duration(config, "total", steps_per_epoch, required=True)
+  if total < (count := config.optimizer.get("accumulate_steps", 1)):
+    raise UserError(
+      f"optimizer.accumulate_steps is {count} and the training has {total} steps, so nothing would "
+      "be updated; train longer, or accumulate fewer"
+    )
   return Plan(
     total=min(total, until or total),
     log_every=config.log_steps,

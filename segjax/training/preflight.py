@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import jax
 import numpy as np
@@ -13,6 +14,10 @@ from segjax.data import rasters
 from segjax.errors import UserError, did_you_mean
 from segjax.training import devices, writers
 
+# Starts and ends of the names of scalars that are better the smaller, or the larger, they are.
+FALLING = re.compile(r"^(loss|l1|l2|content|style)$|_error$")
+RISING = re.compile(r"iou|f1|accuracy|psnr|ssim|precision|recall|max_f|dice")
+
 
 def check_config(config):
   """Raises a UserError for fields with a wrong value, before any data are read."""
@@ -20,6 +25,28 @@ def check_config(config):
   config_lib.check(config)
   writers.check(config.writers)
   devices.check(config)
+
+
+def directions(config):
+  """Sentences about metrics whose best value the config seeks at the wrong end.
+
+  Args:
+    config: ConfigDict of an experiment.
+  """
+  fields = [("best_metric", config.best_metric, "best_mode", config.best_mode)]
+  stops = config.early_stopping
+  if stops.patience and stops.metric:
+    fields.append(("early_stopping.metric", stops.metric, "early_stopping.mode", stops.mode))
+  found = []
+  for field, metric, mode_field, mode in fields:
+    name = metric.removeprefix("val/").partition("/")[0]
+    right = "min" if FALLING.search(name) else "max" if RISING.search(name) else mode
+    if mode != right:
+      found.append(
+        f"{field} is {metric!r} and {mode_field} is {mode!r}: its worst value counts as the best; "
+        f"set {mode_field}={right!r}"
+      )
+  return found
 
 
 def check_experiment(experiment, label):

@@ -7,9 +7,11 @@ import dataclasses
 import glob
 import hashlib
 import shutil
+from pathlib import Path
 
 from segjax import claims, hosts, models, own_code, textfiles
 from segjax import config as config_lib
+from segjax.data import paths
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
 from segjax.training import class_balance, initial, optim
@@ -233,6 +235,27 @@ def check_path(folder):
     path.encode()
   except UnicodeEncodeError:
     raise UserError(f"{path!r}: the path of a run must be valid UTF-8; rename the folder") from None
+
+
+def check_apart(folder, source):
+  """Raises a UserError for the folder of a run in which its data lie.
+
+  The pictures of its evaluations, in `images/`, would be images of the set at the next start.
+
+  Args:
+    folder: path.
+    source: a source of `input_pipeline`.
+  """
+  while not hasattr(source, "pairs") and hasattr(source, "source"):
+    source = source.source
+  pairs = getattr(source, "pairs", ())
+  theirs = {Path(source.root), *paths.folders_of(f for f, _ in pairs if f)} if pairs else set()
+  taken = {f.resolve() for f in theirs} & {f.resolve() for f in (folder, folder / "images")}
+  if taken:
+    raise UserError(
+      f"{folder} is a folder of the data, {min(taken)}; a run writes pictures into images/, which "
+      f"would become images of the set: {ELSEWHERE.removeprefix('or ')}"
+    )
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from segjax.data.annotations.shapes import (
+  ANEW,
   SPLITS,
   Annotations,
   Picture,
@@ -53,7 +54,7 @@ def _values(folder):
 
 
 def _load(file):
-  return read_json(file, (dict, list))
+  return read_json(file, (dict, list), mend=ANEW)
 
 
 def _read_value(file, value, split):
@@ -61,6 +62,8 @@ def _read_value(file, value, split):
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
       raise UserError(f"{file}: expected COCO's JSON with a list {key!r} in it")
   with expecting("COCO's JSON", file):
+    for key in ("images", "categories"):
+      _require_ids(file, key, value[key])
     categories = {
       c["id"]: str(c["name"]) for c in sorted(value["categories"], key=itemgetter("id"))
     }
@@ -77,10 +80,22 @@ def _read_value(file, value, split):
       else:
         without[name] += 1
     pictures = tuple(
-      Picture(Path(i["file_name"]), tuple(shapes[k]), sizes[k], split) for k, i in images.items()
+      Picture(_path(i["file_name"]), tuple(shapes[k]), sizes[k], split) for k, i in images.items()
     )
   notes = not_drawn("annotations without a segmentation", without)
   return Annotations(tuple(categories.values()), pictures, notes)
+
+
+def _require_ids(file, key, entries):
+  """Raises a UserError for two entries of one id, as where files were put together."""
+  twice = [k for k, times in Counter(e["id"] for e in entries).items() if times > 1]
+  if twice:
+    raise UserError(f"{file}: two entries of {key!r} have the id {twice[0]!r}; number them anew")
+
+
+def _path(name):
+  """A path as Linux or Windows writes it."""
+  return Path(str(name).replace("\\", "/"))
 
 
 def _shape(name, segmentation, size, where):

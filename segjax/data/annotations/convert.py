@@ -65,14 +65,19 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
       part = Path(folder) / output.name
       part.mkdir()
       _write_names(part / "classes.txt", names)
-      overlap, pixels, counts = 0, 0, Counter()
+      overlap, pixels, empty_shapes, counts = 0, 0, 0, Counter()
       for picture, (file, name) in tqdm(
         list(zip(found.pictures, targets, strict=True)), "drawing masks", leave=False, disable=None
       ):
-        twice, size = _write(picture, file, part, name, numbers, empty)
-        overlap, pixels = overlap + twice, pixels + size
+        twice, lost, size = _write(picture, file, part, name, numbers, empty)
+        overlap, empty_shapes, pixels = overlap + twice, empty_shapes + lost, pixels + size
         counts.update(s.name for s in picture.shapes)
       part.rename(output)
+  if empty_shapes:
+    note = (
+      f"{empty_shapes} shapes cover no pixel: they lie outside of their images, or are too thin"
+    )
+    found = dataclasses.replace(found, notes=(*found.notes, note))
   _describe(output, found, names, counts, overlap / max(pixels, 1))
 
 
@@ -137,21 +142,21 @@ def _without_prefix(name):
 
 
 def _write(picture, file, folder, name, numbers, empty):
-  """Writes an image and its mask; returns (pixels covered by two classes, all pixels)."""
+  """Writes an image and its mask; returns the two numbers of `draw`, and that of all pixels."""
   height, width = decoding.read_image(file).shape[:2]
   if picture.size not in (None, (height, width)):
     raise UserError(
       f"{file}: {height} x {width} (height x width), the annotations are of {picture.size[0]} x "
       f"{picture.size[1]}: the image was changed, or its EXIF orientation was"
     )
-  mask, twice = draw(picture.shapes, numbers, (height, width), empty)
+  mask, twice, lost = draw(picture.shapes, numbers, (height, width), empty)
   image = folder / "images" / name.with_name(f"{name.name}{file.suffix.lower()}")
   target = folder / "masks" / name.with_name(f"{name.name}.png")
   for made in (image, target):
     made.parent.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(file, image)
   Image.fromarray(mask).save(target)
-  return twice, height * width
+  return twice, lost, height * width
 
 
 def _write_names(file, names):

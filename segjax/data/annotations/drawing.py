@@ -47,7 +47,8 @@ def draw(shapes, numbers, size, empty):
     empty: number of pixels without a shape.
 
   Returns:
-    (u8[H, W] mask, number of pixels that shapes of different classes cover).
+    (u8[H, W] mask, number of pixels that shapes of different classes cover, number of shapes that
+    cover none).
   """
   areas = [(*covered(shape, size), shape) for shape in shapes]
   areas.sort(key=lambda a: (a[2].layer, -int(a[0].sum())))  # stable: equal ones keep their order
@@ -58,4 +59,4 @@ def draw(shapes, numbers, size, empty):
     twice[where] |= inside & drawn[where] & (mask[where] != number)
     mask[where] = np.where(inside, np.uint8(number), mask[where])
     drawn[where] |= inside
-  return mask, int(twice.sum())
+  return mask, int(twice.sum()), sum(not inside.any() for inside, *_ in areas)

@@ -10,6 +10,7 @@ import numpy as np
 
 from segjax.data import lists
 from segjax.data.annotations.shapes import (
+  ANEW,
   Annotations,
   Picture,
   Shape,
@@ -35,7 +36,7 @@ def read(source):
   if len(files) != 1:
     raise UserError(f"{source}: expected one JSON file of Label Studio, found {len(files)}")
   file, pictures, without, left = files[0], [], [], Counter()
-  for i, task in enumerate(read_json(file, list, "expected Label Studio's JSON export")):
+  for i, task in enumerate(read_json(file, list, mend=ANEW)):
     where = f"{file}: task {task.get('id', i) if isinstance(task, dict) else i}"
     with expecting("Label Studio's export", where):
       image = _image(task["data"], where)
@@ -70,6 +71,11 @@ def _image(data, where):
 def _shape(region, where):
   value, kind = region["value"], region["type"]
   (name, *more), where = value[kind], f"{where}, region {region.get('id')}"
+  if float(region.get("image_rotation") or 0) % 360:
+    raise UserError(
+      f"{where}: the image was turned by {region['image_rotation']} degrees in the tool; turn the "
+      "file itself, and label that"
+    )
   if more:
     raise UserError(f"{where}: found the classes {value[kind]}, expected one for each region")
   width, height = int(region["original_width"]), int(region["original_height"])

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from segjax.data.annotations.shapes import (
+  ANEW,
   Annotations,
   Picture,
   Shape,
@@ -30,7 +31,7 @@ def read(source):
   Polygons, rectangles, circles and masks are areas; points and lines are counted in a note.
   """
   found = sorted(source.rglob("*.json")) if source.is_dir() else [source]
-  read = [(file, read_json(file, dict, "expected LabelMe's JSON")) for file in found]
+  read = [(file, read_json(file, dict, mend=ANEW)) for file in found]
   read = [(file, value) for file, value in read if "shapes" in value and "imagePath" in value]
   if not read:
     raise UserError(f"{source}: expected JSON files of LabelMe in it, with shapes and imagePath")

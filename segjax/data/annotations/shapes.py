@@ -13,6 +13,7 @@ from segjax.data.files import TEST
 from segjax.data.layouts import TRAIN, VAL
 from segjax.errors import UserError
 
+ANEW = "export it anew"  # ends the message about a file that is damaged
 # Words for the splits in the names of files and subsets.
 SPLITS = {**dict.fromkeys(TRAIN, "train"), **dict.fromkeys(VAL, "val"), TEST: TEST}
 

@@ -10,6 +10,7 @@ from segjax.data import decoding, files, lists
 from segjax.data.annotations.shapes import Annotations, Picture, Shape, polygon
 from segjax.errors import UserError
 
+BEYOND = 2.0  # shares that are no outline which leaves the image a little
 BOX = 5  # numbers in a row that is a box: class, center, size
 
 
@@ -51,7 +52,8 @@ def _listed(value):
 
 def _existing(file, root, folder):
   """A folder of images; Roboflow writes "../train/images" for "train/images"."""
-  for place in (root / str(folder), root / str(folder).removeprefix("../")):
+  plain = str(folder).replace("\\", "/")  # as Linux has it
+  for place in (root / plain, root / plain.removeprefix("../")):
     if place.is_dir():
       return place
   raise UserError(f"{file}: names {folder!r}, but {(root / str(folder)).absolute()} is no folder")
@@ -82,5 +84,10 @@ def _shapes(file, names, scale):
       raise UserError(f"{where}: class {index}, expected 0 to {len(names) - 1}")
     if len(words) == BOX:
       raise UserError(f"{where}: a box; a mask needs polygons, class x y x y x y ...")
+    if numbers and max(numbers) > BEYOND:
+      raise UserError(
+        f"{where}: found {max(numbers):g}, expected shares of the image's width and height, from 0 "
+        "to 1; divide pixels by them"
+      )
     shapes.append(Shape(names[index], (polygon(numbers, where, scale),)))
   return tuple(shapes)

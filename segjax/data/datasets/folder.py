@@ -117,7 +117,8 @@ def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
 
 def _class_names(classes):
   """The field `classes` as a tuple; a UserError for a text and for a name that is there twice."""
-  if isinstance(classes, str):
+  one = len(classes) == 1 and "," in str(classes[0])
+  if isinstance(classes, str) or one or not all(map(str.strip, classes)):
     raise UserError(f"folder: classes is {classes!r}, expected names such as ('road', 'car')")
   twice = [name for i, name in enumerate(classes) if name in classes[:i]]
   if twice:
