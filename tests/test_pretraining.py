@@ -13,6 +13,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Rotation, SimCLR
 from segjax.training import initial
+from segjax.training.eval_step import prepare_each
 from segjax.training.writers import read_metrics
 
 PALETTE = default_table(("x",)).palette
@@ -104,6 +105,19 @@ def test_both_views_are_augmented_apart():
     assert float(jnp.abs(views[:3] - views[3:]).mean()) > 0.5
     again, _ = task.prepare(jax.random.key(0), image, None, train=train, augment=noisy)
     np.testing.assert_array_equal(views, again)
+
+
+def test_the_views_of_an_evaluated_example_follow_from_its_index_alone():
+  def noisy(key, image, label):
+    return image + jax.random.normal(key, image.shape), label
+
+  task, image, label = SimCLR(("x",), PALETTE), images(3), jnp.zeros(3, int)
+  views, _ = prepare_each(task, image, label, jnp.array([4, 0, 2]), noisy)
+  assert views.shape == (6, 12, 12, 3)
+  own, _ = prepare_each(task, image[1:2], label[:1], jnp.array([0]), noisy)
+  np.testing.assert_array_equal(views[np.array([1, 4])], own)
+  other, _ = prepare_each(task, image[1:2], label[:1], jnp.array([1]), noisy)
+  assert float(jnp.abs(own - other).mean()) > 0.5
 
 
 def smoke_config(method):

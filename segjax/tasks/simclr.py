@@ -19,7 +19,8 @@ from segjax.tasks.task import Task, mean
 class SimCLR(Task):
   """Normalised temperature-scaled cross-entropy of two augmented views (Chen et al., ICML 2020).
 
-  Both views are made by `config.augment`, in an evaluation too, there by the same draws each time.
+  Both views are made by `config.augment`, in an evaluation too, there by the same draws for an
+  example each time.
   The loss of an evaluation is that of its batches, so it depends on their size.
 
   Attributes:
