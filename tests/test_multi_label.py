@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 from types import SimpleNamespace
 
 import jax
@@ -11,8 +12,10 @@ import pytest
 import tifffile
 from conftest import shows
 from PIL import Image
+from scipy import ndimage
 from sklearn import metrics as sk
 from test_class_masks import CLASSES, SIZE, draw, read, write
+from test_metrics_beyond import error as calibration_error
 
 from segjax import config as config_lib
 from segjax import metrics, pictures, training
@@ -25,7 +28,8 @@ from segjax.inference import Predictor, command, inputs, run_model
 from segjax.inference.folder import Predictions
 from segjax.legends import colorize, values_of
 from segjax.tasks import MultiLabel
-from segjax.training import coverage, input_pipeline, restore
+from segjax.tasks.task import INDEX
+from segjax.training import coverage, input_pipeline, measures, restore
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import evaluate, merge
 from segjax.training.writers import read_metrics
@@ -261,6 +265,44 @@ def test_metrics_are_scikit_learns(thresholds):
   assert f"{found['average_precision/shadow']:.4f}" in table and "threshold" in table
 
 
+def test_boundaries_surfaces_and_calibration_are_those_of_each_mask():
+  task = MultiLabel(CLASSES, thresholds=(0.4, 0.5, 0.6))
+  width, tolerance = np.array([1, 2, 1, 2]), np.array([1, 0, 1, 1])
+  batch = dict(valid=VALID, width=width, tolerance=tolerance, label=LABEL)
+  measure = jax.jit(measures.of_batch(task, temperature=2.0, maps=True))
+  sums = jax.device_get(measure(jnp.asarray(LOGITS), jnp.asarray(LABEL), batch))
+  scored = ~IGNORED & VALID[:, None, None]
+  pred, truth = np.asarray(task.predict(LOGITS)), PLANES
+  for i, c in np.ndindex(4, 3):
+    found = sums[measures.BOUNDARIES][i, c].tolist()
+    outlines = [
+      m & ~ndimage.binary_erosion(m, np.ones((3, 3)), width[i])
+      for m in (x[i, ..., c] & scored[i] for x in (truth, pred))
+    ]
+    assert found == [np.sum(np.all(outlines, 0)), *map(np.sum, outlines)]
+  for c, name in enumerate(CLASSES):
+    maps = [x[..., c].astype(int) for x in (pred, truth)]
+    how = dict(num_classes=2, valid=scored, tolerance=tolerance)
+    want = metrics.contour_counts(*maps, **how)[:, 1]
+    np.testing.assert_array_equal(sums[measures.CONTOURS][:, c], want)
+    for prefix, divisor in ((measures.CALIBRATION, 1), (measures.CALIBRATED, 2)):
+      p, y = sigmoid(LOGITS[..., c] / divisor)[scored], truth[..., c][scored]
+      found = measures.calibration_of(sums, prefix)
+      assert found["class_ece"][c] == pytest.approx(calibration_error(p, y), abs=2e-6), name
+  p, y = sigmoid(LOGITS)[scored].ravel(), truth[scored].ravel()
+  found = measures.calibration_of(sums, measures.CALIBRATION)
+  answers = calibration_error(np.maximum(p, 1 - p), (p > 0.5) == y)
+  assert found["ece"] == pytest.approx(answers, abs=2e-6)
+  assert found["classwise_ece"] == pytest.approx(np.mean(found["class_ece"]), rel=1e-12)
+  index = np.where(VALID, np.arange(4), -1)
+  rows = measures.on_host(task, 1.0)(sums | {INDEX: index}, batch)
+  for i, c in np.ndindex(4, 3):
+    maps = [x[i, ..., c].astype(int) for x in (pred, truth)]
+    want = metrics.surface_scores(*maps, num_classes=2, valid=scored[i], tolerance=1.0)
+    for key, name in measures.SURFACES.items():
+      np.testing.assert_equal(rows[name][i, c], want[key][1])
+
+
 def test_training_counts_the_same_pixels():
   task = MultiLabel(CLASSES, dice=1.0)
   trained, evaluated = (
@@ -368,8 +410,9 @@ def test_a_run_resumes_bit_for_bit_and_learns(run, tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_has_classes_images_and_intervals(run, no_pdf, capsys):
   workdir, _, _ = run
-  evaluations.run(workdir)
+  evaluations.run(workdir, surfaces=True)
   text = capsys.readouterr().out
+  assert "expected calibration error" in text and "boundary F" in text
   assert "AP" in text and "interval over the 4 images" in text
   written = {f.name.partition("_step")[0]: f for f in workdir.glob("eval*")}
   assert written, sorted(workdir.iterdir())
@@ -380,8 +423,13 @@ def test_an_evaluation_has_classes_images_and_intervals(run, no_pdf, capsys):
   for row in rows:
     for name in ("precision", "recall", "iou", "f1"):
       assert float(row[name]) == pytest.approx(last[f"val/{name}/{row['class']}"])
+    scores = [float(row[name]) for name in ("boundary_iou", "boundary_f", "surface_dice", "ece")]
+    assert np.all(np.array(scores) >= 0) and np.all(np.array(scores) <= 1)
   images = list(csv.DictReader(tables["images.csv"].read_text().splitlines()))
   assert len(images) == 4 and not (workdir / "confusion.csv").exists()
+  values = json.loads(next(workdir.glob("evaluation_val_*.json")).read_text())
+  assert [values[f"ece/{c}"] for c in CLASSES] == [float(row["ece"]) for row in rows]
+  assert values["classwise_ece"] == pytest.approx(np.mean([float(row["ece"]) for row in rows]))
 
 
 def open_net(workdir, **how):

@@ -14,12 +14,14 @@ from segjax.analysis import baseline, image_scores, score_files
 from segjax.analysis.image_scores import MEANS
 from segjax.analysis.predictions import LABEL_MAPS
 from segjax.errors import UserError
+from segjax.tasks import PIXELWISE
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import input_pipeline, measures, restore, temperature
 from segjax.training.evaluation import evaluate
 from segjax.training.measures import CALIBRATED, CALIBRATION, SLOPES, TEMPERATURE
 from segjax.training.writers import finite
 
+MEASURED = (*LABEL_MAPS, "multi_label")  # tasks whose boundaries and surfaces are scored
 SURFACE_TOLERANCE = 1.0  # pixels that surface Dice forgives
 RULES = (
   "A class that neither truth nor prediction has, in an image or in the split, is left out.",
@@ -56,8 +58,8 @@ def run(
     state,
     lambda: input_pipeline.eval_batches(config, data.source),
     experiment.eval_mesh(),
-    task if config.task.name in LABEL_MAPS else None,
-    logits=config.task.name == "segmentation",
+    task if config.task.name in MEASURED else None,
+    logits=config.task.name in PIXELWISE,
     known=temperature.temperature_of(workdir, step),
     surfaces=surfaces,
     fit=fit_temperature,
@@ -88,7 +90,7 @@ def run(
 def _check(task, split, surfaces, fit_temperature, color_baseline):
   """Raises a UserError for flags that do not fit the task or the split."""
   for flag, wanted, fit in (
-    ("surfaces", surfaces, LABEL_MAPS),
+    ("surfaces", surfaces, MEASURED),
     ("fit_temperature", fit_temperature, ("segmentation",)),
     ("color_baseline", color_baseline, ("segmentation",)),
   ):
@@ -124,7 +126,7 @@ def count(
     state: the step's first argument.
     batches_of: function without arguments -> batches of the split, see `pipeline.eval_batches`.
     mesh: mesh of the devices.
-    task: a segmentation task, or None: then nothing is counted beyond the step's own statistics.
+    task: a task of `MEASURED`, or None: then nothing is counted beyond the step's own statistics.
     logits: whether the outputs are logits, whose calibration is counted.
     known: temperature that the calibration is counted at too, or None.
     surfaces: whether the host scores surfaces.
@@ -155,6 +157,8 @@ def values(sums, rows, ends, classes):
   for name, prefix in ((CALIBRATION, ""), (CALIBRATED, f"{CALIBRATED}_")):
     if found := measures.calibration_of(sums, name):
       more |= {f"{prefix}{k}": found[k] for k in ("ece", "classwise_ece")}
+      of_classes = zip(classes, found["class_ece"], strict=True)
+      more |= {f"{prefix}ece/{c}": float(value) for c, value in of_classes}
   if TEMPERATURE in sums:
     more["temperature"] = float(sums[TEMPERATURE])
   more = finite(more)
