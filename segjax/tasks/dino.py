@@ -142,7 +142,7 @@ class Dino(Task):
     """
     del label, evaluating
     student, teacher = outputs["student"], self._targets(outputs["teacher"], valid)
-    pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
+    pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student, precision="highest")
     other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]
     loss = jnp.where(other, pairs, 0.0).sum((0, 1)) / other.sum()
     features = outputs["features"].reshape(-1, outputs["features"].shape[-1])

@@ -72,7 +72,7 @@ class SimCLR(Task):
     length = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
     # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
     z = outputs / jnp.where(length < 1e-12, 1e-12, length)
-    similarity = z @ z.T / self.temperature
+    similarity = jnp.matmul(z, z.T, precision="highest") / self.temperature
     others = valid[None] & ~jnp.eye(count, dtype=bool)
     similarity = jnp.where(others, similarity, -1e9)
     partner = jnp.roll(jnp.arange(count), count // 2)
