@@ -14,11 +14,11 @@ from conftest import shows
 from PIL import Image
 from scipy import ndimage
 from sklearn import metrics as sk
-from test_class_masks import CLASSES, SIZE, draw, read, write
+from test_class_masks import CLASSES, SIZE, draw, read, save, write
 from test_metrics_beyond import error as calibration_error
 
 from segjax import config as config_lib
-from segjax import metrics, pictures, training
+from segjax import losses, metrics, pictures, training
 from segjax.analysis import commands, dry_run, evaluations, examples, features
 from segjax.data import label_sets, sources, tiffs
 from segjax.data.labels import LabelTable
@@ -29,7 +29,7 @@ from segjax.inference.folder import Predictions
 from segjax.legends import colorize, values_of
 from segjax.tasks import MultiLabel
 from segjax.tasks.task import INDEX
-from segjax.training import coverage, input_pipeline, measures, restore
+from segjax.training import class_balance, coverage, input_pipeline, measures, restore
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import evaluate, merge
 from segjax.training.writers import read_metrics
@@ -193,6 +193,37 @@ def test_smoothing_and_hardest_pixels():
   assert float(found) == pytest.approx(np.mean(hardest), rel=1e-5)
 
 
+def test_a_class_weight_is_of_its_own_pixels():
+  """The sum is `torch.nn.BCEWithLogitsLoss`'s with `pos_weight`, the mean is over the weights."""
+  z, y, weights = LOGITS.astype(np.float64), PLANES.astype(np.float64), (2.0, 3.0, 0.5)
+  each = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+  own = np.where(PLANES, weights, 1.0) * (~IGNORED & VALID[:, None, None])[..., None]
+  how = dict(cross_entropy=1.0, class_weights=weights)
+  found = float(loss_of(LOGITS, LABEL, VALID, **how))
+  assert found == pytest.approx((own * each).sum() / own.sum(), rel=1e-5)
+  smooth = float(loss_of(LOGITS, LABEL, VALID, label_smoothing=0.2, **how))
+  each = 0.9 * each + 0.1 * (each - z * (1 - 2 * y))
+  assert smooth == pytest.approx((own * each).sum() / own.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["inverse", "median_frequency"])
+def test_a_rule_weighs_a_class_against_all_else(rule, tmp_path):
+  folder = write(tmp_path, without=[("car", i) for i in range(8)] + [("shadow", 2)])
+  save(folder / "masks" / "car" / "x0.png", np.zeros(SIZE, np.uint8))  # a class that is nowhere
+  config = tiny(folder, **{"loss.class_weights": (rule,)})
+  source = input_pipeline.make_source(config, "train").source
+  planes = np.array([label_sets.split(source[i]["label"], 3) for i in range(len(source))])
+  counts = [np.stack([(~p).sum((1, 2)), p.sum((1, 2))], 1) for p in np.moveaxis(planes, -1, 0)]
+  want = [1.0, 1.0, 1.0]
+  for c in range(2):
+    weight = losses.class_weights(counts[c], rule)
+    want[c] = weight[1] / weight[0]
+  assert want[0] > 1 < want[1]
+  assert class_balance.count(config) == pytest.approx(want, rel=1e-12)
+  task = experiment_lib.build(config, source.labels, class_weights=want).task
+  assert task.class_weights == tuple(want)
+
+
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_gradients_are_finite(size):
   """Also of an image without a scored pixel, of absent classes, and of all that is wrong."""
@@ -344,6 +375,7 @@ def test_average_precision_refuses_other_shapes():
     (dict(thresholds=(0.5, 0.5)), "expected no number .* one for each of the 3 classes road"),
     (dict(thresholds=(1.0,)), "between 0 and 1"),
     (dict(cross_entropy=0.0), "the loss is empty"),
+    (dict(class_weights=(1.0, 2.0)), "class_weights has 2 values, the data has 3 classes: road"),
   ],
 )
 def test_fields_that_do_not_fit(fields, words):
