@@ -12,7 +12,7 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Rotation, SimCLR
-from segjax.training import initial
+from segjax.training import experiment, initial, nan_debug
 from segjax.training.eval_step import prepare_each
 from segjax.training.writers import read_metrics
 
@@ -146,6 +146,19 @@ def test_pretraining_starts_other_nets(method, tmp_path):
     loaded["params"]["head"]["fc1"]["kernel"], fresh["params"]["head"]["fc1"]["kernel"]
   )
   assert all(name.startswith("backbone/") for _, name in report.loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_layers_that_are_not_finite_are_found_with_augmented_views(method):
+  config = smoke_config(method)
+  exp = experiment.build(config, default_table(("x",)))
+  state, _ = exp.init()
+  image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+  batch = dict(image=image, label=np.zeros(2, np.uint8), valid=np.ones(2, bool))
+  assert nan_debug.layers(exp, state, batch) == []
+  broken = state.replace(params=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params))
+  assert "net (" in nan_debug.layers(exp, broken, batch)[-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 11.0])
