@@ -153,7 +153,7 @@ TASK_FIELDS = dict(
     (
       "cross_entropy", "label_smoothing", "focal", "focal_gamma", "ohem", "ohem_share", "dice",
       "jaccard", "tversky", "tversky_alpha", "tversky_beta", "tversky_gamma", "lovasz", "boundary",
-      "own",
+      "own", "class_weights",
     ),
   ),
   image_to_image=(("degrade",), ("l1", "l2", "content", "style", "features", "backbone")),

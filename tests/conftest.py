@@ -136,8 +136,8 @@ import jax, flax.linen, optax, ml_collections, numpy as np
 
 class Block:
   blocked = ("grain", "clu", "tensorflow", "tensorflow_datasets", "PIL", "matplotlib",
-             "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "orbax", "pandas",
-             "llvmlite")
+             "sklearn", "tqdm", "tensorboard", "torch", "scipy.stats", "scipy.ndimage", "orbax",
+             "pandas", "llvmlite")
   def find_spec(self, name, path=None, target=None):
     if any(name == b or name.startswith(b + ".") for b in self.blocked):
       raise ImportError("blocked: " + name)

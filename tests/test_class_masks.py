@@ -124,6 +124,23 @@ def test_more_than_seven_classes_keep_their_sets(tmp_path):
   np.testing.assert_array_equal(label_sets.split(whole[: SIZE[0]], 12), planes[i])
 
 
+def test_subfolders_of_images_that_a_class_has_are_read(tmp_path):
+  for i, name in enumerate(("a/x", "b/x", "b/c/y", "z")):
+    image, planes = draw(i)
+    save(tmp_path / "images" / f"{name}.png", image)
+    for k, c in enumerate(CLASSES):
+      if (name, c) != ("b/c/y", "car"):
+        save(tmp_path / "masks" / c / f"{name}_m.png", np.uint8(255) * planes[..., k])
+  save(tmp_path / "images" / "thumbs" / "x.png", image)
+  source = read(tmp_path, "train", classes=CLASSES, train_fraction=1.0, mask_suffix="_m")
+  assert sorted(source.names) == ["a/x", "b/c/y", "b/x", "z"]
+  for name, example in zip(source.names, source, strict=True):
+    planes = draw(("a/x", "b/x", "b/c/y", "z").index(name))[1]
+    planes[..., 2] &= name != "b/c/y"
+    np.testing.assert_array_equal(label_sets.split(example["label"], 3), planes)
+  assert "images/ holds 1 folder that is not read: thumbs/" in source.notes
+
+
 def contents(folder):
   return read(folder, "train").digest(), read(folder, "val").digest()
 

@@ -12,7 +12,7 @@ from segjax import config as config_lib
 from segjax.data import pipeline, sources
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
-from segjax.training import input_pipeline, steps
+from segjax.training import coverage, input_pipeline, steps
 
 
 class Numbered:
@@ -244,6 +244,26 @@ def test_padding_is_not_scored_as_a_part_of_a_picture(task):
   config.data.eval_fit = "full"
   with pytest.raises(UserError, match=rf"'full'.* the task '{task}' scores every pixel"):
     input_pipeline.make_source(config, "val")
+
+
+def test_a_crop_of_a_task_that_scores_every_pixel_is_never_extended(tmp_path):
+  config = config_lib.default()
+  own = dict(folder=str(write_pairs(tmp_path)), train_fraction=0.5)  # images of 40x60
+  config.data.source = config_lib.data_source("folder", **own)
+  config_lib.set_task(config, "colorization")
+  config.data.update(size=(40, 64), eval_fit="crop")
+  val = input_pipeline.make_source(config, "val")
+  words = r": the image is 60x40 pixels .* crops of 64x40, which the task 'colorization' scores"
+  for read in (lambda: val[0], lambda: coverage.crops(config, val.source, val.source)):
+    with pytest.raises(UserError, match=words):
+      read()
+  config.data.update(fit="crop", eval_fit="full", eval_multiple=1)
+  train = input_pipeline.make_source(config, "train", training=True)
+  with pytest.raises(UserError, match=words):
+    train[0]
+  assert input_pipeline.make_source(config, "val")[0]["image"].shape == (40, 60, 3)
+  config.data.update(eval_fit="crop", size=(40, 60))
+  assert input_pipeline.make_source(config, "val")[0]["image"].shape == (40, 60, 3)
 
 
 def test_errors_of_reading_name_the_file(tmp_path):

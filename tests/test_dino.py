@@ -67,7 +67,9 @@ def test_loss_entropies_and_mask_against_numpy():
         want -= (teacher[t] * np.log(student[s])).sum(-1) / 6
   features = rng.normal(size=(2, 3, 5)) + 1
   outputs = dict(
-    student=jnp.log(jnp.array(student)), teacher=jnp.array(teacher), features=jnp.array(features)
+    student=jnp.log(jnp.array(student)),
+    teacher=jnp.log(jnp.array(teacher)),
+    features=jnp.array(features),
   )
   sums = task.statistics(outputs, None, jnp.array([True, False, True]), evaluating=True)
   s = task.summary(jax.device_get(sums))
@@ -125,7 +127,8 @@ def test_the_balanced_teacher_is_what_the_student_learns_from():
     task = make_task(crops=0, centering=centering)
     student, teacher = (steps.Net(net, state.eval_variables(), **how) for _ in range(2))
     student.teacher = teacher
-    return task.outputs(student, views | dict(small=None))["teacher"]
+    logits = task.outputs(student, views | dict(small=None))["teacher"]
+    return task._targets(logits, jnp.ones(4, bool))
 
   @jax.jit
   def run():
@@ -137,6 +140,23 @@ def test_the_balanced_teacher_is_what_the_student_learns_from():
   assert np.abs(found - other).max() > 1e-3
   with pytest.raises(UserError, match="'median', expected mean or sinkhorn"):
     make_task(centering="median")
+
+
+def test_copies_that_fill_a_batch_change_nothing():
+  task, rng = make_task(centering="sinkhorn"), np.random.default_rng(0)
+  shapes = dict(student=(4, 5, K), teacher=(2, 5, K), features=(2, 5, 7))
+  outputs = {k: np.float32(5 * rng.normal(size=shape)) for k, shape in shapes.items()}
+  for each in outputs.values():
+    each[:, 3:] = each[:, 2:3]
+
+  @jax.jit
+  def both(outputs):
+    alone = {k: v[:, :3] for k, v in outputs.items()}
+    pairs = (outputs, jnp.arange(5) < 3), (alone, jnp.ones(3, bool))
+    return [task.statistics(found, None, valid, evaluating=True) for found, valid in pairs]
+
+  filled, alone = both(outputs)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), filled, alone)
 
 
 @pytest.mark.slow

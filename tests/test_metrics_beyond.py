@@ -224,6 +224,7 @@ def test_calibration_errors_are_their_definitions(classes, scale):
   best, right = p.max(-1), p.argmax(-1) == y
   assert got["ece"] == pytest.approx(error(best, right), abs=2e-6)
   each = [error(p[:, c], y == c) for c in range(p.shape[1])]
+  assert got["class_ece"] == pytest.approx(each, abs=2e-6)
   assert got["classwise_ece"] == pytest.approx(np.mean(each), abs=2e-6)
   assert got["pixels"].sum() == valid.sum()
   k = int(got["pixels"].argmax())

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 from types import SimpleNamespace
 
 import jax
@@ -11,11 +12,13 @@ import pytest
 import tifffile
 from conftest import shows
 from PIL import Image
+from scipy import ndimage
 from sklearn import metrics as sk
-from test_class_masks import CLASSES, SIZE, draw, read, write
+from test_class_masks import CLASSES, SIZE, draw, read, save, write
+from test_metrics_beyond import error as calibration_error
 
 from segjax import config as config_lib
-from segjax import metrics, pictures, training
+from segjax import losses, metrics, pictures, training
 from segjax.analysis import commands, dry_run, evaluations, examples, features
 from segjax.data import label_sets, sources, tiffs
 from segjax.data.labels import LabelTable
@@ -26,7 +29,8 @@ from segjax.inference import Predictor, command, inputs, run_model
 from segjax.inference.folder import Predictions
 from segjax.legends import colorize, values_of
 from segjax.tasks import MultiLabel
-from segjax.training import coverage, input_pipeline, restore
+from segjax.tasks.task import INDEX
+from segjax.training import class_balance, coverage, input_pipeline, measures, restore
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import evaluate, merge, read_sums
 from segjax.training.writers import read_metrics
@@ -190,6 +194,37 @@ def test_smoothing_and_hardest_pixels():
   assert float(found) == pytest.approx(np.mean(hardest), rel=1e-5)
 
 
+def test_a_class_weight_is_of_its_own_pixels():
+  """The sum is `torch.nn.BCEWithLogitsLoss`'s with `pos_weight`, the mean is over the weights."""
+  z, y, weights = LOGITS.astype(np.float64), PLANES.astype(np.float64), (2.0, 3.0, 0.5)
+  each = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+  own = np.where(PLANES, weights, 1.0) * (~IGNORED & VALID[:, None, None])[..., None]
+  how = dict(cross_entropy=1.0, class_weights=weights)
+  step = jax.jit(lambda z: [loss_of(z, LABEL, VALID, label_smoothing=s, **how) for s in (0, 0.2)])
+  found, smooth = map(float, step(LOGITS))
+  assert found == pytest.approx((own * each).sum() / own.sum(), rel=1e-5)
+  each = 0.9 * each + 0.1 * (each - z * (1 - 2 * y))
+  assert smooth == pytest.approx((own * each).sum() / own.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["inverse", "median_frequency"])
+def test_a_rule_weighs_a_class_against_all_else(rule, tmp_path):
+  folder = write(tmp_path, without=[("car", i) for i in range(8)] + [("shadow", 2)])
+  save(folder / "masks" / "car" / "x0.png", np.zeros(SIZE, np.uint8))  # a class that is nowhere
+  config = tiny(folder, **{"loss.class_weights": (rule,)})
+  source = input_pipeline.make_source(config, "train").source
+  planes = np.array([label_sets.split(source[i]["label"], 3) for i in range(len(source))])
+  counts = [np.stack([(~p).sum((1, 2)), p.sum((1, 2))], 1) for p in np.moveaxis(planes, -1, 0)]
+  want = [1.0, 1.0, 1.0]
+  for c in range(2):
+    weight = losses.class_weights(counts[c], rule)
+    want[c] = weight[1] / weight[0]
+  assert want[0] > 1 < want[1]
+  assert class_balance.count(config) == pytest.approx(want, rel=1e-12)
+  task = experiment_lib.build(config, source.labels, class_weights=want).task
+  assert task.class_weights == tuple(want)
+
+
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_gradients_are_finite(size):
   """Also of an image without a scored pixel, of absent classes, and of all that is wrong."""
@@ -262,6 +297,42 @@ def test_metrics_are_scikit_learns(thresholds):
   assert f"{found['average_precision/shadow']:.4f}" in table and "threshold" in table
 
 
+def test_boundaries_surfaces_and_calibration_are_those_of_each_mask():
+  task = MultiLabel(CLASSES, thresholds=(0.4, 0.5, 0.6))
+  width, tolerance = np.array([1, 2, 1, 2]), np.array([1, 0, 1, 1])
+  batch = dict(valid=VALID, width=width, tolerance=tolerance, label=LABEL)
+  measure = jax.jit(measures.of_batch(task, maps=True))
+  sums = jax.device_get(measure(jnp.asarray(LOGITS), jnp.asarray(LABEL), batch))
+  scored = ~IGNORED & VALID[:, None, None]
+  pred, truth = np.asarray(task.predict(LOGITS)), PLANES
+  for i, c in np.ndindex(4, 3):
+    found = sums[measures.BOUNDARIES][i, c].tolist()
+    outlines = [
+      m & ~ndimage.binary_erosion(m, np.ones((3, 3)), width[i])
+      for m in (x[i, ..., c] & scored[i] for x in (truth, pred))
+    ]
+    assert found == [np.sum(np.all(outlines, 0)), *map(np.sum, outlines)]
+  for c in range(3):
+    maps = [x[..., c].astype(int) for x in (pred, truth)]
+    how = dict(num_classes=2, valid=scored, tolerance=tolerance)
+    want = metrics.contour_counts(*maps, **how)[:, 1]
+    np.testing.assert_array_equal(sums[measures.CONTOURS][:, c], want)
+    p, y = sigmoid(LOGITS[..., c])[scored], truth[..., c][scored]
+    found = measures.calibration_of(sums, measures.CALIBRATION)
+    assert found["class_ece"][c] == pytest.approx(calibration_error(p, y), abs=2e-6)
+  p, y = sigmoid(LOGITS)[scored].ravel(), truth[scored].ravel()
+  answers = calibration_error(np.maximum(p, 1 - p), (p > 0.5) == y)
+  assert found["ece"] == pytest.approx(answers, abs=2e-6)
+  assert found["classwise_ece"] == pytest.approx(np.mean(found["class_ece"]), rel=1e-12)
+  index = np.where(VALID, np.arange(4), -1)
+  rows = measures.on_host(task, 1.0)(sums | {INDEX: index}, batch)
+  for i, c in np.ndindex(4, 3):
+    maps = [x[i, ..., c].astype(int) for x in (pred, truth)]
+    want = metrics.surface_scores(*maps, num_classes=2, valid=scored[i], tolerance=1.0)
+    for key, name in measures.SURFACES.items():
+      np.testing.assert_equal(rows[name][i, c], want[key][1])
+
+
 def test_training_counts_the_same_pixels():
   task = MultiLabel(CLASSES, dice=1.0)
   trained, evaluated = (
@@ -303,6 +374,7 @@ def test_average_precision_refuses_other_shapes():
     (dict(thresholds=(0.5, 0.5)), "expected no number .* one for each of the 3 classes road"),
     (dict(thresholds=(1.0,)), "between 0 and 1"),
     (dict(cross_entropy=0.0), "the loss is empty"),
+    (dict(class_weights=(1.0, 2.0)), "class_weights has 2 values, the data has 3 classes: road"),
   ],
 )
 def test_fields_that_do_not_fit(fields, words):
@@ -369,8 +441,9 @@ def test_a_run_resumes_bit_for_bit_and_learns(run, tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_has_classes_images_and_intervals(run, no_pdf, capsys):
   workdir, _, _ = run
-  evaluations.run(workdir)
+  evaluations.run(workdir, surfaces=True)
   text = capsys.readouterr().out
+  assert "expected calibration error" in text and "boundary F" in text
   assert "AP" in text and "interval over the 4 images" in text
   written = {f.name.partition("_step")[0]: f for f in workdir.glob("eval*")}
   assert written, sorted(workdir.iterdir())
@@ -381,8 +454,13 @@ def test_an_evaluation_has_classes_images_and_intervals(run, no_pdf, capsys):
   for row in rows:
     for name in ("precision", "recall", "iou", "f1"):
       assert float(row[name]) == pytest.approx(last[f"val/{name}/{row['class']}"])
+    scores = [float(row[name]) for name in ("boundary_iou", "boundary_f", "surface_dice", "ece")]
+    assert np.all(np.array(scores) >= 0) and np.all(np.array(scores) <= 1)
   images = list(csv.DictReader(tables["images.csv"].read_text().splitlines()))
   assert len(images) == 4 and not (workdir / "confusion.csv").exists()
+  values = json.loads(next(workdir.glob("evaluation_val_*.json")).read_text())
+  assert [values[f"ece/{c}"] for c in CLASSES] == [float(row["ece"]) for row in rows]
+  assert values["classwise_ece"] == pytest.approx(np.mean([float(row["ece"]) for row in rows]))
 
 
 def open_net(workdir, **how):

@@ -12,7 +12,8 @@ from segjax import models, training
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Rotation, SimCLR
-from segjax.training import initial
+from segjax.training import experiment, initial, nan_debug
+from segjax.training.eval_step import prepare_each
 from segjax.training.writers import read_metrics
 
 PALETTE = default_table(("x",)).palette
@@ -106,6 +107,19 @@ def test_both_views_are_augmented_apart():
     np.testing.assert_array_equal(views, again)
 
 
+def test_the_views_of_an_evaluated_example_follow_from_its_index_alone():
+  def marked(key, image, label):
+    return image + jax.random.key_data(key)[1] % 1000, label
+
+  task, image, label = SimCLR(("x",), PALETTE), images(3), jnp.zeros(3, int)
+  views, _ = prepare_each(task, image, label, jnp.array([4, 0, 2]), marked)
+  assert views.shape == (6, 12, 12, 3)
+  for i, index in enumerate((4, 0, 2)):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
+    want = [marked(k, image[i], None)[0] for k in keys]
+    np.testing.assert_array_equal(views[np.array([i, i + 3])], want)
+
+
 def smoke_config(method):
   config = config_lib.read(f"{ROOT}/configs/pretraining.py:method={method},smoke")
   config.writers, config.pictures = ("pictures",), 1
@@ -132,6 +146,19 @@ def test_pretraining_starts_other_nets(method, tmp_path):
     loaded["params"]["head"]["fc1"]["kernel"], fresh["params"]["head"]["fc1"]["kernel"]
   )
   assert all(name.startswith("backbone/") for _, name in report.loaded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_layers_that_are_not_finite_are_found_with_augmented_views(method):
+  config = smoke_config(method)
+  exp = experiment.build(config, default_table(("x",)))
+  state, _ = exp.init()
+  image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+  batch = dict(image=image, label=np.zeros(2, np.uint8), valid=np.ones(2, bool))
+  assert nan_debug.layers(exp, state, batch) == []
+  broken = state.replace(params=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params))
+  assert "net (" in nan_debug.layers(exp, broken, batch)[-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 11.0])

@@ -13,13 +13,14 @@ from segjax import hosts, metrics, outputs
 from segjax.analysis import baseline, image_scores, score_files, views
 from segjax.analysis.image_scores import MEANS
 from segjax.errors import UserError
-from segjax.tasks import LABEL_MAPS
+from segjax.tasks import LABEL_MAPS, PIXELWISE
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import input_pipeline, measures, restore, temperature
 from segjax.training.evaluation import evaluate
 from segjax.training.measures import CALIBRATED, CALIBRATION, SLOPES, TEMPERATURE
 from segjax.training.writers import finite
 
+MEASURED = (*LABEL_MAPS, "multi_label")  # tasks whose boundaries and surfaces are scored
 SURFACE_TOLERANCE = 1.0  # pixels that surface Dice forgives
 RULES = (
   "A class that neither truth nor prediction has, in an image or in the split, is left out.",
@@ -62,8 +63,8 @@ def run(
     state,
     lambda: input_pipeline.eval_batches(config, data.source),
     experiment.eval_mesh(),
-    task if config.task.name in LABEL_MAPS else None,
-    logits=config.task.name == "segmentation",
+    task if config.task.name in MEASURED else None,
+    logits=config.task.name in PIXELWISE,
     known=None if seen else temperature.temperature_of(workdir, step),
     surfaces=surfaces,
     fit=fit_temperature,
@@ -95,7 +96,7 @@ def run(
 def _check(task, split, surfaces, fit_temperature, color_baseline, view):
   """Raises a UserError for flags that do not fit the task, the split or each other."""
   for flag, wanted, fit in (
-    ("surfaces", surfaces, LABEL_MAPS),
+    ("surfaces", surfaces, MEASURED),
     ("fit_temperature", fit_temperature, ("segmentation",)),
     ("color_baseline", color_baseline, ("segmentation",)),
   ):
@@ -135,7 +136,7 @@ def count(
     state: the step's first argument.
     batches_of: function without arguments -> batches of the split, see `pipeline.eval_batches`.
     mesh: mesh of the devices.
-    task: a segmentation task, or None: then nothing is counted beyond the step's own statistics.
+    task: a task of `MEASURED`, or None: then nothing is counted beyond the step's own statistics.
     logits: whether the outputs are logits, whose calibration is counted.
     known: temperature that the calibration is counted at too, or None.
     surfaces: whether the host scores surfaces.
@@ -166,6 +167,8 @@ def values(sums, rows, ends, classes):
   for name, prefix in ((CALIBRATION, ""), (CALIBRATED, f"{CALIBRATED}_")):
     if found := measures.calibration_of(sums, name):
       more |= {f"{prefix}{k}": found[k] for k in ("ece", "classwise_ece")}
+      of_classes = zip(classes, found["class_ece"], strict=True)
+      more |= {f"{prefix}ece/{c}": float(value) for c, value in of_classes}
   if TEMPERATURE in sums:
     more["temperature"] = float(sums[TEMPERATURE])
   more = finite(more)

@@ -9,7 +9,7 @@ from segjax.analysis.figures import shown_scalars, write_picture
 from segjax.analysis.intervals import mean_and_deviation
 from segjax.analysis.names import CLASS_METRICS, text_of
 from segjax.analysis.variants import data_now, sign_of, start_of
-from segjax.tasks import TASKS
+from segjax.tasks import PIXELWISE, TASKS
 from segjax.training import experiment as experiment_lib
 from segjax.training import input_pipeline, measures, restore
 from segjax.training.evaluation import evaluate
@@ -157,7 +157,7 @@ def _reliability(document, done, figures):
   """Calibration of the first run of each variant whose outputs are logits."""
   found = {}
   for variant, runs in done.items():
-    if runs[0].config.task.name == "segmentation":
+    if runs[0].config.task.name in PIXELWISE:
       what, run = f"Calibration of {variant}", runs[0]
       counted = intact.or_line(document, what, lambda run=run: _calibration(run))
       found |= {variant: counted} if counted else {}

@@ -41,7 +41,8 @@ def write(file, labels, sums, ends, source):
     charts.confusion(matrix, labels.names, file.stem, place("confusion.png"))
   if COUNTS in rows:
     found = image_scores.scores(rows, labels.names)
-    _write(place("classes.csv"), class_table(rows, found, ends, labels.names))
+    calibration = measures.calibration_of(sums, CALIBRATION)
+    _write(place("classes.csv"), class_table(rows, found, ends, labels.names, calibration))
     colors = labels.palette[: len(labels)]
     charts.class_scores(found, ends, labels.names, colors, place("classes.png"))
     names = source.source.names
@@ -65,19 +66,27 @@ def confusion_table(matrix, classes):
   ]
 
 
-def class_table(rows, found, ends, classes):
-  """Rows of the scores of each class, with intervals over images where a score has one."""
+def class_table(rows, found, ends, classes, calibration=None):
+  """Rows of the scores of each class, with intervals over images where a score has one.
+
+  Args:
+    rows: see `image_scores.scores`.
+    found: its result, without weights.
+    ends: result of `image_scores.intervals`.
+    classes: names of the classes.
+    calibration: result of `metrics.calibration`, whose errors are the last column, or None.
+  """
   hit, truth, pred = np.asarray(rows[COUNTS], np.int64).sum(0).T
   precision, recall = image_scores.ratio(hit, pred), image_scores.ratio(hit, truth)
   names = [n for n in OF_CLASSES if f"{n}/{classes[0]}" in found]
   head = ["class", "pixels", "precision", "recall"]
   head += [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
-  out = [head]
+  out = [head + ["ece"] * bool(calibration)]
   for i, c in enumerate(classes):
     row = [textfiles.cell(c), int(truth[i]), precision[i], recall[i]]
     for n in names:
       row += [found[f"{n}/{c}"], *ends[f"{n}/{c}"]]
-    out.append(row)
+    out.append(row + ([calibration["class_ece"][i]] if calibration else []))
   return out
 
 

@@ -90,10 +90,11 @@ class MaskFiles(contents.OfFiles):
 def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value, **how):
   """The source of a folder with a mask for each class, `masks/CLASS/x.png` for `images/x.jpg`.
 
-  Of the layouts of `folder` all that hold `masks/` are read, without subfolders of images. Where
-  the masks of both splits hold 0 and 255 alone, a pixel of 255 is of the class. Else it is one of
-  1, and a pixel that is `ignore_value` in one mask of an image is not scored for any class. A class
-  without a mask of an image is absent from it.
+  Of the layouts of `folder` all that hold `masks/` are read, with the subfolders of images that a
+  class has too, `masks/CLASS/sub/x.png` for `images/sub/x.jpg`. Where the masks of both splits hold
+  0 and 255 alone, a pixel of 255 is of the class. Else it is one of 1, and a pixel that is
+  `ignore_value` in one mask of an image is not scored for any class. A class without a mask of an
+  image is absent from it.
 
   Args:
     root: folder of the set.

@@ -121,7 +121,6 @@ def find_by_class(root, split, images, masks, suffix):
   places, notes = _places(root, split, images, masks)
   found = Layout({}, {}, notes)
   for part, (image_folder, mask_folder) in places.items():
-    found.images[part] = files.by_stem(files.entries(image_folder).files)
     inside = files.entries(mask_folder, LABEL_ENDINGS)
     if not inside.folders:
       held = f"; it holds {lists.count(inside.files, 'image')}" if inside.files else ""
@@ -129,8 +128,9 @@ def find_by_class(root, split, images, masks, suffix):
         f"{mask_folder.absolute()}: expected a folder for each class in it, {masks}/CLASS/x.png"
         f"{held}; masks of class numbers are read with --config.data.source.kind=segmentation"
       )
+    found.images[part] = _tree(image_folder, files.IMAGE_ENDINGS, inside.folders)
     found.labels[part] = {
-      folder.name: files.by_stem(files.entries(folder, LABEL_ENDINGS).files, suffix)
+      folder.name: _tree(folder, LABEL_ENDINGS, (image_folder,), suffix)
       for folder in inside.folders
     }
   return found
@@ -188,8 +188,8 @@ def _pair(image_folder, label_folder, suffix, root):
   """({name: image}, {name: label file}, notes) of a part."""
   if not label_folder.is_dir() or label_folder == image_folder:
     return _pair_of_one_folder(image_folder, label_folder, suffix, root)
-  images = _tree(image_folder, files.IMAGE_ENDINGS, label_folder)
-  labels = _tree(label_folder, LABEL_ENDINGS, image_folder)
+  images = _tree(image_folder, files.IMAGE_ENDINGS, (label_folder,))
+  labels = _tree(label_folder, LABEL_ENDINGS, (image_folder,))
   notes = ()
   if not suffix and images and labels and not images.keys() & labels.keys():
     first = min(images)
@@ -239,18 +239,20 @@ def _suffix(ends, folder):
   return ends[0], (f"the mask of the image x is x{ends[0]} in {folder.name}/, by their names",)
 
 
-def _tree(folder, endings, mirror, prefix="", above=frozenset()):
-  """{name: file} of a folder and of its subfolders that `mirror` has too.
+def _tree(folder, endings, mirrors, suffix="", prefix="", above=frozenset()):
+  """{name: file} of a folder and of its subfolders that one of `mirrors` has too.
 
-  A link to a folder above is not followed.
+  Files without `suffix` at the end of their names are passed over. A link to a folder above is not
+  followed.
   """
   found = files.entries(folder, endings)
-  named = files.by_stem(found.files, prefix=prefix)
+  named = files.by_stem(found.files, suffix, prefix)
   here = folder.resolve()
   above = above | {here, *here.parents}
   for sub in found.folders:
-    if (mirror / sub.name).is_dir() and sub.resolve() not in above:
-      named |= _tree(sub, endings, mirror / sub.name, f"{prefix}{sub.name}/", above)
+    others = [mirror / sub.name for mirror in mirrors if (mirror / sub.name).is_dir()]
+    if others and sub.resolve() not in above:
+      named |= _tree(sub, endings, others, suffix, f"{prefix}{sub.name}/", above)
   return named
 
 

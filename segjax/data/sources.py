@@ -153,10 +153,17 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Labelled:
-  """A source whose examples are {"image", "label"}, whatever the label is."""
+  """A source whose examples are {"image", "label"}, whatever the label is.
+
+  Attributes:
+    source: any.
+    needs, user, least: see `labelled`.
+  """
 
   source: Any
   needs: str
+  user: str
+  least: tuple[int, int]
 
   @property
   def labels(self):
@@ -179,11 +186,18 @@ class _Labelled:
 
   def __getitem__(self, i):
     example = self.source[i]
+    height, width = example["image"].shape[:2]
+    if height < self.least[0] or width < self.least[1]:
+      raise UserError(
+        f"{self.names[i]}: the image is {width}x{height} pixels (width x height), smaller than the "
+        f"crops of {self.least[1]}x{self.least[0]}, which {self.user} scores to the last pixel; "
+        "use a smaller data.size, or 'resize' in place of 'crop'"
+      )
     label = np.uint8(0) if self.needs == "nothing" else example["target"]
     return dict(image=example["image"], label=label)
 
 
-def labelled(source, needs, what, user):
+def labelled(source, needs, what, user, least=(0, 0)):
   """A source whose examples have the "label" that a task needs.
 
   Args:
@@ -192,9 +206,10 @@ def labelled(source, needs, what, user):
       "target" (u8[H,W,3]) or "nothing" (0, whatever the source has).
     what: the source, for the message.
     user: name of the task or net that needs it, for the message.
+    least: (height, width) of its smallest images, pixels; for "target" and "nothing" alone.
 
   Raises:
-    UserError: the source's examples have another kind of label.
+    UserError: the source's examples have another kind of label; when it is read, a smaller image.
   """
   if needs != "nothing":
     example = source[0]
@@ -206,4 +221,6 @@ def labelled(source, needs, what, user):
         f"{what} has {KINDS[found]}, {user} needs {KINDS[needs]}; choose another data.source or "
         "another task"
       )
-  return source if needs in ("mask", "masks", "class") else _Labelled(source, needs)
+  return (
+    source if needs in ("mask", "masks", "class") else _Labelled(source, needs, user, tuple(least))
+  )

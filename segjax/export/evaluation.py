@@ -139,7 +139,7 @@ def _task(model, config):
   loss = own_loss.bind(config.loss, list(defaults_of(TASKS[name]))) if same else {}
   loss = {k: tuple(v) if isinstance(v, list) else v for k, v in loss.items()}
   if isinstance((loss.get("class_weights") or (0,))[0], str):
-    loss |= dict(class_weights=(), dice_weighted=False)
+    loss = {k: v for k, v in loss.items() if k not in ("class_weights", "dice_weighted")}
     print("  note: the loss is without class weights, which would be counted on the train split")
   if table.overlapping:
     return MultiLabel(table.names, table.palette, thresholds=model.thresholds, **loss)

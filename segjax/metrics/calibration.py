@@ -81,19 +81,20 @@ def calibration(sums: dict[str, ArrayLike]) -> dict[str, float | np.ndarray]:
 
   Returns:
     dict of `ece`, the expected calibration error of the predicted class (Guo et al., ICML 2017):
-    the mean over pixels of |accuracy - confidence| of their bin; `classwise_ece`, that of each
-    class's probability, a mean over all classes (Kull et al., NeurIPS 2019), both in [0,1] or nan;
-    and for the diagram, nan where a bin is empty, `pixels` i64[15], `confidence` f64[15],
-    `accuracy` f64[15].
+    the mean over pixels of |accuracy - confidence| of their bin; `class_ece` f64[C], that of each
+    class's probability; `classwise_ece`, the mean of these (Kull et al., NeurIPS 2019), all in
+    [0,1] or nan; and for the diagram, nan where a bin is empty, `pixels` i64[15], `confidence`
+    f64[15], `accuracy` f64[15].
   """
   pixels, hits = (np.asarray(x, np.int64) for x in sums["confidence_bins"])
   confidence, gap = _gap(pixels, hits, sums["confidence_offset"])
   own, hits_own = (np.asarray(x, np.int64) for x in sums["class_bins"])
   _, gaps = _gap(own, hits_own, sums["class_offset"])
-  total = pixels.sum()
+  class_ece = ratio(gaps.sum(-1), own.sum(-1))
   return dict(
-    ece=float(ratio(gap.sum(), total)),
-    classwise_ece=float(ratio(gaps.sum(-1), total).mean()),
+    ece=float(ratio(gap.sum(), pixels.sum())),
+    class_ece=class_ece,
+    classwise_ece=float(class_ece.mean()),
     pixels=pixels,
     confidence=ratio(confidence, pixels),
     accuracy=ratio(hits, pixels),

@@ -200,7 +200,8 @@ def _missed(attention, on):
   """
   has = on.any((2, 3))
   rows, columns = map(_cells, attention.shape[2:], on.shape[2:])
-  share = jnp.einsum("hy,bqyx,wx->bqhw", rows, on.astype(jnp.float32), columns)
+  covered = on.astype(jnp.float32)
+  share = jnp.einsum("hy,bqyx,wx->bqhw", rows, covered, columns, precision="highest")
   seen = jnp.where(has, (attention * share).sum((2, 3)), 1.0)
   # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
   seen = jnp.where(seen < 1e-30, 1e-30, seen)

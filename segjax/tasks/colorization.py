@@ -105,7 +105,8 @@ class Colorization(Task):
     if self.output == "regression":
       color = SCALE * outputs
     else:
-      color = jax.nn.softmax(outputs / self.temperature) @ self.centers
+      p = jax.nn.softmax(outputs / self.temperature)
+      color = jnp.matmul(p, self.centers, precision="highest")
     return jnp.concatenate([lightness, color], -1)
 
   def statistics(self, outputs, label, valid, *, evaluating):
@@ -125,7 +126,8 @@ class Colorization(Task):
     colored, color = lab_to_rgb(found), truth[..., 1:]
     if self.output == "bins":
       # |t - c|^2 less |t|^2, which all cells share.
-      distance = (self.centers**2).sum(-1) - 2 * color @ self.centers.T
+      nearness = jnp.matmul(color, self.centers.T, precision="highest")
+      distance = (self.centers**2).sum(-1) - 2 * nearness
       cell = distance.argmin(-1)
       weight = jnp.asarray(self.weights)[cell]
       loss = weight * losses.cross_entropy(outputs, cell, valid=jnp.ones(cell.shape, bool))

@@ -28,7 +28,7 @@ class Dino(Task):
   average of the parameters (`config.ema_decay`); it is centred and sharpened against collapse. In
   place of the centre, `balance` can see to it that all prototypes are used alike in a batch, as
   DINOv2 does (Oquab et al., 2023): a short training on few images otherwise keeps but some of them.
-  The loss of an evaluation then depends on the size of its batches.
+  The loss of an evaluation then depends on the size of its batches, whose copies are left out.
   Large views are made by `config.augment`; a crop is a part of 20 to 60 % of the image, augmented
   likewise and shrunk to half the size.
 
@@ -102,8 +102,9 @@ class Dino(Task):
     """Outputs of student and teacher for the views; in prediction the net's outputs.
 
     Returns:
-      dict of `student`, log probabilities, and `teacher`, probabilities, f32[views,B,K] each,
-      `features`, f32[2,B,C], the teacher's before its head, and `center`, f32[K], after this batch.
+      dict of `student` and `teacher`, f32[views,B,K] each, log probabilities and logits over the
+      temperature, these less the centre; `features`, f32[2,B,C], the teacher's before its head; and
+      `center`, f32[K], after this batch.
     """
     if not isinstance(inputs, dict):
       return net(inputs)
@@ -111,16 +112,12 @@ class Dino(Task):
     teacher = jax.lax.stop_gradient(net.teacher(inputs["large"]))
     student = [net(inputs[k]) for k in ("large", "small") if inputs[k] is not None]
     student = jnp.concatenate(student) / self.temperature
-    temperature = self.teacher_temperature(net.step)
-    if self.centering == "sinkhorn":
-      target = balance(teacher / temperature)
-    else:
-      target = jax.nn.softmax((teacher - center) / temperature)
+    centered = teacher - center if self.centering == "mean" else teacher
     features = jax.lax.stop_gradient(net.teacher.sown["penultimate"][0])
     views = lambda x: x.reshape(-1, len(teacher) // 2, x.shape[-1])  # noqa: E731
     return dict(
       student=views(jax.nn.log_softmax(student)),
-      teacher=views(target),
+      teacher=views(centered / self.teacher_temperature(net.step)),
       features=views(features),
       center=self.center_momentum * center + (1 - self.center_momentum) * teacher.mean(0),
     )
@@ -144,8 +141,8 @@ class Dino(Task):
       `moments` of its features over both, see `metrics.unit_moments`.
     """
     del label, evaluating
-    student, teacher = outputs["student"], outputs["teacher"]
-    pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student)
+    student, teacher = outputs["student"], self._targets(outputs["teacher"], valid)
+    pairs = jnp.einsum("tbk,sbk->tsb", teacher, -student, precision="highest")
     other = ~jnp.eye(len(teacher), len(student), dtype=bool)[..., None]
     loss = jnp.where(other, pairs, 0.0).sum((0, 1)) / other.sum()
     features = outputs["features"].reshape(-1, outputs["features"].shape[-1])
@@ -157,6 +154,14 @@ class Dino(Task):
       probability=jnp.where(valid[:, None], teacher.mean(0), 0.0).sum(0),
       moments=metrics.unit_moments(features, jnp.tile(valid, 2)),
     )
+
+  def _targets(self, logits, valid):
+    """The teacher's probabilities f32[2,B,K]; of examples that do not count they mean nothing."""
+    if self.centering == "mean":
+      return jax.nn.softmax(logits)
+    views, batch, width = logits.shape
+    flat = logits.reshape(views * batch, width)
+    return balance(flat, valid=jnp.tile(valid, views)).reshape(logits.shape)
 
   def loss(self, sums):
     """Mean cross-entropy of student and teacher, nats."""
@@ -199,7 +204,7 @@ class Dino(Task):
     return [("image", enlarge(image)), ("cosine", bars(rows))]
 
 
-def balance(logits, rounds=3):
+def balance(logits, rounds=3, valid=None):
   """Probabilities nearest to a softmax whose mean over a batch is nearly the same for all outputs.
 
   Sinkhorn and Knopp's scaling, of columns and rows in turn, as in SwAV (Caron et al., NeurIPS
@@ -208,12 +213,14 @@ def balance(logits, rounds=3):
   Args:
     logits: f32[N,K].
     rounds: number of rounds of scaling; the more, the closer is the mean to 1/K.
+    valid: bool[N], False for rows that do not count for the others; None: all count.
 
   Returns:
     f32[N,K], rows that sum to 1.
   """
+  where = None if valid is None else valid[:, None]
   for _ in range(rounds):
-    logits = logits - jax.nn.logsumexp(logits, 0)
+    logits = logits - jax.nn.logsumexp(logits, 0, where=where)
     logits = jax.nn.log_softmax(logits)
   return jnp.exp(logits)
 

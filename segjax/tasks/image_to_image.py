@@ -25,8 +25,9 @@ class ImageToImage(Task):
   """Loss, statistics, summary and pictures of a batch of images with target images.
 
   Attributes:
-    degrade: "": the source has target images; "noise" (Gaussian, standard deviation 0.1) or
-      "low_resolution" (a quarter, enlarged again): the net gets the image so and has to restore it.
+    degrade: "": the source has target images; "noise" (Gaussian, standard deviation 0.1, in every
+      evaluation the same for an image) or "low_resolution" (a quarter, enlarged again): the net
+      gets the image so and has to restore it.
     l1: weight of the mean absolute difference in the loss.
     l2: weight of the mean squared difference.
     content: weight of the difference of a frozen backbone's features.

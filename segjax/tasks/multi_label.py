@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import metrics
+from segjax import losses, metrics
 from segjax.data import label_sets
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
@@ -53,6 +53,9 @@ class MultiLabel(Task):
     own: empty, or a loss of your own that is added, "package.module:function" of (logits, label,
       valid), f32[N,H,W,1], i32[N,H,W] of 0 and 1 and bool[N,H,W], an image and a class each;
       further fields of `loss` are its arguments.
+    class_weights: empty, or a weight per class for its own pixels in the cross-entropy, whose mean
+      is then taken over the weights; the pixels without the class weigh 1. In a config also the
+      name of a rule, see `Segmentation`: then a class weighs as of two, itself and all else.
   """
 
   thresholds: tuple[float, ...] = ()
@@ -71,6 +74,7 @@ class MultiLabel(Task):
   lovasz: float = 0.0
   boundary: float = 0.0
   own: Any = ""
+  class_weights: tuple[float, ...] = ()
 
   label_kind: ClassVar[str] = "masks"
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "mean_iou", "mean_f1")
@@ -88,6 +92,11 @@ class MultiLabel(Task):
         f"task.thresholds is {self.thresholds!r}, expected no number (0.5), one, or one for each "
         f"of the {n} classes {', '.join(self.classes)}, between 0 and 1"
       )
+    if len(self.class_weights) not in (0, n):
+      raise UserError(
+        f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
+        f"{', '.join(self.classes)}"
+      )
     _ = self._binary  # which checks the loss
 
   @classmethod
@@ -100,6 +109,7 @@ class MultiLabel(Task):
     """The task of one class of an image."""
     own = {f.name for f in dataclasses.fields(Segmentation)} - {"classes", "palette"}
     given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in own}
+    given["class_weights"] = (1.0, 1.0) * bool(self.class_weights)  # see `_weighted`
     return Segmentation(("other", "class"), sigmoid=True, **given)
 
   @property
@@ -168,7 +178,17 @@ class MultiLabel(Task):
       jnp.repeat(valid, count),
       evaluating=False,
     )
-    return {name: value for name, value in sums.items() if name != "matrix"}
+    del sums["matrix"]
+    weighted = self.class_weights and self.cross_entropy
+    return sums | (self._weighted(logits, truth, scored) if weighted else {})
+
+  def _weighted(self, logits, truth, scored):
+    """Sums of the cross-entropy by `class_weights`, and of the weights that its mean is over."""
+    weights = jnp.where(truth, jnp.array(self.class_weights), 1.0)
+    scored = jnp.broadcast_to(scored[..., None], truth.shape)
+    how = dict(valid=scored, label_smoothing=self.label_smoothing)
+    loss = weights * losses.cross_entropy(logits[..., None], truth, **how)
+    return dict(cross_entropy=loss.sum(), weight=jnp.where(scored, weights, 0.0).sum())
 
   def terms(self, sums):
     """See `Segmentation.terms`."""

@@ -19,7 +19,8 @@ from segjax.tasks.task import Task, mean
 class SimCLR(Task):
   """Normalised temperature-scaled cross-entropy of two augmented views (Chen et al., ICML 2020).
 
-  Both views are made by `config.augment`, in an evaluation too, there by the same draws each time.
+  Both views are made by `config.augment`, in an evaluation too, there by the same draws for an
+  example each time.
   The loss of an evaluation is that of its batches, so it depends on their size.
 
   Attributes:
@@ -71,7 +72,7 @@ class SimCLR(Task):
     length = jnp.linalg.norm(outputs, axis=-1, keepdims=True)
     # A select, as the gradient of `jnp.maximum` asks whether two roundings of one value are equal.
     z = outputs / jnp.where(length < 1e-12, 1e-12, length)
-    similarity = z @ z.T / self.temperature
+    similarity = jnp.matmul(z, z.T, precision="highest") / self.temperature
     others = valid[None] & ~jnp.eye(count, dtype=bool)
     similarity = jnp.where(others, similarity, -1e9)
     partner = jnp.roll(jnp.arange(count), count // 2)

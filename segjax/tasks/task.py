@@ -81,7 +81,8 @@ class Task:
     """Inputs of the net and labels of the statistics.
 
     Args:
-      key: PRNG key; the same in every evaluation, None in prediction.
+      key: PRNG key; None in prediction. An evaluation prepares each example by itself, B = 1, with
+        a key that follows from the example's index in its split.
       image: f32[B,H,W,3] in [0,1].
       label: i32[B,H,W], i32[B], f32[B,H,W,3] in [0,1] by `label_kind`, or None in prediction.
       train: whether this is a train step.

@@ -25,7 +25,7 @@ def count(config, source=None):
     source: source of the train split, see `segjax.data.sources`; None: it is made by the config.
 
   Returns:
-    tuple of C floats.
+    tuple of C floats; of classes that overlap see `MultiLabel`.
 
   Raises:
     UserError: no such rule, no scored label, or a file that cannot be read.
@@ -34,16 +34,31 @@ def count(config, source=None):
   from segjax.training import input_pipeline
 
   source = source or input_pipeline.make_source(config, "train", training=True).source
-  classes = len(source.labels)
-  counts = checks.label_histograms(source, max(config.data.threads, 1))[:, :classes]
+  classes, overlapping = len(source.labels), source.labels.overlapping
+  look = checks.mask_counts if overlapping else checks.label_histograms
+  counts = look(source, max(config.data.threads, 1))[:, : classes + overlapping]
   if not counts.any():
     raise UserError(
       f"loss.class_weights={rule(config.loss)!r}: no label of the train split is scored, so "
       "there are no weights; check the masks and the ignore value of the data source"
     )
+  if overlapping:  # the last column are scored pixels
+    pairs = (np.stack([counts[:, -1] - own, own], 1) for own in counts[:, :-1].T)
+    return tuple(_over_others(pair, rule(config.loss)) for pair in pairs)
   if TASKS[config.task.name].label_kind_of(config.task) == "class":
     counts = counts.sum(0, keepdims=True)  # an image of one class would have the share 1 of it
   return tuple(losses.class_weights(counts, rule(config.loss)).tolist())
+
+
+def _over_others(counts, name):
+  """Weight of a class over that of all else by a rule, from their pixels int[N,2], it the second.
+
+  1 where one of them does not occur.
+  """
+  if not counts.any(0).all():
+    return 1.0
+  others, own = losses.class_weights(counts, name)
+  return float(own / others)
 
 
 def read(folder, name, labels):

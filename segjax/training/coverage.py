@@ -9,6 +9,7 @@ import numpy as np
 from segjax.data import checks
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
+from segjax.tasks import TASKS
 
 LOOKED_AT = 500  # examples of a split whose labels are counted before a training, at most
 FEW = 25  # of them at least, whatever it takes
@@ -134,9 +135,14 @@ def crops(config, train_source, val_source):
     config: ConfigDict.
     train_source: see `segjax.data.sources`.
     val_source: likewise.
+
+  Raises:
+    UserError: an image is smaller than the crops of a task that scores every pixel.
   """
   data, out = config.data, []
   size, threads = tuple(data.size), max(config.data.threads, 1)
+  if data.eval_fit == "crop" and TASKS[config.task.name].forbids_padding:
+    _sizes(val_source, threads)  # which its source checks
   if data.fit == "crop":
     found = _sizes(train_source, threads)
     small = sum(h < size[0] or w < size[1] for h, w in found)

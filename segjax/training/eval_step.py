@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from segjax.ops.rows import rows_over
@@ -16,6 +17,31 @@ from segjax.training.state import TrainState
 from segjax.training.steps import Net, both, read_batch
 
 __all__ = ["make_eval_step"]
+
+
+def prepare_each(task, image, label, index, augment=None):
+  """Inputs of the net and labels of an evaluated batch, see `Task.prepare`, each example by itself.
+
+  What a task draws for an example follows from its index alone, so neither the size of the batches
+  nor the other examples change it.
+
+  Args:
+    task: a task of `segjax.tasks`.
+    image: f32[B,H,W,C].
+    label: [B,...], as `steps.read_batch` gives it.
+    index: i32[B], of the examples in their split.
+    augment: function of a key and a batch, see `steps.both`.
+
+  Returns:
+    (inputs, label), [V*B,...] where the task makes V views: first all of the first kind.
+  """
+
+  def one(image, label, index):
+    key = jax.random.fold_in(jax.random.key(0), index)
+    return task.prepare(key, image[None], label[None], train=False, augment=augment)
+
+  views = jax.vmap(one, out_axes=1)(image, label, index)
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), views)
 
 
 def statistics_of(task, outputs, label, batch, measure=None):
@@ -55,15 +81,15 @@ def make_eval_step(
 
   Returns:
     A jitted function; its batch has "image" u8[B,H,W,3], "label", "valid" bool[B], and perhaps
-    "index" i32[B], which goes with statistics that are rows of images.
+    "index" i32[B] of the examples, from which follows what the task draws for them, and which goes
+    with statistics that are rows of images. Without it they are numbered in their batch.
   """
   change = both(augment, None)
 
   def eval_step(state, batch):
     image, label = read_batch(batch)
-    key = jax.random.key(0)
-    prepared = task.prepare(key, image, label, train=False, augment=change)
-    inputs, label = divide(prepared, mesh)
+    index = batch["index"] if "index" in batch else jnp.arange(len(image))
+    inputs, label = divide(prepare_each(task, image, label, index, change), mesh)
     state = whole(state, mesh)
     how = dict(mean=mean, std=std, train=False, step=state.step)
     net = averaged = Net(model, state.eval_variables(), **how)

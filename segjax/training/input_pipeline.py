@@ -42,10 +42,10 @@ def make_source(config, split, *, training=False, labelled=True):
       expected = " or ".join(map(repr, fits))
       raise UserError(f"data.{field} is {data[field]!r}, expected {expected}{hint}")
   task = choose(TASKS, config.task.name, "task")
-  if task.forbids_padding and data.eval_fit == "full":
+  if task.forbids_padding and data.eval_fit == "full" and data.eval_multiple > 1:
     raise UserError(
       f"data.eval_fit is 'full', which extends images, and the task {config.task.name!r} scores "
-      "every pixel; use 'resize'"
+      "every pixel; use 'resize', or data.eval_multiple=1"
     )
   if data.eval_fit == "tiles" and config.task.name not in PIXELWISE:
     raise UserError(
@@ -67,8 +67,10 @@ def make_source(config, split, *, training=False, labelled=True):
     if faults:
       print(f"{split}: left out (data.skip_broken) {checks.report(faults, total)}")
   if labelled:
-    what = f"data source {data.source.name!r}"
-    source = sources.labelled(source, kind, what, f"the task {config.task.name!r}")
+    what, user = f"data source {data.source.name!r}", f"the task {config.task.name!r}"
+    crops = data["fit" if training else "eval_fit"] == "crop"
+    least = tuple(data.size) if task.forbids_padding and crops else (0, 0)
+    source = sources.labelled(source, kind, what, user, least)
   cache_mb = data.cache_mb / max(data.workers, 1) if training else data.cache_mb
   if (data.fit == "crop") if training else (data.eval_fit in ("full", "tiles")):
     extended = not training and data.eval_fit == "full"

@@ -120,7 +120,7 @@ def repeat(experiment, state, batch):
 
 
 def layers(experiment, state, batch):
-  """Names of the layers whose output is not finite for a batch that is not augmented.
+  """Names of the layers whose output is not finite for a batch as the step has augmented it.
 
   Args:
     experiment: Experiment.
@@ -130,20 +130,14 @@ def layers(experiment, state, batch):
   Returns:
     list of texts, a layer's before those that use it.
   """
-  found, data = [], experiment.config.data
-  image, label = steps.read_batch(jax.tree.map(jnp.asarray, batch))
-  inputs, _ = experiment.task.prepare(jax.random.key(0), image, label, train=True)
-  rngs = dict(dropout=jax.random.key(0))
+  found, task, data = [], experiment.task, experiment.config.data
+  inputs, _ = experiment.seen(state.step, jax.tree.map(jnp.asarray, batch))
+  how = dict(mean=data.mean, std=data.std, train=True, step=state.step)
+  how |= dict(rngs=dict(dropout=jax.random.key(0)))
   variables = dict(params=state.params, batch_stats=state.batch_stats)
-  net = steps.Net(
-    experiment.model,
-    variables,
-    mean=data.mean,
-    std=data.std,
-    train=True,
-    step=state.step,
-    rngs=rngs,
-  )
+  net = steps.Net(experiment.model, variables, **how)
+  if task.uses_ema_teacher:
+    net.teacher = steps.Net(experiment.model, state.eval_variables(), **how)
 
   def look(next_function, args, kwargs, context):
     out = next_function(*args, **kwargs)
@@ -153,7 +147,7 @@ def layers(experiment, state, batch):
     return out
 
   with nn.intercept_methods(look):
-    experiment.task.outputs(net, inputs)
+    task.outputs(net, inputs)
   return [f"{name} ({kind})" for name, kind, out in found if _broken(_named(out, ""))]
 
 
