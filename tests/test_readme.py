@@ -18,6 +18,7 @@ DOCUMENTS = ("README.md", "configs/README.md", "launch/README.md")
 DEFINED = {  # functions of segjax.cli
   "define_config": {"config"},
   "define_own_code": {"config"},
+  "define_view": {"mode", "tiles", "overlap", "tta"},
   "define_distributed": {"distributed", "heartbeat_seconds"},
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
