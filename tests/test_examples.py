@@ -47,6 +47,7 @@ def test_disagreement_leaves_out_pixels_that_are_not_scored():
   assert examples.disagreement([np.int32(2), np.int32(1), np.int32(2)], np.int32(0)) == 2 / 3
 
 
+@pytest.mark.slow
 def test_scores_are_the_loss_and_the_gradient_of_each_example_alone(tmp_path, stand_in_nets):
   config = tiny_config(tmp_path)
   experiment = experiment_lib.build(config, default_table(("no", "yes")))
