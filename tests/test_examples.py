@@ -81,7 +81,7 @@ def given(workdir, **changes):
   ) | changes  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_swapped_labels_are_found_at_the_top(tmp_path, capsys):
   data = write_pairs(tmp_path / "data", count=40)
   swapped = ("x007", "x023")  # 5 %
