@@ -210,6 +210,7 @@ def _doubled(kernel, x, c):
 # The first that fits is taken.
 FORMS = (
   Form(is_transpose, image=_doubled),
+  Form(llvm.usable_depthwise, kernel=llvm.depthwise_weight_gradient),
   Form(_is_depthwise, _sum_of_taps, kernel=_reduced_taps),
   Form(
     _has_wide_groups,

@@ -8,8 +8,19 @@ layers of segmentation nets. These kernels reach most of it. `segjax.ops.cpu` us
 from segjax.ops.llvm.convolution import (
   Convolution,
   convolve,
+  depthwise_convolve,
+  depthwise_weight_gradient,
   usable,
+  usable_depthwise,
   weight_gradient,
 )
 
-__all__ = ["Convolution", "convolve", "usable", "weight_gradient"]
+__all__ = [
+  "Convolution",
+  "convolve",
+  "depthwise_convolve",
+  "depthwise_weight_gradient",
+  "usable",
+  "usable_depthwise",
+  "weight_gradient",
+]
