@@ -8,6 +8,7 @@ tap is multiplied by zeros between the pixels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from segjax.ops.llvm import tiles
@@ -17,6 +18,7 @@ VECTORS = 2  # of channels
 PIXELS = 4  # of a row
 ROWS = 16  # of a part at most
 PARTS = 16  # fewer have fewer rows
+NEAR = 4 << 10  # taps of all channels that stay in a core's first cache
 
 
 class Columns(NamedTuple):
@@ -49,14 +51,31 @@ def depthwise(spec, machine):
   target = e.at(out, (image, out_height * out_width * channels))
   with e.loop(end, begin) as row:
     many = _list_rows(e, spec, row, source, kernel, listed)
-    for vectors, start, count in tiles.narrow_blocks(channels, machine.lanes, VECTORS):
-      with e.loop(count) as block:
-        here = (block, sum(vectors)), start
-        place = e.at(target, (row, out_width * channels), *here)
-        for columns in _columns(spec):
-          _write_columns(e, spec, vectors, columns, (listed, many, here), place)
+    place = e.at(target, (row, out_width * channels))
+    for columns in _columns(spec):
+      for taps, first, last in _stretches(columns):
+        for pixels, column, count in tiles.columns(last - first, PIXELS):
+          write = partial(
+            _write_tile, e, spec, columns, taps, pixels, first + column, (listed, many), place
+          )
+          _each_tile(e, spec, machine, count, write)
   e.finish()
-  return module, 2, spec.batch * strips, 4 * spec.size  # two pointers for each row of taps
+  # Two pointers for each row of taps.
+  return module, 2, spec.batch * strips, 4 * spec.size
+
+
+def _each_tile(e, spec, machine, count, write):
+  """Calls write(tile, vectors, offsets) in loops over tiles of pixels and blocks of channels."""
+  blocks = tiles.narrow_blocks(spec.channels, machine.lanes, VECTORS)
+  if spec.size**2 * spec.channels <= NEAR:
+    with e.loop(count) as tile:
+      for vectors, start, times in blocks:
+        with e.loop(times) as block:
+          write(tile, vectors, ((block, sum(vectors)), start))
+  else:
+    for vectors, start, times in blocks:
+      with e.loop(times) as block, e.loop(count) as tile:
+        write(tile, vectors, ((block, sum(vectors)), start))
 
 
 def _list_rows(e, spec, row, source, kernel, listed):
@@ -103,38 +122,40 @@ def _entry(e, listed, n, k):
   return e.build.gep(listed, [at], source_etype=POINTER)
 
 
-def _write_columns(e, spec, vectors, columns, rows, target):
-  """Writes the results of a block of channels in some columns of a row.
+def _write_tile(e, spec, columns, taps, pixels, first, rows, target, tile, vectors, here):
+  """Writes the results of a few pixels in a block of channels.
 
   Args:
     e: Emitter.
     spec: Convolution.
-    vectors: widths of the vectors of the block.
     columns: Columns.
-    rows: (pairs of pointers, their number, offsets of the block), see `_list_rows`.
-    target: pointer to the first channel in the row of results.
+    taps: [(column of the kernel, its shift)].
+    pixels: count.
+    first: pixels of `columns` before the first tile.
+    rows: (pairs of pointers, their number), see `_list_rows`.
+    target: pointer to the row of results.
+    tile: index.
+    vectors: widths of the vectors of the block.
+    here: offsets of the block.
   """
-  channels, (listed, many, here) = spec.channels, rows
+  channels, (listed, many) = spec.channels, rows
   period, step = (spec.stride, 1) if spec.turned else (1, spec.stride)
-  for taps, first, end in _stretches(columns):
-    for pixels, column, count in tiles.columns(end - first, PIXELS):
-      with e.loop(count) as c:
-        sums = tiles.sums(e, pixels, vectors)
-        with e.loop(many) as n:
-          source, weights = (
-            e.at(e.build.load(_entry(e, listed, n, k), typ=POINTER), *here) for k in (0, 1)
-          )
-          seen = e.at(source, (c, pixels * step * channels), (first + column) * step * channels)
-          for j, shift in taps:
-            for k, (offset, lanes) in enumerate(tiles.offsets(vectors)):
-              weight = e.load(e.at(weights, j * channels + offset), lanes)
-              for p, totals in enumerate(sums):
-                value = e.load(e.at(seen, (shift + p * step) * channels + offset), lanes)
-                e.add_product(totals[k], value, weight)
-        at = columns.first + (first + column) * period
-        place = e.at(target, (c, pixels * period * channels), at * channels)
-        for total, lanes, at in tiles.places(e, sums, vectors, place, period * channels):
-          e.store(e.load(total, lanes), at)
+  sums = tiles.sums(e, pixels, vectors)
+  with e.loop(many) as n:
+    source, weights = (
+      e.at(e.build.load(_entry(e, listed, n, k), typ=POINTER), *here) for k in (0, 1)
+    )
+    seen = e.at(source, (tile, pixels * step * channels), first * step * channels)
+    for j, shift in taps:
+      for k, (offset, lanes) in enumerate(tiles.offsets(vectors)):
+        weight = e.load(e.at(weights, j * channels + offset), lanes)
+        for p, totals in enumerate(sums):
+          value = e.load(e.at(seen, (shift + p * step) * channels + offset), lanes)
+          e.add_product(totals[k], value, weight)
+  at = (columns.first + first * period) * channels
+  place = e.at(target, (tile, pixels * period * channels), at, *here)
+  for total, lanes, pointer in tiles.places(e, sums, vectors, place, period * channels):
+    e.store(e.load(total, lanes), pointer)
 
 
 def _columns(spec):

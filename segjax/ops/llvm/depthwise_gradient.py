@@ -14,7 +14,7 @@ from llvmlite import ir
 from segjax.ops.llvm import tiles
 from segjax.ops.llvm.emitter import integer, vector
 
-CHANNELS = 128  # that a part takes at most
+CHANNELS = 64  # that a part takes at most
 STRIP = 64 << 10  # float32 values of a strip's rows, of the image and of the gradient
 PARTS = 16  # fewer are divided into groups of strips
 
