@@ -16,17 +16,17 @@ pytestmark = pytest.mark.skipif(xla_call.machine() is None, reason="no kernels o
 
 # Batch, height, width, channels, kernel size, stride, dilation, padding.
 CASES = {
-  "one_pixel": (1, 1, 1, 1, 3, 1, 1, ((1, 1), (1, 1))),
   "one_row": (2, 1, 19, 9, 3, 1, 1, ((1, 1), (1, 1))),
-  "odd_channels_strided": (2, 11, 14, 31, 5, 2, 1, ((1, 2), (2, 1))),
+  "odd_channels_strided": (2, 11, 14, 21, 5, 2, 1, ((1, 2), (2, 1))),
   "strips": (3, 40, 61, 40, 3, 1, 1, ((1, 1), (1, 1))),
-  "several_shares": (1, 6, 5, 300, 3, 2, 1, ((0, 1), (0, 1))),
 }
 MORE = {
+  "one_pixel": (1, 1, 1, 1, 3, 1, 1, ((1, 1), (1, 1))),
+  "several_shares": (1, 6, 5, 300, 3, 2, 1, ((0, 1), (0, 1))),
   "no_padding": (2, 8, 11, 5, 3, 1, 1, ((0, 0), (0, 0))),
   "uneven_padding": (2, 8, 11, 48, 5, 1, 1, ((0, 3), (4, 1))),
   "more_padding_than_image": (1, 2, 3, 4, 3, 1, 1, ((4, 5), (5, 4))),
-  "strips_strided": (2, 75, 61, 72, 5, 2, 1, ((2, 2), (2, 2))),
+  "strips_strided": (2, 75, 61, 16, 5, 2, 1, ((2, 2), (2, 2))),
   "wide_kernel": (2, 9, 12, 17, 7, 1, 1, ((3, 3), (3, 3))),
   "stride_beyond_the_kernel": (2, 10, 11, 8, 2, 3, 1, ((0, 0), (0, 0))),
   "dilated": (2, 12, 11, 16, 3, 1, 2, ((2, 2), (2, 2))),
@@ -84,8 +84,8 @@ def test_kernels_equal_the_library(case):
   with jax.enable_x64():
     expected = wanted(*(a.astype(np.float64) for a in args))
   for got, want in zip(all_slots(spec)(*args), expected, strict=True):
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * float(jnp.abs(want).max()))
+    assert got.dtype == jnp.float32 and want.dtype == jnp.float64
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * float(np.abs(np.asarray(want)).max()))
 
 
 def test_one_thread_gives_the_bits_of_all_every_time(monkeypatch):
@@ -113,7 +113,7 @@ def test_one_thread_gives_the_bits_of_all_every_time(monkeypatch):
 
 
 def test_an_image_has_the_same_bits_in_any_batch():
-  spec, x, kernel, g = draw("odd_channels_strided")
+  spec, x, kernel, g = draw("one_row")
   whole = all_slots(spec)(x, kernel, g)
   first = all_slots(spec._replace(batch=1))(x[:1], kernel, g[:1])
   for slot in (0, 2):
@@ -132,18 +132,17 @@ def test_vectors_of_any_width_give_the_same_bits(case, machine, monkeypatch):
 
 
 def test_depthwise_convolutions_use_the_kernels_where_they_can():
-  def targets(dtype=jnp.float32, platform="cpu", features=8):
+  def targets(dtype=jnp.float32, features=8):
     x, kernel = jnp.zeros((1, 12, 13, 8), dtype), jnp.zeros((3, 3, 1, features), dtype)
     convolve = functools.partial(ops.conv, padding=1, stride=2, groups=8)
     step = jax.jit(jax.grad(lambda k, x: convolve(x, k).sum(), (0, 1)))
-    text = step.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
+    text = step.trace(kernel, x).lower(lowering_platforms=("cpu",)).as_text()
     return text.count("@segjax_depthwise_gradient_"), text.count("@segjax_depthwise_")
 
   assert targets() == (1, 2)  # the sum needs no value
   with jax.enable_x64():
     assert targets(jnp.float64) == (0, 0)
-  for other in (dict(dtype=jnp.bfloat16), dict(platform="cuda"), dict(features=16)):
-    assert targets(**other) == (0, 0)
+  assert targets(jnp.bfloat16) == targets(features=16) == (0, 0)
 
 
 def test_wrong_numbers_leave_depthwise_convolutions_to_xla(monkeypatch):

@@ -1,9 +1,10 @@
-"""Convolution and its weight gradient, NHWC, float32.
+"""Convolution and its weight gradient, NHWC, float32, of one group or depthwise.
 
 Directly (`forward`, `gradient`): through an image a strip of rows at a time, from a copy with its
 padding that stays in the cache of a core. The innermost loops keep a tile of sums in registers: a
 few pixels by up to two vectors of output channels forward, a few taps and input channels by as many
 for the gradient. By Winograd's tiles (`winograd`, `winograd_gradient`) they are matrix products.
+Depthwise (`depthwise`, `depthwise_gradient`) vectors go along the channels, and nothing is copied.
 Each sum is taken in one fixed order with products rounded once, so that neither the number of
 threads nor the width of the vectors changes a bit, nor, forward, the other images of the batch.
 """
@@ -39,7 +40,7 @@ class Convolution(NamedTuple):
     pads: ((top, bottom), (left, right)), rows and columns of zeros, none negative.
     turned: the kernel is given as [K,K,F,C] and read from its end, as the gradient by the input of
       a convolution with it asks for. Of a depthwise convolution: its transpose is computed.
-    groups: number of groups of channels; the kernels here are for one.
+    groups: number of groups of channels; the kernels here are for one, and for one of each channel.
   """
 
   batch: int
