@@ -88,6 +88,16 @@ def test_kernels_equal_the_library(case):
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * float(np.abs(np.asarray(want)).max()))
 
 
+@pytest.fixture
+def own_folder(tmp_path):
+  """Compiled code of handlers that are not the package's stays out of the usual folder."""
+  folder = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  yield
+  jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.mark.usefixtures("own_folder")
 def test_one_thread_gives_the_bits_of_all_every_time(monkeypatch):
   spec, *args = draw("strips")
   together = all_slots(spec)
