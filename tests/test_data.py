@@ -526,6 +526,7 @@ def test_worker_processes_give_the_same_batches_and_resume(tmp_path):
   np.testing.assert_array_equal(next(resumed)["image"], want["image"])
 
 
+@pytest.mark.slow
 def test_worker_processes_name_a_broken_file(tmp_path):
   folder = write_pairs(tmp_path)
   for name in ("x001", "x002", "x003", "x004"):

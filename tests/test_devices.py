@@ -240,7 +240,7 @@ def differences_on_eight(names):
   return found
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_eight_devices_train_as_one_does():
   """Rows, FSDP, batch norm and rotations; without arguments this file compares more nets."""
   environment = os.environ | dict(XLA_FLAGS=eight_devices(), PYTHONPATH=str(ROOT))

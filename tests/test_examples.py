@@ -47,6 +47,7 @@ def test_disagreement_leaves_out_pixels_that_are_not_scored():
   assert examples.disagreement([np.int32(2), np.int32(1), np.int32(2)], np.int32(0)) == 2 / 3
 
 
+@pytest.mark.slow
 def test_scores_are_the_loss_and_the_gradient_of_each_example_alone(tmp_path, stand_in_nets):
   config = tiny_config(tmp_path)
   experiment = experiment_lib.build(config, default_table(("no", "yes")))
@@ -80,7 +81,7 @@ def given(workdir, **changes):
   ) | changes  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_swapped_labels_are_found_at_the_top(tmp_path, capsys):
   data = write_pairs(tmp_path / "data", count=40)
   swapped = ("x007", "x023")  # 5 %

@@ -189,6 +189,7 @@ def test_a_net_of_one_batch_size_sees_each_image_once(run):
   np.testing.assert_allclose(batches.probabilities(model, noise(9))[:5], wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_jax_alone_reads_the_file(run, tmp_path):
   """The lines of the package's docstring, in a process where segjax cannot be imported."""
   _, _, file = run

@@ -93,7 +93,7 @@ def runs(tmp_path_factory):
   return root
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_pixels_are_chosen_alike_from_all_classes(runs):
   restored = restore.run(runs / "pixels")
   source = make_source(restored[0].config, "train")

@@ -103,6 +103,7 @@ def test_wrong_layer_decays_are_errors():
 # ---------------------------------------------------------------------------- LoRA
 
 
+@pytest.mark.slow
 def test_lora_starts_as_the_net_itself_and_is_merged_exactly():
   """Additions of queries and values alone, which count, and come back as part of the kernels."""
   image = np.random.default_rng(0).normal(size=(1, 32, 48, 3)).astype(np.float32)

@@ -138,7 +138,7 @@ def test_prediction_of_any_size(trained, tmp_path):
   assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_color_baseline_is_reported(trained):
   done = launch("evaluate", f"--workdir={trained}", "--split=train", "--color_baseline")
   assert done.returncode == 0, done.stderr

@@ -578,8 +578,8 @@ def test_what_does_not_go_with_overlapping_classes_is_refused(run, tmp_path):
     features.sources_of(workdir)
   with pytest.raises(UserError, match="its task counts no classes that exclude each other"):
     commands.confusion(workdir, tmp_path)
-  with pytest.raises(UserError, match=r"--surfaces is for .*, this run's task is 'multi_label'"):
-    evaluations.run(workdir, surfaces=True)
+  with pytest.raises(UserError, match=r"--fit_temperature is for segmentation, this run's task"):
+    evaluations.run(workdir, fit_temperature=True)
   with pytest.raises(UserError, match="classmix mixes labels"):
     experiment_lib.build(
       tiny("", **{"batch_augment.classmix": 0.5}), label_sets.overlapping_table(CLASSES)

@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image, PngImagePlugin
 from test_tiles import model, picture, two
 
-from segjax.data.labels import default_table
+from segjax.data.labels import default_table, table_of
 from segjax.errors import UserError
 from segjax.inference import Predictor, command, inputs, png, rows, video
 from segjax.inference.folder import Predictions
@@ -430,6 +430,7 @@ def test_an_exported_file_is_a_net_of_its_own(tmp_path, monkeypatch):
   file = tmp_path / "x.onnx"
   file.write_bytes(b"")
   one = dict(classes=("a", "b"), palette=np.eye(2, 3, dtype=np.uint8), one_logit=True)
+  one["labels"] = table_of(zip(one["classes"], one["palette"].tolist(), strict=True))
   monkeypatch.setattr("segjax.inference.loading.load", lambda path: model(two, **one))
   opened = command.open_net(None, str(file), "best", tiles=["64"], threshold="0.25")
   assert opened.labels.names == ("a", "b")

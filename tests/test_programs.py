@@ -68,6 +68,7 @@ def test_weights_of_classes_that_the_labels_gave_count():
   assert a is not b
 
 
+@pytest.mark.slow
 def test_each_seed_draws_its_own_parameters_and_dropout():
   experiments = [build({"seed": seed, "model.dropout": 0.5}) for seed in (0, 1, 0)]
   states = [e.init()[0] for e in experiments]

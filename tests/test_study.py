@@ -325,7 +325,7 @@ def test_a_finished_run_that_started_from_other_weights_is_not_reused(tmp_path):
   assert f"started from other weights: {str(start)!r} has changed" in result.error
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_report_of_data_that_moved(tmp_path):
   study = study_lib.read(str(write_study(tmp_path)))
   variants = dict(list(study.variants.items())[:1])

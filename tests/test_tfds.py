@@ -160,6 +160,7 @@ def test_launcher_errors_are_one_line(tmp_path, name, spoil, says):
   assert not list(data_dir.rglob("*array_record*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("fields", "names"),
   [

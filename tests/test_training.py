@@ -214,7 +214,7 @@ def test_device_and_host_feeding_give_the_same_numbers(tmp_path):
   assert "kept on the device (data.feed='device')" in device
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_several_steps_in_a_dispatch_are_the_same_steps(tmp_path, data):
   """As one by one but for the last bits; split by other work that is due, and resumed exactly."""
   changes = {"data.feed": "device", "total_steps": 9, "eval_steps": 4, "log_steps": 3}

@@ -86,6 +86,7 @@ def run(trained, tmp_path):
   return shutil.copytree(trained[1], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_comes_out_again_bit_for_bit(run, capsys, monkeypatch):
   starts = receipt.read(run)
   assert [s["step"] for s in starts] == [0, 4]
@@ -148,6 +149,7 @@ def test_a_changed_pixel_is_named_also_without_a_receipt(trained, run, tmp_path,
   assert re.search(r"differ; first train/\S+ of 2 steps at step 2: ", out)
 
 
+@pytest.mark.slow
 def test_a_damaged_receipt_is_named(run):
   file = run / "receipt.json"
   file.write_text(file.read_text().replace('"code": "', '"code": "0'))

@@ -90,7 +90,7 @@ DETERMINISTIC = (
   "classifier/vit", "encoder_decoder", "eomt", "fcn16s",
   "fcn8s", "projection", "unet/group", "unet/no_skip",
 )  # fmt: skip
-LIGHT_NETS = ("encoder_decoder", "unet")
+LIGHT_NETS = ("encoder_decoder",)
 LIGHT_BACKBONES = ({*SHALLOW} - {"shallow_convnextv2", "shallow_resnetd"}) | {
   "mit_b0", "small_cnn", "vit_tiny",
 }  # fmt: skip
