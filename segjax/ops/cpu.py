@@ -62,6 +62,10 @@ def _reduced_taps(x, g, c):
   return jnp.stack(sums).reshape(c.shape("kernel")).astype(g.dtype)
 
 
+def _llvm_depthwise_image(kernel, g, c):
+  return llvm.depthwise_convolve(g, kernel, c._replace(turned=True))
+
+
 # ---- grouped
 
 
@@ -210,6 +214,12 @@ def _doubled(kernel, x, c):
 # The first that fits is taken.
 FORMS = (
   Form(is_transpose, image=_doubled),
+  Form(
+    llvm.usable_depthwise,
+    llvm.depthwise_convolve,
+    _llvm_depthwise_image,
+    llvm.depthwise_weight_gradient,
+  ),
   Form(_is_depthwise, _sum_of_taps, kernel=_reduced_taps),
   Form(
     _has_wide_groups,

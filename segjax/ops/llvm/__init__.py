@@ -2,14 +2,25 @@
 
 XLA's CPU backend reaches a tenth to a half of the machine's rate on the thin full-resolution
 layers of segmentation nets. These kernels reach most of it. `segjax.ops.cpu` uses them where
-`usable` says so, and XLA's operations elsewhere, as without llvmlite.
+`usable` and `usable_depthwise` say so, and XLA's operations elsewhere, as without llvmlite.
 """
 
 from segjax.ops.llvm.convolution import (
   Convolution,
   convolve,
+  depthwise_convolve,
+  depthwise_weight_gradient,
   usable,
+  usable_depthwise,
   weight_gradient,
 )
 
-__all__ = ["Convolution", "convolve", "usable", "weight_gradient"]
+__all__ = [
+  "Convolution",
+  "convolve",
+  "depthwise_convolve",
+  "depthwise_weight_gradient",
+  "usable",
+  "usable_depthwise",
+  "weight_gradient",
+]

@@ -36,6 +36,23 @@ def blocks(features, lanes):
   return whole + ([(tuple(vectors), 1)] if vectors else [])
 
 
+def narrow_blocks(channels, lanes, most):
+  """Channels as [(vectors, first, count)]: blocks of `most` vectors of `lanes`, then thinner ones.
+
+  No block has more vectors than `most`.
+  """
+  count, rest = divmod(channels, most * lanes)
+  found = [((lanes,) * most, 0, count)] if count else []
+  vectors, start = [], channels - rest
+  while rest:
+    lanes = min(lanes, 1 << rest.bit_length() - 1)
+    vectors, rest = [*vectors, lanes], rest - lanes
+    if len(vectors) == most or not rest:
+      found.append((tuple(vectors), start, 1))
+      vectors, start = [], start + sum(vectors)
+  return found
+
+
 def offsets(vectors):
   """[(first feature, lanes)] of the vectors of a block."""
   return [(sum(vectors[:i]), lanes) for i, lanes in enumerate(vectors)]
