@@ -64,6 +64,14 @@ def test_a_train_program_trains():
 
 
 @pytest.mark.slow
+def test_class_weights_by_a_rule_need_no_data():
+  config = tiny_config()
+  config.task.sigmoid, config.loss.class_weights = False, ("median_frequency",)
+  config.data.source = config_lib.data_source("folder", folder="/nowhere")
+  assert int(step.prepare(config, "train").call()[0].step) == 1
+
+
+@pytest.mark.slow
 def test_several_steps_per_call_are_reported_per_step():
   config = tiny_config()
   single = step.prepare(config, "train")

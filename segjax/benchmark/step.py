@@ -16,9 +16,9 @@ from segjax.benchmark.timing import compile_anew, peak_bytes, time_samples
 from segjax.data import rasters
 from segjax.data.labels import default_table
 from segjax.models.cost import plain_flops
+from segjax.training import class_balance, steps
 from segjax.training import devices as devices_lib
 from segjax.training import experiment as experiment_lib
-from segjax.training import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,8 @@ def prepare(config, mode, classes=0):
   count = classes or (2 if config.task.get("sigmoid") else 8)
   labels = default_table(tuple(f"class{i}" for i in range(count)))
   config.init_from = ""  # weights change no speed
-  exp = experiment_lib.build(config, labels)
+  weights = (1.0,) * count if class_balance.rule(config.loss) else None  # without its data
+  exp = experiment_lib.build(config, labels, class_weights=weights)
   whole = steps.replicated(exp.mesh)
   state, _ = exp.init()
   parameters = models.count_params(state.params)
