@@ -85,6 +85,7 @@ def library(spec, x, kernel):
     spec.pads,
     rhs_dilation=(spec.dilation,) * 2,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=spec.groups,
   )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_native import library
 
 from segjax import ops
 from segjax.ops import llvm as native
@@ -58,18 +59,6 @@ def all_slots(spec):
     )
 
   return jax.jit(compute)
-
-
-def library(spec, x, kernel):
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (spec.stride,) * 2,
-    spec.pads,
-    rhs_dilation=(spec.dilation,) * 2,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=spec.groups,
-  )
 
 
 @pytest.mark.parametrize("case", SEVERAL)

@@ -13,14 +13,14 @@ from segjax import hosts, metrics, outputs
 from segjax.analysis import baseline, image_scores, score_files, views
 from segjax.analysis.image_scores import MEANS
 from segjax.errors import UserError
-from segjax.tasks import LABEL_MAPS, PIXELWISE
+from segjax.tasks import PIXELWISE, SEGMENTING
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import input_pipeline, measures, restore, temperature
 from segjax.training.evaluation import evaluate
 from segjax.training.measures import CALIBRATED, CALIBRATION, SLOPES, TEMPERATURE
 from segjax.training.writers import finite
 
-MEASURED = (*LABEL_MAPS, "multi_label")  # tasks whose boundaries and surfaces are scored
+VIEW = "--mode, --tiles, --overlap and --tta"
 SURFACE_TOLERANCE = 1.0  # pixels that surface Dice forgives
 RULES = (
   "A class that neither truth nor prediction has, in an image or in the split, is left out.",
@@ -63,7 +63,7 @@ def run(
     state,
     lambda: input_pipeline.eval_batches(config, data.source),
     experiment.eval_mesh(),
-    task if config.task.name in MEASURED else None,
+    task if config.task.name in SEGMENTING else None,
     logits=config.task.name in PIXELWISE,
     known=None if seen else temperature.temperature_of(workdir, step),
     surfaces=surfaces,
@@ -96,7 +96,7 @@ def run(
 def _check(task, split, surfaces, fit_temperature, color_baseline, view):
   """Raises a UserError for flags that do not fit the task, the split or each other."""
   for flag, wanted, fit in (
-    ("surfaces", surfaces, MEASURED),
+    ("surfaces", surfaces, SEGMENTING),
     ("fit_temperature", fit_temperature, ("segmentation",)),
     ("color_baseline", color_baseline, ("segmentation",)),
   ):
@@ -104,10 +104,10 @@ def _check(task, split, surfaces, fit_temperature, color_baseline, view):
       raise UserError(f"--{flag} is for {' or '.join(fit)}, this run's task is {task!r}")
   if surfaces and jax.process_count() > 1:
     raise UserError("--surfaces works in one process; leave --distributed out")
+  if view and jax.process_count() > 1:
+    raise UserError(f"{VIEW} work in one process; leave --distributed out")
   if fit_temperature and view:
-    raise UserError(
-      f"--fit_temperature is for the run as it is evaluated; leave out --{', --'.join(view)}"
-    )
+    raise UserError(f"--fit_temperature is for the run as it is evaluated; leave out {VIEW}")
   if fit_temperature and split != "val":
     raise UserError(
       f"--fit_temperature fits on the val split, and --split is {split!r}; leave it out, then "
@@ -136,7 +136,7 @@ def count(
     state: the step's first argument.
     batches_of: function without arguments -> batches of the split, see `pipeline.eval_batches`.
     mesh: mesh of the devices.
-    task: a task of `MEASURED`, or None: then nothing is counted beyond the step's own statistics.
+    task: a task of `SEGMENTING`, or None: then nothing is counted beyond the step's own statistics.
     logits: whether the outputs are logits, whose calibration is counted.
     known: temperature that the calibration is counted at too, or None.
     surfaces: whether the host scores surfaces.

@@ -11,19 +11,18 @@ import numpy as np
 
 from segjax.data import rasters
 from segjax.errors import UserError
-from segjax.tasks import LABEL_MAPS, PIXELWISE
+from segjax.tasks import SEGMENTING
 from segjax.training.experiment import Experiment
 from segjax.training.state import TrainState
 from segjax.training.steps import Net
 
 WEIGHTS = ("float32", "float16")
-EXPORTED = tuple(dict.fromkeys((*LABEL_MAPS, *PIXELWISE)))  # names of tasks
 
 
 def check_task(name: str) -> None:
   """Raises a UserError for a task whose nets are not exported."""
-  if name not in EXPORTED:
-    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(EXPORTED)}")
+  if name not in SEGMENTING:
+    raise UserError(f"a run of the task {name!r}; an exported net is of {' or '.join(SEGMENTING)}")
 
 
 def probabilities_of(

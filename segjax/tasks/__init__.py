@@ -12,8 +12,9 @@ from segjax.tasks.segmentation import Segmentation
 from segjax.tasks.simclr import SimCLR
 
 __all__ = [
-  "LABEL_MAPS", "PIXELWISE", "TASKS", "ClassQuery", "Classification", "Colorization", "Dino",
-  "ImageToImage", "MaskClassification", "MultiLabel", "Rotation", "Segmentation", "SimCLR",
+  "LABEL_MAPS", "PIXELWISE", "SEGMENTING", "TASKS", "ClassQuery", "Classification",
+  "Colorization", "Dino", "ImageToImage", "MaskClassification", "MultiLabel", "Rotation",
+  "Segmentation", "SimCLR",
 ]  # fmt: skip
 
 TASKS = {
@@ -29,4 +30,5 @@ TASKS = {
   "simclr": SimCLR,
 }
 LABEL_MAPS = ("segmentation", "class_query", "mask_classification")  # one class at each pixel
+SEGMENTING = (*LABEL_MAPS, "multi_label")  # one class at each pixel, or several
 PIXELWISE = ("segmentation", "multi_label")  # with `probabilities` of each pixel

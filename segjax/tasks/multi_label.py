@@ -18,7 +18,13 @@ from segjax.errors import UserError
 from segjax.metrics.counting import mean_of_present, number_of, ratio
 from segjax.ops import wide
 from segjax.pictures import blend, mix, stripes
-from segjax.tasks.segmentation import COUNTS, FALSE_POSITIVE, MISSED, Segmentation
+from segjax.tasks.segmentation import (
+  COUNTS,
+  FALSE_POSITIVE,
+  MISSED,
+  Segmentation,
+  check_weights,
+)
 from segjax.tasks.task import Task
 
 SCORES = ("iou", "precision", "recall", "f1", "average_precision", "max_f1")  # of a class
@@ -92,11 +98,7 @@ class MultiLabel(Task):
         f"task.thresholds is {self.thresholds!r}, expected no number (0.5), one, or one for each "
         f"of the {n} classes {', '.join(self.classes)}, between 0 and 1"
       )
-    if len(self.class_weights) not in (0, n):
-      raise UserError(
-        f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
-        f"{', '.join(self.classes)}"
-      )
+    check_weights(self.class_weights, self.classes)
     _ = self._binary  # which checks the loss
 
   @classmethod

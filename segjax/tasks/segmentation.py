@@ -55,6 +55,15 @@ def count(pred, label, scored, classes, *, each):
   return {"matrix": sum_of(matrices), COUNTS: counts}
 
 
+def check_weights(weights, classes):
+  """Raises a UserError for `loss.class_weights` of another number than there are classes."""
+  if weights and len(weights) != len(classes):
+    raise UserError(
+      f"loss.class_weights has {len(weights)} values, the data has {len(classes)} classes: "
+      f"{', '.join(classes)}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Segmentation(Task):
   """Loss, statistics, summary and pictures of a segmentation batch.
@@ -114,11 +123,7 @@ class Segmentation(Task):
         f"task.sigmoid needs 2 classes, the data has {n}: {', '.join(self.classes)}; set "
         "--config.task.sigmoid=False, a softmax over all classes"
       )
-    if self.class_weights and len(self.class_weights) != n:
-      raise UserError(
-        f"loss.class_weights has {len(self.class_weights)} values, the data has {n} classes: "
-        f"{', '.join(self.classes)}"
-      )
+    check_weights(self.class_weights, self.classes)
     if self.dice_weighted and (self.sigmoid or not self.class_weights):
       raise UserError(
         "loss.dice_weighted needs loss.class_weights and a softmax (task.sigmoid=False); set it to "
