@@ -528,6 +528,8 @@ def test_document_in_both_forms(tmp_path):
   assert "<td>&lt;2&gt;</td>" in d.html()
   d.table(("config", "parameters", "IoU"), [("a.py:b=1,c=2", "1,234", "0.5 ± 0.1")])
   assert "<td>a.py:b=1,<wbr>c=2</td><td>1,234</td><td>0.5&nbsp;±&nbsp;0.1</td>" in d.html()
+  d.table([f"metric {i}" for i in range(13)], [["0.25 ± 0.01"] * 13])  # fits into 1280 pixels
+  assert d.html().count("<td>0.25 ±&nbsp;0.01</td>") == 13
   assert "<title>A &amp; B</title>" in d.html()
 
 

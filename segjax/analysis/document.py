@@ -74,9 +74,11 @@ class Document:
         parts.append(f"<p class='answer'>{html.escape(value)}</p>")
       elif kind == "table":
         header, rows = value
+        breaks = len(header) > 10  # or a page of 1280 pixels is too narrow
         cells = "".join(f"<th>{html.escape(str(c))}</th>" for c in header)
         body = "".join(
-          "<tr>" + "".join(f"<td>{_cell(str(c))}</td>" for c in row) + "</tr>" for row in rows
+          "<tr>" + "".join(f"<td>{_cell(str(c), breaks)}</td>" for c in row) + "</tr>"
+          for row in rows
         )
         parts.append(f"<div class='wide'><table><tr>{cells}</tr>{body}</table></div>")
       else:
@@ -102,9 +104,9 @@ def _plain(text):
   return text.replace("<", "&lt;").replace("](", "]\\(")
 
 
-def _cell(text):
-  """Escaped; a value stays on one line, a list without spaces may break after its commas."""
-  text = html.escape(text).replace(" ± ", "&nbsp;±&nbsp;")
+def _cell(text, breaks):
+  """Escaped; a value may break before its deviation or not, a list after its commas."""
+  text = html.escape(text).replace(" ± ", " ±&nbsp;" if breaks else "&nbsp;±&nbsp;")
   return re.sub(r",(?=[A-Za-z])", ",<wbr>", text)
 
 
