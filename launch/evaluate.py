@@ -42,7 +42,7 @@ BASELINE = flags.DEFINE_bool(
   False,
   "Also fits and scores a per-pixel logistic regression on colour and position.",
 )
-cli.define_view()
+VIEW = cli.define_view()
 cli.define_own_code()
 cli.define_distributed()
 
@@ -51,7 +51,7 @@ def main():
   from segjax.errors import UserError
   from segjax.inference import command
 
-  view = command.view_of(flags.FLAGS)
+  view = command.view_of(**VIEW())
   if bool(WORKDIR.value) == bool(MODEL.value):
     raise UserError("either --workdir or --model is required; see --help")
   if MODEL.value:

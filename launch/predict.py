@@ -20,14 +20,16 @@ MODEL = flags.DEFINE_string("model", None, "Exported file, in place of --workdir
 INPUT = flags.DEFINE_string("input", None, "An image, a folder, or a video.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the results.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "latest, best, or a step.")
-cli.define_view()
-flags.DEFINE_integer("batch_size", 4, "Tiles in a call of the net.")
-flags.DEFINE_string(
+VIEW = cli.define_view()
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Tiles in a call of the net.")
+THRESHOLD = flags.DEFINE_string(
   "threshold",
   None,
   "Of a net with one logit: a number, or max_f1, the run's; of overlapping classes also one each.",
 )
-flags.DEFINE_enum("probabilities", "", ["", "npz", "png16"], "Writes probabilities too.")
+PROBABILITIES = flags.DEFINE_enum(
+  "probabilities", "", ["", "npz", "png16"], "Writes probabilities too."
+)
 cli.define_own_code()
 
 
@@ -37,8 +39,15 @@ def main():
 
   given, output = Path(INPUT.value), Path(OUTPUT.value)
   found = inputs.find(given, output)
-  how = command.flags_of(flags.FLAGS)
-  net = command.open_net(WORKDIR.value, MODEL.value, CHECKPOINT.value, **how)
+  net = command.open_net(
+    WORKDIR.value,
+    MODEL.value,
+    CHECKPOINT.value,
+    view=command.view_of(**VIEW()),
+    batch_size=BATCH_SIZE.value,
+    threshold=THRESHOLD.value,
+    probabilities=PROBABILITIES.value,
+  )
   print(net.title)
   cli.make_folder(output)
   predictions = folder.Predictions(output, tuple(found.files.values()))

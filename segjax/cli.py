@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -41,12 +42,17 @@ def define_config():
   return holder
 
 
-def define_view() -> None:
-  """Defines the flags of how an image is put before a net, see `inference.command.view_of`."""
-  flags.DEFINE_string("mode", "", "resize, native or tiles; default: as the run is evaluated.")
-  flags.DEFINE_list("tiles", [], "Size of tiles, pixels: 512, or HEIGHT,WIDTH; makes --mode=tiles.")
-  flags.DEFINE_float("overlap", None, "Share of a tile that the next one has too; default 0.25.")
-  flags.DEFINE_string("tta", "", "Averages over views of an image: flip,scales=0.75,1,1.25.")
+def define_view() -> Callable[[], dict]:
+  """Defines the flags of how an image is put before a net; returns () -> their values by name."""
+  size = "Size of tiles, pixels: 512, or HEIGHT,WIDTH; makes --mode=tiles."
+  views = "Averages over views of an image: flip,scales=0.75,1,1.25."
+  holders = (
+    flags.DEFINE_string("mode", "", "resize, native or tiles; default: as the run is evaluated."),
+    flags.DEFINE_list("tiles", [], size),
+    flags.DEFINE_float("overlap", None, "Share of a tile that the next has too; default 0.25."),
+    flags.DEFINE_string("tta", "", views),
+  )
+  return lambda: {holder.name: holder.value for holder in holders}
 
 
 def define_own_code():

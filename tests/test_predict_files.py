@@ -432,7 +432,7 @@ def test_an_exported_file_is_a_net_of_its_own(tmp_path, monkeypatch):
   one = dict(classes=("a", "b"), palette=np.eye(2, 3, dtype=np.uint8), one_logit=True)
   one["labels"] = table_of(zip(one["classes"], one["palette"].tolist(), strict=True))
   monkeypatch.setattr("segjax.inference.loading.load", lambda path: model(two, **one))
-  opened = command.open_net(None, str(file), "best", tiles=["64"], threshold="0.25")
+  opened = command.open_net(None, str(file), "best", view=dict(tile=(64, 64)), threshold="0.25")
   assert opened.labels.names == ("a", "b")
   assert opened.title == f"{file}\n  b from probability 0.25 on"
   save(picture(30, 40), tmp_path / "a.png")
@@ -444,13 +444,22 @@ def test_an_exported_file_is_a_net_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("how", "message"), [
   (dict(), "give either --workdir"),
   (dict(workdir="x", file="y"), "give either --workdir"),
-  (dict(file="y.onnx", tiles=["64", "x"]), "--tiles=64,x: expected pixels"),
   (dict(file="y.onnx", threshold="half"), "--threshold=half: expected a number or max_f1"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit_are_one_error(how, message):
   known = dict(workdir=None, file=None, checkpoint="best")
   with pytest.raises(UserError, match=message):
     command.open_net(**known | how)
+
+
+def test_only_given_flags_of_a_view_count():
+  nothing = dict(mode="", tiles=[], overlap=None, tta="")
+  assert command.view_of(**nothing) == {}
+  assert command.view_of(**nothing | dict(tiles=["64"])) == dict(tile=(64, 64))
+  given = dict(mode="tiles", tiles=["64", "96"], overlap=0.0, tta="flip")
+  assert command.view_of(**given) == dict(mode="tiles", tile=(64, 96), overlap=0.0, tta="flip")
+  with pytest.raises(UserError, match="--tiles=64,x: expected pixels"):
+    command.view_of(**nothing | dict(tiles=["64", "x"]))
 
 
 def test_the_room_needs_no_jax():

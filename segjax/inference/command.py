@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
@@ -50,10 +51,7 @@ def open_net(
   file: str | None,
   checkpoint: str,
   *,
-  mode: str = "",
-  tiles: list[str] = (),
-  overlap: float | None = None,
-  tta: str = "",
+  view: Mapping[str, object] = MappingProxyType({}),
   batch_size: int = 4,
   threshold: str | None = None,
   probabilities: str = "",
@@ -64,8 +62,8 @@ def open_net(
     workdir: folder of a run; or None.
     file: exported file; or None.
     checkpoint: of a run: "latest", "best" or a step.
-    mode, overlap, tta, batch_size: see `Predictor`.
-    tiles: one or two numbers as texts, pixels.
+    view: how an image is seen, see `view_of`.
+    batch_size: see `Predictor`.
     threshold: a number as text, of classes that overlap also one for each, "max_f1", or None.
     probabilities: how they are written: "", "npz" or "png16".
 
@@ -74,7 +72,7 @@ def open_net(
   """
   if bool(workdir) == bool(file):
     raise UserError("give either --workdir, the folder of a run, or --model, an exported file")
-  how = dict(mode=mode, tile=_tile(tiles), overlap=overlap, tta=tta, threshold=_number(threshold))
+  how = dict(view, threshold=_number(threshold))
   if file:
     predictor = Predictor(loading.load(file), batch_size=batch_size, **how)
     answer = partial(Segmented, predictor, probabilities)
@@ -136,16 +134,14 @@ def _number(text):
   return numbers if len(numbers) > 1 else numbers[0]
 
 
-def view_of(values) -> dict:
-  """The arguments of `Predictor` on how it sees an image, of those flags that are given."""
-  given = dict(
-    mode=values["mode"].value, tile=_tile(values["tiles"].value),
-    overlap=values["overlap"].value, tta=values["tta"].value,
-  )  # fmt: skip
+def view_of(mode: str, tiles: Sequence[str], overlap: float | None, tta: str) -> dict:
+  """The arguments of `Predictor` on how it sees an image, of the flags that are given.
+
+  Args: see `cli.define_view`.
+    tiles: none, one or two numbers as texts, pixels.
+
+  Raises:
+    UserError: texts that are no sizes.
+  """
+  given = dict(mode=mode, tile=_tile(tiles), overlap=overlap, tta=tta)
   return {name: value for name, value in given.items() if value not in ("", None)}
-
-
-def flags_of(values) -> dict:
-  """The arguments of `open_net` among the flags of the launcher."""
-  names = ("mode", "tiles", "overlap", "tta", "batch_size", "threshold", "probabilities")
-  return {name: values[name].value for name in names}
