@@ -2,11 +2,12 @@
 
   python tests/campaign.py --minutes=20
 
-One process trains, is killed at a random moment by SIGKILL, and resumes: every row of metrics.jsonl
-must be there and the end must be the same, bit for bit. Another makes the tries of faults.py. Both
-have a process that has imported everything and forks; a try that ends its process is a crash, one
-that takes more than a minute hangs. `--seed` begins the numbers from which everything follows;
-`--only="fuzz image 17"` repeats one try in this process. The exit code is 1 where something broke.
+One process trains, is killed at a random moment by SIGKILL, and resumes, a hundred times: every row
+of metrics.jsonl must be there and the end must be the same, bit for bit. Then, and another from the
+start on, it makes the tries of faults.py. Both have a process that has imported everything and
+forks; a try that ends its process is a crash, one that takes more than a minute hangs. `--seed`
+begins the numbers from which everything follows; `--only="fuzz image 17"` repeats one try in this
+process. The exit code is 1 where something broke.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from pathlib import Path
 import conftest
 
 LONGEST = 60  # seconds of a try
+KILLS = 100
+SECOND = 1_000_000  # number of the first try of the process that kills
 FORK = multiprocessing.get_context("fork")
 
 
@@ -52,14 +55,14 @@ def main():
       return 0
     end = time.monotonic() + 60 * given.minutes
     ours, theirs = FORK.Pipe()
-    killer = FORK.Process(target=kills, args=(theirs, root / "kills", end, given.seed))
+    killer = FORK.Process(target=kill_and_try, args=(theirs, root, end, given.seed))
     killer.start()
     theirs.close()
     found = tries(root / "world", end, given.seed)
     try:
       found += ours.recv()
     except EOFError:
-      found.append(("kill", "crash", "the process that kills has ended"))
+      found.append(("kill", "crash", "the process of the kills has ended"))
     killer.join()
     return report(found)
   finally:
@@ -86,15 +89,29 @@ def report(found):
 # ---------------------------------------------------------------------------- flips and mutations
 
 
-def tries(root, end, seed):
-  """[(kind, outcome, text)] of tries of all kinds in turn, in a process that may be replaced."""
+def kill_and_try(conn, root, end, seed):
+  """Sends [(kind, outcome, text)] of kills and then of tries."""
+  found = kills(root / "kills", end, seed)
+  conn.send(found + tries(root / "second", end, seed, SECOND))
+
+
+def tries(root, end, seed, number=0):
+  """[(kind, outcome, text)] of tries of all kinds in turn, in a process that may be replaced.
+
+  Args:
+    root: folder that does not exist.
+    end: when it ends, see `time.monotonic`.
+    seed, number: of the first try; each has the next number.
+  """
   from faults import KINDS
 
-  found, number, server = [], 0, Server(root)
+  if time.monotonic() >= end:
+    return []
+  found, server = [], Server(root)
   while time.monotonic() < end:
     for kind in KINDS:
       # Inputs are read in milliseconds: more of them.
-      for _ in range(8 if kind.startswith("fuzz") else 2):
+      for _ in range(16 if kind.startswith("fuzz") else 2):
         outcome, text = server.attempt(kind, number, seed)
         found.append((kind, outcome, f"{number}: {text}"))
         if outcome in ("crash", "hang"):
@@ -162,15 +179,15 @@ def silence(log):
 # ---------------------------------------------------------------------------- kills
 
 
-def kills(conn, root, end, seed):
-  """Trains, kills and resumes until the time is over; sends [("kill", outcome, text)]."""
+def kills(root, end, seed):
+  """Trains, kills and resumes until the time is over; returns [("kill", outcome, text)]."""
   root.mkdir()
   conftest.write_pairs(root / "data", count=10)
   train(root, "first", None)  # compiles
   start = time.monotonic()
   expected = train(root, "whole", None)[1]
   seconds, found, number = time.monotonic() - start, [], 0
-  while time.monotonic() < end:
+  while number < KILLS and time.monotonic() < end:
     draw, times = random.Random(f"kill {number} {seed}"), []
     for _ in range(draw.choice((1, 1, 2))):
       times.append(draw.uniform(0.1, 1) * seconds)
@@ -188,7 +205,7 @@ def kills(conn, root, end, seed):
       found.append(("kill", "right" if same else "silent", where if same else f"{where}: {result}"))
     shutil.rmtree(root / "killed", ignore_errors=True)
     number += 1
-  conn.send(found)
+  return found
 
 
 def train(root, name, seconds):
