@@ -131,7 +131,7 @@ def check_same(value: dict, what: str) -> None:
   found = exchange(value)
   for i, other in enumerate(found):
     if other != found[0]:
-      keys = [k for k in found[0] if other.get(k) != found[0][k]]
+      keys = [k for k in found[0] | other if other.get(k) != found[0].get(k)]
       first, here = ({k: v.get(k) for k in keys} for v in (found[0], other))
       error = UserError(
         f"process {i} has other {what} than process 0: {here}, not {first}; give all processes the "

@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT, eight_devices, write_pairs
 from jax.sharding import AbstractMesh, PartitionSpec
 from light import MIT, TwoConvs
+from PIL import Image
 from test_training import parts, random_batch, same, tiny_config
 
 from segjax import config as config_lib
@@ -266,7 +267,7 @@ def get_config():
 """
 
 
-def start(root, run, index=None, port=None, count=1):
+def start(root, run, index=None, port=None, count=1, **environment):
   """Starts launch/train.py as one of two processes with a device each, or alone with two."""
   group = [] if index is None else [f"--distributed=127.0.0.1:{port},2,{index}"]
   flags = f"{eight_devices().rpartition('=')[0]}={count}"
@@ -274,15 +275,16 @@ def start(root, run, index=None, port=None, count=1):
     [sys.executable, "launch/train.py", f"--config={root / 'c.py'}", f"--workdir={root / run}",
      "--heartbeat_seconds=10", *group],
     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    env=os.environ | dict(XLA_FLAGS=flags, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"),
+    env=os.environ | dict(XLA_FLAGS=flags, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}") | environment,
   )  # fmt: skip
 
 
-def start_two(root, run):
+def start_two(root, run, *environments):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  return [start(root, run, index, port) for index in (0, 1)]
+  own = environments or ({}, {})
+  return [start(root, run, index, port, **own[index]) for index in (0, 1)]
 
 
 def finish(processes):
@@ -321,6 +323,26 @@ def test_two_processes_train_as_one_does(tmp_path):
   assert resumed[0] == 0, resumed[1]
   assert numbers_of(tmp_path / "one")[-1] == numbers_of(tmp_path / "two")[-1]
   assert states_are_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_other_data_in_one_of_two_processes_are_an_error_of_both(tmp_path):
+  own = [write_pairs(tmp_path / name, count=10) for name in ("a", "b")]
+  mask = sorted((tmp_path / "b").rglob("masks/*.png"))[0]
+  Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+  text = CONFIG.format(data="own", steps=4).replace("'own'", "os.environ['OWN']")
+  (tmp_path / "c.py").write_text(f"import os\n{text}")
+  for code, said in finish(start_two(tmp_path, "run", *(dict(OWN=str(folder)) for folder in own))):
+    assert code == 1, said
+    assert "process 1 has other data than process 0: {'contents': " in said
+    assert "Traceback" not in said
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_processes_that_differ_name_what_differs(monkeypatch):
+  monkeypatch.setattr(hosts, "exchange", lambda value: [value, dict(a=1, c=3)])
+  with pytest.raises(UserError, match=r"process 1 .* {'b': None, 'c': 3}, not {'b': 2, 'c': None}"):
+    hosts.check_same(dict(a=1, b=2), "config")
 
 
 def states_are_same(*runs):
