@@ -33,7 +33,7 @@ def class_index(values, count, *, name="label"):
   if values.dtype.itemsize < 4:
     values = values.astype(np.int32)
   inside = (values >= 0) & (values < count)
-  return jnp.asarray(xp.where(inside, values, -1).astype(np.int32))
+  return jnp.asarray(xp.where(inside, values.astype(np.int32), np.int32(-1)))
 
 
 def counted(valid, shape):

@@ -21,6 +21,10 @@ import numpy as np
 
 from segjax.export import batches, open_model
 
+# Of a norm. With a scale of 1 the values of a residual net grow from block to block, until its
+# probabilities are decided by rounding.
+VALUES = dict(scale=0.7, var=1.0)
+
 
 def main() -> None:
   """Prints one line for people and one of JSON."""
@@ -103,7 +107,7 @@ def drawn(shapes: dict) -> dict:
       fan = max(int(np.prod(x.shape[:-1])), 1)
       found[path] = rng.normal(0, (2 / fan) ** 0.5, x.shape).astype(np.float32)
     else:
-      found[path] = np.full(x.shape, path[-1] in ("scale", "var"), np.float32)
+      found[path] = np.full(x.shape, VALUES.get(path[-1], 0.0), np.float32)
   return flax.traverse_util.unflatten_dict(found)
 
 
