@@ -123,6 +123,9 @@ def read_state(file, known=None):
 
 def check_state(file, value, known=None):
   """Takes the checksum out of the dict in a state file; see `read_state`."""
+  key = next(iter(value), CHECKSUM)
+  if key != CHECKSUM and value[key] == checksum({k: v for k, v in value.items() if k != key}):
+    raise UserError(f"{file}: damaged: {key!r} in it stands in place of {CHECKSUM!r}; {MEND}")
   found = value.pop(CHECKSUM, None)
   if found is not None and found != checksum(value):
     raise UserError(

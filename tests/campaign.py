@@ -91,6 +91,8 @@ def report(found):
 
 def kill_and_try(conn, root, end, seed):
   """Sends [(kind, outcome, text)] of kills and then of tries."""
+  os.environ["JAX_COMPILATION_CACHE_DIR"] += "_kills"  # the other process breaks its own
+  conftest.pytest_configure(None)
   found = kills(root / "kills", end, seed)
   conn.send(found + tries(root / "second", end, seed, SECOND))
 

@@ -20,8 +20,8 @@ from segjax import textfiles, training
 from segjax.analysis import report
 from segjax.data import decoding, limits
 from segjax.errors import UserError, explain
+from segjax.training import array_files, restore
 from segjax.training import experiment as experiment_lib
-from segjax.training import restore
 from segjax.training.evaluation import read_sums, write_sums
 from segjax.training.writers import JsonLines, read_metrics
 
@@ -56,6 +56,34 @@ def test_a_short_campaign():
   done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
   assert done.returncode == 0, done.stdout + done.stderr
   assert "| kill | " in done.stdout
+
+
+def test_a_damaged_name_of_the_checksum_is_found(tmp_path):
+  """Or the file would pass for one of an older version, which has none."""
+  file = tmp_path / "a.json"
+  textfiles.write_state(file, dict(step=6, names=["a"]))
+  assert textfiles.read_state(file) == dict(step=6, names=["a"])
+  file.write_text(file.read_text().replace("checksum", "chgcksum"))
+  with pytest.raises(UserError, match="'chgcksum' in it stands in place of 'checksum'"):
+    textfiles.read_state(file)
+
+
+def test_every_bit_of_named_arrays_is_checked_but_unused_ones(tmp_path):
+  file, arrays = tmp_path / "a.npz", dict(a=np.arange(3), b=np.float32(2), c=np.ones((2, 1)))
+  array_files.write(file, arrays)
+  content = file.read_bytes()
+  for bit in range(8 * len(content)):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(changed)
+    try:
+      found = array_files.read(file, "take another")
+    except UserError as error:
+      assert str(error).endswith("take another")
+    else:
+      assert found.keys() == arrays.keys()
+      for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
 
 
 def test_a_state_file_that_is_edited_is_taken_without_its_checksum(world):

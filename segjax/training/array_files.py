@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from segjax.errors import UserError, writing
 
 # Exceptions of NumPy for a file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
-          NotImplementedError)  # fmt: skip
+          RuntimeError, struct.error)  # fmt: skip
 
 
 def write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -42,6 +43,11 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
     with np.load(file) as saved, zipfile.ZipFile(file) as archive:
       if broken := archive.testzip():  # np.load compares no checksum of what it does not read
         raise zipfile.BadZipFile(f"{broken} is not what was written")
-      return dict(saved)
+      arrays = dict(saved)
+      # A damaged entry of the directory may swallow those after it, or have another's name.
+      (count,) = struct.unpack_from("<H", file.read_bytes(), file.stat().st_size - 12)
+      if count != len(arrays):
+        raise zipfile.BadZipFile(f"{len(arrays)} of {count} arrays are found")
+      return arrays
   except DAMAGE as error:
     raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); {advice}") from None
