@@ -5,9 +5,10 @@
   python launch/analyze.py crops --workdir=runs/kitti
 
 Of a config:
-data: reads every example and lists all broken files; prints the share of each class with weights
-  for the loss, ready to paste, and of images of many channels or 16 bits the mean and deviation of
-  each channel; draws samples_<split>.png and classes_<split>.png.
+data: reads every example of train and val and lists all broken files; prints the share of each
+  class in train (or in --split) with weights for the loss, ready to paste, and of images of many
+  channels or 16 bits the mean and deviation of each channel; draws samples_<split>.png and
+  classes_<split>.png.
 augment: augment.png, some training examples and five augmented versions of each, of random crops
   where the config trains on those.
 Of a run (--workdir):
@@ -41,7 +42,8 @@ from absl import flags
 from segjax import cli
 
 cli.define_config()
-flags.DEFINE_string("split", "train", "For data: train or val.")
+flags.DEFINE_string("split", None, "For data: train or val; by default train, and the files of val "
+  "are checked too.")  # fmt: skip
 flags.DEFINE_string("workdir", None, "Folder of a run.")
 flags.DEFINE_string("checkpoint", "latest", "For crops, worst, cost, examples: latest, best or a "
   "step.")  # fmt: skip

@@ -310,6 +310,8 @@ def _parse(argv):
     if cause is not None and _in_file(cause, project.find(config_lib.split_spec(spec)[0])):
       raise cause from None
     text = re.sub(r"(?s)flag --(\w+)=None: .*", r"--\1 is required", str(error))
+    text = re.sub(r"invalid literal for int\(\) with base 10: .*", "expected a whole number", text)
+    text = re.sub(r"could not convert string to float: .*", "expected a number", text)
     _fail(f"{text}; see --help")
   except (AttributeError, KeyError):
     _check_overrides(argv, spec)
@@ -328,10 +330,14 @@ def _in_file(error, file):
 
 def _check_overrides(argv, spec):
   """Fails for the first --config.FIELD that the config does not have."""
-  known = list(config_lib.flatten(_read(spec))) if spec else []
+  known = config_lib.flatten(_read(spec)) if spec else {}
   for arg in argv:
     given = re.match(r"--?config\.([\w.]+)", arg)
     field = given and given[1]
     if field and not any(k == field or k.startswith(f"{field}.") for k in known):
       hint = errors.did_you_mean(field, known, 3)
+      part = field.rpartition(".")[0]
+      inside = [value for k, value in known.items() if k.rpartition(".")[0] == part]
+      if part == "model" or any(map(own_code.is_own, inside)):
+        hint += " (fields of a net or of your own code can be changed here if the config sets them)"
       _fail(f"{arg}: the config has no field {field!r}{hint}")

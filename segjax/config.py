@@ -31,6 +31,11 @@ from segjax.fields import (  # noqa: F401
 from segjax.optimizer_fields import change_optimizer, settle_optimizer  # noqa: F401
 
 NAMED = ("data.source.", "task.", "loss.", "model.")  # parts whose fields depend on a name
+# What a file is that was given in another's place, by the function in it.
+OTHERS = dict(
+  get_config="; it is a config, for launch/train.py --config",
+  get_study="; it is a study, for launch/study.py --study",
+)
 
 
 # Fields that older runs have in their config.json and that change nothing any more.
@@ -70,7 +75,10 @@ def call_file(spec, function, what="file"):
   own_code.add_folder(Path(file).parent)
   names = runpy.run_path(file)
   if function not in names:
-    raise UserError(f"{file}: no function {function!r} in it, expected `def {function}(arg)`")
+    other = next((hint for name, hint in OTHERS.items() if name in names), "")
+    raise UserError(
+      f"{file}: no function {function!r} in it, expected `def {function}(arg)`{other}"
+    )
   call = names[function]
   try:
     return call(arg) if arg or inspect.signature(call).parameters else call()

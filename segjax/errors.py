@@ -22,6 +22,7 @@ NO_MEMORY = re.compile(
   re.IGNORECASE,
 )
 CUTOFF = 0.6  # of the similarity of two names, from 0 to 1; as difflib.get_close_matches has it
+CLOSE = 0.8  # of two fields of one part of a config, so that no field of another part comes first
 
 
 class UserError(ValueError):
@@ -55,7 +56,7 @@ def nearest(name, known, count=1):
   """The names in `known` that are most like `name`, whatever the case, the best first.
 
   Of dotted names the last part alone may be alike ("batch_size": "data.batch_size"), or its
-  initials ("lr": "schedule.learning_rate").
+  initials ("lr": "schedule.learning_rate"); first come those that differ in a letter or two of it.
 
   >>> nearest("UNet", ["fcn", "unet"])
   ['unet']
@@ -77,13 +78,16 @@ def _likeness(wanted, known):
   parts = tail.split("_")
   if wanted == known:
     return 2.0
+  near = SequenceMatcher(None, last, tail).ratio()
+  if near > CLOSE and wanted.rpartition(".")[0] == known.rpartition(".")[0] != "":
+    return 1.6
   if last == tail:
     return 1.5
   if len(last) > 1 and last == "".join(p[:1] for p in parts):
     return 1.2
   alike = SequenceMatcher(None, wanted, known).ratio()
   if known != tail:
-    alike = max(alike, SequenceMatcher(None, last, tail).ratio(), 0.7 * (last in parts))
+    alike = max(alike, near, 0.7 * (last in parts))
   return alike
 
 

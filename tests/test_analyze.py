@@ -235,13 +235,15 @@ def test_data_lists_broken_files_once_and_fails(tmp_path):
       (data / "masks" / f"x{i:03d}.png").unlink()
   (data / "images" / "x020.png").write_text("x")
   (data / "train.txt").write_text("\n".join(f"x{i:03d}" for i in range(25)))
-  (data / "val.txt").write_text("x026\n")
+  (data / "val.txt").write_text("x026\nx027\n")
+  (data / "images" / "x027.png").write_text("x")
   output = tmp_path / "out"
   config = write_config(tmp_path, data)
   done = launch("analyze", "data", f"--config={config}", f"--output={output}")
   assert done.returncode == 1
   assert "error: 5 of 25 examples are broken, 5 faults:" in done.stderr
-  for i in (*lost, 20):
+  assert "\nval: 1 of 2 examples is broken, 1 fault:" in done.stderr
+  for i in (*lost, 20, 27):
     assert done.stderr.count(f"images/x{i:03d}.png") == 1
   assert "folder, train: 20 examples" in done.stdout
   assert (output / "classes_train.png").is_file()

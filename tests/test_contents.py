@@ -10,6 +10,7 @@ from conftest import write_kitti, write_pairs
 from PIL import Image
 
 from segjax.data import checks, files, sources
+from segjax.data.labels import default_table
 from segjax.errors import UserError
 
 
@@ -110,6 +111,22 @@ def test_label_counts_of_all_and_of_some(tmp_path):
   (tmp_path / "masks" / "x000.png").write_text("")
   with pytest.raises(UserError, match=r"masks/x000\.png"):
     checks.label_counts(source)
+
+
+def test_a_label_outside_the_classes_is_not_counted_as_ignored():
+  class Source:
+    labels, names = default_table(("ground", "thing")), ("a", "b")
+
+    def __len__(self):
+      return 2
+
+    def __getitem__(self, i):
+      return dict(label=np.array([[0, 1, 255], [1, 1, (0, 7)[i]]], np.uint8))
+
+  with pytest.raises(
+    UserError, match=r"the label of 'b' has the value 7, expected 0 to 1, a class"
+  ):
+    checks.label_counts(Source())
 
 
 def test_named_sets_say_what_they_do_not_read(tmp_path):

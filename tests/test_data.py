@@ -191,6 +191,29 @@ def test_errors_of_construction_name_the_culprit(tmp_path, monkeypatch):
     folder_source(tmp_path)
 
 
+def test_another_folder_than_that_of_the_set_is_named_before_a_missing_table(tmp_path, monkeypatch):
+  data = write_pairs(tmp_path / "set")
+  with pytest.raises(UserError, match=r"images; expected image files in it; there is set/"):
+    folder_source(tmp_path)
+  with pytest.raises(UserError, match=r"no such folder: .*/images/masks"):
+    folder_source(data / "images")
+  monkeypatch.setenv("SEGJAX_DATA", str(tmp_path))
+  with pytest.raises(UserError, match=r"/folder, of SEGJAX_DATA; give --config\.data\.source\."):
+    sources.make("folder", "train")
+
+
+def test_masks_beside_their_images_with_the_same_names_are_to_be_moved(tmp_path):
+  write_pairs(tmp_path)
+  for file in (tmp_path / "images").iterdir():
+    Image.open(file).convert("RGB").save(tmp_path / f"{file.stem}.jpg")
+    (tmp_path / "masks" / file.name).rename(tmp_path / file.name)
+    file.unlink()
+  (tmp_path / "images").rmdir()
+  (tmp_path / "masks").rmdir()
+  with pytest.raises(UserError, match=r"remove one of them, or move the masks to masks/"):
+    folder_source(tmp_path)
+
+
 def test_numbers_outside_their_limits_are_reported(tmp_path):
   write_pairs(tmp_path)
   with pytest.raises(UserError, match=r"train_fraction is 1\.5, expected a number from 0 to 1"):

@@ -50,10 +50,26 @@ def test_the_nearest_name_whatever_the_case(name, near):
   [("lr", "schedule.learning_rate"), ("batch_size", "data.batch_size"), ("bs", "data.batch_size"),
    ("learning_rate", "schedule.learning_rate"), ("optimizer.nam", "optimizer.name"),
    ("Data.Size", "data.size"), ("weight_decay", "optimizer.weight_decay"),
-   ("loss.dise", "loss.dice")],
+   ("loss.dise", "loss.dice"), ("mesh.dat", "mesh.data")],
 )  # fmt: skip
 def test_an_unknown_field_of_a_config_is_answered_by_its_full_name(field, near):
   assert nearest(field, config_lib.flatten(config_lib.default()), 3)[0] == near
+
+
+def test_a_mistyped_field_of_the_net_is_not_taken_for_one_of_the_data():
+  known = config_lib.flatten(config_lib.read(f"{ROOT}/configs/unet_road.py"))
+  assert nearest("model.width", known, 3)[0] == "model.widths"
+
+
+def test_a_run_of_another_net_and_data_set_is_named_by_these_and_a_few_fields(tmp_path):
+  old, new = (config_lib.read(f"{ROOT}/configs/{name}.py") for name in ("unet_road", "unet_flood"))
+  config_lib.save(old, tmp_path / "config.json")
+  with pytest.raises(UserError) as error:
+    workdir_lib.check(new, tmp_path, {})
+  found = str(error.value).partition("(old -> new) in ")[2].split("; ")
+  assert found[0] == "data.source.name: 'road_scenes' -> 'aerial_scenes'"
+  assert len(found) < 16 and "model.name" not in str(error.value)
+  assert "more fields. Use the old values, or use another folder" in str(error.value)
 
 
 def test_choosers_of_configs_suggest_a_name():
@@ -78,6 +94,11 @@ def test_unknown_overrides_of_the_command_line(capsys):
     capsys.readouterr().err
   )
   cli._check_overrides(["--config.data.size=(4,4)", "--config.model={}"], spec)
+  with pytest.raises(SystemExit):
+    cli._check_overrides(["--config.model.stem=deep"], spec)
+  assert "fields of a net or of your own code can be changed here if the config" in (
+    capsys.readouterr().err
+  )
 
 
 # ---------------------------------------------------------------------------- values
@@ -217,6 +238,23 @@ def test_a_nets_own_error_keeps_its_stack_and_wrong_shapes_are_named(how, data, 
     preflight.check_outputs(experiment, state)
 
 
+def test_a_net_that_does_not_take_the_tasks_arguments_is_named(data, monkeypatch):
+  class Plain(nn.Module):
+    num_classes: int = 1
+    dtype: type = np.float32
+
+    @nn.compact
+    def __call__(self, image):
+      return nn.Conv(self.num_classes, (1, 1))(image)
+
+  monkeypatch.setitem(models.MODELS, "plain", Plain)
+  config = tiny_config(data)
+  config.model = dict(name="plain")
+  experiment = experiment_lib.build(config, default_table(("a", "b")))
+  with pytest.raises(UserError, match=r"net\(image, train=False\) \(.*argument 'train'\)"):
+    preflight.check_experiment(experiment, np.zeros((16, 24), np.uint8))
+
+
 # ---------------------------------------------------------------------------- what went wrong
 
 
@@ -342,7 +380,7 @@ def test_a_colon_in_a_folder_and_a_home_folder(tmp_path, monkeypatch):
   assert (config.name, config.init_from) == ("some", f"{tmp_path}/w.pth")
   (folder / "x.py").write_text("from segjax import config\nget_config = lambda: config.default()\n")
   assert config_lib.read(f"{folder}/x.py").name == "unnamed"
-  with pytest.raises(UserError, match="no function 'get_study'"):
+  with pytest.raises(UserError, match=r"no function 'get_study'.*; it is a config, .*train\.py"):
     config_lib.call_file(f"{folder}/x.py", "get_study")
   with pytest.raises(UserError, match=r"no such file .*X\.py'; did you mean '.*x\.py'"):
     config_lib.read(f"{folder}/X.py")

@@ -254,7 +254,8 @@ def error_cases(root):
     "net of another task": (
       [own_config(root, "c", "c.model = dict(name='classifier', backbone='small_cnn')")],
       ["'classifier' does not fit the task 'segmentation'"], {}),
-    "wrong type": ([*EMBEDDED, "--config.total_steps=ten"], ["total_steps", "ten"], {}),
+    "wrong type": (
+      [*EMBEDDED, "--config.total_steps=ten"], ["total_steps=ten: expected a whole number"], {}),
     "no such config": (["--config=configs/unet_raod.py"], ["unet_raod", "unet_road.py"], {}),
     "no config": ([], ["--config is required"], {}),
     "indivisible batch": (EMBEDDED, ["batch_size is 4", "8 devices", "batch_size=8"], eight),

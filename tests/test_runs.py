@@ -326,6 +326,10 @@ def test_a_run_that_was_taken_over_is_not_written_to(tmp_path):
   with pytest.raises(claims.TakenOver, match="was taken over by process 7 on moon"):
     training.train(config, run, before_evaluation=lambda: take_over(run))
   assert not list((run / "checkpoints").glob("[0-9]*"))
+  with pytest.raises(UserError, match=r"no latest checkpoint yet; train longer$"):
+    restore.run(run)
+  with pytest.raises(UserError, match=r"no best checkpoint yet; train longer, or take 'latest'$"):
+    restore.run(run, "best")
 
 
 def take_over(run):

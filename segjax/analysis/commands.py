@@ -61,11 +61,16 @@ def run(command, given):
 
 
 def data(config, split, output, samples):
-  """Reads every example; prints the shares of the classes and all broken files; draws samples."""
+  """Reads every example; prints the shares of the classes and all broken files; draws samples.
+
+  Without a split the shares and samples are those of train, and the files of val are checked too.
+  """
+  checked, split = () if split else SPLITS[1:], split or SPLITS[0]
   threads = max(config.data.threads, 1)
   pixels = rasters.of(config.data)
   limits.set_limit(config.data.max_pixels)
-  whole = sources.make(split=split, complete=False, pixels=pixels, **config.data.source)
+  how = dict(complete=False, pixels=pixels, **config.data.source)
+  whole = sources.make(split=split, **how)
   source, faults = checks.without_broken(whole, threads)
   title = f"{config.data.source.name}, {split}: {len(source)} examples"
   print(title)
@@ -86,8 +91,17 @@ def data(config, split, output, samples):
     print(f"images of {pixels.text}")
     print(channel_statistics.text(*channel_statistics.measure(source, threads)))
   faults += checks.orphans(whole)
-  if faults:
-    raise UserError(checks.report(faults, len(whole)))
+  texts = [checks.report(faults, len(whole))] if faults else []
+  for other in checked:
+    try:
+      source = sources.make(split=other, **how)
+    except UserError as error:
+      texts.append(str(error))
+      continue
+    if found := [fault for fault in checks.check(source, threads) if fault not in faults]:
+      texts.append(f"{other}: {checks.report(found, len(source))}")
+  if texts:
+    raise UserError("\n".join(texts))
 
 
 def augment(config, output, samples):

@@ -108,7 +108,7 @@ def picture(found, labels):
     row, seen = [], any(pair)
     for region, kind in zip(pair, ("best", "worst"), strict=True):
       if region is None:
-        why = "never found (IoU 0.5)" if kind == "best" else "never missed (IoU 0.5)"
+        why = "IoU below 0.5 everywhere" if kind == "best" else "IoU 0.5 or more everywhere"
         why = why if seen else "too small or absent"
         blank = np.full((160, 160, 3), 235, np.uint8)
         row += [(f"{name}, {kind}: none", blank), (why, blank), ("", blank)]

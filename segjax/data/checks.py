@@ -72,12 +72,20 @@ def label_histograms(source, threads=4, indices=None):
     i64[N,256], a row per example; the last value is 255, ignore.
 
   Raises:
-    UserError: a file is broken.
+    UserError: a file is broken, or a source of one's own gives a value that is none of its classes.
   """
   indices = range(len(source)) if indices is None else indices
+  classes = len(source.labels)
 
   def histogram(i):
-    return np.bincount(np.ravel(source[indices[i]]["label"]), minlength=256)
+    counts = np.bincount(np.ravel(source[indices[i]]["label"]), minlength=256)
+    outside = [int(v) for v in np.flatnonzero(counts) if v >= classes and v != IGNORE]
+    if outside:
+      raise UserError(
+        f"the label of {source.names[indices[i]]!r} has the value {outside[0]}, expected 0 to "
+        f"{classes - 1}, a class, or {IGNORE}, ignore; mend the data source"
+      )
+    return counts
 
   return np.array(map_threads(histogram, len(indices), threads)).reshape(-1, 256)
 
@@ -176,7 +184,7 @@ def report(faults, total, limit=20):
   """One message for all faults: a count, then a line each, at most `limit`; `orphans` apart.
 
   >>> print(report([("a", "a.png: truncated"), ("", "b.png: belongs to no image")], 7))
-  1 of 7 examples are broken, 1 fault:
+  1 of 7 examples is broken, 1 fault:
     a.png: truncated
   labels without an image, 1:
     b.png: belongs to no image
@@ -186,7 +194,11 @@ def report(faults, total, limit=20):
   lone = [text for name, text in faults if not name]
   out = []
   for head, part in (
-    (f"{count} of {total} examples are broken, {len(lines)} fault{'s'[: len(lines) > 1]}:", lines),
+    (
+      f"{count} of {total} examples {'is' if count == 1 else 'are'} broken, {len(lines)} "
+      f"fault{'s'[: len(lines) > 1]}:",
+      lines,
+    ),
     (f"labels without an image, {len(lone)}:", lone),
   ):
     more = [f"... and {len(part) - limit} more"] if len(part) > limit else []

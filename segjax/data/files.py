@@ -182,7 +182,8 @@ def data_folder(folder, name):
     )
   path = Path(folder) if folder else Path(os.environ["SEGJAX_DATA"]) / name
   if not path.is_dir():
-    raise UserError(f"data source {name!r}: no such folder: {path.absolute()}")
+    more = "" if folder else ", of SEGJAX_DATA; give --config.data.source.folder=PATH"
+    raise UserError(f"data source {name!r}: no such folder: {path.absolute()}{more}")
   return path
 
 
@@ -286,15 +287,17 @@ def unread(folder, root, taken=None, above=()):
   return tuple(not_read(where, names, kind) for kind, names in by_ending.items() if names)
 
 
-def by_stem(files, strip="", prefix=""):
-  """{prefix + name without ending: file}; see `images_by_stem`."""
+def by_stem(files, strip="", prefix="", hint=""):
+  """{prefix + name without ending: file}; see `images_by_stem`. `hint` ends the message."""
   named = {}
   for file in files:
     stem = file.stem
     if stem.endswith(strip):
       other = named.setdefault(prefix + stem.removesuffix(strip), file)
       if other != file:
-        raise UserError(f"{other} and {file.name} differ in their ending alone; remove one of them")
+        raise UserError(
+          f"{other} and {file.name} differ in their ending alone; remove one of them{hint}"
+        )
   return named
 
 

@@ -203,7 +203,8 @@ def _pair(image_folder, label_folder, suffix, root):
 
 def _pair_of_one_folder(folder, label_folder, suffix, root):
   """`_pair` of a folder in which x_mask.png is the mask of x.png."""
-  found, notes = files.by_stem(files.entries(folder, LABEL_ENDINGS).files), ()
+  hint = f", or move the masks to {label_folder.name}/" if label_folder != folder else ""
+  found, notes = files.by_stem(files.entries(folder, LABEL_ENDINGS).files, hint=hint), ()
   if not suffix and found:
     first = min(found)  # an image: a mask's name begins with its image's
     ends = sorted({n.removeprefix(first) for n in found if n.startswith(first)} - {""})

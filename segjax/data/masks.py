@@ -82,7 +82,7 @@ def by_values(stored, file, labels, values, hint=lambda: ""):
       f"{file}: label value {bad[0]}{more} is outside the table, expected {min(scored)} to "
       f"{max(scored)} ({_some(labels.names)})"
       f"{' or ' + ', '.join(ignored) + ', ignore' if ignored else ''}; "
-      f"{np.count_nonzero(unknown)} pixels; mend the file or the table{hint()}"
+      f"{np.count_nonzero(unknown)} pixels; mend the file or the table of classes{hint()}"
     )
   return label.astype(np.uint8)
 
@@ -115,7 +115,8 @@ def by_colors(stored, file, classes, ignored=(), *, threshold=False, hint=""):
       f"{file}: colour {first}{f' (and {more} more)' if more else ''} belongs to no class; "
       f"{np.count_nonzero(unknown)} pixels; colour masks need one of "
       f"{_some([f'{c[0]} {tuple(c[1])}' for c in classes if c])}"
-      f"{''.join(f', ignored {tuple(c)}' for c in ignored)}; mend the file or the table{hint}"
+      f"{''.join(f', ignored {tuple(c)}' for c in ignored)}; mend the file or the table of "
+      f"classes{hint}"
     )
   return label.astype(np.uint8)
 

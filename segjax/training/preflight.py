@@ -57,6 +57,7 @@ def check_experiment(experiment, label):
     label: label of an example, for its shape.
   """
   check_labels(experiment.labels, experiment.task)
+  check_arguments(experiment)
   state = experiment.abstract_state()
   check_outputs(experiment, state)
   check_metric(experiment, state, experiment.eval_step(), label)
@@ -84,6 +85,25 @@ def check_labels(labels, task):
     )
 
 
+def check_arguments(experiment):
+  """Raises a UserError where the net does not take the arguments that the task gives it."""
+  c, task = experiment.config, experiment.task
+  image = jax.ShapeDtypeStruct((1, *c.data.size, c.data.channels), np.float32)
+  inputs = jax.eval_shape(lambda x: task.prepare(None, x, None, train=False)[0], image)
+  inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+  try:
+    inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
+  except TypeError as error:
+    called = f"net({', '.join(['image', *['...'] * (len(inputs) - 1)])}, train=False)"
+    raise UserError(
+      f"{_does_not_fit(c)}: it cannot be called as the task does, {called} ({error})"
+    ) from None
+
+
+def _does_not_fit(config):
+  return f"the model {config.model.name!r} does not fit the task {config.task.name!r}"
+
+
 def check_outputs(experiment, state):
   """Raises a UserError where the net does not answer as the task asks; a net's own error stays.
 
@@ -93,15 +113,7 @@ def check_outputs(experiment, state):
   """
   c, task = experiment.config, experiment.task
   size = tuple(c.data.size)
-  fits = f"the model {c.model.name!r} does not fit the task {c.task.name!r}"
   image = jax.ShapeDtypeStruct((1, *size, c.data.channels), rasters.of(c.data).kept)
-  as_floats = jax.ShapeDtypeStruct(image.shape, np.float32)
-  inputs = jax.eval_shape(lambda x: task.prepare(None, x, None, train=False)[0], as_floats)
-  inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-  try:
-    inspect.signature(experiment.model.__call__).bind(*inputs, train=False)
-  except TypeError as error:
-    raise UserError(f"{fits}: it cannot be called as the task does ({error})") from None
   outputs = jax.eval_shape(experiment.predict_step(), state, image)
   outputs = outputs.get("logits") if isinstance(outputs, dict) else outputs
   channels = task.num_outputs
@@ -110,8 +122,8 @@ def check_outputs(experiment, state):
   found = getattr(outputs, "shape", None)
   if task.label_kind in wanted and found is not None and found != wanted[task.label_kind]:
     raise UserError(
-      f"{fits}: for an image of {size[0]}x{size[1]} it gives an array of shape {found}, the task "
-      f"needs {wanted[task.label_kind]}"
+      f"{_does_not_fit(c)}: for an image of {size[0]}x{size[1]} it gives an array of shape "
+      f"{found}, the task needs {wanted[task.label_kind]}"
     )
 
 

@@ -83,7 +83,8 @@ def run(
   with _checkpoints(workdir, experiment.config) as checkpoints:
     step = checkpoints.step_of(checkpoint)
     if step is None:
-      raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer, or take 'latest'")
+      instead = "" if checkpoint == "latest" else ", or take 'latest'"
+      raise UserError(f"{workdir}: no {checkpoint} checkpoint yet; train longer{instead}")
     return experiment, checkpoints.restore(step, experiment.abstract_state())
 
 

@@ -21,6 +21,7 @@ DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
 MANY = 10**7  # names; beyond, those that follow a rule are not made one by one
 PART = 10**4  # names that are hashed at a time
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
+SHOWN = 12  # fields that differ, in a message
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
@@ -150,12 +151,12 @@ def _task_fields(config):
 
 
 def _fields(cls):
-  """Defaults of a dataclass; of a Flax module without the fields that every module has."""
+  """Defaults of a dataclass; of a Flax module those of the fields that a config sets."""
   fields = dataclasses.fields(cls) if cls else ()
   return {
     f.name: f.default
     for f in fields
-    if f.name not in ("parent", "name") and f.default is not dataclasses.MISSING
+    if f.name not in ("parent", "name", "num_classes") and f.default is not dataclasses.MISSING
   }
 
 
@@ -175,9 +176,13 @@ def check(config, folder, data, may_change=MAY_CHANGE):
   if lines:
     longer = any(line.startswith("total_") for line in lines)
     more = f"; to train on from its weights, give the new run --config.init_from={folder}"
+    # Those of another net or data set bring many others along.
+    shown = sorted(lines, key=lambda line: not line.partition(":")[0].endswith(".name"))
+    if len(lines) > SHOWN:
+      shown[SHOWN:] = [f"and {len(lines) - SHOWN} more fields"]
     raise UserError(
       f"{folder} holds a run with another config; it differs (old -> new) in "
-      f"{'; '.join(lines)}. Use the old values, {ELSEWHERE}{more if longer else ''}"
+      f"{'; '.join(shown)}. Use the old values, {ELSEWHERE}{more if longer else ''}"
     )
   file = folder / "data.json"
   old = textfiles.read_state(file, DATA_KEYS) if file.exists() else data

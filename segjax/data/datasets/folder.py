@@ -89,8 +89,8 @@ def folder(
     found = layouts.find(root, split, images, targets, "")
     labels, key, read_label, notes = LabelTable(()), "target", decoding.read_image, ()
   else:
-    labels = default_table(names) if names else read_table(root / "classes.txt")
     found = layouts.find(root, split, images, masks, mask_suffix)
+    labels = default_table(names) if names else read_table(root / "classes.txt")
     fields = dict(ignore_value=ignore_value, ignore_colors=ignore_colors, shift=shift)
     key, (read_label, notes) = "label", _label_reader(labels, found, masks, **fields)
   part = split if split in found.images else "all"
