@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data import decoding, files, masks
+from segjax.data import decoding, files, masks, tiffs
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 
@@ -279,6 +279,26 @@ def test_three_channels_that_are_called_grey_are_red_green_and_blue(how):
   np.testing.assert_array_equal(decoding.read_image(file.getvalue(), "x"), image)
   with pytest.raises(UserError, match="x: a TIFF of 3 channels of uint8, expected grey values"):
     stored(file.getvalue())
+
+
+def test_pages_that_follow_each_other_in_a_ring_end():
+  tifffile = pytest.importorskip("tifffile")
+  file = io.BytesIO()
+  with tifffile.TiffWriter(file) as writer:
+    for value in (1, 2):
+      writer.write(np.full((4, 4, 3), value, np.uint8), photometric="rgb")
+  content = bytearray(file.getvalue())
+  with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+    second = tiff.pages[1].offset
+  (tags,) = struct.unpack_from("<H", content, second)
+  struct.pack_into("<I", content, second + 2 + 12 * tags, second)  # the page after it is itself
+  assert tiffs.describe(io.BytesIO(content)) == ""
+  with pytest.raises(
+    UserError, match=r"x: cannot be read .*pages that follow each other in a ring"
+  ):
+    tiffs.read(io.BytesIO(content), "x", 3, "uint8")
+  with pytest.raises(UserError, match=r"x: 2 pages or frames"):
+    decoding.read_image(bytes(content), "x")
 
 
 @pytest.mark.parametrize("dtype", ["int64", "float64", "uint64"])

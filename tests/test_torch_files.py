@@ -225,7 +225,7 @@ def test_checkpoints(tmp_path, write):
   same(read_tensors(write(tmp_path / "a", top, {"0": EYE})), {"module.b": x, "a": x})
   top = {"model": {"a": tensor()}, "state_dict": {"a": tensor()}}
   refused(write(tmp_path / "b", top, {"0": EYE}), "state_dict and model")
-  refused(write(tmp_path / "c", {"weights": {"a": tensor()}, 1: 2}, {"0": EYE}), "weights, 1")
+  refused(write(tmp_path / "c", {"weights\n": {"a": tensor()}, 1: 2}, {"0": EYE}), "weights, 1")
   for name, top in {"d": {3: tensor()}, "e": tensor(), "f": [tensor()]}.items():
     refused(write(tmp_path / name, top, {"0": EYE}), "no tensors by name")
   for name, top in {"g": {}, "h": 1, "i": None}.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import struct
 import zlib
 from typing import Any
@@ -26,6 +27,7 @@ DAMAGE = (OSError, ValueError, RuntimeError, LookupError, TypeError, OverflowErr
 PLACES = (33550, 33922, 34264, 50844)
 KEYS = (34735, 34736, 34737)
 ORIENTATION, NODATA = 274, 42113
+MOST_PAGES = 1000  # of a file, with smaller copies
 MIN_IS_BLACK, RGB = 1, 2  # values of PhotometricInterpretation
 
 
@@ -54,7 +56,7 @@ def describe(stream):
   """Channels and dtype of an open file, "6 channels of uint16"; "" where tifffile says none."""
   try:
     with _tiff(stream) as tiff:
-      return _description(_pages(tiff))
+      return _description(whole_pages(tiff))
   except (ImportError, *DAMAGE):
     return ""
 
@@ -76,7 +78,7 @@ def read(stream, name, channels, dtype):
   """
   try:
     with _tiff(stream) as tiff:
-      pages = _pages(tiff)
+      pages = whole_pages(tiff)
       fault = _fault(pages, text(channels, dtype))
       if not fault:
         parts = [_of_page(page) for page in pages]
@@ -134,7 +136,7 @@ def unmarked_rgb(stream, name):
   """
   try:
     with _tiff(stream) as tiff:
-      pages = _pages(tiff)
+      pages = whole_pages(tiff)
       fits = len(pages) == 1 and pages[0].photometric in (MIN_IS_BLACK, RGB)
       fits = fits and _description(pages) == text(3, "uint8")
   except (ImportError, *DAMAGE):
@@ -182,12 +184,16 @@ def _tiff(stream):
     raise ValueError(error) from None
 
 
-def _pages(tiff):
-  """The pages that are no smaller copies and no masks."""
-  pages = [page for page in tiff.pages if not page.subfiletype & 5]
-  if not pages:
+def whole_pages(tiff):
+  """The pages of a tifffile.TiffFile that are no smaller copies and no masks; ValueErrors."""
+  pages = list(itertools.islice(tiff.pages, MOST_PAGES + 1))
+  if len(pages) > MOST_PAGES:
+    raise ValueError(
+      f"more than {MOST_PAGES} pages in it, or pages that follow each other in a ring"
+    )
+  if not (whole := [page for page in pages if not page.subfiletype & 5]):
     raise ValueError("no page of the whole image in it")
-  return pages
+  return whole
 
 
 def _description(pages):

@@ -132,13 +132,13 @@ class TiffRows:
   def can_stream(self):
     """Whether this is one upright picture of grey values or RGB, 8 bits, that tifffile decodes."""
     page = self._page
-    whole = [p for p in self._tiff.pages if not p.subfiletype & 5]
     xmp = page.tags.valueof(XMP, b"")
     xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
     upright = page.tags.valueof(tiffs.ORIENTATION, 1) == 1 and not png.is_turned_by_xmp(xmp)
     plain = page.dtype == np.uint8 and page.planarconfig == 1
     samples = {tiffs.MIN_IS_BLACK: (1, 3), tiffs.RGB: (3, 4)}.get(page.photometric, ())
-    if len(whole) != 1 or not (upright and plain) or page.samplesperpixel not in samples:
+    one = len(tiffs.whole_pages(self._tiff)) == 1
+    if not (one and upright and plain) or page.samplesperpixel not in samples:
       return False
     next(page.segments())  # raises where a codec is missing
     self._segments = iter(page.segments())

@@ -69,7 +69,8 @@ def _pick(top, is_tensor):
   found = _nested(top, is_tensor, set())
   named = {k: v for k, v in found.items() if is_tensor(v)}
   if not named or not all(isinstance(k, str) for k in named):
-    keys = ", ".join(str(k)[:40] for k in list(top)[:8] if isinstance(k, str | int)) or "none"
+    some = [str(k) for k in list(top)[:8] if isinstance(k, str | int)]
+    keys = ", ".join(" ".join(k.split())[:40] for k in some) or "none"
     raise UserError(
       "has no tensors by name, expected a state dict, by itself or under one of "
       f"{', '.join(NESTED)} (keys found: {keys}); save model.state_dict()"
