@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -35,6 +36,8 @@ AXES = {
 GROUPED = {("image", "channels"), ("kernel", "features"), ("output", "features")}
 # Convolutions with both arrays mapped, up to so many, are written out; more are a loop.
 WRITTEN_OUT = 8
+# XLA's CPU backend sums products of narrow floats in float32; since 0.11 some in their own dtype.
+SUMS_ARE_NARROW = not jaxlib.__version__.startswith("0.10.")
 
 
 class Spec(NamedTuple):
@@ -314,9 +317,9 @@ def _lowering(platform, one_device=False):
     usual = all(isinstance(n, int) and n > 0 for n in sizes)
     if one_device:
       usual = usual and _on_one_device(context.module_context.axis_context)
-    # A CPU's convolutions of narrow floats sum in float32; XLA's of jax 0.11 may sum in theirs.
-    inner = jnp.promote_types(a.dtype, jnp.float32) if platform is cpu else a.dtype
-    form = choose(platform.FORMS, wanted, c, inner) if platform and usual else PLAIN
+    widens = platform is cpu and SUMS_ARE_NARROW
+    inner = jnp.promote_types(a.dtype, jnp.float32) if widens else a.dtype
+    form = choose(platform.FORMS, wanted, c, a.dtype) if platform and usual else PLAIN
 
     def compute(a, b):
       y = form.compute(wanted, a.astype(inner), b.astype(inner), c)
