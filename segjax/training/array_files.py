@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax import textfiles
-from segjax.errors import UserError, writing
+from segjax.errors import UserError, explain, is_of_machine, writing
 
 # Exceptions of NumPy for a file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
@@ -36,7 +36,7 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
     advice: what to do about a damaged file, for the message.
 
   Raises:
-    UserError: a damaged file.
+    UserError: a damaged file, or one that cannot be read.
   """
   try:
     with np.load(file) as saved, zipfile.ZipFile(file) as archive:
@@ -44,4 +44,6 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
         raise zipfile.BadZipFile(f"{broken} is not what was written")
       return dict(saved)
   except DAMAGE as error:
+    if is_of_machine(error):
+      raise UserError(explain(error)) from error
     raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); {advice}") from None
