@@ -124,6 +124,8 @@ def owner(folder):
   try:
     with file.open("rb") as stream:  # opening asks the server of NFS for the present state
       text, renewed = stream.read(1000), os.fstat(stream.fileno()).st_mtime
+  except PermissionError:  # another user's
+    text, renewed = b"", os.stat(file).st_mtime
   except OSError:
     return ""
   try:
@@ -135,7 +137,7 @@ def owner(folder):
     return ""
   lives = _lives(found)
   if lives is None:
-    lives = _now(folder) - renewed < DEAD
+    lives = abs(_now(folder) - renewed) < DEAD  # later than now: the clock was set back since
   return name if lives else ""
 
 
@@ -156,7 +158,7 @@ def _lives(found):
 def _numbers(folder):
   try:
     return [int(m[1]) for m in map(NAME.fullmatch, os.listdir(folder)) if m]
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return []
 
 

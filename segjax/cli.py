@@ -131,6 +131,7 @@ def run(main):
   streams.show_any_text()
   _keep_compilations()
   _mend_compilations()
+  _drop_late_callbacks()
   _use_all_cores()
   sys.argv[1:] = map(expand_home, sys.argv[1:])
   with _ends_by_signal():
@@ -147,11 +148,6 @@ def writing(write, file, *args):
   """Calls write(file, ...); a UserError names the file that cannot be written."""
   with errors.writing(file):
     return write(file, *args)
-
-
-def write_text(file, text):
-  """Writes a text file in UTF-8, see `writing`."""
-  writing(lambda f: f.write_text(text, encoding="utf-8"), file)
 
 
 def make_folder(folder):
@@ -215,6 +211,20 @@ def _mend_compilations():
   warnings.filterwarnings("always", re.escape(begins))
 
 
+def _drop_late_callbacks():
+  """Drops the stacks that TensorStore prints where a checkpoint cannot be written, one per array.
+
+  They say that orbax, which has given up at the first, no longer listens.
+  """
+  show = sys.unraisablehook
+
+  def drop(dropped):
+    if str(dropped.exc_value) != "Event loop is closed":
+      show(dropped)
+
+  sys.unraisablehook = drop
+
+
 def _use_all_cores():
   """Keeps convolutions from YNNPACK, which runs many of ours on one thread; XLA's own take all.
 
@@ -246,8 +256,9 @@ def _ends_by_signal():
 
 
 def _guarded(main):
-  # orbax logs every rename, and warns of read-only folders and of saving without metrics.
-  logging.set_verbosity(logging.ERROR)
+  # orbax logs every rename, warns of saving without metrics, and of a full disk each of its threads
+  # prints its stack, a thousand lines; what it raises comes here too.
+  logging.set_verbosity(logging.FATAL)
   try:
     _join()
     main()

@@ -72,6 +72,8 @@ def call_file(spec, function, what="file"):
   file = project.find(file)
   if not Path(file).is_file():
     raise UserError(no_such_file(file, what))
+  if not os.access(file, os.R_OK):
+    raise UserError(f"{file}: cannot be read; check its permissions")
   own_code.add_folder(Path(file).parent)
   names = runpy.run_path(file)
   if function not in names:

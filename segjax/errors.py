@@ -17,6 +17,15 @@ WRITE_FAULTS = frozenset(
   )
   if hasattr(errno, name)
 )  # fmt: skip
+# Faults of the machine, whatever a file holds: what has them where no file is named, and what mends
+# them. Those of None may be ours where no file is named.
+OF_MACHINE = {
+  (errno.EACCES, errno.EPERM): (None, "check its permissions and those of its folders"),
+  (errno.EIO, errno.ESTALE): (None, "check the disk, or the server of the folder"),
+  (errno.EROFS,): (None, "it lies on a file system that is read-only; choose another folder"),
+  (errno.ENOSPC, errno.EDQUOT): ("the output, or shared memory (/dev/shm)", "free some space"),
+  (errno.EMFILE, errno.ENFILE): ("this process", "raise the limit on open files (ulimit -n)"),
+}
 NO_MEMORY = re.compile(
   r"RESOURCE_EXHAUSTED|out of memory|bad_alloc|cannot allocate memory|can't start new thread",
   re.IGNORECASE,
@@ -127,20 +136,22 @@ def writing(what, advice="check the permissions and the free space"):
   try:
     yield
   except Exception as error:
-    if isinstance(error, UserError) or not is_write_fault(error):
+    fault = "" if isinstance(error, UserError) else _write_fault(error)
+    if not fault:
       raise
-    raise UserError(f"cannot write {what}: {error}; {advice}") from error
+    raise UserError(f"cannot write {what}: {fault}; {advice}") from error
 
 
-def is_write_fault(error):
-  """Whether the disk, a permission or a quota is behind an error, however libraries wrap it."""
+def _write_fault(error):
+  """What a disk, a permission or a quota has refused, however libraries wrap it, or nothing."""
   while error is not None:
     if isinstance(error, OSError) and (error.errno in WRITE_FAULTS or error.errno is None):
-      return True
-    if any(os.strerror(n) in str(error) for n in WRITE_FAULTS):
-      return True
+      return str(error) or type(error).__name__
+    for text in map(os.strerror, WRITE_FAULTS):  # TensorStore's has a thousand characters around it
+      if text in str(error):
+        return text
     error = error.__cause__
-  return False
+  return ""
 
 
 def explain(error):
@@ -149,17 +160,27 @@ def explain(error):
     return str(error)
   if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
     return f"{str(error.filename)[:80]}...: longer than the name of a file can be; shorten it"
-  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-    return f"cannot write {error.filename or 'the output'}: {error.strerror}; free some space"
+  if isinstance(error, OSError) and "temporary directory" in str(error):  # of Python or Matplotlib
+    return f"{' '.join(str(error).split())[:300]}; set TMPDIR to a folder that can be written to"
+  if isinstance(error, OSError):
+    for numbers, (nameless, mend) in OF_MACHINE.items():
+      if error.errno in numbers and (name := error.filename or nameless):
+        return f"{name}: {error.strerror}; {mend}"
   if isinstance(error, MemoryError) or (
     isinstance(error, OSError | RuntimeError) and NO_MEMORY.search(str(error))
   ):
     first = " ".join(str(error).split())[:160]
     return (
-      f"out of memory ({first or type(error).__name__}); lower data.batch_size or data.size, set "
-      "remat=True, or model.dtype=bfloat16"
+      f"out of memory ({first or type(error).__name__}); in a training lower data.batch_size or "
+      "data.size, set remat=True, or model.dtype=bfloat16; in evaluate.py and predict.py set "
+      "--tiles=256"
     )
   return _no_backend(error)
+
+
+def is_of_machine(error):
+  """Whether a fault of the machine, not of what a file holds, is behind an error in reading it."""
+  return not isinstance(error, UserError) and explain(error) is not None
 
 
 def _no_backend(error):

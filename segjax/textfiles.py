@@ -19,6 +19,16 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # that a cell of a spreadsheet begin
 CHECKSUM = "checksum"  # key in a state file; a file without it, of an older version, is taken
 
 
+def to_bytes(text):
+  """A text in UTF-8; names of files that are not UTF-8 as they are."""
+  return text.encode("utf-8", "surrogateescape")
+
+
+def shown(name):
+  """The name of a file with what is not UTF-8 in it as backslash and digits."""
+  return to_bytes(name).decode("utf-8", "backslashreplace")
+
+
 def replace(file, write):
   """Calls `write(part)` with a path beside `file`, then gives that its name.
 
@@ -35,8 +45,8 @@ def replace(file, write):
 
 
 def replace_text(file, text):
-  """Writes a text file in UTF-8, see `replace`."""
-  replace(file, lambda part: part.write_text(text, encoding="utf-8"))
+  """Writes a text file, see `to_bytes` and `replace`."""
+  replace(file, lambda part: part.write_bytes(to_bytes(text)))
 
 
 def cell(text):
@@ -54,8 +64,8 @@ def csv_text(rows):
 
 
 def write_csv(file, rows):
-  """Writes rows as CSV, names of files that are not UTF-8 as they are; see `replace`."""
-  content = csv_text(rows).encode("utf-8", "surrogateescape")
+  """Writes rows as CSV, see `to_bytes` and `replace`."""
+  content = to_bytes(csv_text(rows))
   replace(file, lambda part: part.write_bytes(content))
 
 

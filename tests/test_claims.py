@@ -61,6 +61,11 @@ def test_a_claim_dies_with_its_owner_by_sigkill(tmp_path, sleeper):
   assert claims.owner(tmp_path) == ""
 
 
+def test_no_folder_has_no_owner(tmp_path):
+  (tmp_path / "file").write_text("")
+  assert claims.owner(tmp_path / "none") == claims.owner(tmp_path / "file" / "x") == ""
+
+
 def test_a_number_that_another_process_has_now_is_not_its_owner(tmp_path):
   me = json.loads(claims.claim(tmp_path)._file.read_text())
   write(tmp_path, 2, me | dict(since="0"))
@@ -76,6 +81,24 @@ def test_an_owner_on_another_machine_is_dead_after_a_while(tmp_path, text):
     claims.claim(tmp_path)
   write(tmp_path, 4, text, age=claims.DEAD + 20)
   assert claims.claim(tmp_path).number == 5
+
+
+def test_a_clock_that_was_set_back_does_not_hold_a_folder_for_ever(tmp_path):
+  write(tmp_path, 4, OTHER, age=20 - claims.DEAD)
+  assert claims.owner(tmp_path) == "process 7 on moon"  # clocks of a network differ a little
+  write(tmp_path, 4, OTHER, age=-86400)
+  assert claims.owner(tmp_path) == ""
+
+
+def test_a_claim_that_only_another_user_can_read_counts(tmp_path, monkeypatch):
+  def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+  for age, name in ((9, "another process"), (claims.DEAD + 20, "")):
+    write(tmp_path, 4, OTHER, age=age)
+    with monkeypatch.context() as patch:
+      patch.setattr(claims.Path, "open", refuse)
+      assert claims.owner(tmp_path) == name
 
 
 def test_the_clock_is_that_of_the_files(tmp_path, monkeypatch):

@@ -180,14 +180,15 @@ def test_a_broken_mask_is_named(change, words, tmp_path):
 @pytest.mark.parametrize(
   ("how", "words"),
   [
-    (dict(classes=("road", "shadow")), r"a folder car/, and no class of this name"),
+    (dict(classes=("road", "shadow", "Car")),
+     r"a folder car/, and no class of this name .*; 'car' and 'Car' differ in case alone; name it"),
     (dict(classes=(*CLASSES, "tree")), r"no folder tree/ of the class 'tree'"),
     (dict(mask_suffix="_m"), r"no mask in the folders of its classes"),
     (dict(ignore_value=1), "ignore_value is 1"),
     (dict(shift=1), "without shift and colours"),
     (dict(masks="images"), "expected a folder for each class in it, images/CLASS"),
   ],
-)
+)  # fmt: skip
 def test_folders_that_do_not_fit(how, words, tmp_path):
   with pytest.raises(UserError, match=words):
     read(write(tmp_path), **how)

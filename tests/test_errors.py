@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import flax.linen as nn
@@ -50,7 +51,7 @@ def test_the_nearest_name_whatever_the_case(name, near):
   [("lr", "schedule.learning_rate"), ("batch_size", "data.batch_size"), ("bs", "data.batch_size"),
    ("learning_rate", "schedule.learning_rate"), ("optimizer.nam", "optimizer.name"),
    ("Data.Size", "data.size"), ("weight_decay", "optimizer.weight_decay"),
-   ("loss.dise", "loss.dice"), ("mesh.dat", "mesh.data")],
+    ("loss.dise", "loss.dice"), ("mesh.dat", "mesh.data"), ("optimizer.remat", "remat")],
 )  # fmt: skip
 def test_an_unknown_field_of_a_config_is_answered_by_its_full_name(field, near):
   assert nearest(field, config_lib.flatten(config_lib.default()), 3)[0] == near
@@ -114,10 +115,12 @@ def test_unknown_overrides_of_the_command_line(capsys):
    ("optimizer.eps", -1.0), ("optimizer.weight_decay", -1e-4), ("schedule.learning_rate", -1e-3),
    ("schedule.learning_rate", float("nan")), ("schedule.learning_rate", float("inf")),
    ("keep_steps", (-5,)), ("loss.focal_gamma", float("nan")), ("loss.dice", -1.0),
-   ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
+   ("loss.class_weights", (-1.0, 2.0)), ("loss.class_weights", (True, 2.0)),
+   ("loss.class_weights", (0.0, 0.0)), ("ema_decay", 1.0),
    ("ema_decay", -0.5), ("total_epochs", float("nan")), ("log_steps", 0), ("seed", -1),
    ("loss.class_weights", (None,)), ("model.widths", ()), ("model.widths", (0,)),
    ("model.widths", (8, -1)), ("model.widths", (8.5, 16)), ("best_mode", "MAX"),
+   ("early_stopping.mode", "MAX"),
    ("data.source.num_val", 10**12), ("data.source.height", 0), ("aux_weight", -0.1),
    ("schedule.every_epochs", 1e308), ("total_epochs", 1e10)],
 )  # fmt: skip
@@ -156,6 +159,8 @@ def test_a_metric_that_is_sought_at_the_wrong_end_is_said(metric, right):
   config.early_stopping.update(patience=2, metric=metric, mode=wrong)
   (said,) = preflight.directions(config)
   assert said.endswith(f"set early_stopping.mode={right!r}")
+  config.early_stopping.patience = 0  # of none
+  assert preflight.directions(config) == []
 
 
 def test_every_config_is_within_the_ranges():
@@ -202,6 +207,9 @@ def test_classes_that_cannot_be_distinguished(classes, message):
   with pytest.raises(UserError, match=message):
     preflight.check_labels(LabelTable(classes), task)
   preflight.check_labels(default_table(tuple(map(str, range(255)))), task)
+  of_images = type("Task", (), dict(label_kind="class"))
+  with pytest.raises(UserError, match="one name") if "name" in message else nullcontext():
+    preflight.check_labels(LabelTable(classes), of_images)
 
 
 class Wrong(nn.Module):
@@ -267,26 +275,59 @@ def test_a_net_that_does_not_take_the_tasks_arguments_is_named(data, monkeypatch
 )  # fmt: skip
 def test_out_of_memory_names_what_to_lower(error):
   assert explain(error).startswith("out of memory")
-  for word in ("data.batch_size", "data.size", "remat", "bfloat16"):
+  for word in ("data.batch_size", "data.size", "remat", "bfloat16", "--tiles=256"):
     assert word in explain(error)
+
+
+@pytest.mark.parametrize(
+  "number, mend",
+  [(errno.EACCES, "permissions"), (errno.EPERM, "permissions"), (errno.EROFS, "read-only"),
+   (errno.EIO, "disk"), (errno.ESTALE, "server"), (errno.ENOSPC, "space"), (errno.EDQUOT, "space"),
+   (errno.EMFILE, "ulimit -n"), (errno.ENFILE, "ulimit -n")],
+)  # fmt: skip
+def test_a_fault_of_the_machine_names_the_file_and_is_no_damage_of_it(number, mend):
+  error = OSError(number, os.strerror(number), "a/b.json")
+  assert re.fullmatch(rf"a/b\.json: {os.strerror(number)}; .*{mend}.*", explain(error))
+  assert errors.is_of_machine(error) and errors.is_of_machine(MemoryError())
+  for other in (FileNotFoundError(2, "x", "y"), EOFError(), UserError("x")):
+    assert not errors.is_of_machine(other)
 
 
 def test_only_faults_of_the_user_are_explained():
   for error in (ValueError("RESOURCE"), TypeError("x"), RuntimeError("x"), OSError(5, "x"),
-                AssertionError()):  # fmt: skip
+                AssertionError(), FileNotFoundError(2, "x", "y")):  # fmt: skip
     assert explain(error) is None
   assert explain(UserError("mine")) == "mine"
   full = OSError(errno.ENOSPC, "No space left on device")  # of print, where the output is a file
-  assert explain(full) == "cannot write the output: No space left on device; free some space"
+  said = "the output, or shared memory (/dev/shm): No space left on device; free some space"
+  assert explain(full) == said
+  for error in (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+                OSError("a temporary directory could not be created")):  # fmt: skip
+    assert explain(error).endswith("; set TMPDIR to a folder that can be written to")
+  assert explain(OSError(errno.EMFILE, "x")).startswith("this process: x; raise the limit")
+  assert explain(OSError(errno.ENAMETOOLONG, "x", "n" * 300)).startswith(f"{'n' * 80}...: longer")
+  with pytest.raises(AssertionError) as ours:
+    raise AssertionError
+  assert explain(ours.value) is None  # JAX's alone is for a backend
   text = "Unable to initialize backend 'cuda': not in the list of known backends"
   assert "JAX_PLATFORMS" in explain(RuntimeError(text))
 
 
+def test_a_library_that_tells_all_is_cut_to_the_fault_of_the_disk():
+  text = f"RESOURCE_EXHAUSTED: {'spec ' * 300} Failed to write: No space left on device ['28']"
+  with pytest.raises(UserError) as error, errors.writing("to x", "free some"):
+    raise ValueError(text)
+  assert str(error.value) == "cannot write to x: No space left on device; free some"
+
+
 def test_only_the_disk_is_blamed_for_a_write():
   faults = [OSError(n, os.strerror(n)) for n in (errno.ENOSPC, errno.EACCES, errno.EROFS)]
-  for error in (*faults, ValueError("[OS error 28: No space left on device]")):
-    with pytest.raises(UserError, match=r"cannot write to x: .*free space"), errors.writing("to x"):
-      raise error
+  for error in (*faults, OSError("full"), ValueError("[OS error 28: No space left on device]")):
+    wrapped = RuntimeError("x")
+    wrapped.__cause__ = error
+    for fault in (error, wrapped):
+      with pytest.raises(UserError, match=r"cannot write to x: .*free spa"), errors.writing("to x"):
+        raise fault
   for error in (TypeError("x"), OSError(errno.EMFILE, "x"), BrokenPipeError(errno.EPIPE, "x"),
                 OSError(errno.EBADF, "x"), ValueError("x")):  # fmt: skip
     with pytest.raises(type(error)) as kept, errors.writing("to x"):
@@ -384,6 +425,9 @@ def test_a_colon_in_a_folder_and_a_home_folder(tmp_path, monkeypatch):
     config_lib.call_file(f"{folder}/x.py", "get_study")
   with pytest.raises(UserError, match=r"no such file .*X\.py'; did you mean '.*x\.py'"):
     config_lib.read(f"{folder}/X.py")
+  monkeypatch.setattr(os, "access", lambda file, how: how != os.R_OK)
+  with pytest.raises(UserError, match=r"x\.py: cannot be read; check its permissions"):
+    config_lib.read(f"{folder}/x.py")
 
 
 @pytest.mark.parametrize("name", ["lr=[0.1]", "a*b", "a?b", "~", "\udcff"])
@@ -492,6 +536,33 @@ def test_a_reader_that_goes_and_a_terminal_of_ascii(tmp_path):
   assert process.wait(30) == 128 + signal.SIGPIPE
 
 
+FULL_DISK = """
+import resource
+from pathlib import Path
+from segjax import cli
+
+def main():
+  import jax.numpy as jnp
+  from segjax.training.checkpoints import Checkpoints, Position
+
+  checkpoints = Checkpoints(Path("c"), best_metric="m", best_mode="max")
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+  checkpoints.save(1, {str(i): jnp.arange(9999.0) for i in range(40)}, Position(b"{}"))
+  checkpoints.wait()
+
+cli.run(main)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  how = dict(env=env, cwd=tmp_path, text=True)
+  args = [sys.executable, "-c", FULL_DISK]
+  run = subprocess.run(args, check=False, capture_output=True, **how)
+  assert (run.returncode, run.stdout) == (1, "")
+  assert re.fullmatch(r"error: cannot write checkpoints to \S+/c: File too large; .*\n", run.stderr)
+
+
 def test_closed_streams_take_the_null_device(monkeypatch):
   for name in ("stdin", "stdout", "stderr"):
     monkeypatch.setattr(sys, name, None)
@@ -510,3 +581,4 @@ def test_closed_streams_take_the_null_device(monkeypatch):
 def test_hints_are_empty_where_nothing_is_near():
   assert did_you_mean("zzz", ["unet"]) == ""
   assert did_you_mean("x", []) == ""
+  assert did_you_mean("s", ["seed"]) == ""  # one letter is no initials

@@ -13,7 +13,7 @@ from scipy import ndimage, optimize, special
 from sklearn.metrics import confusion_matrix
 
 from segjax import config as config_lib
-from segjax import metrics
+from segjax import metrics, textfiles
 from segjax.analysis import evaluations, image_scores, report_images, worst_images
 from segjax.analysis.document import Document
 from segjax.data import pipeline
@@ -185,6 +185,16 @@ def test_another_split_uses_the_temperature_that_was_kept(world, run, no_pdf, ca
   (run / "temperature.json").write_text(json.dumps(kept))
   with pytest.raises(UserError, match="damaged or edited"):
     temperature.temperature_of(run, 2)
+
+
+def test_scores_are_shown_though_the_folder_is_read_only(world, run, monkeypatch, capsys):
+  def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(textfiles, "write_state", refuse)
+  with pytest.raises(UserError, match=r"cannot write .*evaluation_test_2\.json"):
+    evaluations.run(run, split="test")
+  assert "mean IoU of classes over images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Features: the right layer, a balanced choice of pixels, scores, alignment, the launcher."""
 
 import json
+from types import SimpleNamespace
 
 import flax.traverse_util
 import jax
@@ -109,6 +110,22 @@ def test_pixels_are_chosen_alike_from_all_classes(runs):
   np.testing.assert_array_equal(again.vectors, found.vectors)
 
 
+def test_a_net_for_pixels_has_one_vector_of_an_image_of_one_class():
+  net, variables, image = applied("unet", widths=(4, 6), num_classes=2)
+  pixels = np.uint8(255 * image)
+  source = [dict(image=x, label=np.uint8(k)) for k, x in enumerate(pixels)]
+  source = type("Source", (list,), dict(source=SimpleNamespace(labels=("a", "b"))))(source)
+  config = config_lib.default()
+  config.data.update(size=image.shape[1:3], batch_size=3)
+  task = SimpleNamespace(prepare=lambda key, image, label, train: (image, label))
+  experiment = SimpleNamespace(config=config, task=task, model=net)
+  state = SimpleNamespace(eval_variables=lambda: variables)
+  (found,) = features.extract(experiment, state, source)
+  seen = features.penultimate(net, variables, np.float32(pixels) / 255)
+  np.testing.assert_allclose(found.vectors, seen.mean((1, 2))[found.examples], atol=1e-5)
+  assert found.labels.tolist() == found.examples.tolist() and found.places is None
+
+
 def test_ignored_pixels_have_no_features():
   label = np.full((8, 8), IGNORE, np.uint8)
   label[:2] = 3
@@ -133,8 +150,16 @@ def test_scores_of_separate_and_of_mixed_classes(metric):
   assert mixed["knn_accuracy"] < 0.6 and mixed["silhouette"] < 0.1
   one = separation.scores(clusters(0.1), clusters(0.1, classes=1), metric=metric)
   assert np.isnan(one["knn_accuracy"])
+  few = separation.scores(clusters(0.1), clusters(0.1, count=3), metric=metric)
+  assert few["knn_accuracy"] == 1 and np.isnan(few["silhouette"])
   with pytest.raises(UserError, match="euclidean"):
     separation.scores(clusters(0.1), clusters(0.1), metric="manhattan")
+
+
+def test_features_of_a_few_examples():
+  assert np.isfinite(feature_pictures.embed([clusters(1.0, count=3).vectors])).all()
+  with pytest.raises(UserError, match="features of 2 examples, expected 3"):
+    feature_pictures.embed([clusters(1.0, count=2).vectors])
 
 
 def test_stages_lie_as_the_one_before():

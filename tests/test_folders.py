@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from test_decoding import png
 
-from segjax.data import checks, meaning, sources
+from segjax import config as config_lib
+from segjax import textfiles
+from segjax.data import checks, contents, meaning, sources
 from segjax.data.labels import IGNORE, read_table
 from segjax.errors import UserError
+from segjax.training import coverage
 
 TRUTH = np.array([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0]], np.uint8)
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142), (70, 70, 70)], np.uint8)
@@ -643,8 +646,8 @@ def test_nothing_is_left_out_without_a_word(tmp_path):
 
 
 def test_classes_in_folders_say_what_they_leave_out(tmp_path):
-  for name in ("cat/a", "dog/b", "dog/deep/c", "stray"):
-    write(tmp_path / f"{name}.png", image())
+  for i, name in enumerate(("cat/a", "dog/b", "dog/deep/c", "stray")):
+    write(tmp_path / f"{name}.png", image(i))
   (tmp_path / "cat" / "x.jfif").write_text("")
   source = make(tmp_path, kind="classification")
   assert sorted(source.names) == ["cat/a", "dog/b"]
@@ -659,6 +662,57 @@ def test_classes_in_folders_say_what_they_leave_out(tmp_path):
   write(tmp_path / "set" / "train" / "dog" / "a.png", image())
   assert make(tmp_path / "set", kind="classification").notes == (
     "train/ holds 1 folder that is not read: animals/",
+  )
+
+
+def test_an_image_of_two_classes_is_said(tmp_path, monkeypatch):
+  for i, name in enumerate(("cat/a", "cat/b", "dog/b", "dog/c")):
+    write(tmp_path / f"{name}.png", image(i))
+  for name in ("cat/twin", "dog/same"):
+    shutil.copy(tmp_path / "cat" / "a.png", tmp_path / f"{name}.png")
+  note = "1 image under two classes, byte for byte: cat/a.png = dog/same.png"
+  assert note in make(tmp_path, kind="classification").notes
+  monkeypatch.setattr(contents, "_whole", None)  # images of one class are not read for it
+  assert make(tmp_path / "cat", kind="images").notes == ()
+
+
+def test_classes_that_look_alike_are_said(tmp_path):
+  for name in ("train/cat", "train/dog", "train/Cat", "val/dog"):
+    write(tmp_path / name / "a.png", image(len(name)))
+  parts = [make(tmp_path, split, kind="classification") for split in sources.SPLITS]
+  config = config_lib.default()
+  config.data.source = config_lib.data_source("folder", kind="classification")
+  found, _ = coverage.at_start(config, *parts, "class")
+  assert found[0] == "two classes: 'cat' and 'Cat' differ in case alone"
+  shutil.rmtree(tmp_path / "train" / "Cat")
+  write(tmp_path / "val" / "Dog" / "b.png", image())
+  with pytest.raises(UserError, match=r"class 'Dog' .*, dog\); 'Dog' and 'dog' differ in case"):
+    make(tmp_path, "val", kind="classification")
+
+
+def test_names_that_are_not_in_utf_8(tmp_path):
+  """Those of files are read, and shown with digits; those of classes are refused."""
+  name = os.fsdecode(b"\xfc")
+  write(tmp_path / "a" / "images" / f"{name}.png", image())
+  write(tmp_path / "a" / "masks" / f"{name}.png", TRUTH)
+  source = make(tmp_path / "a", classes=("b", "c"))
+  assert (source.names, len(source.digest())) == ((name,), 16)
+  assert textfiles.shown(name) == "\\xfc" and textfiles.shown("\u00fc") == "\u00fc"
+  write(tmp_path / "b" / name / "x.png", image())
+  with pytest.raises(UserError, match=r"the class '\\udcfc' is not in UTF-8; rename its folder"):
+    make(tmp_path / "b", kind="classification")
+
+
+def test_folders_beside_those_of_the_splits_or_of_the_images_are_said(tmp_path):
+  for name in ("train/cat/a", "val/cat/b", "more/cat/c", "one/images/a", "one/targets/a"):
+    write(tmp_path / f"{name}.png", image(len(name)))
+  root = tmp_path.name
+  for split in sources.SPLITS:
+    assert make(tmp_path, split, kind="classification").notes == (
+      f"{root}/ holds 2 folders that are not read: more/, one/",
+    )
+  assert make(tmp_path / "one", kind="images").notes == (
+    "one/ holds 1 folder that is not read: targets/",
   )
 
 

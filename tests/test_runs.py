@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import signal
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -19,18 +20,30 @@ from PIL import Image
 from test_training import same
 from test_training import tiny_config as unet_config
 
-from segjax import claims, models, pool, study, training
+from segjax import claims, models, pool, study, textfiles, training
 from segjax import config as config_lib
 from segjax.data import checks, pipeline, sources
 from segjax.data.labels import default_table
-from segjax.errors import Stopped, UserError
+from segjax.errors import Stopped, UserError, explain
 from segjax.stopping import STOP
 from segjax.tasks import TASKS
-from segjax.training import coverage, evaluator, header, initial, input_pipeline, receipt, restore
+from segjax.training import (
+  array_files,
+  checkpoint_files,
+  coverage,
+  evaluator,
+  header,
+  initial,
+  input_pipeline,
+  receipt,
+  restore,
+)
+from segjax.training import checkpoints as checkpoints_lib
 from segjax.training import workdir as workdir_lib
 from segjax.training.checkpoints import Checkpoints, NotFinite, Position
 from segjax.training.evaluation import evaluate
 from segjax.training.writers import JsonLines, read_metrics
+from segjax.weights import torch_files
 
 
 class OneConv(nn.Module):
@@ -145,6 +158,64 @@ def test_fields_that_are_newer_than_a_run_have_their_defaults(own):
     training.train(config, run)
 
 
+@pytest.mark.parametrize(
+  "fields, why",
+  [({"schedule.name": "cosine"}, "the schedule 'cosine'"),
+   ({"ema_decay_end": 1.0}, "ema_decay_end"), ({}, "")],
+)  # fmt: skip
+def test_a_run_may_become_longer_unless_its_steps_depend_on_the_length(fields, why):
+  old, new = (tiny_config("", total_steps=n, **fields) for n in (5, 6))
+  expected = [f"total_steps: 5 -> 6 ({why} depends on it)"] if why else []
+  assert workdir_lib.differences(old, new) == expected
+
+
+def test_what_cannot_be_seen_any_more_stays_known(own):
+  config, run, _ = own
+  change_json(run / "data.json", lambda d: d.update(start="0" * 16))
+  known = textfiles.read_state(run / "data.json")
+  unknown = known | dict(start=None, contents=dict(train=None, val=None))
+  prepare = lambda data, mb=0: workdir_lib.prepare(  # noqa: E731
+    config, run, default_table(("ground", "thing")), data, mb
+  )
+  prepare(unknown)
+  assert textfiles.read_state(run / "data.json") == known
+  with pytest.raises(UserError, match="started from other weights"):
+    prepare(known | dict(start="1" * 16))
+  with pytest.raises(UserError, match=r"val was \[3, .*now \[4, 'a'\]"):
+    prepare(known | dict(val=[4, "a"]))
+  with pytest.raises(UserError, match=r"MB are free, .* need about 1000000000000 MB"):
+    prepare(known, 10**12)
+
+
+def test_how_a_split_elsewhere_differs(own):
+  _, run, _ = own
+  difference = lambda split, *rest: restore._difference(run, split, [1, "a"], "c", *rest)  # noqa: E731
+  assert difference("test", True) == (
+    "the test split lies in another folder than the data of the training"
+  )
+  assert difference("test", False) == ""
+  (run / "data.json").unlink()
+  assert "val split is that of the training is not known" in difference("val", True)
+  assert difference("val", False) == ""
+
+
+def test_without_a_best_checkpoint(own):
+  _, run, _ = own
+  change_json(run / "config.json", lambda c: c.update(best_metric="val/unknown"))
+  with pytest.raises(UserError, match=r"no best checkpoint yet; .*'latest'"):
+    restore.run(run, "best")
+  (*_, step) = restore.checkpoint_steps(run)
+  assert restore.checkpoint_text(run, step) == f"checkpoint of step {step}, the latest"
+
+
+def test_labels_that_a_task_does_not_ask_for(own):
+  config, run, _ = own
+  config_lib.set_task(config, "colorization")
+  label = lambda **how: restore.data_of_run(run, config, "val", **how).source[0]["label"]  # noqa: E731
+  assert label().ndim == 0
+  assert label(labelled=False).ndim == 2
+
+
 def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):
   config, run, data = own
   (run / "finished").touch()
@@ -185,13 +256,42 @@ def test_the_classes_of_a_run_that_another_starts_from(made, names, found):
   assert not initial.compare_classes(str(made / "data"), "all", table, task)
 
 
+def test_the_best_checkpoint_is_a_start_but_for_a_teachers(made, monkeypatch):
+  """Whose loss is the lowest where it collapses."""
+  read, state = [], dict(ema_params=None, params={}, batch_stats=None)
+  monkeypatch.setattr(Checkpoints, "step_of", lambda self, which: dict(best=1, latest=2)[which])
+  monkeypatch.setattr(Checkpoints, "restore_arrays", lambda self, step: read.append(step) or state)
+  assert initial._read_run(made / "run") == dict(params={}, batch_stats={})
+  monkeypatch.setattr(initial, "TASKS", dict(segmentation=TASKS["dino"]))
+  initial._read_run(made / "run")
+  assert read == [1, 2]
+
+
 def test_classes_of_a_run_against_those_of_data():
   run, check = default_table(("a", "b")), workdir_lib.check_classes
   check("runs/x", run, default_table(("a", "b")))
   with pytest.raises(UserError, match=r"runs/x: .*same classes in another order.*: a, b; .*: b, a"):
     check("runs/x", run, default_table(("b", "a")))
-  with pytest.raises(UserError, match=r"runs/x: .*other classes"):
+  with pytest.raises(UserError, match=r"runs/x: .*other classes\. "):
     check("runs/x", run, default_table(("a", "b", "c")))
+  with pytest.raises(UserError, match=r"other classes \('B' and 'b' differ in case alone\)\. "):
+    check("runs/x", run, default_table(("a", "B")))
+
+
+def test_classes_of_folders_against_those_of_a_run(tmp_path):
+  for name in ("train/cat", "train/dog", "val/cat"):
+    (tmp_path / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
+  config = config_lib.default()
+  config_lib.set_task(config, "classification")
+  config.data.source = config_lib.data_source("folder", kind="classification", folder=str(tmp_path))
+  for names in (("cat", "dog"), ("dog", "cat")):
+    workdir_lib.experiment_lib.save_labels(default_table(names), tmp_path / "labels.json")
+    if names == ("dog", "cat"):
+      with pytest.raises(UserError, match="same classes in another order"):
+        restore.data_of_run(tmp_path, config, "val")
+    else:
+      assert len(restore.data_of_run(tmp_path, config, "val").source) == 1
 
 
 # ---------------------------------------------------------------------------- what is not scored
@@ -299,6 +399,9 @@ def test_a_run_among_its_data_is_refused(own, part):
   with pytest.raises(UserError, match=r"is a folder of the data, .*use another folder"):
     training.train(config, data / part)
   assert sorted(data.rglob("*")) == before
+  alone = SimpleNamespace(root=data / "images", pairs=((data / "images" / "x.png", 0),))
+  with pytest.raises(UserError, match=r"is a folder of the data, .*images; a run writes"):
+    workdir_lib.check_apart(data / part, alone)
 
 
 def test_a_metric_at_its_wrong_end_is_a_warning(made, tmp_path, monkeypatch, capsys):
@@ -493,8 +596,10 @@ def test_the_best_checkpoint_is_by_a_number(tmp_path):
     assert c.step_of("best") == 3
     c.save(4, dict(x=jnp.ones(2)), Position(b"{}"), dict(m=-3.0))
     assert c.step_of("best") == 3
+    c.save(5, dict(x=jnp.ones(2)), Position(b"{}"), dict(m=-2.0))
+    assert c.step_of("best") == 5  # of equal ones the later
   with checkpoints(tmp_path, read_only=True) as c:
-    assert c.step_of("best") == 3
+    assert c.step_of("best") == 5
 
 
 # ---------------------------------------------------------------------------- damage
@@ -529,6 +634,44 @@ def test_every_damaged_file_of_a_checkpoint_is_noticed(how, tmp_path):
       checkpoints(bad, read_only=True) as c,
     ):
       c.restore_arrays(2)
+
+
+def test_of_whole_checkpoints_the_last_is_resumed(tmp_path, monkeypatch):
+  with checkpoints(tmp_path, keep=(2, 9, 10)) as c:
+    for step in (2, 9, 10):
+      c.save(step, dict(params=jnp.ones(3)), Position(b"{}"))
+    c.wait()
+    (tmp_path / "2" / "files.json").write_text("{")
+    with pytest.raises(UserError, match=r"whole are .* 9, 10: .* then resumes from step 10$"):
+      c.restore_arrays(2)
+    monkeypatch.setattr(checkpoints_lib, "set_position", failing(ValueError("x")))
+    with pytest.raises(UserError, match=r"/10: .* whole are those of steps 9: "):
+      c.restore(10, dict(params=jnp.ones(3)), object())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(13, "Permission denied", "x")])
+def test_a_fault_of_the_machine_is_no_damage_of_a_file(error, tmp_path, monkeypatch):
+  with checkpoints(tmp_path) as c:
+    c.save(1, dict(params=jnp.ones(3)), Position(b"{}"), dict(m=1.0))
+    c.wait()
+    again = lambda: Checkpoints(tmp_path, best_metric="m", best_mode="max", read_only=True)  # noqa: E731
+    for owner, name, read in (
+      (checkpoint_files, "_checksum", lambda: c.restore_arrays(1)),
+      (checkpoint_files, "check_metrics", again),
+      (ocp, "CheckpointManager", again),
+    ):
+      with monkeypatch.context() as patch, pytest.raises((UserError, type(error))) as found:
+        patch.setattr(owner, name, failing(error))
+        read()
+      assert explain(found.value) == explain(error)
+  file = tmp_path / "a.npz"
+  array_files.write(file, dict(x=np.ones(2)))
+  monkeypatch.setattr(np, "load", failing(error))
+  monkeypatch.setattr(torch_files, "_read_zip", failing(error))
+  for read in (lambda: array_files.read(file, ""), lambda: torch_files.read_tensors(file)):
+    with pytest.raises((UserError, type(error))) as found:
+      read()
+    assert "damaged" not in explain(found.value)
 
 
 def test_an_error_of_ours_in_restoring_keeps_its_stack(tmp_path, monkeypatch):

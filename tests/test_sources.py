@@ -1,6 +1,7 @@
 """Each source against its data set: counts, values, colours, splits; and the search for faults."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -329,6 +330,19 @@ def test_folder_of_pairs(tmp_path):
     source[1]
   with pytest.raises(UserError, match="kind is 'pair', expected one of segmentation"):
     sources.make("folder", "train", folder=str(tmp_path), kind="pair")
+  assert sources.labelled(source, "target", "it", "the task 'x'").notes == source.notes
+  (*_, note) = sources.labelled(source, "nothing", "it", "the task 'x'").notes
+  assert note == "the task 'x' does not look at the target images"
+  for target in list((tmp_path / "targets").iterdir()):
+    shutil.copy(target, target.with_stem(f"{target.stem}_a"))
+    target.rename(target.with_stem(f"{target.stem}_b"))
+  with pytest.raises(UserError, match=r"'_a' or '_b' behind; set .*\.source\.mask_suffix"):
+    sources.make("folder", "train", **fields)
+  source = sources.make("folder", "train", mask_suffix="_a", **fields)
+  assert {str(target)[-6:] for _, target in source.pairs} == {"_a.png"}
+  os.rename(tmp_path / "targets", tmp_path / "clean")
+  with pytest.raises(UserError, match=r"expected targets in it.* clean/: set .*source\.targets"):
+    sources.make("folder", "train", **fields)
 
 
 def test_kitti_road_refuses_colors_of_its_own(tmp_path):

@@ -13,7 +13,8 @@ from segjax.training import wandb_writer, writers
 from segjax.training.writers import Writers, read_metrics
 
 SHEET, ONE = (np.full((4, 6, 3), n, np.uint8) for n in (50, 200))
-VALUES = {"data.batch_size": 4, "freeze": "a|b", "widths": (1, 2), "init_from": ""}
+VALUES = {"data.batch_size": 4, "freeze": "a|b", "widths": (1, 2), "init_from": "", "x": "\udcfc"}
+SHOWN = VALUES | dict(x="\\xfc")  # not in UTF-8
 
 
 def write_all(to):
@@ -44,7 +45,7 @@ def test_tensorboard_has_what_its_tabs_need(tmp_path):
   text = events.Tensors("config")[0].tensor_proto.string_val[0].decode()
   assert text.splitlines() == [
     "| field | value |", "|---|---|", "| data.batch_size | `4` |", "| freeze | `a\\|b` |",
-    "| widths | `(1, 2)` |", "| init_from |  |",
+    "| widths | `(1, 2)` |", "| init_from |  |", "| x | `\\xfc` |",
   ]  # fmt: skip
   content = events.PluginTagToContent("hparams")["_hparams_/experiment"]
   experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
@@ -95,7 +96,7 @@ def wandb(monkeypatch):
 def test_weights_and_biases_gets_numbers_pictures_and_the_config(wandb, tmp_path):
   write_all(Writers(("wandb",), tmp_path))
   (run,), (given,) = wandb
-  assert run.values == VALUES and run.finished
+  assert run.values == SHOWN and run.finished
   assert run.metrics == [("step", None), ("*", "step")]
   numbers, pictures = run.rows
   assert (numbers["step"], numbers["val/loss"]) == (3, 0.5) and np.isnan(numbers["val/mean_iou"])

@@ -75,11 +75,11 @@ def run(
   rows = image_scores.rows_of(sums)
   ends = image_scores.intervals(rows, task.classes) if rows else {}
   more = values(sums, rows, ends, task.classes)
-  file = outputs.write_scalars(workdir, experiment, state, data, split, sums, more, seen)
   how = f", seen as {seen}" if seen else ""
   print(f"{workdir}: {which}; {len(data.source)} {split} examples{how}")
   print(task.table(sums))
-  print("\n".join(lines(sums, rows, ends, more)))
+  print("\n".join(lines(sums, rows, ends, more)), flush=True)  # a folder may be read-only
+  file = outputs.write_scalars(workdir, experiment, state, data, split, sums, more, seen)
   written = [file.name, *score_files.write(file, experiment.labels, sums, ends, data.source)]
   if fit_temperature:
     about = {k: more[k] for k in ("ece", "calibrated_ece")}

@@ -35,7 +35,12 @@ def embed(stages, *, perplexity=30.0, seed=0):
 
   Returns:
     (list of PCA f64[N,2], list of t-SNE f64[N,2]).
+
+  Raises:
+    UserError: fewer than 3 examples.
   """
+  if len(stages[0]) < 3:
+    raise UserError(f"features of {len(stages[0])} examples, expected 3 at least to draw them")
   linear, neighbor = [], []
   perplexity = min(perplexity, (len(stages[0]) - 1) / 3)
   for vectors in stages:

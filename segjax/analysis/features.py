@@ -80,7 +80,10 @@ def penultimate(model, variables, image):
     x = single[-1].reshape(len(image), model.num_classes, *single[-1].shape[1:])
     x = x.transpose(0, 2, 3, 1, 4)
     return x.reshape(*x.shape[:3], -1).astype(jnp.float32)
-  raise UserError(f"no layer of {type(model).__name__} has {model.num_classes} channels")
+  raise UserError(
+    f"no layer of {type(model).__name__} has {model.num_classes} channels, and features are what "
+    "the last such layer gets; --stage takes those of a stage of the backbone"
+  )
 
 
 def stage_features(model, variables, image, stage):
@@ -173,7 +176,8 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
   """Features of a source's examples; where labels are masks, of some pixels, every class alike.
 
   Of a net that gives a vector per image, masks give the class of random crops of `data.size`: the
-  most frequent in the crop. A crop of which less than half is labelled does not count.
+  most frequent in the crop. A crop of which less than half is labelled does not count. Of a net for
+  pixels and images with one class each it is the mean over positions.
 
   Args:
     experiment: training.experiment.Experiment.
@@ -197,7 +201,8 @@ def extract(experiment, state, source, *, limit=1000, per_image=20, seed=0, stag
     image = inputs[0] if isinstance(inputs, tuple) else inputs
     image = steps.normalize(image, data.mean, data.std)
     of = experiment.model, variables, image
-    return [penultimate(*of) if stage is None else stage_features(*of, stage) for stage in stages]
+    found = [penultimate(*of) if stage is None else stage_features(*of, stage) for stage in stages]
+    return found if masks else [x.mean((1, 2)) if x.ndim == 4 else x for x in found]
 
   if "label" not in source[0]:
     raise UserError("features are coloured by class; this data source has target images")

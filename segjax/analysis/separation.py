@@ -34,7 +34,8 @@ def scores(train, val, *, metric="cosine"):
 
   Returns:
     dict of floats: `knn_accuracy` (20 neighbours, or fewer examples), `linear_accuracy` (logistic
-    regression on standardised features), `silhouette` in [-1,1]; nan where there is one class.
+    regression on standardised features), `silhouette` in [-1,1]; nan where there is one class, the
+    last also where each example has its own.
   """
   check_metric(metric)
   if len(np.unique(train.labels)) < 2 or len(np.unique(val.labels)) < 2:
@@ -43,8 +44,15 @@ def scores(train, val, *, metric="cosine"):
   return dict(
     knn_accuracy=knn_accuracy(train, val, metric=metric),
     linear_accuracy=float(linear.fit(train.vectors, train.labels).score(val.vectors, val.labels)),
-    silhouette=float(silhouette_score(val.vectors, val.labels, metric=metric)),
+    silhouette=silhouette(val, metric),
   )
+
+
+def silhouette(val, metric):
+  """Mean silhouette, see `scores`."""
+  if len(np.unique(val.labels)) == len(val.labels):
+    return np.nan
+  return float(silhouette_score(val.vectors, val.labels, metric=metric))
 
 
 def check_metric(metric):

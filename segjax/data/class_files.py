@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import contents, files, layouts, lists
+from segjax.data import contents, files, layouts, lists, paths
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError
 
@@ -77,16 +77,19 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
   number = {name: i for i, name in enumerate(classes)}
   strange = [found[n] for n in names if n in found and found[n][0] not in number]
   if strange:
+    (name, file), *_ = strange
+    near = "".join(f"; {text}" for text in lists.alike([name], classes))
     raise UserError(
-      f"{strange[0][1]}: class {strange[0][0]!r} is not one of the {len(classes)} classes "
-      f"({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}); "
-      f"{len(strange)} such file(s); expected <class>/<name> or <class>_<id>"
+      f"{file}: class {name!r} is not one of the {len(classes)} classes "
+      f"({lists.some(classes, 12)}){near}; {len(strange)} such file(s); expected <class>/<name> or "
+      "<class>_<id>"
     )
   pairs = ((found[n][1], number[found[n][0]]) if n in found else (None, None) for n in names)
   taken = [file for _, file in found.values()]
   if not taken or taken[0].parent != base:  # else `folder_notes` looks there
     notes += files.unread(base, root, set(taken), files.folders_above(taken))
-  remarks += (*notes, *files.folder_notes(root, taken))
+  remarks += (*notes, *_beside({root} - {base}, root, folders, taken))
+  remarks += files.folder_notes(root, taken)
   elsewhere = ()
   if split != "train":
     train = {
@@ -94,6 +97,13 @@ def class_files(root, split, classes, *, split_by, train_fraction, split_seed):
     }
     elsewhere = _train_files(root, train, bool(folders), how)
   return ClassFiles(default_table(classes), root, tuple(names), tuple(pairs), remarks, elsewhere)
+
+
+def _beside(folders, root, splits, taken):
+  """Sentences about what lies in some folders beside those of the splits, or of the images."""
+  above = files.folders_above(taken) | set(splits.values())
+  others = sorted(folders - paths.folders_of(taken))  # in which `files.folder_notes` looks
+  return tuple(note for f in others for note in layouts.unread_beside(f, root, above))
 
 
 def _train_files(root, found, has_folder, how):
@@ -116,7 +126,9 @@ def unlabelled_files(root, split, images, *, split_by, train_fraction, split_see
   found = _images_in(base, images)
   how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
   names, notes = lists.split_part(root, split, list(found), bool(folders), **how)
-  remarks += (*notes, *files.folder_notes(root, found.values()))
+  taken = list(found.values())
+  remarks += (*notes, *_beside({root, base}, root, folders, taken))
+  remarks += files.folder_notes(root, taken)
   pairs, elsewhere = tuple((found.get(n), 0) for n in names), ()
   if split != "train":
     train = _images_in(folders["train"], images) if folders else found

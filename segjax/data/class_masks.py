@@ -161,9 +161,11 @@ def _table(root, names, found, masks):
     names = names or tuple(sorted(there))
     labels = label_sets.overlapping_table(names)
   if lost := sorted(there - set(names)):
+    near = "".join(f"; {text}" for text in lists.alike(lost[:1], names))
     raise UserError(
       f"{root / masks}: there is a folder {lost[0]}/, and no class of this name (classes: "
-      f"{some(list(names))}); name it in classes.txt or data.source.classes, or remove the folder"
+      f"{some(list(names))}){near}; name it in classes.txt or data.source.classes, or remove the "
+      "folder"
     )
   if bare := [n for n in names if n not in there]:
     raise UserError(

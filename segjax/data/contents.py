@@ -12,6 +12,7 @@ from segjax.data import kept_hashes
 from segjax.data.lists import count, some
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
+from segjax.textfiles import to_bytes
 
 THREADS = 8  # that read; they mostly wait for the disk
 COMPARED = 2000  # images of a split that are compared with those of the other
@@ -30,7 +31,7 @@ class OfFiles:
   @functools.cached_property
   def notes(self):
     """Sentences about files that are not read, or are read in a way that may surprise."""
-    return (*self.remarks, *_twins(self))
+    return (*self.remarks, *_twins(self), *_doubles(self))
 
   @functools.cached_property
   def hashes(self):
@@ -75,15 +76,15 @@ def example_hashes(source, pairs):
 
 
 def _example_hash(source, i, image, label):
-  digest = hashlib.sha256(f"{source.names[i]}\n{image.name if image else None}\n".encode())
+  digest = hashlib.sha256(to_bytes(f"{source.names[i]}\n{image.name if image else None}\n"))
   if image is not None:
     digest.update(_ends(image))
   if isinstance(label, int):
-    digest.update(source.labels.names[label].encode())
+    digest.update(to_bytes(source.labels.names[label]))
   elif isinstance(label, tuple):
     for number, file in label:
       data = file.read_bytes()
-      digest.update(f"{source.labels.names[number]}\n{len(data)}\n".encode() + data)
+      digest.update(to_bytes(f"{source.labels.names[number]}\n{len(data)}\n") + data)
   elif label is not None:
     digest.update(label.read_bytes())
   return digest.digest()
@@ -126,7 +127,7 @@ def of_shards(files):
   parts = _map(lambda i: _whole(files[i]) if whole else _ends(files[i]), len(files))
   digest = hashlib.sha256()
   for file, part in zip(files, parts, strict=True):
-    digest.update(f"{file.name}\n{len(part)}\n".encode() + part)
+    digest.update(to_bytes(f"{file.name}\n{len(part)}\n") + part)
   return digest.hexdigest()[:16]
 
 
@@ -154,6 +155,29 @@ def _twins(source):
   of = f" of {looked} looked at" if looked < len(source.pairs) else ""
   said = f"{count(twins, 'image')}{of} in both splits, byte for byte: {some(twins)}"
   return (said,) * bool(twins)
+
+
+def _doubles(source):
+  """A sentence about images that are there under two classes, byte for byte.
+
+  Of those that have the size of one of another class `COMPARED` are looked at.
+  """
+  by_size, first, found = {}, {}, []
+  for file, label in source.pairs:
+    if file and isinstance(label, int):
+      by_size.setdefault(_size(file), []).append((file, label))
+  alike = [same for same in by_size.values() if len({label for _, label in same}) > 1]
+  some_pairs = [pair for same in alike for pair in same][:COMPARED]
+  try:
+    hashes = map_threads(lambda i: _whole(some_pairs[i][0]), len(some_pairs), THREADS)
+  except OSError:
+    return ()  # an error when it is read
+  for key, (file, label) in zip(hashes, some_pairs, strict=True):
+    other, of = first.setdefault(key, (file, label))
+    if of != label:
+      found.append(f"{other.parent.name}/{other.name} = {file.parent.name}/{file.name}")
+  said = f"{count(found, 'image')} under two classes, byte for byte: {some(found)}"
+  return (said,) * bool(found)
 
 
 def _size(file):

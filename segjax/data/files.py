@@ -107,7 +107,7 @@ def on_its_side(label_size, image_size):
     return ""
   return (
     ": one of them is turned. Images are read upright, as viewers show them by their EXIF "
-    "orientation; save the mask so, or take the orientation out of the image"
+    "orientation; save the label so, or take the orientation out of the image"
   )
 
 

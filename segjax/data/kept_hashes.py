@@ -34,12 +34,12 @@ def stamp(text, files):
   Raises:
     OSError: no such file.
   """
-  digest, newest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY), 0
+  digest, newest = hashlib.blake2b(textfiles.to_bytes(text), digest_size=KEY), 0
   for file in files:
     s = os.stat(file)
     newest = max(newest, s.st_mtime_ns, s.st_ctime_ns)
     facts = file, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev
-    digest.update(str(facts).encode("utf-8", "surrogateescape"))
+    digest.update(textfiles.to_bytes(str(facts)))
   return digest.digest(), time.time_ns() - newest > RECENT
 
 
@@ -75,7 +75,7 @@ def write(name, stamps, hashes):
 
 def _file(name):
   cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-  text = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+  text = hashlib.sha256(textfiles.to_bytes(name)).hexdigest()[:16]
   return cache / "segjax" / "contents" / text
 
 

@@ -71,7 +71,7 @@ def require_part(folders, split, root):
   return folders[split]
 
 
-def find(root, split, images, labels, suffix):
+def find(root, split, images, labels, suffix, field="masks"):
   """Finds the images and label files of a set.
 
   Args:
@@ -81,6 +81,7 @@ def find(root, split, images, labels, suffix):
     labels: name of the folder of label files; it may be the same.
     suffix: end of the names of label files, without which they are the images' names; empty to
       find it where no label file has an image's name.
+    field: the field that names the folder of label files, for messages.
 
   Returns:
     Layout.
@@ -91,7 +92,7 @@ def find(root, split, images, labels, suffix):
   places, notes = _places(root, split, images, labels)
   found = Layout({}, {}, notes)
   for part, place in places.items():
-    pair = _pair(*place, suffix, root)
+    pair = _pair(*place, suffix, root, field)
     found.images[part], found.labels[part] = pair[:2]
     notes += pair[2]
   taken = {f for tree in (*found.images.values(), *found.labels.values()) for f in tree.values()}
@@ -100,7 +101,7 @@ def find(root, split, images, labels, suffix):
   folders = {folder for place in places.values() for folder in place}
   for folder in sorted({root, *(f.parent for f in folders)} - holders):
     if folder.is_relative_to(root):
-      notes += _unread_beside(folder, root, above)
+      notes += unread_beside(folder, root, above)
   for folder in sorted(folders - holders):
     if folder.is_dir():
       notes += files.unread(folder, root, taken, above)
@@ -184,10 +185,10 @@ def _images_of(base, images):
   raise UserError(f"no such folder: {folder.absolute()}; expected image files in it{said}{hint}")
 
 
-def _pair(image_folder, label_folder, suffix, root):
+def _pair(image_folder, label_folder, suffix, root, field):
   """({name: image}, {name: label file}, notes) of a part."""
   if not label_folder.is_dir() or label_folder == image_folder:
-    return _pair_of_one_folder(image_folder, label_folder, suffix, root)
+    return _pair_of_one_folder(image_folder, label_folder, suffix, root, field)
   images = _tree(image_folder, files.IMAGE_ENDINGS, (label_folder,))
   labels = _tree(label_folder, LABEL_ENDINGS, (image_folder,))
   notes = ()
@@ -201,7 +202,7 @@ def _pair(image_folder, label_folder, suffix, root):
   return images, {n.removesuffix(suffix): f for n, f in labels.items() if n.endswith(suffix)}, notes
 
 
-def _pair_of_one_folder(folder, label_folder, suffix, root):
+def _pair_of_one_folder(folder, label_folder, suffix, root, field):
   """`_pair` of a folder in which x_mask.png is the mask of x.png."""
   hint = f", or move the masks to {label_folder.name}/" if label_folder != folder else ""
   found, notes = files.by_stem(files.entries(folder, LABEL_ENDINGS).files, hint=hint), ()
@@ -213,10 +214,11 @@ def _pair_of_one_folder(folder, label_folder, suffix, root):
   if not suffix:
     near = label_folder.parent if label_folder.parent.is_dir() else root
     there = [f"{f.name}/" for f in files.entries(near).folders if f != folder]
-    said = f"; there is {some(there)}: set --config.data.source.masks" if there else ""
+    said = f"; there is {some(there)}: set --config.data.source.{field}" if there else ""
     raise UserError(
-      f"no such folder: {label_folder.absolute()}; expected masks in it, or beside the images with "
-      f"an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix{said}"
+      f"no such folder: {label_folder.absolute()}; expected {field} in it, or beside the images "
+      "with an ending of their names, x_mask.png for x.png: set --config.data.source.mask_suffix"
+      f"{said}"
     )
   labels = {n.removesuffix(suffix): found[n] for n in _ending(found, suffix)}
   images = {n: f for n, f in found.items() if not n.endswith(suffix)}
@@ -257,7 +259,7 @@ def _tree(folder, endings, mirrors, suffix="", prefix="", above=frozenset()):
   return named
 
 
-def _unread_beside(folder, root, above):
+def unread_beside(folder, root, above):
   """Sentences about folders, lists and images that lie beside the folders that are read."""
   found = files.entries(folder)
   lists = [f.name for f in found.others if _may_list(f)]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax import own_code
+from segjax import own_code, textfiles
 from segjax.data import files, label_sets, lists, rasters
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
@@ -96,6 +96,9 @@ def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
       f"data source {name!r} has {count} classes, expected 1 to {IGNORE}; mend data.source.classes "
       "or its classes.txt"
     )
+  for c in source.labels.names:  # which stand in figures, tables and names of folders
+    if textfiles.shown(c) != c:
+      raise UserError(f"{what}: the class {c!r} is not in UTF-8; rename its folder or its files")
   if source.labels.overlapping:
     label_sets.check_count(count)
   if complete:
@@ -175,7 +178,9 @@ class _Labelled:
 
   @property
   def notes(self):
-    return getattr(self.source, "notes", ())
+    own = getattr(self.source, "notes", ())
+    unused = self.needs == "nothing" and getattr(self.source, "key", "") == "target"
+    return own + (f"{self.user} does not look at the target images",) * unused
 
   @property
   def digest(self):

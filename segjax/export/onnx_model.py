@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.errors import UserError
+from segjax.errors import UserError, is_of_machine
 from segjax.export import about as about_lib
 
 INPUT, OUTPUT = "images", "probabilities"
@@ -63,6 +63,8 @@ def _session(file, data):
   try:
     return onnxruntime.InferenceSession(data, options, providers=providers)
   except Exception as error:  # onnxruntime has a class of its own for each fault
+    if is_of_machine(error):
+      raise
     text = " ".join(str(error).split())[:200]
     raise UserError(
       f"{file}: onnxruntime cannot read it ({text}); expected a file of launch/export.py "

@@ -252,7 +252,7 @@ def _table(rows):
   writer = csv.writer(text, lineterminator="\n")
   for name, *rest in rows:
     writer.writerow([f"./{name}" if name.startswith(textfiles.FORMULA) else name, *rest])
-  return text.getvalue().encode("utf-8", "surrogateescape")
+  return textfiles.to_bytes(text.getvalue())
 
 
 # ---------------------------------------------------------------------------- files

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax import textfiles
-from segjax.errors import UserError, writing
+from segjax.errors import UserError, explain, is_of_machine, writing
 
 # Exceptions of NumPy for a file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
@@ -37,7 +37,7 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
     advice: what to do about a damaged file, for the message.
 
   Raises:
-    UserError: a damaged file.
+    UserError: a damaged file, or one that cannot be read.
   """
   try:
     with np.load(file) as saved, zipfile.ZipFile(file) as archive:
@@ -50,4 +50,6 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
         raise zipfile.BadZipFile(f"{len(arrays)} of {count} arrays are found")
       return arrays
   except DAMAGE as error:
+    if is_of_machine(error):
+      raise UserError(explain(error)) from error
     raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); {advice}") from None

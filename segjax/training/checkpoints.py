@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import jax
@@ -15,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from segjax import hosts, textfiles
-from segjax.errors import UserError, writing
+from segjax.errors import UserError, explain, is_of_machine, writing
 from segjax.training import checkpoint_files
 from segjax.training.background import Background
 from segjax.training.position import Position, set_position
@@ -89,7 +90,7 @@ class Checkpoints:
 
   def _open(self):
     self._check_metrics()
-    with self._writing():
+    with contextlib.nullcontext() if self._options.read_only else self._writing():
       self._manager = ocp.CheckpointManager(self.folder.absolute(), options=self._options)
 
   def _writing(self):
@@ -304,6 +305,9 @@ class Checkpoints:
         raise self._damaged(folder.name, error) from error
 
   def _damaged(self, step, error):
+    """The UserError for an error in reading a checkpoint."""
+    if is_of_machine(error):
+      return UserError(explain(error))
     folder = self.folder / str(step)
     if not folder.is_dir():
       return UserError(

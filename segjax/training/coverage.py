@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from segjax.data import checks
+from segjax.data import checks, lists
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
 from segjax.tasks import TASKS
@@ -34,7 +34,10 @@ def at_start(config, train_source, val_source, label_kind):
   Raises:
     UserError: see `count`.
   """
-  found, _ = count(config, "train", train_source, label_kind)
+  found, names = [], train_source.labels.names
+  for i, name in enumerate(names):
+    found += [f"two classes: {text}" for text in lists.alike([name], names[:i])]
+  found += count(config, "train", train_source, label_kind)[0]
   more, counted = count(config, "val", val_source, label_kind)
   return [*found, *more, *crops(config, train_source, val_source)], counted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from segjax import hosts
+from segjax import hosts, textfiles
 from segjax.legends import with_legend
 from segjax.pictures import confusion, panel, spread
 from segjax.training import coverage, input_pipeline
@@ -92,7 +92,7 @@ class Evaluator:
     if not hosts.is_first():  # whose devices were needed
       return
     self._image_thread.wait()
-    names = [self._source.source.names[i] for i in chosen]
+    names = [textfiles.shown(self._source.source.names[i]) for i in chosen]
     matrix = self.sums.get("matrix")
     self._image_thread.submit(self._write_panel, step, names, examples, outputs, matrix)
 

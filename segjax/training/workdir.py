@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segjax import claims, hosts, models, own_code, textfiles
 from segjax import config as config_lib
-from segjax.data import paths
+from segjax.data import lists, paths
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
 from segjax.training import class_balance, initial, optim
@@ -60,7 +60,7 @@ def names_of(source):
   for start in range(0, len(names), PART):
     some = (names[i] for i in range(start, min(start + PART, len(names))))
     text = ("\n" if start else "") + "\n".join(map(str, some))
-    digest.update(text.encode("utf-8", "surrogateescape"))
+    digest.update(textfiles.to_bytes(text))
   return [len(source), digest.hexdigest()[:16]]
 
 
@@ -93,6 +93,8 @@ def check_classes(folder, run_labels, data_labels):
     why = "the same classes in another order, so that label values mean other classes"
   else:
     why = "other classes"
+    near = lists.alike([n for n in data if n not in run], [n for n in run if n not in data])
+    why += "".join(f" ({text})" for text in near)
   raise UserError(
     f"{folder}: the data has {why}. Classes of the run, in order: {', '.join(run) or 'none'}; "
     f"classes of the data: {', '.join(data) or 'none'}. Use data with the run's classes (its "

@@ -139,6 +139,7 @@ class Writers:
       values: dict of name -> value: the fields of the config, and figures of the run.
       metrics: names of the scalars that runs are judged by.
     """
+    values = {k: textfiles.shown(v) if isinstance(v, str) else v for k, v in values.items()}
     with self._writing():
       for writer in self._writers:
         writer.hparams(values, metrics)

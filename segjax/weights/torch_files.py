@@ -235,6 +235,8 @@ def read_tensors(source: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.
     raise UserError(f"{where}: {str(error)[:600]}") from None
   except OSError as error:
     raise UserError(f"{where}: cannot be read ({error}); check the path and the file") from error
+  except MemoryError:
+    raise
   except Exception as error:  # whatever the parsers make of a damaged file
     what = f"{type(error).__name__}: {str(error)[:100]}"
     raise UserError(f"{where}: is damaged, cut short or unknown ({what}); get it again") from error

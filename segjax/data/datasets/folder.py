@@ -39,9 +39,9 @@ def folder(
   - `<folder>/images/x.jpg` + `<folder>/masks/x.png`, split by lists of names (`train.txt`,
     `val.txt` and perhaps `test.txt`) or by seed.
 
-  Images may lie beside `masks/` without a folder of their own, and masks among the images as
-  `x_mask.png` with any one ending. Subfolders of `images/` that `masks/` has too are read. Lists
-  beside split folders choose among their files.
+  Images may lie beside `masks/` without a folder of their own, and masks, or target images, among
+  the images as `x_mask.png` with any one ending. Subfolders of `images/` that `masks/` has too are
+  read. Lists beside split folders choose among their files.
 
   A mask is a grey or palette image of class numbers, or an RGB image in the classes' colours; see
   `segjax.data.meaning` for grey and palette images where `classes.txt` gives colours, and for
@@ -86,7 +86,7 @@ def folder(
   if kind == "images":
     return class_files.unlabelled_files(root, split, images, **how)
   if kind == "pairs":
-    found = layouts.find(root, split, images, targets, "")
+    found = layouts.find(root, split, images, targets, mask_suffix, "targets")
     labels, key, read_label, notes = LabelTable(()), "target", decoding.read_image, ()
   else:
     found = layouts.find(root, split, images, masks, mask_suffix)
