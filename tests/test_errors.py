@@ -51,7 +51,7 @@ def test_the_nearest_name_whatever_the_case(name, near):
   [("lr", "schedule.learning_rate"), ("batch_size", "data.batch_size"), ("bs", "data.batch_size"),
    ("learning_rate", "schedule.learning_rate"), ("optimizer.nam", "optimizer.name"),
    ("Data.Size", "data.size"), ("weight_decay", "optimizer.weight_decay"),
-    ("loss.dise", "loss.dice"), ("mesh.dat", "mesh.data"), ("optimizer.remat", "remat")],
+   ("loss.dise", "loss.dice"), ("mesh.dat", "mesh.data"), ("optimizer.remat", "remat")],
 )  # fmt: skip
 def test_an_unknown_field_of_a_config_is_answered_by_its_full_name(field, near):
   assert nearest(field, config_lib.flatten(config_lib.default()), 3)[0] == near
