@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -37,7 +36,7 @@ GROUPED = {("image", "channels"), ("kernel", "features"), ("output", "features")
 # Convolutions with both arrays mapped, up to so many, are written out; more are a loop.
 WRITTEN_OUT = 8
 # XLA's CPU backend sums products of narrow floats in float32; since 0.11 some in their own dtype.
-SUMS_ARE_NARROW = not jaxlib.__version__.startswith("0.10.")
+SUMS_ARE_NARROW = not jax.__version__.startswith("0.10.")
 
 
 class Spec(NamedTuple):
