@@ -37,7 +37,6 @@ OTHERS = dict(
   get_study="; it is a study, for launch/study.py --study",
 )
 
-
 # Fields that older runs have in their config.json and that change nothing any more.
 REMOVED = ("fused_loss",)
 

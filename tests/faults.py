@@ -21,8 +21,8 @@ import numpy as np
 from fault_world import USES
 from PIL import Image
 
-from segjax import cli, ranges, textfiles
 from segjax import config as config_lib
+from segjax import ranges, startup, textfiles
 from segjax.data import decoding, limits, sources
 from segjax.errors import UserError, explain
 from segjax.ops.llvm.kept_code import kept_code
@@ -114,7 +114,7 @@ def try_compilation(world, draw):
 
   def twice():
     with warnings.catch_warnings():
-      cli._mend_compilations()
+      startup.mend_compilations()
       first = compiled()
     with warnings.catch_warnings(record=True, action="always") as seen:
       return first, compiled(), list(map(str, seen))

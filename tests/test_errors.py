@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, write_pairs
 from test_training import tiny_config
 
-from segjax import cli, errors, models, ranges, streams, textfiles, training
+from segjax import cli, errors, models, ranges, startup, streams, textfiles, training
 from segjax import config as config_lib
 from segjax.data.labels import LabelTable, default_table
 from segjax.errors import UserError, did_you_mean, explain, nearest
@@ -445,7 +445,7 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
   for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(Path, "home", no_home)
-  cli._keep_compilations()
+  startup.keep_compilations()
   assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 

@@ -365,37 +365,37 @@ def test_kitti_folder_from_the_environment(tmp_path):
 
 
 def test_compilations_are_kept_in_the_users_cache(tmp_path, monkeypatch):
-  from segjax import cli
+  from segjax import startup
 
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  cli._keep_compilations()
+  startup.keep_compilations()
   assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "segjax")
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
-  cli._keep_compilations()
+  startup.keep_compilations()
   assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  cli._keep_compilations()
+  startup.keep_compilations()
   assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
 def test_convolutions_take_all_cores_where_jaxlib_knows_the_flag(monkeypatch):
-  from segjax import cli
+  from segjax import startup
 
   flag = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
   monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
   monkeypatch.setattr(metadata, "version", lambda name: "0.11.0")
-  cli._use_all_cores()
+  startup.use_all_cores()
   assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
   monkeypatch.setattr(metadata, "version", lambda name: "0.10.2")
-  cli._use_all_cores()
+  startup.use_all_cores()
   assert os.environ["XLA_FLAGS"] == f"{flag} --xla_force_host_platform_device_count=8"
-  cli._use_all_cores()
+  startup.use_all_cores()
   assert os.environ["XLA_FLAGS"].count(flag) == 1
   monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-  cli._use_all_cores()
+  startup.use_all_cores()
   assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type="
 
 
@@ -406,8 +406,8 @@ def test_the_heap_is_ours_alone_and_a_users_own_stays(theirs):
   code = """
 import json, os
 from pathlib import Path
-from segjax import cli
-cli._keep_heap()
+from segjax import startup
+startup.keep_heap()
 begun = Path("/proc/self/environ").read_text().split("\\0")
 print(json.dumps([begun, os.environ.get("GLIBC_TUNABLES")]))
 """
