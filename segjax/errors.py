@@ -178,9 +178,9 @@ def explain(error):
   return _no_backend(error)
 
 
-def is_of_machine(error):
-  """Whether a fault of the machine, not of what a file holds, is behind an error in reading it."""
-  return not isinstance(error, UserError) and explain(error) is not None
+def fault_of_machine(error):
+  """The line for an error in reading a file where the machine, not its content, is behind it."""
+  return None if isinstance(error, UserError) else explain(error)
 
 
 def _no_backend(error):

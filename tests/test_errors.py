@@ -176,6 +176,15 @@ def test_every_config_is_within_the_ranges():
   assert set(unknown) <= set(fields)
 
 
+def test_an_optimiser_of_optax_has_ranges_of_its_own():
+  config = config_lib.default()
+  config.optimizer = dict(name="rmsprop", momentum=None)
+  ranges.check(config)
+  config.optimizer = dict(name="sgd", momentum=1.0)
+  with pytest.raises(UserError, match=r"optimizer\.momentum is 1\.0"):
+    ranges.check(config)
+
+
 def test_a_batch_beyond_the_memory_is_named(monkeypatch):
   config = config_lib.default()
   config.data.size, config.data.batch_size = (3000, 3000), 64
@@ -288,9 +297,9 @@ def test_out_of_memory_names_what_to_lower(error):
 def test_a_fault_of_the_machine_names_the_file_and_is_no_damage_of_it(number, mend):
   error = OSError(number, os.strerror(number), "a/b.json")
   assert re.fullmatch(rf"a/b\.json: {os.strerror(number)}; .*{mend}.*", explain(error))
-  assert errors.is_of_machine(error) and errors.is_of_machine(MemoryError())
+  assert errors.fault_of_machine(error) and errors.fault_of_machine(MemoryError())
   for other in (FileNotFoundError(2, "x", "y"), EOFError(), UserError("x")):
-    assert not errors.is_of_machine(other)
+    assert not errors.fault_of_machine(other)
 
 
 def test_only_faults_of_the_user_are_explained():
@@ -329,7 +338,8 @@ def test_only_the_disk_is_blamed_for_a_write():
       with pytest.raises(UserError, match=r"cannot write to x: .*free spa"), errors.writing("to x"):
         raise fault
   for error in (TypeError("x"), OSError(errno.EMFILE, "x"), BrokenPipeError(errno.EPIPE, "x"),
-                OSError(errno.EBADF, "x"), ValueError("x")):  # fmt: skip
+                OSError(errno.EBADF, "x"), ValueError("x"),
+                UserError("cannot write y: No space left on device")):  # fmt: skip
     with pytest.raises(type(error)) as kept, errors.writing("to x"):
       raise error
     assert kept.value is error

@@ -65,7 +65,8 @@ def data(config, split, output, samples):
 
   Without a split the shares and samples are those of train, and the files of val are checked too.
   """
-  checked, split = () if split else SPLITS[1:], split or SPLITS[0]
+  others = () if split else SPLITS[1:]
+  split = split or SPLITS[0]
   threads = max(config.data.threads, 1)
   pixels = rasters.of(config.data)
   limits.set_limit(config.data.max_pixels)
@@ -92,7 +93,7 @@ def data(config, split, output, samples):
     print(channel_statistics.text(*channel_statistics.measure(source, threads)))
   faults += checks.orphans(whole)
   texts = [checks.report(faults, len(whole))] if faults else []
-  for other in checked:
+  for other in others:
     try:
       source = sources.make(split=other, **how)
     except UserError as error:

@@ -146,10 +146,8 @@ def _twins(source):
   mine = [file for file, size in sizes.items() if size in by_size]
   others = [file for size in {sizes[f] for f in mine} for file in by_size[size]]
   everything = [*mine, *others]
-  try:
-    hashes = map_threads(lambda i: _whole(everything[i]), len(everything), THREADS)
-  except OSError:
-    return ()  # an error when it is read
+  if not (hashes := _wholes(everything)):
+    return ()
   there = dict(zip(hashes[len(mine) :], others, strict=True))
   twins = [f"{f.name} = {there[h].name}" for f, h in zip(mine, hashes, strict=False) if h in there]
   of = f" of {looked} looked at" if looked < len(source.pairs) else ""
@@ -168,16 +166,22 @@ def _doubles(source):
       by_size.setdefault(_size(file), []).append((file, label))
   alike = [same for same in by_size.values() if len({label for _, label in same}) > 1]
   some_pairs = [pair for same in alike for pair in same][:COMPARED]
-  try:
-    hashes = map_threads(lambda i: _whole(some_pairs[i][0]), len(some_pairs), THREADS)
-  except OSError:
-    return ()  # an error when it is read
+  if not (hashes := _wholes([file for file, _ in some_pairs])):
+    return ()
   for key, (file, label) in zip(hashes, some_pairs, strict=True):
     other, of = first.setdefault(key, (file, label))
     if of != label:
       found.append(f"{other.parent.name}/{other.name} = {file.parent.name}/{file.name}")
   said = f"{count(found, 'image')} under two classes, byte for byte: {some(found)}"
   return (said,) * bool(found)
+
+
+def _wholes(files):
+  """Hashes of files; none where one cannot be read, which is an error when it is read."""
+  try:
+    return map_threads(lambda i: _whole(files[i]), len(files), THREADS)
+  except OSError:
+    return []
 
 
 def _size(file):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.errors import UserError, is_of_machine
+from segjax.errors import UserError, fault_of_machine
 from segjax.export import about as about_lib
 
 INPUT, OUTPUT = "images", "probabilities"
@@ -63,7 +63,7 @@ def _session(file, data):
   try:
     return onnxruntime.InferenceSession(data, options, providers=providers)
   except Exception as error:  # onnxruntime has a class of its own for each fault
-    if is_of_machine(error):
+    if fault_of_machine(error):
       raise
     text = " ".join(str(error).split())[:200]
     raise UserError(

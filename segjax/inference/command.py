@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
 from segjax.data.labels import LabelTable
 from segjax.errors import UserError
@@ -51,7 +50,7 @@ def open_net(
   file: str | None,
   checkpoint: str,
   *,
-  view: Mapping[str, object] = MappingProxyType({}),
+  view: Mapping[str, object] | None = None,
   batch_size: int = 4,
   threshold: str | None = None,
   probabilities: str = "",
@@ -62,7 +61,7 @@ def open_net(
     workdir: folder of a run; or None.
     file: exported file; or None.
     checkpoint: of a run: "latest", "best" or a step.
-    view: how an image is seen, see `view_of`.
+    view: how an image is seen, see `view_of`; None as the run is evaluated.
     batch_size: see `Predictor`.
     threshold: a number as text, of classes that overlap also one for each, "max_f1", or None.
     probabilities: how they are written: "", "npz" or "png16".
@@ -72,7 +71,7 @@ def open_net(
   """
   if bool(workdir) == bool(file):
     raise UserError("give either --workdir, the folder of a run, or --model, an exported file")
-  how = dict(view, threshold=_number(threshold))
+  how = dict(view or {}, threshold=_number(threshold))
   if file:
     predictor = Predictor(loading.load(file), batch_size=batch_size, **how)
     answer = partial(Segmented, predictor, probabilities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax import textfiles
-from segjax.errors import UserError, explain, is_of_machine, writing
+from segjax.errors import UserError, fault_of_machine, writing
 
 # Exceptions of NumPy for a file that is cut or altered.
 DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
@@ -40,16 +41,17 @@ def read(file: Path, advice: str) -> dict[str, np.ndarray]:
     UserError: a damaged file, or one that cannot be read.
   """
   try:
-    with np.load(file) as saved, zipfile.ZipFile(file) as archive:
+    content = file.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, np.load(io.BytesIO(content)) as saved:
       if broken := archive.testzip():  # np.load compares no checksum of what it does not read
         raise zipfile.BadZipFile(f"{broken} is not what was written")
       arrays = dict(saved)
       # A damaged entry of the directory may swallow those after it, or have another's name.
-      (count,) = struct.unpack_from("<H", file.read_bytes(), file.stat().st_size - 12)
+      (count,) = struct.unpack_from("<H", content, len(content) - 12)
       if count != len(arrays):
         raise zipfile.BadZipFile(f"{len(arrays)} of {count} arrays are found")
       return arrays
   except DAMAGE as error:
-    if is_of_machine(error):
-      raise UserError(explain(error)) from error
+    if line := fault_of_machine(error):
+      raise UserError(line) from error
     raise UserError(f"{file}: damaged ({type(error).__name__}: {error}); {advice}") from None

@@ -16,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from segjax import hosts, textfiles
-from segjax.errors import UserError, explain, is_of_machine, writing
+from segjax.errors import UserError, fault_of_machine, writing
 from segjax.training import checkpoint_files
 from segjax.training.background import Background
 from segjax.training.position import Position, set_position
@@ -306,8 +306,8 @@ class Checkpoints:
 
   def _damaged(self, step, error):
     """The UserError for an error in reading a checkpoint."""
-    if is_of_machine(error):
-      return UserError(explain(error))
+    if line := fault_of_machine(error):
+      return UserError(line)
     folder = self.folder / str(step)
     if not folder.is_dir():
       return UserError(
