@@ -51,7 +51,7 @@ def get_config(arg=""):
 
   c.task.sigmoid = False
   c.loss.cross_entropy = 1.0
-  c.loss.class_weights = ("root_median_frequency",)
+  c.loss.class_weights = ("fourth_root_median_frequency",)
   c.loss.dice = 1.0
 
   c.optimizer.name = "adamw"
@@ -59,7 +59,7 @@ def get_config(arg=""):
   c.schedule.name = "cosine"
   c.schedule.learning_rate = 1e-3
   c.schedule.warmup_epochs = 1.0
-  c.total_epochs = 22.0
+  c.total_epochs = 40.0
   c.eval_epochs = 4.0
   c.ema_decay = 0.995
 

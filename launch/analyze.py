@@ -1,37 +1,14 @@
-"""Analyses the data of an experiment and the results of a run. The first argument is a command:
+"""Analyses the data of an experiment or the results of a run. The first argument is a command:
 
   python launch/analyze.py data --config=configs/unet_road.py:data=kitti_road
   python launch/analyze.py augment --config=configs/unet_road_strong.py
   python launch/analyze.py crops --workdir=runs/kitti
 
-Of a config:
-data: reads every example of train and val and lists all broken files; prints the share of each
-  class in train (or in --split) with weights for the loss, ready to paste, and of images of many
-  channels or 16 bits the mean and deviation of each channel; draws samples_<split>.png and
-  classes_<split>.png.
-augment: augment.png, some training examples and five augmented versions of each, of random crops
-  where the config trains on those.
-Of a run (--workdir):
-curves: curves.png, train and validation loss and accuracy.
-crops: crops.png, for each class the best and the worst region of the validation set.
-worst: worst.png, the validation images whose own mean IoU is the least, the worst first.
-confusion: confusion.png, the normalised confusion matrix of the last evaluation.
-examples: examples.csv, all train and validation examples by their loss, and examples.png, the
-  first of them: labels that are wrong. Also the norm of the gradient of each, and with
-  --workdirs=B,C, runs of other seeds, on how many pixels the runs differ; --by ranks by these.
-stages: stages.png, fixed examples as an early, a middle and the last checkpoint see them; train
-  with --config.keep_epochs=1,5 or so, which keeps checkpoints.
-replay: repeats the step that was not finite and was kept (--config.nan_debug=True at the training):
-  its batch, the terms of its loss, the first layers and the parameters that are not finite.
-cost: parameters, FLOPs, memory, latency, throughput, compile time; cost.json.
-features: the second-last layer at several epochs that were kept (--epochs=0,5,20, 0 being before
-  training; by default the first, a middle and the last): features.png (PCA and t-SNE with kNN
-  accuracy, linear probe and silhouette), neighbors.png (queries and their nearest neighbours),
-  features.json. --stage=2: the backbone's stage at stride 2^2 instead, in files that are named
-  after it; after rotation prediction such a stage separates the classes better than the last.
-
-Pictures go to --output, by default runs/analysis-<name of the config>/, or figures/ of the run,
-each as PNG and as PDF.
+Of a config: data (every file checked, classes counted, samples drawn), augment. Of a run: curves,
+crops (best and worst regions), worst (images), confusion, examples (labels that are wrong), stages
+of its training, replay (of a step that was not finite), cost, features. launch/README.md has a
+section on each. Pictures go to --output, by default runs/analysis-<name of the config>/, or
+figures/ of the run, each as PNG and as PDF.
 Exit code: 0 done, 1 broken files (listed; the rest is analysed all the same) or another error.
 """
 

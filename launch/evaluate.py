@@ -9,17 +9,9 @@
 
 The latest checkpoint on the val split gives exactly the numbers of training's last evaluation.
 Prints a table and writes all scalars to evaluation_<split>_<step>.json in the workdir, and tables
-(CSV) and figures beside it. Where the data are not those of the training (--folder, or files that
-have changed since), a line says so, and the numbers go to files of their own,
-evaluation_<split>_<step>_<folder>_<digest>.json. Data with other classes than the run's are an
-error, as is a split that the data lack. launch/README.md explains the scores, and --distributed,
-with which several processes share the work.
-
---mode, --tiles, --overlap and --tta are those of predict.py: each image is predicted so and scored
-at its own size, and the numbers go to files of their own, named after the view.
-
---model takes an exported file in place of a run, with the data, task and loss of --config, or with
-a folder of images/, masks/ and classes.txt; it prints the table.
+(CSV) and figures beside it. --mode, --tiles, --overlap and --tta are those of predict.py. --model
+takes an exported file in place of a run, and prints the table. launch/README.md has a section with
+the scores, the files, other data than the training's, and several processes.
 """
 
 from absl import flags
@@ -48,33 +40,19 @@ cli.define_distributed()
 
 
 def main():
-  from segjax.errors import UserError
-  from segjax.inference import command
-
-  view = command.view_of(**VIEW())
-  if bool(WORKDIR.value) == bool(MODEL.value):
-    raise UserError("either --workdir or --model is required; see --help")
-  if MODEL.value:
-    from segjax.export import evaluation
-
-    if view or SURFACES.value or FIT.value or BASELINE.value:
-      raise UserError(
-        "--surfaces, --fit_temperature, --color_baseline and the view, "
-        "--mode, --tiles, --overlap and --tta, are for --workdir"
-      )
-    evaluation.run(MODEL.value, flags.FLAGS.config, folder=FOLDER.value, split=SPLIT.value)
-    return
   from segjax.analysis import evaluations
 
-  evaluations.run(
+  evaluations.run_or_file(
     WORKDIR.value,
+    MODEL.value,
+    flags.FLAGS.config,
+    view=VIEW(),
     split=SPLIT.value,
-    checkpoint=CHECKPOINT.value,
     folder=FOLDER.value,
+    checkpoint=CHECKPOINT.value,
     surfaces=SURFACES.value,
     fit_temperature=FIT.value,
     color_baseline=BASELINE.value,
-    view=view,
   )
 
 

@@ -34,15 +34,6 @@ FOLDER = flags.DEFINE_string("folder", None, "Where the run's data lie now, if t
 cli.define_own_code()
 
 
-def read_size():
-  """(height, width), or None where no size is given."""
-  from segjax.errors import UserError
-
-  if SIZE.value and not (len(SIZE.value) == 2 and all(n.strip().isdecimal() for n in SIZE.value)):
-    raise UserError(f"--size={','.join(SIZE.value)}: expected HEIGHT,WIDTH in pixels")
-  return tuple(map(int, SIZE.value)) or None
-
-
 def main():
   from segjax.export import command
 
@@ -50,7 +41,7 @@ def main():
     WORKDIR.value,
     Path(OUTPUT.value),
     form=FORMAT.value,
-    size=read_size(),
+    size=command.size_of(SIZE.value),
     batch=BATCH.value or None,
     checkpoint=CHECKPOINT.value,
     stored=WEIGHTS.value,

@@ -34,32 +34,19 @@ cli.define_own_code()
 
 
 def main():
-  from segjax.errors import UserError
-  from segjax.inference import command, folder, inputs
+  from segjax.inference import command
 
-  given, output = Path(INPUT.value), Path(OUTPUT.value)
-  found = inputs.find(given, output)
-  net = command.open_net(
-    WORKDIR.value,
-    MODEL.value,
-    CHECKPOINT.value,
+  command.run(
+    Path(INPUT.value),
+    Path(OUTPUT.value),
+    workdir=WORKDIR.value,
+    file=MODEL.value,
+    checkpoint=CHECKPOINT.value,
     view=command.view_of(**VIEW()),
     batch_size=BATCH_SIZE.value,
     threshold=THRESHOLD.value,
     probabilities=PROBABILITIES.value,
   )
-  print(net.title)
-  cli.make_folder(output)
-  predictions = folder.Predictions(output, tuple(found.files.values()))
-  earlier = set(predictions.rows)
-  broken = net.run(found, predictions)
-  print(f"{len(found.files) - len(broken)} of {len(found.files)} images predicted into {output}")
-  if kept := earlier - found.files.keys():
-    print(f"  {folder.TABLE} also has the rows of earlier predictions, {len(kept)}")
-  for note in found.notes:
-    print(f"  note: {note}")
-  if broken:
-    raise UserError("; ".join(broken))
 
 
 if __name__ == "__main__":

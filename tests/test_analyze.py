@@ -69,6 +69,14 @@ def test_counts_shares_and_weights_by_hand():
   assert re.search(r"ignored +25\.00%$", class_statistics.table(s))
 
 
+def test_a_chart_shows_the_names_as_they_are(tmp_path):
+  labels = Labels([[0, 1, 2]])
+  labels.labels = LabelTable((("$x^$", (1, 2, 3)), ("a $b$ c", (4, 5, 6)), ("c_1", (7, 8, 9))))
+  statistics = class_statistics.count(labels)
+  class_statistics.bar_chart(statistics, labels.labels, "of $5 and $6", tmp_path / "a.png")
+  assert (tmp_path / "a.png").is_file() and (tmp_path / "a.pdf").is_file()
+
+
 def test_median_frequency_agrees_with_balanced_weights_where_every_image_has_every_class():
   rng = np.random.default_rng(0)
   labels = [rng.choice(4, (30, 20), p=(0.6, 0.25, 0.1, 0.05)) for _ in range(5)]

@@ -15,6 +15,7 @@ from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Colorization
 from segjax.tasks.lab import lab_to_rgb, rgb_to_lab
+from segjax.training import coverage
 from segjax.training.input_pipeline import make_source
 from segjax.training.writers import read_metrics
 
@@ -63,7 +64,7 @@ def test_psnr_and_ssim_equal_scikit_images():
     assert float(found) == pytest.approx(wanted, abs=2e-5)
   assert metrics.psnr(jnp.array(a), jnp.array(a)).tolist() == [100.0] * 3
   np.testing.assert_allclose(metrics.ssim(jnp.array(a), jnp.array(a)), 1, atol=1e-6)
-  with pytest.raises(ValueError, match="11x11"):
+  with pytest.raises(UserError, match="at least 11x11 pixels, found 10x30; use a larger"):
     metrics.ssim(jnp.zeros((1, 10, 30, 3)), jnp.zeros((1, 10, 30, 3)))
 
 
@@ -90,6 +91,21 @@ def test_the_truth_scores_perfectly_and_grey_does_not():
   assert grey["psnr"] < 30 and grey["ssim"] < 0.99 and grey["edge_error"] > 5
   assert grey["colorfulness"] < 0.1
   assert grey["loss"] == pytest.approx(float(jnp.abs(lab[..., 1:] / 50).mean()), rel=1e-5)
+
+
+def test_grey_images_are_warned_of():
+  task, mask = make_task(), jnp.arange(3) < 2
+  color = jnp.array(images())
+  grey = jnp.repeat(color[..., :1], 3, -1)
+
+  def warned(label):
+    sums = task.statistics(jnp.zeros((3, 20, 24, 2)), label, mask, evaluating=True)
+    return coverage.of_sums("val", (), jax.device_get(sums))
+
+  (text,) = warned(grey)
+  assert text.startswith("val: the images are grey, their colourfulness is 0")
+  assert not warned(color)
+  assert not warned(grey.at[0].set(color[0]))  # some are in colour
 
 
 def test_a_net_that_says_lightness_too_can_lose_it():

@@ -63,10 +63,12 @@ def test_what_a_dry_run_prints(config, tmp_path, capsys, monkeypatch):
   picture = np.asarray(Image.open(tmp_path / "out" / "a-dry_run.png"))
   assert picture.ndim == 3 and picture.shape[1] > 400
   config.data.update(feed="device", size=(160, 240))
+  config.augment.flip = config.augment.brightness = 0.0
   config.steps_per_dispatch, config.log_steps, config.total_steps = 2, 2, 4
   monkeypatch.setattr(dry_run_lib, "_room", lambda device: 1000)
   dry_run(config, tmp_path / "out" / "a-dry_run.png")
   out = capsys.readouterr().out
+  assert "net sees  " in out and "augmented" not in out
   assert f"train split {7 * 160 * 240 * 4 / 1e6:.1f} MB" in out
   assert "warning     the step does not fit; lower data.batch_size" in out
   config.best_metric = "val/nothing"

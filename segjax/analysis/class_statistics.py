@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 
+from segjax.analysis.figures import write
 from segjax.data.checks import label_histograms, mask_counts
-from segjax.errors import UserError, writing
+from segjax.errors import UserError
 from segjax.losses.balance import weigh
 
 MOST_IN_CHART = 30  # with more classes, those that do not occur are left out
@@ -163,7 +165,7 @@ def table_of_masks(source, threads=4):
 
 
 def bar_chart(statistics, labels, title, file):
-  """Writes a chart: of each class the share of pixels and of images that contain it.
+  """Writes a chart, PNG and PDF: of each class the share of pixels and of images that contain it.
 
   Args:
     statistics: ClassStatistics.
@@ -171,11 +173,6 @@ def bar_chart(statistics, labels, title, file):
     title: title of the figure.
     file: path of the PNG.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   s = statistics
   shown = np.flatnonzero(s.pixels) if len(s.names) > MOST_IN_CHART else np.arange(len(s.names))
   absent = len(s.names) - len(shown)
@@ -199,8 +196,4 @@ def bar_chart(statistics, labels, title, file):
     axis.set_axisbelow(True)
   axes[0].invert_yaxis()
   figure.suptitle(title + (f"; {absent} classes that do not occur are left out" * (absent > 0)))
-  try:
-    with writing(file):
-      figure.savefig(file, dpi=110)
-  finally:
-    plt.close(figure)
+  write(figure, file)

@@ -54,7 +54,8 @@ def dry_run(config, file):
   _line("data", f"{examples}, {per_epoch} steps per epoch, {plan.total} in all")
   _line("batch", ", ".join(f"{name} {_shape(x)}" for name, x in batch.items()))
   inputs, label = jax.jit(experiment.seen, static_argnums=0)(0, batch)
-  _line("net sees", ", ".join(map(_shape, jax.tree.leaves(inputs))) + ", augmented")
+  changed = ", augmented" if experiment.augment or experiment.batch_augment else ""
+  _line("net sees", ", ".join(map(_shape, jax.tree.leaves(inputs))) + changed)
   _, flops, _ = static_cost(experiment.model, tuple(config.data.size), config.data.channels)
   if not math.isnan(flops):
     _line("FLOPs", f"{flops / 1e9:.2f} G per image, a train step takes about three times as many")

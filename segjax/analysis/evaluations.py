@@ -13,6 +13,8 @@ from segjax import hosts, metrics, outputs
 from segjax.analysis import baseline, image_scores, score_files, views
 from segjax.analysis.image_scores import MEANS
 from segjax.errors import UserError
+from segjax.export import evaluation
+from segjax.inference import command
 from segjax.tasks import PIXELWISE, SEGMENTING
 from segjax.tasks.segmentation import COUNTS
 from segjax.training import input_pipeline, measures, restore, temperature
@@ -26,6 +28,35 @@ RULES = (
   "A class that neither truth nor prediction has, in an image or in the split, is left out.",
   "Where one of them alone has it, surface Dice is 0, and HD95 has no value and is left out.",
 )
+
+
+def run_or_file(
+  workdir, file, config, *, view, split="val", folder=None, checkpoint="latest", **scores
+):
+  """Evaluates a run, see `run`, or an exported file, see `export.evaluation.run`.
+
+  Args:
+    workdir: folder of the run; or None.
+    file: exported file; or None.
+    config: of an exported file, the spec of its data; of a run, see `cli.define_own_code`.
+    view: how an image is seen, see `inference.command.view_of`.
+    split: "train", "val" or "test".
+    folder: where the data lie now, or other data.
+    checkpoint: of a run: "latest", "best" or a step.
+    **scores: of a run: which scores there are beyond the usual ones, {flag: bool}.
+
+  Raises:
+    UserError: neither or both of a folder and a file, flags of the other, or see the functions.
+  """
+  view = command.view_of(**view)
+  if bool(workdir) == bool(file):
+    raise UserError("give either --workdir, the folder of a run, or --model, an exported file")
+  if workdir:
+    run(workdir, split=split, checkpoint=checkpoint, folder=folder, view=view, **scores)
+    return
+  if view or any(scores.values()):
+    raise UserError(f"{', '.join(f'--{name}' for name in scores)} and {VIEW} are for --workdir")
+  evaluation.run(file, config, folder=folder, split=split)
 
 
 def run(

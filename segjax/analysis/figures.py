@@ -7,6 +7,7 @@ import textwrap
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # "$" stands in names of classes and files
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image

@@ -50,7 +50,8 @@ def write(study, results, output):
   }
   knn = knn_of(done, probes)
   if done:
-    document.answer(answer.sentence(answer.score_of(study, done, knn)))
+    score = answer.score_of(study, done, knn)
+    document.answer(answer.sentence(score))
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
   report_tables.setup(document, study, results, done, costs)
   if done:
@@ -64,7 +65,7 @@ def write(study, results, output):
     if probes:
       report_tables.features(document, done, probes, figures)
     report_figures.curves(document, study, done, figures)
-    report_figures.trade_offs(document, done, costs, judged, figures)
+    report_figures.trade_offs(document, done, costs, score, figures)
     if all(runs[0].config.task.name in LABEL_MAPS for runs in done.values()):
       report_figures.segmentation(document, study, done, figures)
     else:

@@ -38,8 +38,8 @@ def curves(document, study, done, figures):
   )
 
 
-def trade_offs(document, done, costs, judged, figures):
-  """Draws the score against each cost, and writes the ranks and the costs."""
+def trade_offs(document, done, costs, score, figures):
+  """Draws a score, see `answer.score_of`, against each cost; writes the ranks and the costs."""
   document.heading("Costs")
   axes = {
     "training minutes": {v: np.mean([r.minutes() for r in runs]) for v, runs in done.items()},
@@ -48,8 +48,9 @@ def trade_offs(document, done, costs, judged, figures):
   for k, c in enumerate(next(iter(costs.values()))):
     axes[f"latency at batch 1, ms ({c.device})"] = {v: costs[v][k].latency_ms for v in done}
   ranks = {}
-  if judged:
-    value_text, sign, value = judged
+  if score:
+    value_text, sign, by_seed = score
+    value = {v: [x for x in of.values() if np.isfinite(x)] or [np.nan] for v, of in by_seed.items()}
     ranks[value_text] = _ranking({v: -sign * np.mean(x) for v, x in value.items()})
     spread = {v: np.std(x, ddof=1) if len(x) > 1 else np.nan for v, x in value.items()}
   # Where some start from weights, each dot is marked with its start.
@@ -57,7 +58,7 @@ def trade_offs(document, done, costs, judged, figures):
   names = {v: f"{v} ({start_of(runs)})" if differ else v for v, runs in done.items()}
   for text, by in axes.items():
     ranks[text] = _ranking(by)
-    if not judged:
+    if not score:
       continue
     points = {names[v]: (by[v], np.mean(value[v]), spread[v]) for v in done}
     name = "".join(c if c.isalnum() else "_" for c in text.split(",")[0].lower())

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -89,6 +89,17 @@ def run(
     sums=last_sums(workdir),
   )
   write_net(file, experiment, state, form=form, about=about, images=shown)
+
+
+def size_of(texts: Sequence[str]) -> tuple[int, int] | None:
+  """(height, width) of the texts of --size, or None where there are none.
+
+  Raises:
+    UserError: texts that are no size.
+  """
+  if texts and not (len(texts) == 2 and all(n.strip().isdecimal() for n in texts)):
+    raise UserError(f"--size={','.join(texts)}: expected HEIGHT,WIDTH in pixels")
+  return tuple(map(int, texts)) or None
 
 
 def write_net(

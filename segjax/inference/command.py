@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from segjax.data.labels import LabelTable
-from segjax.errors import UserError
+from segjax.errors import UserError, writing
+from segjax.inference import inputs as inputs_lib
 from segjax.inference import loading, rows
-from segjax.inference.folder import Predictions
+from segjax.inference.folder import TABLE, Predictions
 from segjax.inference.inputs import Inputs
 from segjax.inference.predict_files import Answered, Segmented, predict_files, predict_video
 from segjax.inference.predictor import Predictor
@@ -43,6 +45,35 @@ class Net:
       raise UserError("of videos the overlay of a segmentation is written, without probabilities")
     predict_video(*inputs.files.values(), predictions, answer.predictor, self.labels)
     return []
+
+
+def run(given: Path, output: Path, **which) -> None:
+  """Predicts an image, a folder or a video, and prints what was done.
+
+  Args:
+    given: path of it.
+    output: folder of the results.
+    **which: the net, see `open_net`.
+
+  Raises:
+    UserError: no image there, a net that cannot be opened, or images that could not be read; then
+      the others are predicted.
+  """
+  found = inputs_lib.find(given, output)
+  net = open_net(**which)
+  print(net.title)
+  with writing(output):
+    output.mkdir(parents=True, exist_ok=True)
+  predictions = Predictions(output, tuple(found.files.values()))
+  earlier = set(predictions.rows)
+  broken = net.run(found, predictions)
+  print(f"{len(found.files) - len(broken)} of {len(found.files)} images predicted into {output}")
+  if kept := earlier - found.files.keys():
+    print(f"  {TABLE} also has the rows of earlier predictions, {len(kept)}")
+  for note in found.notes:
+    print(f"  note: {note}")
+  if broken:
+    raise UserError("; ".join(broken))
 
 
 def open_net(

@@ -15,7 +15,8 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
   that contain it; the median is over the classes that occur. Eigen, Fergus, "Predicting Depth,
   Surface Normals and Semantic Labels with a Common Multi-Scale Convolutional Architecture", ICCV
   2015; SegNet has it too.
-  "root_median_frequency": the square roots of these, for a better balance of precision and recall.
+  "fourth_root_median_frequency": the fourth roots of these, for a better balance of precision and
+  recall.
   "inverse_log": 1 / ln(1.02 + p), where p is the class's share of all scored pixels. Paszke et al.,
   "ENet", arXiv 1606.02147.
   "inverse": 1 / (C p), where C is the number of classes that occur; scikit-learn calls it
@@ -67,8 +68,8 @@ def _median_frequency(pixels, of_images):
   return np.median(frequency) / frequency
 
 
-def _root_median_frequency(pixels, of_images):
-  return np.sqrt(_median_frequency(pixels, of_images))
+def _fourth_root_median_frequency(pixels, of_images):
+  return _median_frequency(pixels, of_images) ** 0.25
 
 
 def _inverse_log(pixels, of_images):
@@ -83,7 +84,7 @@ def _inverse(pixels, of_images):
 
 RULES = dict(
   median_frequency=_median_frequency,
-  root_median_frequency=_root_median_frequency,
+  fourth_root_median_frequency=_fourth_root_median_frequency,
   inverse_log=_inverse_log,
   inverse=_inverse,
 )

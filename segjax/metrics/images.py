@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from segjax.errors import UserError
 from segjax.ops import wide
 
 
@@ -49,10 +50,17 @@ def ssim(image: ArrayLike, truth: ArrayLike) -> jax.Array:
 
   Returns:
     f32[B] in [-1,1].
+
+  Raises:
+    UserError: smaller images.
   """
   image, truth = _picture(image), _picture(truth)
   if min(image.shape[1:3]) < 11:
-    raise ValueError(f"ssim needs images of at least 11x11 pixels, found {image.shape[1:3]}")
+    found = "x".join(map(str, image.shape[1:3]))
+    raise UserError(
+      f"ssim needs images of at least 11x11 pixels, found {found}; use a larger data.size, or "
+      "leave smaller images out"
+    )
   weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
   weights = jnp.array(weights / weights.sum(), image.dtype)
 

@@ -17,6 +17,9 @@ SECONDS = 10  # that the others may take
 MEASURED = 20  # images of a split whose sizes are compared with the crops
 DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than reading a file
 NAMED = 10  # classes in a warning
+GREY = (
+  1.0  # mean colourfulness of images below which they are grey; slightly colourful ones have 15
+)
 
 
 def at_start(config, train_source, val_source, label_kind):
@@ -121,13 +124,20 @@ def warnings(split, names, pixels, ignored=None, part="", scored=None):
 
 
 def of_sums(split, names, sums):
-  """`warnings` of an evaluation, whose sums count the true classes; none without classes."""
+  """Warnings of an evaluation: of true classes, see `warnings`, or of true colours."""
   matrix, scores = sums.get("matrix"), sums.get("histograms")
+  colors = sums.get("true_colorfulness")
   if matrix is not None and len(matrix) == len(names):
     return warnings(split, names, np.asarray(matrix).sum(1))
   if scores is not None and len(scores) == len(names):  # of classes that overlap
     scores = np.asarray(scores).sum(-1)
     return warnings(split, names, scores[:, 1], scored=scores[0].sum())
+  if colors is not None and colors < GREY * sums["examples"]:
+    mean = float(colors / sums["examples"])
+    return [
+      f"{split}: the images are grey, their colourfulness is {mean:.2g}; there is no colour to "
+      "learn, and a grey prediction has the best scores"
+    ]
   return []
 
 

@@ -97,7 +97,8 @@ def print_summary(task, sums, minutes, best_metric, checkpoints):
   kept = f"best {best_metric} at step {best}, kept with the latest"
   if best is None:
     kept = f"no best checkpoint, as {best_metric} was never a number; the latest is kept"
-  print(f"  trained for {minutes:.1f} minutes; {kept} in {checkpoints.folder}")
+  time = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+  print(f"  trained for {time}; {kept} in {checkpoints.folder}")
   if memory := peak_memory():
     print("  peak memory of the device: {:.1f} of {:.1f} GB".format(*memory))
 
