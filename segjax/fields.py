@@ -47,7 +47,7 @@ FIELDS = {
   "data.std": ((1.0, 1.0, 1.0), "see `data.mean`; either may be one number for all channels"),
   "data.channels": (
     3,
-    "channels of the images; other than 3 of uint8 are TIFF files, see "
+    "channels of the images; other than 3 of uint8, see "
     "[Images of many channels](#images-of-many-channels-16-bits-or-floats)",
   ),
   "data.dtype": ("uint8", "of the values in the files; or `uint16`, `int16`, `float32`"),

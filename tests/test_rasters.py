@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from segjax import config as config_lib
@@ -158,7 +159,7 @@ def test_photographs_and_other_channels_are_refused_by_one_error(run, tmp_path, 
   folder, workdir = run
   Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "photo.jpg")
   (said,) = predict(workdir, tmp_path / "photo.jpg", tmp_path / "out")
-  assert "photo.jpg: a JPEG image of 3 channels, expected a TIFF of 6 channels of uint16" in said
+  assert "photo.jpg: 3 channels of uint8, expected 6 channels of uint16" in said
   with pytest.raises(UserError, match=r"image of uint8\[4, 4, 3\], expected uint16\[height,wi"):
     Predictor(workdir, checkpoint="latest")(np.zeros((4, 4, 3), np.uint8))
   with pytest.raises(UserError, match=r"image of int32\[4, 4, 6\], expected uint16"):
@@ -239,7 +240,7 @@ def test_values_of_uint16_are_divided_by_65535_however_they_are_stored(tmp_path,
   bands = how.get("planarconfig") == "separate" or "planarconfig" in how
   values = np.moveaxis(STORED, -1, 0) if bands else STORED
   file = write(tmp_path / "x.tif", values, **how)
-  np.testing.assert_array_equal(SIX.read_tiff(file).values, STORED)
+  np.testing.assert_array_equal(SIX.read_stored(file).values, STORED)
   found = SIX.read(file)
   assert found.dtype == np.float32 and found[0, 0, 0] == 0 and found[0, 0, 5] == 1
   np.testing.assert_array_equal(found, STORED.astype(np.float32) / np.float32(65535))
@@ -254,6 +255,49 @@ def test_values_of_other_dtypes(tmp_path, dtype, value, expected):
   pixels = rasters.Pixels(4, dtype)
   file = write(tmp_path / "x.tif", np.full((3, 2, 4), value, dtype))
   np.testing.assert_array_equal(pixels.read(file), np.full((3, 2, 4), expected, np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_png_files_have_their_stored_values(tmp_path, channels, dtype):
+  values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (5, 7, channels), dtype)
+  file = tmp_path / "x.png"
+  file.write_bytes(tf.io.encode_png(values).numpy())
+  found = rasters.Pixels(channels, dtype).read(file)
+  if (channels, dtype) != (3, "uint8"):
+    assert found.dtype == np.float32
+    found = found * np.float32(np.iinfo(dtype).max)
+  np.testing.assert_allclose(found, values, rtol=1e-6)
+  other = "uint16" if dtype == "uint8" else "uint8"
+  said = f"x.png: {tiffs.text(channels, dtype)}, expected {tiffs.text(channels, other)}"
+  with pytest.raises(
+    UserError,
+    match=said
+    if (channels, other) != (3, "uint8")
+    else f"data.channels=3 --config.data.dtype={dtype}",
+  ):
+    rasters.Pixels(channels, other).read(file)
+  with pytest.raises(UserError, match=f"{tiffs.text(channels, dtype)}, expected 5 channels"):
+    rasters.Pixels(5, dtype).read(file)
+  file.write_bytes(file.read_bytes()[:-40])
+  with pytest.raises(UserError, match=r"x\.png: cannot be read"):
+    rasters.Pixels(channels, dtype).read(file)
+
+
+def test_other_files_of_one_channel(tmp_path):
+  grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+  grey.save(tmp_path / "x.jpg", quality=100)
+  found = rasters.Pixels(1).read(tmp_path / "x.jpg")
+  assert found.shape == (8, 8, 1) and np.abs(255 * found[..., 0] - np.asarray(grey)).max() < 4
+  grey.convert("P").save(tmp_path / "x.png")
+  with pytest.raises(UserError, match=r"mode P with 8 bits, expected 1 channel of uint8; conv"):
+    rasters.Pixels(1).read(tmp_path / "x.png")
+  turned = Image.Exif()
+  turned[ORIENTATION] = 6
+  wide = Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) * 9000)
+  wide.save(tmp_path / "y.png", exif=turned)
+  found = rasters.Pixels(1, "uint16").read(tmp_path / "y.png")
+  np.testing.assert_allclose(found[..., 0] * 65535, np.rot90(np.asarray(wide), -1))
 
 
 def test_photographs_stay_as_they_are(tmp_path):
@@ -313,7 +357,7 @@ def test_smaller_copies_within_a_file_do_not_count(tmp_path):
     how = dict(photometric="minisblack", planarconfig="contig", metadata=None)
     file.write(NODATA, **how)
     file.write(NODATA[:1], subfiletype=1, **how)
-  np.testing.assert_array_equal(SIX.read_tiff(tmp_path / "x.tif").values, NODATA)
+  np.testing.assert_array_equal(SIX.read_stored(tmp_path / "x.tif").values, NODATA)
 
 
 def test_a_codec_that_is_missing_is_named(tmp_path):

@@ -7,7 +7,6 @@ Ghostscript for a file that is PostScript inside. So the header is read here too
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import struct
@@ -55,12 +54,14 @@ class Decoded:
     bits: number of bits of a channel, or of a palette index.
     signed: whether its integers are.
     min_is_white: whether Pillow has inverted the stored values.
+    turned: whether the file has it otherwise than upright.
   """
 
   image: Image.Image
   bits: int = 8
   signed: bool = False
   min_is_white: bool = False
+  turned: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,14 +102,15 @@ def read_image(file, name=""):
     UserError: no such file, damaged, another format, several pages, more than 8 bits per channel.
   """
   name = name or file
-  decoded = _decode(file, name, mask=False)
+  decoded = decode(file, name, mask=False)
   mode = decoded.image.mode
   if decoded.bits > 8 or mode.startswith(("I", "F")):
     with opened(file, name) as stream:
       found = tiffs.describe(stream)
+    found = found or tiffs.text(len(decoded.image.getbands()), f"uint{decoded.bits}")
     raise UserError(
       f"{name}: an image of mode {mode}, expected 8 bits per channel, found {decoded.bits}; "
-      f"{tiffs.remedy(found) if found else 'convert it'}"
+      f"{tiffs.remedy(found)}"
     )
   try:
     return np.asarray(decoded.image.convert("RGB"))
@@ -130,7 +132,7 @@ def read_stored(file, name=""):
     UserError: see `read_image`; or a format that changes values, transparent pixels, fractions.
   """
   name = name or file
-  decoded = _decode(file, name, mask=True)
+  decoded = decode(file, name, mask=True)
   image, mode = decoded.image, decoded.image.mode
   array, key = np.asarray(image), image.info.get("transparency")
   if mode in ("1", "L", "F") or mode.startswith("I"):
@@ -177,7 +179,8 @@ def read_size(file):
 # ---------------------------------------------------------------------------- Pillow
 
 
-def _decode(file, name, mask):
+def decode(file, name, mask):
+  """The `Decoded` of a file, see `read_image`; of a mask, where its format keeps the values."""
   limits.apply()
   is_bytes = isinstance(file, bytes)
   verb, mend = ("decoded", "prepare it anew") if is_bytes else ("read", "replace or remove it")
@@ -192,7 +195,8 @@ def _decode(file, name, mask):
         if not fault:
           image.load()
           turn = TURNS.get(_orientation(image))
-          return Decoded(image.transpose(turn) if turn is not None else image, **facts)
+          turned = image if turn is None else image.transpose(turn)
+          return Decoded(turned, turned=turn is not None, **facts)
     except UnidentifiedImageError:
       if not mask and (values := tiffs.unmarked_rgb(stream, name)) is not None:
         return Decoded(Image.fromarray(values))
@@ -336,11 +340,3 @@ def _require_opaque(opaque, name):
       "give them the colour or the number of a class, or of ignored pixels, and save the mask "
       "without transparency"
     )
-
-
-def kind_of(stream):
-  """The format and the number of channels of an open file, in words."""
-  stream.seek(0)
-  with contextlib.suppress(*DAMAGE), Image.open(stream, formats=FORMATS) as image:
-    return f"a {image.format} image of {len(image.getbands())} channels"
-  return "no image that can be read"

@@ -1,9 +1,9 @@
 """What the images of a set are made of: channels and dtype of the files, and the value that is 1.
 
-Photographs, three channels of 8 bits, are u8 up to the device, which divides them by 255. Other
-images are TIFF files, whose values are divided by one number as they are read and are floats from
-there on. The number is `data.full_scale`, or else 255 for uint8, 65535 for uint16 and 32767 for
-int16; values of float32 stay as they are.
+Photographs, three channels of 8 bits, are u8 up to the device, which divides them by 255. The
+values of other images are divided by one number as they are read, and are floats from there on. The
+number is `data.full_scale`, or else 255 for uint8, 65535 for uint16 and 32767 for int16; values of
+float32 stay as they are.
 """
 
 from __future__ import annotations
@@ -67,34 +67,31 @@ class Pixels:
       file: path.
 
     Raises:
-      UserError: see `decoding.read_image` and `read_tiff`.
+      UserError: see `decoding.read_image` and `read_stored`.
     """
     from segjax.data import decoding  # steps and nets do without Pillow
 
-    return decoding.read_image(file) if self.is_rgb else self.scaled(self.read_tiff(file).values)
+    return decoding.read_image(file) if self.is_rgb else self.scaled(self.read_stored(file).values)
 
-  def read_tiff(self, file):
-    """A TIFF file with its stored values, all of which count.
+  def read_stored(self, file):
+    """An image file with its stored values, all of which count.
 
     Args:
       file: path.
 
     Returns:
-      tiffs.Tiff.
+      tiffs.Raster.
 
     Raises:
-      UserError: not a TIFF; see `tiffs.read` and `check_values`.
+      UserError: see `tiffs.read`, `plain_images.read` and `check_values`.
     """
-    from segjax.data import decoding
+    from segjax.data import decoding, plain_images
 
     with decoding.opened(file, file) as stream:
-      if not tiffs.is_tiff(stream):
-        raise UserError(
-          f"{file}: {decoding.kind_of(stream)}, expected a TIFF of "
-          f"{tiffs.text(self.channels, self.dtype)} (data.channels, data.dtype); give such files, "
-          "or 3 and uint8 for photographs"
-        )
-      found = tiffs.read(stream, file, self.channels, self.dtype)
+      is_tiff = tiffs.is_tiff(stream)
+      found = tiffs.read(stream, file, self.channels, self.dtype) if is_tiff else None
+    if found is None:
+      return tiffs.Raster(plain_images.read(file, self.channels, self.dtype))
     self.check_values(found.values, file, found.nodata)
     return found
 

@@ -115,7 +115,7 @@ def _of_pixels(source, pixels, what):
   if image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
     raise UserError(
       f"{what} gives images {found}, expected float32[height,width,{pixels.channels}] by "
-      f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; TIFF files of such images "
+      f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; files of such images "
       "are read by data.source.name='folder'"
     )
   return source

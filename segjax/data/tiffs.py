@@ -32,8 +32,8 @@ MIN_IS_BLACK, RGB = 1, 2  # values of PhotometricInterpretation
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiff:
-  """The stored values of a TIFF file.
+class Raster:
+  """The stored values of an image file.
 
   Attributes:
     values: [H,W,C], as they are stored.
@@ -71,7 +71,7 @@ def read(stream, name, channels, dtype):
     dtype: expected name of the dtype.
 
   Returns:
-    Tiff.
+    Raster.
 
   Raises:
     UserError: no tifffile, a damaged file, other channels or another dtype, too large, turned.
@@ -83,7 +83,7 @@ def read(stream, name, channels, dtype):
       if not fault:
         parts = [_of_page(page) for page in pages]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
-        return Tiff(values, _georeference(pages[0]), _nodata(pages[0]))
+        return Raster(values, _georeference(pages[0]), _nodata(pages[0]))
   except ImportError as error:
     fault = f"TIFF files beyond 8-bit RGB need tifffile ({error}); {INSTALL}"
   except DAMAGE as error:

@@ -47,7 +47,7 @@ def opened(file: Path, pixels: rasters.Pixels = rasters.RGB) -> Iterator[Rows]:
       rows = _in_strips(file) or ArrayRows(decoding.read_image(file))
       georeference = _georeference(file)
     else:
-      found = pixels.read_tiff(file)
+      found = pixels.read_stored(file)
       rows, georeference = RasterRows(found.values, pixels), found.georeference
   except UserError as error:
     raise Unreadable(str(error)) from None
