@@ -2,7 +2,7 @@
 
 The settings of a course report: SGD with momentum 0.9, learning rate 0.01, weight decay 1e-4, from
 ImageNet weights where the user has torchvision's file. The report has accuracy 0.898 on photographs
-of 50 classes, which were not at hand: there is no figure of ours.
+of 50 classes, which were not at hand.
 
   python launch/train.py --config=configs/resnext101_classification.py:data=folder,weights=FILE
   python launch/train.py --config=configs/resnext101_classification.py:smoke

@@ -1,7 +1,7 @@
 """A plain encoder-decoder against the small U-Net without and with skip connections.
 
 KITTI road, 12 epochs, seeds 0 to 4: F1 0.149 (0.000 to 0.378), two Zen 5 cores, 2026-11-23; 0.765
-and 0.788 (`skip_connections`), two Xeon cores, 2026-11-25. In PyTorch 0.00, 0.62 and 0.77.
+and 0.788 (`skip_connections`), two Zen 4 cores, 2026-11-24. In PyTorch 0.00, 0.62 and 0.77.
 
 python launch/study.py --study=configs/studies/simple_vs_unet.py
 python launch/study.py --study=configs/studies/simple_vs_unet.py:data=kitti_road

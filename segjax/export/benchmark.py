@@ -31,18 +31,25 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("file", type=Path)
   parser.add_argument("--config", help="config whose net is written to the file, if it is missing")
-  parser.add_argument("--batch", type=int, default=0, help="images of a call; 0: the file's")
+  parser.add_argument("--batch", type=int, default=0, help="images of a call; 0: the config's, or 1")
   parser.add_argument("--classes", type=int, default=0, help="as of launch/benchmark.py")
   parser.add_argument("--repeats", type=int, default=20)
   given = parser.parse_args()
   if not given.file.exists() and given.config:
     write(given.file, given.config, given.batch, given.classes)
   model = open_model(given.file)
-  batch = model.batch or given.batch or 1
+  batch = model.batch or given.batch or (batch_of(given.config) if given.config else 1)
   samples = time_calls(model, batch, given.repeats)
   seconds = statistics.median(samples)
   print(f"{given.file}: {batch} images of {model.size[0]}x{model.size[1]} in {seconds:.4f} s")
   print(json.dumps(dict(infer_s=seconds)))
+
+
+def batch_of(spec: str) -> int:
+  """The batch size of a config file, with an argument after a colon if it takes one."""
+  from segjax import config as config_lib
+
+  return config_lib.read(spec).data.batch_size
 
 
 def time_calls(model, batch: int, repeats: int) -> list[float]:
