@@ -121,7 +121,7 @@ def test_a_sheet_of_masks_targets_classes_mixtures_and_asked_classes(cells):
   ((_, first), (title, over), *_), *_ = cells
   np.testing.assert_array_equal(first, np.round(image[0] * 255).astype(np.uint8))
   table = default_table(NAMES)
-  want = pictures.blend(first, colorize(table, mask[0].astype(np.uint8)), np.ones((8, 9), bool))
+  want = pictures.overlay(first, colorize(table, mask[0].astype(np.uint8)))
   np.testing.assert_array_equal(over, want)
   assert title == "label over it"
   cells.clear()

@@ -17,7 +17,7 @@ from segjax.benchmark.timing import peak_bytes
 from segjax.data import rasters
 from segjax.legends import colorize, values_of, with_legend
 from segjax.models.cost import static_cost
-from segjax.pictures import blend, displayed, panel, to_u8
+from segjax.pictures import blend, displayed, overlay, panel, to_u8
 from segjax.training import class_balance, input_pipeline, preflight, steps
 from segjax.training import experiment as experiment_lib
 from segjax.training.plan import make_plan
@@ -145,7 +145,7 @@ def _labelled(experiment, image, label, asked):
   if asked is not None:
     return "where it is", blend(image, ASKED, label == 1)
   colors = colorize(experiment.labels, label)
-  return "label over it", blend(image, colors, np.ones_like(label, bool))
+  return "label over it", overlay(image, colors)
 
 
 def _caption(experiment, label, asked, i):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from segjax.data import pipeline
 from segjax.legends import colorize, values_of, with_legend
-from segjax.pictures import blend, displayed, limits_of, panel, spread, to_u8
+from segjax.pictures import displayed, limits_of, overlay, panel, spread, to_u8
 from segjax.training import steps
 
 MOST = 400  # pixels of a picture's longer side in a sheet
@@ -46,7 +46,7 @@ def samples(source, wanted=8):
       label = shrink(example["label"])
       shown |= values_of(source.labels, label)
       colors = colorize(source.labels, label)
-      both = blend(image, colors, np.ones_like(label, bool))
+      both = overlay(image, colors)
       rows.append([(name, image), ("label", colors), ("label over image", both)])
   if len(rows[0]) == 1:  # of single images, four per row
     flat = [cell for row in rows for cell in row]
@@ -102,5 +102,5 @@ def augmented(source, augment, size, *, seed, crop=False, wanted=4, versions=5):
 def _labelled(source, image, label):
   """An image with its mask blended in, its target beside it, or as it is."""
   if np.ndim(label) == 2:
-    return blend(image, colorize(source.labels, label), np.ones_like(label, bool))
+    return overlay(image, colorize(source.labels, label))
   return np.concatenate([image, label], 1) if np.ndim(label) == 3 else image

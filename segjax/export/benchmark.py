@@ -31,7 +31,9 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("file", type=Path)
   parser.add_argument("--config", help="config whose net is written to the file, if it is missing")
-  parser.add_argument("--batch", type=int, default=0, help="images of a call; 0: the config's, or 1")
+  parser.add_argument(
+    "--batch", type=int, default=0, help="images of a call; 0: the config's, or 1"
+  )
   parser.add_argument("--classes", type=int, default=0, help="as of launch/benchmark.py")
   parser.add_argument("--repeats", type=int, default=20)
   given = parser.parse_args()

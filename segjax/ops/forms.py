@@ -119,5 +119,5 @@ def _spread_out(kernel, g, c):
   )
 
 
-# In standard operations alone: for platforms without forms of their own and for many devices.
+# In standard operations alone: for platforms without forms of their own and for several CPUs.
 PLAIN = Form(lambda c, dtype: True, library, plain_image)

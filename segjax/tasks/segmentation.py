@@ -325,7 +325,7 @@ class Segmentation(Task):
     else:
       errors[wrong] = FALSE_POSITIVE
       over, legend, first = (
-        blend(image, self.palette[pred], True),
+        overlay(image, self.palette[pred]),
         "orange: wrong",
         "prediction over image",
       )
