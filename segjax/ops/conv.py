@@ -3,7 +3,7 @@
 The primitive computes any of the three arrays of a convolution from the other two, see `forms`.
 Derivatives and transposes of any order are the primitive with another slot left out. A mapped axis
 becomes part of the axis that its array shares with the result. The primitive gets its form where a
-program is lowered: for a CPU from `cpu`, for a GPU from `gpu`, elsewhere, and in programs of several
+program is lowered: for a CPU from `cpu`, for a GPU from `gpu`, elsewhere and in programs of several
 CPUs, JAX's convolution.
 """
 
