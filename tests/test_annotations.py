@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from conftest import launch_all
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from segjax.data.annotations import coco, convert, drawing, label_studio, shapes
+from segjax.data import rasters
+from segjax.data.annotations import coco, convert, drawing, label_studio, shapes, yolo
 from segjax.data.sources import make
 from segjax.errors import UserError
 
@@ -163,9 +166,68 @@ def test_unlabelled_pixels_may_be_ignored(tmp_path):
   np.testing.assert_array_equal(mask, np.where(WANTED == 0, 255, WANTED - 1))
 
 
+@pytest.mark.parametrize("split, refused", [("train", True), ("test", True), ("val", False)])
+def test_ignored_pixels_never_become_the_second_class(tmp_path, split, refused):
+  """Where train and val hold the first class and ignored pixels alone: 0 and 255."""
+  (tmp_path / "a").mkdir()
+  write_yolo(tmp_path / "a")
+  (tmp_path / "a/labels/train/x.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+  photo(tmp_path / "a" / "images" / split / "y.png")
+  (tmp_path / "a" / "labels" / split).mkdir(parents=True, exist_ok=True)
+  number = 0 if split == "train" else 1
+  (tmp_path / f"a/labels/{split}/y.txt").write_text(f"{number} 0.1 0.1 0.9 0.1 0.9 0.9\n")
+  folders = dict.fromkeys(("train", split))
+  text = "".join(f"{s}: images/{s}\n" for s in folders)
+  (tmp_path / "a/data.yaml").write_text(f"{text}names: [road, sidewalk]\n")
+  how = dict(unlabelled="ignore")
+  if not refused:
+    convert.convert("yolo", tmp_path / "a", tmp_path / "set", **how)
+    return
+  with pytest.raises(UserError, match="no pixel of 'sidewalk', and masks of 0 and 255 alone"):
+    convert.convert("yolo", tmp_path / "a", tmp_path / "set", **how)
+  assert not (tmp_path / "set").exists()
+
+
+def test_yolo_images_without_a_folder_of_labels_are_an_error_and_others_are_noted(tmp_path, capsys):
+  write_yolo(tmp_path)
+  photo(tmp_path / "images" / "train" / "sub" / "z.png")
+  photo(tmp_path / "images" / "test" / "y.png")
+  (tmp_path / "data.yaml").write_text("train: images/train\nnames: [a, b]\n")
+  convert.convert("yolo", tmp_path, tmp_path / "set")
+  assert "images/train/ holds 1 folder that is not read: sub/" in capsys.readouterr().out
+  (tmp_path / "data.yaml").write_text("train: images/train\ntest: images/test\nnames: [a, b]\n")
+  with pytest.raises(UserError, match=r"images/test: no text file in .*labels/test; .* leave test"):
+    convert.convert("yolo", tmp_path, tmp_path / "other")
+
+
+def test_images_are_written_as_training_reads_them(tmp_path):
+  write_yolo(tmp_path)
+  found = yolo.read(tmp_path)
+
+  def converted(ending, image, name):
+    image.save(tmp_path / f"images/train/x.{ending}", format=name)
+    picture = shapes.Picture(Path(f"images/train/x.{ending}"), found.pictures[0].shapes)
+    annotations = shapes.Annotations(found.names, (picture,))
+    with mock.patch.dict(convert.READERS, yolo=lambda _: annotations):
+      convert.convert("yolo", tmp_path, tmp_path / ending)
+    return tmp_path / ending
+
+  grey = Image.new("L", SIZE[::-1], 90)
+  made = converted("jfif", grey.convert("RGB"), "JPEG")
+  assert [p.name for p in (made / "images").iterdir()] == ["x.jpg"]
+  with pytest.raises(UserError, match=r"x\.gif: an image of another ending, expected \.png"):
+    converted("gif", grey, "GIF")
+  deep = Image.fromarray(np.full(SIZE, 30000, np.uint16))
+  made = converted("png", deep, "PNG")
+  how = dict(folder=str(made), train_fraction=1.0, pixels=rasters.Pixels(1, "uint16"))
+  assert make("folder", "train", **how)[0]["image"].max() == np.float32(30000 / 65535)
+
+
 def test_splits_are_kept(tmp_path):
   write_yolo(tmp_path)
   photo(tmp_path / "images" / "val" / "y.png")
+  (tmp_path / "labels" / "val").mkdir()
+  (tmp_path / "labels" / "val" / "y.txt").touch()
   (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
   convert.convert("yolo", tmp_path, tmp_path / "set")
   names = {s: make("folder", s, folder=str(tmp_path / "set")).names for s in ("train", "val")}

@@ -210,7 +210,7 @@ def test_scores_are_shown_though_the_folder_is_read_only(world, run, monkeypatch
 )
 def test_a_view_is_scored_as_the_predictor_sees_it(world, run, no_pdf, capsys, view, name):
   """At the images' own sizes; the run's own numbers stay where they are."""
-  evaluations.run(run, view=view)
+  evaluations.run(run, view=view, surfaces=True)  # of three images, by batches of two
   values = json.loads((run / f"evaluation_val_2_{name}.json").read_text())
   predict = Predictor(str(run), checkpoint="latest", **view)
   source = input_pipeline.make_source(world.experiment.config, "val").source
@@ -227,6 +227,12 @@ def test_a_view_is_scored_as_the_predictor_sees_it(world, run, no_pdf, capsys, v
     for y, p in zip(labels, found, strict=True)
   ]
   assert values["loss"] == pytest.approx(np.mean(own), rel=1e-4)
+  each = [
+    metrics.surface_scores(p.label, y, num_classes=3, tolerance=1.0)["surface_dice"]
+    for y, p in zip(labels, found, strict=True)
+  ]
+  wanted = np.nanmean(np.nanmean(each, 0))
+  assert values["mean_surface_dice"] == pytest.approx(wanted, rel=1e-6)
   assert values["view"].startswith(name.split("_")[0]) and not values["as_at_training"]
   assert f"3 val examples, seen as {values['view']}" in capsys.readouterr().out
   assert not (run / "evaluation_val_2.json").exists()

@@ -171,6 +171,13 @@ def test_a_file_is_timed_beside_another(run, tmp_path, capsys, monkeypatch):
   assert model.batch == 2 and model.size == (8, 12) and model.classes == ("class0", "class1")
 
 
+def test_sizes_on_the_command_line():
+  assert command.size_of([]) is None and command.size_of(["16", " 24"]) == (16, 24)
+  for texts in (["16"], ["0", "24"], ["16", "-1"], ["a", "b"], ["1", "2", "3"]):
+    with pytest.raises(UserError, match=f"--size={','.join(texts)}: expected HEIGHT,WIDTH"):
+      command.size_of(texts)
+
+
 def test_a_net_of_one_batch_size_sees_each_image_once(run):
   _, _, file = run
   model, images = open_model(file), noise(5)

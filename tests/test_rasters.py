@@ -284,6 +284,48 @@ def test_png_files_have_their_stored_values(tmp_path, channels, dtype):
     rasters.Pixels(channels, dtype).read(file)
 
 
+@pytest.mark.parametrize(
+  "how, channels, said",
+  [
+    (dict(photometric="miniswhite"), 1, "0 stands for white"),
+    (dict(photometric="palette", colormap=np.zeros((3, 256), np.uint16)), 1, "indices of a pal"),
+    (dict(photometric="separated"), 4, "inks"),
+  ],
+)
+def test_tiff_values_that_are_no_brightness_are_refused(tmp_path, how, channels, said):
+  file = tmp_path / "x.tif"
+  tifffile.imwrite(file, np.zeros((4, 5, channels)[: 2 + (channels > 1)], np.uint8), **how)
+  with pytest.raises(UserError, match=rf"x\.tif: values of another kind \({said}"):
+    rasters.Pixels(channels).read(file)
+
+
+def test_a_fourth_band_beside_rgb_is_not_dropped(tmp_path):
+  values = np.random.default_rng(0).integers(0, 256, (6, 7, 4), np.uint8)
+  file = tmp_path / "x.tif"
+  tifffile.imwrite(file, values, photometric="rgb", extrasamples=["unspecified"])
+  with pytest.raises(UserError, match=r"x\.tif: 4 channels of uint8, .* --config.data.channels=4"):
+    rasters.RGB.read(file)
+  tifffile.imwrite(file, values, photometric="rgb", extrasamples=["unassalpha"])
+  np.testing.assert_array_equal(rasters.RGB.read(file), values[..., :3])
+
+
+@pytest.mark.parametrize("alpha", ["assocalpha", "unassalpha"])
+def test_large_and_small_tiff_files_with_alpha_have_the_same_colours(tmp_path, monkeypatch, alpha):
+  values = np.random.default_rng(0).integers(0, 256, (6, 7, 4), np.uint8)
+  values[..., :3] = np.minimum(values[..., :3], values[..., 3:])
+  tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extrasamples=[alpha])
+  monkeypatch.setattr(rows, "LARGE", 1)
+  with rows.opened(tmp_path / "x.tif") as source:
+    np.testing.assert_array_equal(source.read(6), rasters.RGB.read(tmp_path / "x.tif"))
+
+
+def test_without_tifffile_a_tiff_asks_for_it(tmp_path, monkeypatch):
+  Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "x.tif")
+  monkeypatch.setitem(sys.modules, "tifffile", None)
+  with pytest.raises(UserError, match=r"of mode F, .* found 32; install segjax\[tiff\]"):
+    rasters.RGB.read(tmp_path / "x.tif")
+
+
 def test_other_files_of_one_channel(tmp_path):
   grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
   grey.save(tmp_path / "x.jpg", quality=100)

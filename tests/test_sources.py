@@ -421,6 +421,18 @@ def test_labels_without_an_image_and_lists_without_a_file_are_faults(tmp_path):
   assert sources.check(sources.make("folder", "val", **fields)) == []
 
 
+def test_contents_of_what_is_left_do_not_read_the_others(tmp_path):
+  write_pairs(tmp_path, count=4)
+  fields = dict(folder=str(tmp_path), train_fraction=1.0, complete=False)
+  (tmp_path / "images" / "x001.png").unlink()
+  (tmp_path / "images" / "x001.png").symlink_to(tmp_path / "not_fetched")
+  good, faults = sources.without_broken(sources.make("folder", "train", **fields))
+  assert good.names == ("x000", "x002", "x003") and len(faults) == 1
+  (tmp_path / "images" / "x001.png").unlink()
+  (tmp_path / "masks" / "x001.png").unlink()
+  assert good.digest() == sources.make("folder", "train", **fields).digest()
+
+
 def test_a_report_is_cut_after_twenty_faults():
   lines = checks.report([(f"n{i}", f"n{i}.png: gone") for i in range(33)], 90).splitlines()
   assert lines[0] == "33 of 90 examples are broken, 33 faults:"

@@ -40,6 +40,40 @@ def test_a_list_of_test_names_it(tmp_path):
   sources.make("kitti_road", "train", folder=str(tmp_path))  # a training does not need the list
 
 
+def test_a_name_twice_in_a_list_or_in_two_is_an_error(tmp_path):
+  for split in ("train", "val"):
+    for part in (split, f"{split}annot"):
+      (tmp_path / "camvid" / part).mkdir(parents=True)
+      Image.new("L", (8, 6)).save(tmp_path / "camvid" / part / "a.png")
+  (tmp_path / "camvid" / "val.txt").write_text("val/a.png valannot/a.png\n" * 2)
+  with pytest.raises(UserError, match="'camvid': a more than once in split 'val'"):
+    sources.make("camvid", "val", folder=str(tmp_path / "camvid"))
+  rows = []
+  for i in range(3):
+    for part in ("images", "masks"):
+      (tmp_path / "dubai" / "Tile 1" / part).mkdir(parents=True, exist_ok=True)
+      Image.new("RGB", (8, 6)).save(tmp_path / f"dubai/Tile 1/{part}/{i}.png")
+    rows.append(f"Tile 1/images/{i}.png\tTile 1/masks/{i}.png\n")
+  (tmp_path / "dubai/train.txt").write_text(rows[0] + rows[1])
+  (tmp_path / "dubai/val.txt").write_text(rows[1] + rows[2])
+  for split in ("train", "val"):
+    with pytest.raises(UserError, match=r"tile_1_1 in train\.txt and in val\.txt"):
+      sources.make("dubai_aerial", split, folder=str(tmp_path / "dubai"))
+  (tmp_path / "dubai/val.txt").write_text(rows[2])
+  (tmp_path / "dubai/train.txt").write_text(rows[0] * 2)
+  with pytest.raises(UserError, match="tile_1_0 more than once in split 'train'"):
+    sources.make("dubai_aerial", "train", folder=str(tmp_path / "dubai"))
+
+
+def test_a_few_images_of_ade20k_in_both_splits_are_noted(tmp_path):
+  for part in ("images", "annotations"):
+    (tmp_path / part).mkdir()
+    for i in range(3):
+      Image.new("RGB" if part == "images" else "L", (8, 6), 1).save(tmp_path / f"{part}/{i}.png")
+  (note,) = sources.make("ade20k", "val", folder=str(tmp_path)).notes
+  assert note.startswith("both splits hold all 3 images, fewer than all_below=10")
+
+
 def test_folders_of_test(tmp_path):
   for split in ("train", "val", "test"):
     write_pairs(tmp_path / split, count=2, classes=("a", "b"))

@@ -42,11 +42,11 @@ class Subset:
     """The source's sentences about files that are not read."""
     return getattr(self.source, "notes", ())
 
-  @property
+  @functools.cached_property
   def hashes(self):
     """Of the chosen examples; an AttributeError where the source reads no files."""
-    hashes = self.source.hashes
-    return [hashes[i] for i in self.indices]
+    pairs = tuple(self.source.pairs[i] for i in self.indices)  # others may be broken
+    return dataclasses.replace(self.source, names=self.names, pairs=pairs).hashes
 
   @property
   def digest(self):

@@ -106,11 +106,11 @@ def read_image(file, name=""):
   mode = decoded.image.mode
   if decoded.bits > 8 or mode.startswith(("I", "F")):
     with opened(file, name) as stream:
-      found = tiffs.describe(stream)
-    found = found or tiffs.text(len(decoded.image.getbands()), f"uint{decoded.bits}")
+      found, is_tiff = tiffs.describe(stream), tiffs.is_tiff(stream)
+    remedy = tiffs.remedy(found or tiffs.text(len(decoded.image.getbands()), "uint16"))
     raise UserError(
       f"{name}: an image of mode {mode}, expected 8 bits per channel, found {decoded.bits}; "
-      f"{tiffs.remedy(found)}"
+      f"{tiffs.INSTALL if is_tiff and not found else remedy}"
     )
   try:
     return np.asarray(decoded.image.convert("RGB"))
@@ -265,7 +265,7 @@ def _fault(image, head, stream, size, pages, mask):
   if mask:
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""
-  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len("RGBA"):
+  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len(image.getbands()):
     return tiffs.no_photograph(tiffs.describe(stream) or f"{samples} channels")
   pixels, limit = width * height, Image.MAX_IMAGE_PIXELS or np.inf
   if pixels > limit and size < FEWEST_BYTES * pixels:

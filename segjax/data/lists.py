@@ -118,16 +118,21 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   listed = {s: _listed(root / f"{s}.txt", set(names)) for s in SPLITS}
   if split == TEST:
     listed[TEST] = _listed(root / "test.txt", set(names))
+  require_apart(root, listed)
+  tested = _names_in(root / "test.txt", set(names)) if has_test else ()
+  lone = _without(names, {*listed["train"], *listed["val"], *tested})
+  notes = (f"{count(lone, 'image')} in neither train.txt nor val.txt: {some(lone)}",) * bool(lone)
+  return listed[split], notes
+
+
+def require_apart(root, listed):
+  """Raises a UserError for a name that is in two of the lists {split: names}."""
   for first, second in itertools.combinations(listed, 2):
     taken = set(listed[first])
     if both := [n for n in listed[second] if n in taken]:
       raise UserError(
         f"{root}: {some(both)} in {first}.txt and in {second}.txt; leave each in one list"
       )
-  tested = _names_in(root / "test.txt", set(names)) if has_test else ()
-  lone = _without(names, {*listed["train"], *listed["val"], *tested})
-  notes = (f"{count(lone, 'image')} in neither train.txt nor val.txt: {some(lone)}",) * bool(lone)
-  return listed[split], notes
 
 
 def split_part(root, split, names, has_folder, *, split_by, train_fraction, split_seed):

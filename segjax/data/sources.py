@@ -15,6 +15,7 @@ Sources that read files have besides `notes`, sentences about files that are not
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,11 @@ def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
     said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
     raise UserError(
       f"data source {name!r}: split {split!r} is empty, expected at least 1 example{said}"
+    )
+  if isinstance(source.names, tuple | list) and len(set(source.names)) < len(source.names):
+    twice = [n for n, times in Counter(source.names).items() if times > 1]
+    raise UserError(
+      f"{what}: {lists.some(twice)} more than once in split {split!r}; leave each in it once"
     )
   count, targets = len(source.labels), getattr(source, "key", "label") == "target"
   if not (1 <= count <= IGNORE or targets):

@@ -28,7 +28,11 @@ PLACES = (33550, 33922, 34264, 50844)
 KEYS = (34735, 34736, 34737)
 ORIENTATION, NODATA = 274, 42113
 MOST_PAGES = 1000  # of a file, with smaller copies
-MIN_IS_BLACK, RGB = 1, 2  # values of PhotometricInterpretation
+PHOTOMETRIC = 262
+MIN_IS_BLACK, RGB = 1, 2  # values of that tag
+NO_BRIGHTNESS = {
+  0: "0 stands for white", 3: "indices of a palette", 5: "inks, not light", 8: "CIELAB",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +209,12 @@ def _fault(pages, expected):
   """The fault of a file by its header, a sentence or nothing."""
   if (found := _description(pages)) != expected:
     return f"{found}, expected {expected} (data.channels, data.dtype); {remedy(found)}"
+  kinds = [page.tags.valueof(PHOTOMETRIC) for page in pages]
+  if what := next((NO_BRIGHTNESS[k] for k in kinds if k in NO_BRIGHTNESS), ""):
+    return (
+      f"values of another kind ({what}, by the tag PhotometricInterpretation), expected "
+      "brightness, 0 for black; save the file so"
+    )
   sizes = dict.fromkeys((page.imagelength, page.imagewidth) for page in pages)
   if len(sizes) > 1:
     return f"pages of {len(sizes)} sizes, expected channels of one size; save them in one page"

@@ -97,7 +97,7 @@ def size_of(texts: Sequence[str]) -> tuple[int, int] | None:
   Raises:
     UserError: texts that are no size.
   """
-  if texts and not (len(texts) == 2 and all(n.strip().isdecimal() for n in texts)):
+  if texts and not (len(texts) == 2 and all(n.strip().isdecimal() and int(n) for n in texts)):
     raise UserError(f"--size={','.join(texts)}: expected HEIGHT,WIDTH in pixels")
   return tuple(map(int, texts)) or None
 

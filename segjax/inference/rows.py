@@ -20,6 +20,7 @@ from segjax.pictures import limits_of
 LARGE = 2**24  # pixels of an image from which it is read in strips
 TIFF = (".tif", ".tiff")
 XMP = 700  # tag of a TIFF
+PLAIN_ALPHA = 2  # value of the tag ExtraSamples: colours are stored as they are
 FAULTS = (OSError, ValueError, RuntimeError, KeyError, struct.error, zlib.error)  # of tifffile
 
 
@@ -140,6 +141,8 @@ class TiffRows:
     one = len(tiffs.whole_pages(self._tiff)) == 1
     if not (one and upright and plain) or page.samplesperpixel not in samples:
       return False
+    if page.samplesperpixel == 4 and page.extrasamples[:1] != (PLAIN_ALPHA,):
+      return False  # colours times alpha, or a fourth channel: one reader decides
     next(page.segments())  # raises where a codec is missing
     self._segments = iter(page.segments())
     return True

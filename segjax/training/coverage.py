@@ -17,9 +17,8 @@ SECONDS = 10  # that the others may take
 MEASURED = 20  # images of a split whose sizes are compared with the crops
 DRAWN = ("road_scenes", "aerial_scenes")  # sources whose labels cost more than reading a file
 NAMED = 10  # classes in a warning
-GREY = (
-  1.0  # mean colourfulness of images below which they are grey; slightly colourful ones have 15
-)
+# Mean colourfulness of images below which they are grey; slightly colourful ones have 15.
+GREY = 1.0
 
 
 def at_start(config, train_source, val_source, label_kind):

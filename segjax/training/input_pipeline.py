@@ -97,6 +97,8 @@ def is_on_device(config, source):
     return False
   labels = source.source.labels
   of_label = label_sets.dtype_of(len(labels)).itemsize if labels.overlapping else 1
+  if getattr(source.source, "key", "") == "target":
+    of_label = 3
   per_pixel = data.channels * rasters.of(data).kept.itemsize + of_label
   megabytes = len(source) * data.size[0] * data.size[1] * per_pixel / 2**20
   accelerated = jax.default_backend() != "cpu"

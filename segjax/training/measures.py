@@ -115,8 +115,9 @@ def on_host(task, tolerance):
   """
 
   def surfaces(sums, batch):
-    rows = []
-    for index, pred, label in zip(sums[INDEX], sums.pop(PRED), batch["label"], strict=True):
+    rows, labels = [], dict(zip(np.asarray(batch["index"]).tolist(), batch["label"], strict=True))
+    for index, pred in zip(sums[INDEX], sums.pop(PRED), strict=True):
+      label = labels[int(index)]
       valid = (label != IGNORE) & (index >= 0)
       found = _surfaces(pred, _truth(task, label), len(task.classes), valid, tolerance)
       rows.append(found)

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from segjax.data import decoding, files
 from segjax.data.annotations import coco, cvat, label_studio, labelme, yolo
 from segjax.data.annotations.drawing import RULE, draw
 from segjax.data.labels import IGNORE, read_table
+from segjax.data.lists import TEST
 from segjax.errors import UserError, choose
 
 __all__ = ["READERS", "convert"]
@@ -28,6 +30,7 @@ READERS = {
   "yolo": yolo.read,
 }
 BACKGROUND = "background"
+JPEG = (".jfif", ".jpe")  # which become .jpg, as training reads it
 
 
 def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
@@ -65,13 +68,21 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
       part = Path(folder) / output.name
       part.mkdir()
       _write_names(part / "classes.txt", names)
-      overlap, pixels, empty_shapes, counts = 0, 0, 0, Counter()
+      overlap, pixels, empty_shapes, counts, values = 0, 0, 0, Counter(), set()
       for picture, (file, name) in tqdm(
         list(zip(found.pictures, targets, strict=True)), "drawing masks", leave=False, disable=None
       ):
-        twice, lost, size = _write(picture, file, part, name, numbers, empty)
-        overlap, empty_shapes, pixels = overlap + twice, empty_shapes + lost, pixels + size
+        twice, lost, mask = _write(picture, file, part, name, numbers, empty)
+        overlap, empty_shapes, pixels = overlap + twice, empty_shapes + lost, pixels + mask.size
         counts.update(s.name for s in picture.shapes)
+        if picture.split != TEST:
+          values.update(np.unique(mask).tolist())
+      if len(names) == 2 and values == {0, IGNORE}:
+        raise UserError(
+          f"train and val have no pixel of {names[1]!r}, and masks of 0 and 255 alone would be "
+          f"read as {names[0]!r} and {names[1]!r}; leave that class out of the export, or "
+          "--unlabelled=ignore out"
+        )
       part.rename(output)
   if empty_shapes:
     note = (
@@ -127,6 +138,9 @@ def _targets(pictures, root):
           "there, or say where the images are with --images"
         )
       file = matches[0]
+    if file.suffix.lower() not in (*files.IMAGE_ENDINGS, *JPEG):
+      endings = ", ".join((*files.IMAGE_ENDINGS, *JPEG))
+      raise UserError(f"{file}: an image of another ending, expected {endings}; convert it")
     name = Path(picture.split) / file.stem
     if name in taken:
       raise UserError(f"{file} and {taken[name]} have one name; rename one of them")
@@ -142,21 +156,23 @@ def _without_prefix(name):
 
 
 def _write(picture, file, folder, name, numbers, empty):
-  """Writes an image and its mask; returns the two numbers of `draw`, and that of all pixels."""
-  height, width = decoding.read_image(file).shape[:2]
+  """Writes an image and its mask; returns the two numbers of `draw`, and the mask."""
+  width, height = decoding.decode(file, file, mask=False).image.size
   if picture.size not in (None, (height, width)):
     raise UserError(
       f"{file}: {height} x {width} (height x width), the annotations are of {picture.size[0]} x "
       f"{picture.size[1]}: the image was changed, or its EXIF orientation was"
     )
   mask, twice, lost = draw(picture.shapes, numbers, (height, width), empty)
-  image = folder / "images" / name.with_name(f"{name.name}{file.suffix.lower()}")
+  ending = file.suffix.lower()
+  ending = ".jpg" if ending in JPEG else ending
+  image = folder / "images" / name.with_name(f"{name.name}{ending}")
   target = folder / "masks" / name.with_name(f"{name.name}.png")
   for made in (image, target):
     made.parent.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(file, image)
   Image.fromarray(mask).save(target)
-  return twice, lost, height * width
+  return twice, lost, mask
 
 
 def _write_names(file, names):

@@ -37,13 +37,15 @@ def read(source):
   names = tuple(map(str, names))
   root = file.parent / str(value.get("path") or "")
   root = root if root.is_dir() else file.parent  # the path of the machine that wrote it
-  pictures = []
+  pictures, notes = [], []
   for split in ("train", "val", "test"):
-    for folder in _listed(value.get(split)):
-      pictures += _pictures(_existing(file, root, folder), names, split)
+    for listed in _listed(value.get(split)):
+      folder = _existing(file, root, listed)
+      pictures += _pictures(folder, names, split)
+      notes += files.unread(folder, root)
   if not pictures:
     raise UserError(f"{file}: no image in its folders train, val and test")
-  return Annotations(names, tuple(pictures))
+  return Annotations(names, tuple(pictures), tuple(notes))
 
 
 def _listed(value):
@@ -65,6 +67,11 @@ def _pictures(folder, names, split):
     raise UserError(f"{folder}: expected a folder images/ in its path, beside labels/")
   last = len(parts) - 1 - parts[::-1].index("images")
   labels = Path(*parts[:last], "labels", *parts[last + 1 :])
+  if not any(labels.glob("*.txt")):
+    raise UserError(
+      f"{folder}: no text file in {labels}; put the labels there, or leave {split} out of the YAML "
+      "file"
+    )
   for image in files.entries(folder).files:
     width, height = decoding.read_size(image) or decoding.read_image(image).shape[1::-1]
     text = labels / f"{image.stem}.txt"

@@ -56,6 +56,11 @@ def ade20k(
   if has_splits or few:
     why = "the labels of its test images are not public" if has_splits else "it has too few images"
     lists.require_test(split, False, root.absolute(), why)
+    if not has_splits:
+      notes = (
+        f"both splits hold all {len(names)} images, fewer than all_below={all_below}: scores are "
+        "of images that were trained on",
+      )
   else:
     how = dict(split_by=split_by, train_fraction=train_fraction, split_seed=split_seed)
     names, notes = lists.split_names(root, split, names, **how)

@@ -48,8 +48,9 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
     images |= {_name(f): f for f in files.images_by_stem(tile / "images").values()}
     label_files |= {_name(f): f for f in files.images_by_stem(tile / "masks").values()}
   if lists.has_lists(root):
-    rows = [line.split("\t") for line in lists.read_list(root / f"{split}.txt")]
-    names = [_name(Path(row[0])) for row in rows]
+    listed = {s: _listed(root / f"{s}.txt") for s in dict.fromkeys((*lists.SPLITS, split))}
+    lists.require_apart(root, listed)
+    names = listed[split]
   else:
     wanted = split == "val"
     names = [n for n in images if n.endswith(DUBAI_VAL_PARTS) == wanted]
@@ -58,6 +59,11 @@ def dubai_aerial(split, *, folder="", unlabeled="ignore"):
     return masks.read_colors(file, labels, ignored)
 
   return files.paired(labels, root, names, images, label_files, read_label)
+
+
+def _listed(file):
+  """Names of the images in a list."""
+  return [_name(Path(line.split("\t")[0])) for line in lists.read_list(file)]
 
 
 def _name(file):
