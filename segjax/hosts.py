@@ -70,6 +70,8 @@ def parse(spec: str) -> tuple[str, int, int]:
       f"--distributed={spec}: expected auto, or HOST:PORT,COUNT,INDEX, e.g. 10.0.0.1:1234,2,0"
     )
   count, index = int(found[2]), int(found[3])
+  if count < 1:
+    raise UserError(f"--distributed={spec}: COUNT is {count}, expected 1 or more")
   if index >= count:
     raise UserError(f"--distributed={spec}: INDEX is {index}, expected 0 to {count - 1}")
   return found[1], count, index

@@ -130,7 +130,7 @@ def find(name, what):
     raise UserError(
       f"{where} is code outside segjax, which the folder of a run alone does not get imported; if "
       "you trust it, name the config file of the training, --config=FILE.py (in Python: "
-      "segjax.config.read(FILE))"
+      "segjax.config.read(FILE), or call the class itself)"
     )
   module_name, _, attribute = name.partition(":")
   module = _import(module_name, where)

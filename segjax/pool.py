@@ -73,11 +73,14 @@ class Result:
     return {k: v for k, v in read_sums(self.workdir).items() if k != "step"}
 
   def complete(self) -> bool:
-    """Whether all that a report needs can be read: rows of the run and of an evaluation, sums."""
+    """Whether what a report needs is there: rows, sums and checkpoint of the last evaluation."""
     rows = self.rows()
     try:
-      self.sums()
+      step = read_sums(self.workdir).get("step")
     except UserError:
+      return False
+    saved = [int(p.name) for p in (self.workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    if max(saved, default=None) != step:
       return False
     return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))
 

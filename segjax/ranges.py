@@ -28,6 +28,8 @@ RANGES = {
   "keep_epochs": (0, MOST_EPOCHS),
   "log_steps": (1, INF),
   "steps_per_dispatch": (0, INF),
+  "model.dropout": (0, "below 1"),
+  "model.drop_path": (0, "below 1"),
   "data.size": (1, 2**16),
   "data.batch_size": (1, 2**20),
   "data.mean": (0, 1),

@@ -184,6 +184,9 @@ def plan(study: Study, pool: str | os.PathLike) -> list[Result]:
   Raises:
     UserError: no variant's config can be read, or two variants are the same.
   """
+  if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+    found = ", ".join(map(str, study.seeds)) or "none"
+    raise UserError(f"the study's seeds are {found}; expected one or more, each once")
   results, of_a_seed = [], {}
   for variant in study.variants:
     for seed in study.seeds:

@@ -121,6 +121,19 @@ def test_flips_are_independent():
     assert 0.2 < float((labels == turned).all((1, 2)).mean()) < 0.3
 
 
+@pytest.mark.parametrize("field", ["brightness", "contrast", "saturation"])
+def test_factors_of_colours_are_never_negative(field):
+  """A grey ramp never falls, and a red is never turned into its complement."""
+  change = augment.make_augment(**{field: 1.8})
+  ramp = jnp.broadcast_to(jnp.linspace(0.1, 0.6, 8)[None, :, None], (4, 8, 3))
+  image = ramp * jnp.array([1.0, 0.5, 0.4])
+  label = jnp.zeros((4, 8), jnp.int32)
+  keys = jax.random.split(jax.random.key(0), 200)
+  out = np.asarray(jax.jit(jax.vmap(lambda key: change(key, image, label)[0]))(keys))
+  assert (np.diff(out, axis=2) > -1e-5).all()
+  assert (out[..., 0] - out[..., 1] > -1e-5).all()
+
+
 def test_new_fields_leave_the_draws_of_others():
   fields = dict(flip=0.5, scale_min=0.5, scale_max=2.0)
   more = dict(rgb_shift=0.1, blur=1.0, noise=0.1, cutout=0.2)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,14 @@ def test_the_schedule_counts_updates():
 
 
 @pytest.mark.slow
+def test_averages_forget_the_initial_parameters_by_updates():
+  task = SimpleNamespace(uses_ema_teacher=False)
+  config = tiny_config("", ema_decay=0.99)
+  one, four = (experiment_lib._make_ema_decay(config, task, 100, n) for n in (1, 4))
+  for update in (0, 1, 7, 50):
+    assert float(four(4 * update + 3)) == float(one(update))
+
+
 def test_a_run_resumes_bit_for_bit_between_accumulated_steps(tmp_path):
   changes = {"optimizer.accumulate_steps": 2, "optimizer.name": "adamw", "pictures": 0}
   data = write_pairs(tmp_path / "data", count=10)
@@ -163,7 +172,9 @@ def test_a_run_resumes_bit_for_bit_between_accumulated_steps(tmp_path):
 # ------------------------------------------------------------------------- one process
 
 
-@pytest.mark.parametrize("spec", ["", "host,2,0", "host:1,2", "host:1,2,2", "automatic"])
+@pytest.mark.parametrize(
+  "spec", ["", "host,2,0", "host:1,2", "host:1,2,2", "host:1,0,0", "automatic"]
+)
 def test_a_wrong_group_is_one_error(spec):
   with pytest.raises(UserError, match=re.escape(f"--distributed={spec}: ")):
     hosts.parse(spec)

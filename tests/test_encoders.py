@@ -130,6 +130,13 @@ def saved(net, tmp_path):
   return tmp_path / "model.safetensors"
 
 
+def assert_same_variables(state, net, variables):
+  """A state dict, whose names are those of modules, loads as the file does."""
+  found, report = weights.load_torch(state, drawn(net))
+  assert not report.missing
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
 def dino(transformers, name):
   """(a small net of transformers, the same net of ours)."""
   common = dict(hidden_size=48, num_hidden_layers=4, num_attention_heads=3)
@@ -174,6 +181,7 @@ def test_dino_gives_the_features_of_transformers(transformers, tmp_path, name):
   variables, report = weights.load_torch(path, drawn(net))
   assert not (report.missing or report.reshaped)
   assert report.unexpected == ("embeddings.mask_token",)
+  assert_same_variables(theirs.state_dict(), net, variables)
   image = image_of()
   x = extended(image, net.patch)
   grid = [n // net.patch for n in x.shape[2:]]
@@ -289,6 +297,7 @@ def assert_same_logits(source, theirs, name, image, monkeypatch):
     want = theirs(torch.tensor(image.transpose(0, 3, 1, 2)))
   got = jax.jit(lambda v: net.apply(v, image, train=False))(variables)
   assert relative(got, getattr(want, "logits", want).numpy()) < 1e-4
+  return net, variables
 
 
 @pytest.mark.torch
@@ -297,7 +306,8 @@ def test_classifiers_give_the_logits_of_transformers(transformers, tmp_path, mon
   theirs = randomize(classifier_of(transformers, name))
   # The maps of the last stage have odd sizes; in Swin neither whole windows nor whole mergings.
   image = image_of((96, 160) if "convnext" in name else (100, 132))
-  assert_same_logits(saved(theirs, tmp_path), theirs, name, image, monkeypatch)
+  net, variables = assert_same_logits(saved(theirs, tmp_path), theirs, name, image, monkeypatch)
+  assert_same_variables(theirs.state_dict(), net, variables)
 
 
 @pytest.mark.torch
@@ -334,6 +344,47 @@ def test_classifiers_give_the_logits_of_timm(vision, monkeypatch, name):
   if name == "swin":  # timm extends maps to whole windows after it has shifted them
     image = image_of((96, 144))
   assert_same_logits(theirs.state_dict(), theirs, name, image, monkeypatch)
+
+
+def timms_dino(version, c=12):
+  """A state dict with timm's names: DINOv2 with registers or DINOv3, one block of 12 channels."""
+  rng = np.random.default_rng(3)
+  shapes = {"cls_token": (1, 1, c), "reg_token": (1, 2, c), "patch_embed.proj.weight": (c, 3, 8, 8),
+            "patch_embed.proj.bias": (c,), "norm.weight": (c,), "norm.bias": (c,)}  # fmt: skip
+  block = {"attn.qkv.weight": (3 * c, c), "attn.proj.weight": (c, c), "attn.proj.bias": (c,),
+           "mlp.fc1.weight": (4 * c, c), "mlp.fc1.bias": (4 * c,), "mlp.fc2.weight": (c, 4 * c),
+           "mlp.fc2.bias": (c,)}  # fmt: skip
+  block |= {f"norm{i}.{leaf}": (c,) for i in (1, 2) for leaf in ("weight", "bias")}
+  block |= {("gamma_{}" if version == 3 else "ls{}.gamma").format(i): (c,) for i in (1, 2)}
+  if version == 2:
+    shapes["pos_embed"], block["attn.qkv.bias"] = (1, 9, c), (3 * c,)
+  shapes |= {f"blocks.0.{k}": v for k, v in block.items()}
+  return {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
+
+
+def test_timms_names_of_dino():
+  """Of DINOv2 the class token has no position there; of DINOv3 queries and values have no bias."""
+  state, how = timms_dino(2), dict(width=12, depth=1, num_heads=3, registers=2)
+  variables, report = weights.load_torch(state, drawn(dinov2.DinoV2(**how, patch=8, grid=3)))
+  assert not (report.missing or report.unexpected)
+  positions = variables["params"]["pos_embed"]
+  np.testing.assert_array_equal(positions[:, 1:], state["pos_embed"])
+  assert not positions[:, 0].any()
+  np.testing.assert_array_equal(variables["params"]["register_tokens"], state["reg_token"])
+  state = timms_dino(3)
+  variables, report = weights.load_torch(state, drawn(dinov3.DinoV3(**how, patch=8)))
+  assert set(report.missing) == {f"blocks_0/attn/{x}/bias" for x in "qv"}
+  assert not report.unexpected
+  scale = variables["params"]["blocks_0"]["ls1"]["gamma"]
+  np.testing.assert_array_equal(scale, state["blocks.0.gamma_1"])
+
+
+@pytest.mark.parametrize("name", ["layer.0.mlp.gate_proj", "blocks.0.mlp.w12", "blocks.0.mlp.w1"])
+def test_gated_nets_are_refused(name):
+  state = timms_dino(3) | {f"{name}.weight": np.zeros((48, 12), np.float32)}
+  net = dinov3.DinoV3(width=12, depth=1, num_heads=3, registers=2, patch=8)
+  with pytest.raises(UserError, match=r"is of a gated MLP, .* none of our nets has one"):
+    weights.load_torch(state, drawn(net))
 
 
 def test_packages_are_those_that_a_config_may_name():

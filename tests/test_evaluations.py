@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import write_pairs
+from PIL import Image
 from scipy import ndimage, optimize, special
 from sklearn.metrics import confusion_matrix
 
@@ -264,6 +265,27 @@ def test_a_report_has_scores_on_test_where_there_is_one(world, run, monkeypatch)
   assert report_images.scores_on_test(document, done) == found  # read where it is kept
   (run / "evaluation_test_2.json").unlink()
   assert report_images.scores_on_test(document, done) == {}
+
+
+def test_scores_on_test_are_of_the_present_labels(world, run, tmp_path):
+  (run / "metrics.jsonl").write_text('{"step": 2, "val/loss": 1.0, "val/mean_iou": 0.5}\n')
+  config = config_lib.load(run / "config.json")
+  moved = shutil.copytree(config.data.source.folder, tmp_path / "data")
+  config.data.source.folder = str(moved)
+  done = {"a": [Result("a", 0, config, run)]}
+  before = report_images.scores_on_test(Document("a"), done)["a", 0]
+  assert report_images.scores_on_test(Document("a"), done)["a", 0] == before
+  mask = moved / "masks" / f"x{NAMES['test'][0]:03d}.png"
+  Image.fromarray(2 - np.asarray(Image.open(mask))).save(mask)
+  assert report_images.scores_on_test(Document("a"), done)["a", 0]["val/loss"] != before["val/loss"]
+
+
+def test_a_temperature_needs_scored_pixels(world, run, tmp_path):
+  folder = shutil.copytree(world.experiment.config.data.source.folder, tmp_path / "data")
+  for i in NAMES["val"]:
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(folder / "masks" / f"x{i:03d}.png")
+  with pytest.raises(UserError, match="no pixel is scored"):
+    evaluations.run(run, folder=str(folder), fit_temperature=True)
 
 
 # ---------------------------------------------------------------------------- rows of images

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import models, ops, training
-from segjax.analysis import feature_pictures, features, probes, separation
+from segjax.analysis import commands, feature_pictures, features, probes, separation
 from segjax.data.labels import IGNORE, LabelTable, default_table
 from segjax.errors import UserError
 from segjax.models.backbones import make_backbone
@@ -211,6 +211,30 @@ def test_crops_of_masks_show_what_was_learned_without_labels(runs, tmp_path, mon
     by_split = [features.extract(*restored, s, **how) for s in sources]
     wanted = [separation.knn_accuracy(*pair) for pair in zip(*by_split, strict=True)]
     assert [accuracy[layer][k] for layer in ("stage 1", "last")] == wanted
+
+
+def test_features_of_a_net_that_learned_on_crops_are_of_the_same_scale(tmp_path):
+  data = write_pairs(tmp_path / "data", count=6, size=(48, 64))
+  config = config_lib.default()
+  config.data.source = config_lib.data_source("folder", folder=str(data), train_fraction=0.5)
+  config.data.update(size=(32, 32), batch_size=1, fit="crop", eval_fit="full")
+  config.model = dict(name="encoder_decoder", widths=(4,), dtype="float32")
+  config.update(total_steps=1, total_epochs=0.0, eval_steps=1, eval_epochs=0.0, writers=())
+  training.train(config, tmp_path / "run")
+  _, val = features.sources_of(tmp_path / "run")
+  np.testing.assert_array_equal(val[0]["image"], val.source[0]["image"][8:40, 16:48])
+
+
+@pytest.mark.parametrize(
+  "flags, said",
+  [(dict(epochs=["abc"]), "--epochs=abc: expected numbers"),
+   (dict(epochs=["nan"]), "--epochs=nan"), (dict(queries=["1", "a"]), "--queries=1,a: expected")],
+)  # fmt: skip
+def test_numbers_of_flags_are_read_before_anything_else(tmp_path, flags, said):
+  given = dict(workdir=tmp_path, output=None, folder="", samples=0, epochs=[], metric="cosine",
+               stage=None, queries=[])  # fmt: skip
+  with pytest.raises(UserError, match=said):
+    commands.run("features", given | flags)
 
 
 def test_the_features_of_a_net_that_is_asked_are_those_for_every_class():

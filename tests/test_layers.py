@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import ops
+from segjax import config as config_lib
+from segjax import ops, ranges
+from segjax.errors import UserError
 from segjax.models import layers
 
 KEY = jax.random.key(0)
@@ -160,6 +162,25 @@ def test_dropout_keeps_its_share_and_draws_no_more_than_it_needs(rate, words):
 def test_dropout_of_nothing_needs_no_key():
   x = jnp.ones((2, 3))
   assert layers.Dropout(0.0).apply({}, x, train=True) is x
+
+
+@pytest.mark.parametrize("rate", [1.0, 1.5, 50, -0.25])
+def test_rates_that_are_no_share_are_refused(rate):
+  with pytest.raises(UserError, match=f"dropout is {rate}, expected a share"):
+    layers.Dropout(rate).apply({}, jnp.ones((2, 3)), train=True, rngs={"dropout": KEY})
+  config = config_lib.default()
+  config.model = dict(name="unet", dropout=float(rate))
+  with pytest.raises(UserError, match=r"model\.dropout is .*, expected"):
+    ranges.check(config)
+
+
+def test_instance_norm_of_a_single_value_is_an_error():
+  """It would be 0 whatever the image."""
+  net = layers.DoubleConv(4, norm="instance")
+  variables = net.init(KEY, jnp.zeros((1, 1, 1, 3)), train=False)
+  assert net.apply(variables, jnp.ones((1, 2, 1, 3)), train=False).shape == (1, 2, 1, 4)
+  with pytest.raises(UserError, match=r"sees one value per channel and image, \(2, 1, 1, 4\)"):
+    net.apply(variables, jnp.ones((2, 1, 1, 3)), train=False)
 
 
 def test_unknown_norm_lists_the_known_ones():

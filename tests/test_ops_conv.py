@@ -341,6 +341,19 @@ def test_an_image_smaller_than_the_kernel():
   assert ops.conv(np.zeros((1, 2, 5, 2), np.float32), kernel).shape == (1, 0, 3, 4)
 
 
+@pytest.mark.parametrize("padding", ["VALID", "same", (1, 1), ((1, 1),), 0.5, None])
+def test_padding_that_is_none(padding):
+  x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))
+  with pytest.raises(ValueError, match=r"padding is .*, expected a number, 'SAME', or"):
+    ops.conv(x, kernel, padding=padding)
+
+
+def test_ways_to_write_a_padding():
+  x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))
+  for padding in (1, np.int64(1), [[1, 1], [1, 1]], "SAME"):
+    assert ops.conv(x, kernel, padding=padding).shape == (1, 4, 4, 2)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("pads", [((-1, 1), (0, -2)), ((5, 0), (1, 4)), ((-2, 6), (3, -1))])
 def test_padding_that_cuts_or_that_no_tap_reaches_over(pads, size):

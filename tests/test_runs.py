@@ -37,6 +37,7 @@ from segjax.training import (
   input_pipeline,
   receipt,
   restore,
+  temperature,
 )
 from segjax.training import checkpoints as checkpoints_lib
 from segjax.training import workdir as workdir_lib
@@ -214,6 +215,36 @@ def test_labels_that_a_task_does_not_ask_for(own):
   label = lambda **how: restore.data_of_run(run, config, "val", **how).source[0]["label"]  # noqa: E731
   assert label().ndim == 0
   assert label(labelled=False).ndim == 2
+
+
+def test_a_finished_run_without_its_last_checkpoint_is_not_complete(own, capsys):
+  config, run, _ = own
+  (run / "finished").touch()
+  result = study.Result("", 0, config, run)
+  before, (*_, last) = result.final(), restore.checkpoint_steps(run)
+  assert result.complete()
+  shutil.rmtree(run / "checkpoints" / str(last))  # moved away, as it was damaged
+  assert not result.complete()
+  assert pool.train(result) == ""
+  assert "some results are lost" in capsys.readouterr().out
+  assert restore.checkpoint_steps(run)[-1] == last and result.complete()
+  times = [k for k in before if k.startswith("time/")]
+  now = result.final()
+  assert {k: v for k, v in before.items() if k not in times} == {
+    k: v for k, v in now.items() if k not in times
+  }
+
+
+def test_a_training_that_starts_anew_leaves_nothing_of_the_net_before(own):
+  config, run, _ = own
+  temperature.keep(run, 2, 1.5)
+  for name in ("finished", "evaluation_test_2.json", "notes.txt"):
+    (run / name).touch()
+  shutil.rmtree(run / "checkpoints")
+  training.train(config, run)
+  assert temperature.temperature_of(run, 2) is None
+  assert not (run / "finished").exists() and not list(run.glob("evaluation_*"))
+  assert (run / "notes.txt").exists()
 
 
 def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):

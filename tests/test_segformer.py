@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import models
+from segjax import models, weights
 from segjax.models import segformer
 
 # Of transformers' SegformerForSemanticSegmentation with 19 labels.
@@ -232,6 +232,10 @@ def test_logits_equal_those_of_transformers_torch(name, tmp_path, monkeypatch):
   backbone = segformer.MiT(**DEEP) if name == "deep" else "mit_b0"
   net = segformer.SegFormer(backbone=backbone, decoder_width=256)
   variables = filled(shapes(net), state)
+  for names in (state, theirs.state_dict()):
+    found, report = weights.load_torch(names, jax.tree.map(np.zeros_like, variables))
+    assert not report.missing
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
   image = images((97, 131))
   with torch.no_grad():
     want = torch.nn.functional.interpolate(

@@ -13,7 +13,7 @@ from segjax import config as config_lib
 from segjax import losses, ranges, study, textfiles, training
 from segjax.errors import UserError
 from segjax.tasks import ClassQuery, Segmentation
-from segjax.training import class_balance, restore, workdir
+from segjax.training import class_balance, preflight, restore, workdir
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import merge
 from segjax.training.input_pipeline import make_source
@@ -131,6 +131,25 @@ def test_values_out_of_range(field, value, words):
   config.loss[field] = value
   with pytest.raises(UserError, match=words):
     ranges.check(config)
+
+
+@pytest.mark.parametrize("term", ["focal", "ohem", "dice"])
+@pytest.mark.parametrize(
+  "field, value", [("class_weights", ("median_frequency",)), ("label_smoothing", 0.1)]
+)
+def test_what_is_for_the_cross_entropy_needs_it(term, field, value):
+  loss = config_lib.default().loss
+  loss.update({"cross_entropy": 0.0, term: 1.0, field: value})
+  with pytest.raises(UserError, match=rf"loss\.{field} is for the cross-entropy, .* is 0"):
+    preflight.check_loss(loss)
+  loss.cross_entropy = 0.5
+  preflight.check_loss(loss)
+
+
+def test_class_weights_of_dice_alone():
+  loss = config_lib.default().loss
+  loss.update(cross_entropy=0.0, dice=1.0, dice_weighted=True, class_weights=(1.0, 2.0))
+  preflight.check_loss(loss)
 
 
 def test_an_unknown_loss_is_named():

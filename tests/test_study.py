@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,7 +22,17 @@ from sklearn.metrics import jaccard_score
 from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax import training
-from segjax.analysis import charts, document, figures, probes, regions, report, studies, variants
+from segjax.analysis import (
+  answer,
+  charts,
+  document,
+  figures,
+  probes,
+  regions,
+  report,
+  studies,
+  variants,
+)
 from segjax.analysis.figures import at_steps
 from segjax.analysis.intervals import mean_and_deviation, paired_difference
 from segjax.analysis.predictions import Prediction
@@ -271,6 +282,40 @@ def test_what_depends_on_the_length_follows_an_override():
   assert config.total_epochs == 3.0 and config.model.backbone == "resnet18"
   assert ("softmax, 2 times as long", "additive") in study.compare
   assert ("softmax, 1.5 times as long", "scaled dot product") in study.compare
+
+
+@pytest.mark.parametrize("seeds, said", [((0, 3, 0), "0, 3, 0"), ((), "none")])
+def test_seeds_are_each_one_run(seeds, said, tmp_path):
+  study = dataclasses.replace(read_smoke("skip_connections"), seeds=seeds)
+  with pytest.raises(UserError, match=f"seeds are {said}; expected one or more, each once"):
+    study_lib.plan(study, tmp_path)
+
+
+@pytest.mark.parametrize(
+  "metric, sign",
+  [("val/l1", -1), ("val/content", -1), ("val/loss/dice", -1), ("val/color_error", -1),
+   ("val/ssim", 1), ("val/iou/road", 1)],
+)  # fmt: skip
+def test_which_end_of_a_metric_is_good(metric, sign):
+  config = SimpleNamespace(best_metric="val/psnr", best_mode="max")
+  assert variants.sign_of(config, metric) == sign
+
+
+def test_losses_of_two_kinds_are_not_compared():
+  def runs(value, **loss):
+    config = config_lib.read("configs/unet_road.py")
+    config.loss.update(loss)
+    config.best_metric, config.best_mode = "val/loss", "min"
+    final = lambda: {"val/loss": value, "val/f1/road": 1 - value}  # noqa: E731
+    return [SimpleNamespace(seed=0, config=config, final=final, best=lambda: value)]
+
+  study = SimpleNamespace(metric="val/loss")
+  same = dict(a=runs(0.3), b=runs(0.2))
+  assert answer.score_of(study, same, {})[1:] == (-1, dict(a={0: 0.3}, b={0: 0.2}))
+  other = dict(a=runs(0.3), b=runs(0.2, focal=1.0))
+  assert answer.score_of(study, other, {}) is None
+  assert variants.common_score(other, {}) is None
+  assert answer.score_of(SimpleNamespace(metric="val/f1/road"), other, {})[0] == "F1 of road"
 
 
 def test_variants_that_an_override_makes_alike_are_an_error(tmp_path):

@@ -193,6 +193,8 @@ def test_a_net_of_one_size_and_batch():
   (dict(mode="resize"), "mode 'resize' needs a size"),
   (dict(mode="native", tile=64), "tile is for mode 'tiles'"),
   (dict(tile=60), "tile is 60x60, expected multiples of 8 pixels, e.g. 64x64"),
+  (dict(tile=0), "tile is 0x0, expected multiples of 8"),
+  (dict(tile=np.int64(60)), "tile is 60x60, expected multiples of 8"),
   (dict(overlap=1.0), "overlap is 1.0, expected a share"),
   (dict(batch_size=0), "batch_size is 0"),
   (dict(tta="flop"), "tta is 'flop', expected 'flip'"),

@@ -498,6 +498,8 @@ def test_schedules_at_chosen_steps():
   assert at("constant", [0, 99]) == [1, 1]
   assert at("step", [0, 9, 10, 25], every_steps=10, factor=0.5) == [1, 1, 0.5, 0.25]
   assert at("multi_step", [0, 49, 50, 80], milestone_steps=(50, 75)) == [1, 1, 0.1, 0.01]
+  within = dict(warmup_steps=10, milestone_steps=(4, 8, 50))  # two of them within the warm-up
+  assert at("multi_step", [11, 49, 51], **within) == [0.01, 0.01, 0.001]
   assert at("cosine", [0, 50, 100]) == [1, 0.5, 0]
   assert at("polynomial", [0, 50, 100], power=2.0) == [1, 0.25, 0]
   assert at("one_cycle", [0, 30, 100]) == [0.04, 1, 0.0]

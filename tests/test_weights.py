@@ -20,6 +20,7 @@ from segjax.tasks import Segmentation
 from segjax.training import freezing, steps
 from segjax.training.initial import load_initial
 from segjax.training.state import init_state
+from segjax.weights.torch_files import read_tensors
 
 
 def as_state_dict(variables, submodule=None):
@@ -75,6 +76,19 @@ def test_round_trip_is_exact(tmp_path):
 
 
 @pytest.mark.slow
+def test_narrow_floats_are_floats_and_integers_are_none():
+  net = models.make("encoder_decoder", widths=(4,), num_classes=1)
+  variables = random_variables(net)
+  narrow = jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), variables)
+  found, report = weights.load_variables(narrow, variables)
+  assert not report.missing
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)), found, narrow)
+  whole = jax.tree.map(lambda x: np.asarray(x, np.int8), variables)
+  for ours in (variables, narrow):
+    with pytest.raises(UserError, match="is int8, expected floating point; of a quantised net"):
+      weights.load_variables(whole, ours)
+
+
 def test_head_of_another_class_count_stays_and_is_named(tmp_path):
   path, _ = classifier_file(tmp_path, "resnet18", classes=7)
   mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))
@@ -181,6 +195,11 @@ def test_training_starts_from_a_file_and_from_a_run(tmp_path, shallow_backbones,
       np.testing.assert_array_equal, loaded[kind]["backbone"], variables[kind]["backbone"]
     )
   assert all(not name.startswith("backbone/") for name in report.missing)
+  state = read_tensors(path)
+  lost = next(name for name in state if name.startswith("layer2"))
+  write_safetensors(tmp_path / "lacking.safetensors", {k: v for k, v in state.items() if k != lost})
+  with pytest.raises(UserError, match=r"has nothing for 1 parameters .* they would stay random"):
+    train("lacking", freeze="^backbone/", init_from=str(tmp_path / "lacking.safetensors"))
   for changes, words in (
     (dict(init_from="nowhere.pth"), "nowhere.pth"),
     (dict(init_part="encoder"), "backbone, head"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from segjax.analysis.intervals import mean_and_deviation, paired_by_seed
 from segjax.analysis.names import text_of
-from segjax.analysis.variants import common_score, sign_of, task_of
+from segjax.analysis.variants import common_score, loss_of, sign_of
 
 
 def score_of(study, done, knn):
@@ -15,8 +15,8 @@ def score_of(study, done, knn):
   That is the study's metric after the last step where all variants have it, else what they are all
   ranked by; None where they have nothing in common.
   """
-  tasks = {task_of(runs) for runs in done.values()}
-  if not knn and (len(tasks) == 1 or "loss" not in study.metric):  # losses of tasks differ
+  kinds = {loss_of(runs) for runs in done.values()} if "loss" in study.metric else ()
+  if not knn and len(kinds) < 2:
     values = {v: {r.seed: r.final().get(study.metric, np.nan) for r in runs}
               for v, runs in done.items()}  # fmt: skip
     if all(np.isfinite(_mean(by_seed)) for by_seed in values.values()):

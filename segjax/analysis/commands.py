@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from pathlib import Path
 
 from segjax import config as config_lib
@@ -184,9 +185,7 @@ def rank_examples(workdir, workdirs, output, checkpoint, folder, samples, by):
 
 def replay(workdir):
   """Repeats the step that `config.nan_debug` has kept, and says where it is not finite."""
-  batch_size = config_lib.load(workdir / "config.json").data.batch_size
-  count = textfiles.read_state(workdir / "data.json").get("train", [1])[0]
-  experiment = restore.build(workdir, max(count // batch_size, 1))  # for the learning rate
+  experiment = restore.build(workdir)
   kept = nan_debug.read(workdir / nan_debug.FILE, experiment.abstract_state())
   print("\n".join(nan_debug.report(experiment, *kept)))
 
@@ -213,6 +212,7 @@ def feature_stages(workdir, output, folder, samples, epochs, metric, stage, quer
   """Scores and draws the features of a layer at several epochs."""
   from segjax.analysis import feature_pictures, separation  # scikit-learn takes seconds to import
 
+  epochs, queries = _numbers(float, "epochs", epochs), _numbers(int, "queries", queries)
   config = config_lib.load(workdir / "config.json")
   pair = features.sources_of(workdir, _moved(workdir, folder))
   per_epoch = max(len(pair[0]) // config.data.batch_size, 1)
@@ -243,21 +243,33 @@ def feature_stages(workdir, output, folder, samples, epochs, metric, stage, quer
   with errors.writing(scores):
     scores.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
   print(f"  written to {file}")
-  queries = [int(q) for q in queries] or 6
-  picture = feature_pictures.neighbor_picture(train, val, *pair, queries=queries, metric=metric)
+  how = dict(queries=queries or 6, metric=metric)
+  picture = feature_pictures.neighbor_picture(train, val, *pair, **how)
   _write(picture, target / f"neighbors{suffix}.png")
+
+
+def _numbers(kind, flag, texts):
+  """The numbers of a flag; a UserError for texts that are none, or below 0."""
+  try:
+    found = [kind(text) for text in texts]
+  except ValueError:
+    found = [-1]
+  if not all(0 <= number < math.inf for number in found):
+    example = "0,5,20" if flag == "epochs" else "0,3,7"
+    raise UserError(f"--{flag}={','.join(texts)}: expected numbers from 0 on, such as {example}")
+  return found
 
 
 def _steps(kept, epochs, per_epoch):
   """The steps of the epochs that were asked for, or the first, a middle and the last kept."""
   if not epochs:
     return predictions.early_middle_last(kept)
-  steps = [round(float(e) * per_epoch) for e in epochs]
+  steps = [round(e * per_epoch) for e in epochs]
   lost = [e for e, s in zip(epochs, steps, strict=True) if s and s not in kept]
   if lost:
     have = ", ".join(f"{s / per_epoch:g}" for s in kept)
     raise UserError(
-      f"epoch {lost[0]}: its checkpoint was not kept, those of {have} were; train with "
+      f"epoch {lost[0]:g}: its checkpoint was not kept, those of {have} were; train with "
       "--config.keep_epochs=1,5,20 or so"
     )
   return steps

@@ -186,6 +186,8 @@ def count(
   sums = evaluate(step_of(measure), state, batches, mesh, on_host)
   if fit:
     known = metrics.fit_temperature(sums.pop(SLOPES))
+    if not np.isfinite(known):
+      raise UserError("--fit_temperature: no pixel is scored, or logits are not finite; omit it")
     measure = measures.of_batch(task, boundaries=False, calibration=False, temperature=known)
     again = evaluate(step_of(measure), state, batches_of(), mesh)
     sums |= {k: v for k, v in again.items() if k.startswith(f"{CALIBRATED}/")}

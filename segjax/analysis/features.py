@@ -144,7 +144,7 @@ def sources_of(workdir, moved=()):
   """The examples that a run's features are of: its train and its validation split.
 
   Of nets that learn without labels on crops they are whole images, for `extract` to cut crops
-  from, else images resized as in evaluation.
+  from; of others that learn on crops the middles of images; else resized images.
 
   Args:
     workdir: folder of a run.
@@ -154,8 +154,10 @@ def sources_of(workdir, moved=()):
     UserError: the classes of the data overlap, or see `restore.data_of_run`.
   """
   config = config_lib.load(Path(workdir) / "config.json")
-  crops = config.data.fit == "crop" and TASKS[config.task.name].label_kind == "nothing"
-  config.data.update(fit="resize", eval_fit="full" if crops else "resize", eval_multiple=1)
+  fit = config.data.fit
+  if fit == "crop" and TASKS[config.task.name].label_kind == "nothing":
+    fit = "full"
+  config.data.update(fit="resize", eval_fit=fit, eval_multiple=1)
   how = dict(moved=moved, labelled=False)
   pair = tuple(restore_lib.data_of_run(workdir, config, s, **how).source for s in ("train", "val"))
   if pair[0].source.labels.overlapping:

@@ -9,7 +9,7 @@ from segjax.analysis import image_scores, intact
 from segjax.analysis.intervals import decimals, mean_and_deviation
 from segjax.analysis.names import text_of
 from segjax.analysis.variants import data_now, scalars_of, task_of
-from segjax.errors import NoSplit
+from segjax.errors import NoSplit, UserError
 from segjax.metrics.per_image import interval
 from segjax.tasks import TASKS
 from segjax.tasks.segmentation import COUNTS
@@ -115,11 +115,17 @@ def _test_of(run):
   """Scalars of a run on test, read where they are kept, else evaluated."""
   step = restore.checkpoint_steps(run.workdir)[-1]
   file = outputs.file_of(run.workdir, "test", step)  # of the run's own data, no others
-  if not file.is_file():
+  values = textfiles.read_state(file) if file.is_file() else {}
+  try:
+    data = restore.data_of_run(run.workdir, run.config, "test", moved=data_now(run))
+  except UserError:
+    if not values:
+      raise
+    data = None  # no longer there
+  if data and values.get("digest") != data.digest:  # none yet, or of labels that have changed since
     experiment, state = restore.run(run.workdir)
-    data = restore.data_of_run(run.workdir, experiment.config, "test", moved=data_now(run))
     _, file = outputs.evaluate_run(run.workdir, experiment, state, data, "test")
-  values = textfiles.read_state(file)
+    values = textfiles.read_state(file)
   return {f"val/{k}": np.nan if v is None else v for k, v in values.items()}
 
 

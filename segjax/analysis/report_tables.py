@@ -14,7 +14,7 @@ from segjax.analysis.intervals import mean_and_deviation, paired_by_seed, paired
 from segjax.analysis.names import text_of
 from segjax.analysis.report_images import difference
 from segjax.analysis.separation import NEIGHBORS
-from segjax.analysis.variants import scalars_of, start_of, task_of
+from segjax.analysis.variants import loss_of, scalars_of, start_of, task_of
 from segjax.tasks import TASKS
 
 OF_THE_DATA = ("val/constant_accuracy", "val/true_colorfulness")  # the same for all variants
@@ -109,10 +109,10 @@ def differences(document, study, done, knn, draws):
     values = {text_of(n): lambda r, n=n: finals[r.variant, r.seed].get(n, np.nan) for n in names}
     keys = {text_of(n): n.removeprefix("val/") for n in names}
     tasks = {task_of(done[base]), task_of(done[label])}
-    if len(tasks) > 1:  # their losses are different things
-      del values[text_of("val/loss")]
-      if any(TASKS[t].self_supervised for t in tasks):  # all of theirs are
-        values = {}
+    if loss_of(done[base]) != loss_of(done[label]):  # two different things
+      values.pop(text_of("val/loss"), None)
+    if len(tasks) > 1 and any(TASKS[t].self_supervised for t in tasks):  # as all of theirs are
+      values = {}
     if knn:
       values["kNN accuracy"] = lambda r: knn.get((r.variant, r.seed), (np.nan,))[-1]
     values |= {"training minutes": study_lib.Result.minutes}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import jax
@@ -12,7 +13,7 @@ import jax
 from segjax.analysis import probes as probes_lib
 from segjax.analysis.names import text_of
 from segjax.benchmark import cost
-from segjax.training import restore
+from segjax.training import preflight, restore
 from segjax.weights import PRETRAINED
 
 
@@ -42,6 +43,12 @@ def task_of(runs):
   return runs[0].config.task.name
 
 
+def loss_of(runs):
+  """What a variant's loss is: its task, and the fields of its loss as text."""
+  config = runs[0].config
+  return config.task.name, json.dumps(config.loss.to_dict(), sort_keys=True, default=str)
+
+
 def data_now(run):
   """Where a run's data lie now."""
   source = run.config.data.source
@@ -52,7 +59,8 @@ def sign_of(config, metric=None):
   """1 where high values of a metric, by default the one that picks the best, are good, else -1."""
   if metric in (None, config.best_metric):
     return 1 if config.best_mode == "max" else -1
-  return -1 if re.search("loss|error", metric) else 1
+  name = metric.removeprefix("val/").partition("/")[0]
+  return -1 if preflight.FALLING.search(name) else 1
 
 
 def knn_of(done, probes):
@@ -72,6 +80,8 @@ def common_score(done, knn):
     return "kNN accuracy", 1, {v: [knn[v, r.seed][1] for r in runs] for v, runs in done.items()}
   config = next(iter(done.values()))[0].config
   if len({(runs[0].config.best_metric, runs[0].config.best_mode) for runs in done.values()}) > 1:
+    return None
+  if "loss" in config.best_metric and len({loss_of(runs) for runs in done.values()}) > 1:
     return None
   values = {v: [r.best() for r in runs] for v, runs in done.items()}
   return f"best {text_of(config.best_metric)}", sign_of(config), values

@@ -172,11 +172,11 @@ def _bind(own, fields):
 def _recolored(keys, shift_key, image, colors, rgb_shift):
   """Colours f32[H,W,3] changed by amounts that are drawn around those that change nothing."""
   if any(colors.values()):
-    amounts = [
+    *factors, turn = [
       center + jax.random.uniform(key, (), minval=-radius, maxval=radius)
       for key, radius, center in zip(keys, colors.values(), (1.0, 1.0, 1.0, 0.0), strict=True)
     ]
-    image = jitter_color(image, *amounts)
+    image = jitter_color(image, *(jnp.maximum(factor, 0) for factor in factors), turn)
   if rgb_shift:
     shift = jax.random.uniform(shift_key, (3,), minval=-rgb_shift, maxval=rgb_shift)
     image = jnp.clip(image + shift, 0, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 IN_USE = 75  # exit code: another process trains the run; EX_TEMPFAIL of sysexits.h
 ERROR = "error: "  # how the launchers begin the line of an error
 # Variables that decide numbers, or where data and packages are; the others are the worker's own.
-TAKEN = ("JAX_", "PYTHONPATH", "SEGJAX_", "XLA_FLAGS")
+TAKEN = ("JAX_", "NVIDIA_TF32_OVERRIDE", "PYTHONPATH", "SEGJAX_", "XLA_FLAGS")
 
 
 class Command:

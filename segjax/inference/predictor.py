@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -240,24 +240,24 @@ def _choose_view(model, mode, tile, overlap):
   """The View of a net, its own or as the arguments say."""
   fixed = tuple(model.size) if model.size else None
   own = getattr(model, "view", None) or View("tiles" if fixed else "native")
-  mode = mode or ("tiles" if tile or (fixed and own.mode == "native") else own.mode)
+  mode = mode or ("tiles" if tile is not None or (fixed and own.mode == "native") else own.mode)
   if mode not in MODES:
     raise UserError(f"mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}")
   overlap = own.overlap if overlap is None else overlap
   if not 0 <= overlap <= 0.9:
     raise UserError(f"overlap is {overlap}, expected a share of a tile from 0 to 0.9")
   if mode == "native":
-    if tile:
+    if tile is not None:
       raise UserError("tile is for mode 'tiles'; leave it out, or use that mode")
     return View(mode, own.size if own.mode == "native" else None, overlap)
-  size = (tile, tile) if isinstance(tile, int) else tile and tuple(tile)
-  size = size or fixed or (own.size if own.mode == mode else None)
+  size = (int(tile),) * 2 if isinstance(tile, Integral) else tile and tuple(tile)
+  size = size if tile is not None else fixed or (own.size if own.mode == mode else None)
   if size is None and mode == "resize":
     raise UserError("mode 'resize' needs a size, and this net says none; give tile=HEIGHT,WIDTH")
   size = size or (TILE, TILE)
   if fixed and size != fixed:
     raise UserError(f"tile is {_text(size)}, and this file takes {_text(fixed)} alone")
-  if tile and (min(size) < 1 or any(n % model.multiple for n in size)):
+  if tile is not None and (min(size) < 1 or any(n % model.multiple for n in size)):
     right = tuple(max(round(n / model.multiple), 1) * model.multiple for n in size)
     raise UserError(
       f"tile is {_text(size)}, expected multiples of {model.multiple} pixels, e.g. {_text(right)}"

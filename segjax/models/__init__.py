@@ -171,8 +171,8 @@ def make(name: str, **fields: Any) -> nn.Module:
   """Builds a net by name.
 
   Args:
-    name: one of `names()`, or "package.module:attribute", a Flax module of your own or a function
-      that builds one.
+    name: one of `names()`, or in a config "package.module:attribute", a Flax module of your own or
+      a function that builds one.
     **fields: attributes of the class, those of `layers.Layered` among them; `dtype` and
       `param_dtype` may be strings: bfloat16, float16, float32 or float64.
 

@@ -161,6 +161,8 @@ class Dropout(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[...,C] -> [...,C]; in training it needs a "dropout" rng."""
+    if not 0 <= self.rate < 1:
+      raise UserError(f"dropout is {self.rate}, expected a share of the values, from 0 to below 1")
     if not train or self.rate == 0:
       return x
     bits = next((b for b in (1, 2, 4, 8, 16) if (self.rate * 2**b).is_integer()), 32)

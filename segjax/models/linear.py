@@ -32,7 +32,8 @@ class LinearHead(Layered):
 class Linear(Layered):
   """Batch norm and one linear layer on the backbone's last features, up-sampled bilinearly.
 
-  With `freeze=("backbone",)` in a config the backbone stays as it is and is measured alone.
+  With `freeze="^backbone/"` in a config the backbone keeps its weights and is measured alone; give
+  one with stochastic depth `drop_path=0`.
 
   Attributes:
     num_classes: logits per pixel: 1 for a sigmoid, the number of classes for a softmax.

@@ -137,6 +137,11 @@ def apply_norm(norm: nn.Module | None, x: jax.Array, *, train: bool) -> jax.Arra
   """`norm(x)`, with `train` or `use_running_average` where it takes one; x without a norm."""
   if norm is None:
     return x
+  if isinstance(norm, nn.InstanceNorm) and x[0, ..., 0].size == 1 and not norm.is_initializing():
+    raise UserError(
+      f"instance norm {norm.name} sees one value per channel and image, {x.shape}, and makes it 0; "
+      "use norm='group', larger images, or another net"
+    )
   takes = inspect.signature(type(norm).__call__).parameters
   if "train" in takes:
     return norm(x, train=train)

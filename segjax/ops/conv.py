@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -156,7 +157,13 @@ def _pads(size, kernel_size, stride, padding, dilation):
     reach = dilation * (kernel_size - 1) + 1
     totals = [jax.core.max_dim((-(-n // stride) - 1) * stride + reach - n, 0) for n in size]
     return tuple((t // 2, t - t // 2) for t in totals)
-  return ((padding, padding),) * 2 if isinstance(padding, int) else tuple(map(tuple, padding))
+  if isinstance(padding, int | np.integer):
+    return ((int(padding),) * 2,) * 2
+  pairs = [p for p in padding if isinstance(p, Sequence)] if isinstance(padding, Sequence) else []
+  if [len(p) for p in pairs] != [2, 2] or len(padding) != 2:
+    expected = "a number, 'SAME', or ((top, bottom), (left, right))"
+    raise ValueError(f"convolution: padding is {padding!r}, expected {expected}")
+  return tuple(map(tuple, pairs))
 
 
 def _padded(x, pads, most):

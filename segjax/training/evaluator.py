@@ -74,7 +74,8 @@ class Evaluator:
     config = self._experiment.config
     averages = ["batch norm's running averages"] if jax.tree.leaves(state.batch_stats) else []
     averages += ["the averaged parameters (ema_decay)"] if config.ema_decay else []
-    lagging = max(NORM_STEPS, 5 / (1 - config.ema_decay))
+    count = config.optimizer.get("accumulate_steps", 1)
+    lagging = max(NORM_STEPS, 5 * count / (1 - config.ema_decay))
     far = loss > FAR * self._progress.loss
     if far and averages and step <= lagging and not self._explained:
       self._explained = True

@@ -70,10 +70,18 @@ class Experiment:
     from segjax.training import initial  # which needs orbax
 
     loaded, report = initial.load_initial(c.init_from, c.init_part, variables)
+    if left := sorted(set(self.frozen) & set(report.missing)):
+      raise UserError(
+        f"init_from {c.init_from!r} has nothing for {len(left)} parameters that freeze "
+        f"{c.freeze!r} keeps as they are, such as {left[0]}: they would stay random; give a file "
+        "of this net, or freeze less"
+      )
     places = dict(params=shardings.params, batch_stats=shardings.batch_stats)
     loaded = jax.device_put(loaded, places)
     params, batch_stats = loaded["params"], loaded["batch_stats"]
-    state = state.replace(params=params, batch_stats=batch_stats)
+    # Some optimisers keep the parameters that they began with.
+    opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
+    state = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
     if state.ema_params is not None:
       ema = jax.tree.map(lambda x: x.copy(), (params, batch_stats))
       state = state.replace(ema_params=ema[0], ema_batch_stats=ema[1])
@@ -232,7 +240,7 @@ def build(config, labels, steps_per_epoch=1, class_weights=None):
     mesh,
     optimizer,
     schedule if count == 1 else lambda step: schedule(step // count),
-    ema_decay=_make_ema_decay(config, task, total),
+    ema_decay=_make_ema_decay(config, task, total, count),
     augment=change,
     batch_augment=mix,
     frozen=frozen,
@@ -282,8 +290,8 @@ def _check_colors(config):
     )
 
 
-def _make_ema_decay(config, task, total):
-  """step -> decay, see `config.ema_decay` and `ema_decay_end`."""
+def _make_ema_decay(config, task, total, count):
+  """step -> decay, see `config.ema_decay` and `ema_decay_end`; an update takes `count` steps."""
   start, end = config.ema_decay, config.ema_decay_end or config.ema_decay
   if not (0 <= start < 1 and 0 <= end <= 1):
     raise UserError(f"ema_decay={start}, ema_decay_end={end}: expected both from 0 to 1")
@@ -294,7 +302,8 @@ def _make_ema_decay(config, task, total):
     value = end - (end - start) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1))) / 2
     # A short memory at first, or the initial parameters would weigh in for 1 / (1 - decay) steps;
     # a teacher must not run after its student, though.
-    return value if task.uses_ema_teacher else jnp.minimum(value, (1 + step) / (10 + step))
+    done = step // count
+    return value if task.uses_ema_teacher else jnp.minimum(value, (1 + done) / (10 + done))
 
   return decay
 

@@ -61,12 +61,14 @@ def make_schedule(
     raise UserError("schedule 'one_cycle' warms up by itself; set schedule.warmup_* to 0")
   if not 0 < peak_fraction < 1:
     raise UserError(f"schedule.peak_fraction is {peak_fraction}, expected one between 0 and 1")
+  factors = {}  # of milestones at one step, such as those within the warm-up, the product
+  for milestone in milestone_steps:
+    step = max(int(milestone) - warmup_steps, 0)
+    factors[step] = factors.get(step, 1.0) * factor
   makers = dict(
     constant=lambda: optax.constant_schedule(learning_rate),
     step=lambda: optax.exponential_decay(learning_rate, every_steps, factor, staircase=True),
-    multi_step=lambda: optax.piecewise_constant_schedule(
-      learning_rate, {max(int(s) - warmup_steps, 0): factor for s in milestone_steps}
-    ),
+    multi_step=lambda: optax.piecewise_constant_schedule(learning_rate, factors),
     cosine=lambda: optax.cosine_decay_schedule(learning_rate, rest),
     polynomial=lambda: optax.polynomial_schedule(learning_rate, 0.0, power, rest),
     one_cycle=lambda: optax.cosine_onecycle_schedule(rest, learning_rate, peak_fraction),

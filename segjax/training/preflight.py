@@ -57,10 +57,26 @@ def check_experiment(experiment, label):
     label: label of an example, for its shape.
   """
   check_labels(experiment.labels, experiment.task)
+  check_loss(experiment.config.loss)
   check_arguments(experiment)
   state = experiment.abstract_state()
   check_outputs(experiment, state)
   check_metric(experiment, state, experiment.eval_step(), label)
+
+
+def check_loss(fields):
+  """Raises a UserError for fields of the loss that weigh or smooth a term that it does not have."""
+  if fields.get("cross_entropy", 1):
+    return
+  weighted = fields.get("class_weights") and not fields.get("dice_weighted")
+  for name, given in (
+    ("class_weights", weighted), ("label_smoothing", fields.get("label_smoothing"))
+  ):  # fmt: skip
+    if given:
+      raise UserError(
+        f"loss.{name} is for the cross-entropy, and loss.cross_entropy is 0; set that above 0, or "
+        f"leave loss.{name} out"
+      )
 
 
 def check_labels(labels, task):

@@ -28,7 +28,7 @@ PACKAGES = (
   "Pillow", "tifffile", "llvmlite",
 )  # fmt: skip
 # Variables of the environment that choose kernels or their order of sums.
-VARIABLES = ("XLA_FLAGS", "SEGJAX_NATIVE", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")
+VARIABLES = ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 def versions():

@@ -47,12 +47,11 @@ def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     return checkpoints.steps()
 
 
-def build(workdir: Path, steps_per_epoch: int = 1) -> Experiment:
+def build(workdir: Path) -> Experiment:
   """Builds the experiment of a run, which needs no checkpoint.
 
   Args:
     workdir: folder of a run.
-    steps_per_epoch: steps per epoch, for durations in epochs.
 
   Raises:
     UserError: no run in the folder.
@@ -60,7 +59,10 @@ def build(workdir: Path, steps_per_epoch: int = 1) -> Experiment:
   config = config_lib.load(workdir / "config.json")
   labels = experiment_lib.load_labels(workdir / "labels.json")
   weights = class_balance.read(workdir, class_balance.rule(config.loss), labels)
-  return experiment_lib.build(config, labels, steps_per_epoch, weights)
+  kept = workdir / "data.json"
+  count = textfiles.read_state(kept).get("train", [1])[0] if kept.exists() else 1
+  per_epoch = max(count // config.data.batch_size, 1)  # for durations in epochs
+  return experiment_lib.build(config, labels, per_epoch, weights)
 
 
 def run(

@@ -14,7 +14,7 @@ from segjax import config as config_lib
 from segjax.data import lists, paths
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
-from segjax.training import class_balance, initial, optim
+from segjax.training import class_balance, initial, optim, temperature
 from segjax.training import experiment as experiment_lib
 
 DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
@@ -22,6 +22,8 @@ MANY = 10**7  # names; beyond, those that follow a rule are not made one by one
 PART = 10**4  # names that are hashed at a time
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 SHOWN = 12  # fields that differ, in a message
+# What other programs write about the net of a run, which is another one where it starts anew.
+OF_A_NET = (temperature.FILE, "finished", "evaluation_*")
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
@@ -325,6 +327,10 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
       before = old.get("contents") or {}
       contents = {k: v or before.get(k) for k, v in data["contents"].items()}
       data = data | dict(start=data["start"] or old.get("start"), contents=contents)
+    else:
+      for kind in OF_A_NET:
+        for file in folder.glob(kind):
+          file.unlink()
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_state(folder / "data.json", data)

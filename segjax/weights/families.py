@@ -13,6 +13,26 @@ def _halved(text, less=0):
   return lambda match: text.format(int(match[1]) // 2 - less, *match.groups()[1:])
 
 
+# Attention in transformers 5, where a module's names differ from those of the files that it saves.
+_ATTENTION_5 = (
+  (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+  (r"\.attention\.o_proj\.", ".attn.proj."),
+)
+# The same of SegFormer, whose files our modules are named after.
+_QUERIES = dict(q="query", k="key", v="value")
+_SEGFORMER_5 = (
+  (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"segformer.encoder.patch_embeddings.\2."),
+  (r"^(segformer\.)?stages\.(\d)\.blocks\.", r"segformer.encoder.block.\2."),
+  (r"^(segformer\.)?stages\.(\d)\.layer_norm\.", r"segformer.encoder.layer_norm.\2."),
+  (r"\.attention\.sequence_reduction\.sequence_reduction\.", ".attention.self.sr."),
+  (r"\.attention\.sequence_reduction\.", ".attention.self."),
+  (r"\.attention\.([qkv])_proj\.", lambda match: f".attention.self.{_QUERIES[match[1]]}."),
+  (r"\.attention\.o_proj\.", ".attention.output.dense."),
+  (r"\.mlp\.fc([12])\.", r".mlp.dense\1."),
+  (r"\.layernorm_before\.", ".layer_norm_1."),
+  (r"\.layernorm_after\.", ".layer_norm_2."),
+  (r"^decode_head\.linear_projections\.", "decode_head.linear_c."),
+)
 _EOMT = "embeddings.position_embeddings.weight"  # of the patches alone
 # Of a family: names that a file of it has, or with "-" has not, and rewrites of names, each applied
 # in turn. Names on the right are those of the repository that first published the net.
@@ -27,6 +47,7 @@ _FAMILIES = (
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
+    *_ATTENTION_5,
   ),
   (  # transformers' DINOv3
     ("layer.0.attention.q_proj.weight",),
@@ -40,6 +61,8 @@ _FAMILIES = (
     (r"\.mlp\.down_proj\.", ".mlp.fc2."),
   ),
   (("storage_tokens",), (r"^storage_tokens$", "register_tokens")),  # facebookresearch's DINOv3
+  (("reg_token",), (r"^reg_token$", "register_tokens")),  # timm's DINOv2 and DINOv3
+  (("blocks.0.gamma_1",), (r"\.gamma_([12])$", r".ls\1.gamma")),  # timm's DINOv3
   (  # facebookresearch's ConvNeXt
     ("downsample_layers.0.0.weight",),
     (r"^norm\.", "final_norm."),
@@ -110,6 +133,8 @@ _FAMILIES = (
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.attention\.self\.([qkv])[a-z]+\.", r".attn.\1."),
     (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.relative_position_bias\.", ".attn."),
+    *_ATTENTION_5,
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
@@ -129,9 +154,15 @@ _FAMILIES = (
     (r"^layernorm\.", "backbone.norm."),
     (r"^(class_predictor|mask_head|upscale_block)\.", r"head.\1."),
   ),
+  (("stages.0.blocks.0.attention.q_proj.weight",), *_SEGFORMER_5),
+  (("segformer.stages.0.blocks.0.attention.q_proj.weight",), *_SEGFORMER_5),
 )
-# The name of the encoder within a classifier of transformers.
-_MODEL = re.compile(r"^(convnext|convnextv2|dinov2|dinov2_with_registers|swin)\.")
+# The name of the encoder within a classifier of transformers, and within its DINOv3.
+_MODEL = re.compile(
+  r"^(convnext|convnextv2|dinov2|dinov2_with_registers|swin)\.|^model\.(?=layer\.\d)"
+)
+# Parts of a gated MLP, which none of our nets has.
+GATED = re.compile(r"\.mlp\.(gate_proj|w[123]|w12|weights_(in|out)|fc1_[gx])\.")
 _QKV = re.compile(r"(^|.*\.)qkv\.(weight|bias)$")
 # Constants that nets compute anew.
 _CONSTANT = re.compile(
@@ -167,6 +198,9 @@ def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = _QKV.match(name)
     if name == _EOMT:
       out[name] = np.concatenate([np.zeros_like(value[:1]), value])[None]
+      continue
+    if name == "pos_embed" and "reg_token" in tensors:  # timm's
+      out[name] = np.concatenate([np.zeros_like(value[:, :1]), value], 1)
       continue
     if not found or value.ndim == 0 or len(value) % 3:
       out[name] = value

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 
 from segjax.errors import UserError
 from segjax.models import lora
-from segjax.weights.families import separated
+from segjax.weights.families import GATED, separated
 from segjax.weights.names import place
 from segjax.weights.torch_files import read_tensors
 
@@ -119,6 +120,11 @@ def load_torch(
   )
   tensors = separated(tensors)
   where = source if isinstance(source, str | Path) else "the state dict"
+  if gated := next(filter(GATED.search, tensors), None):
+    raise UserError(
+      f"{where}: {gated} is of a gated MLP, as DINOv3's 'plus' and 7B and DINOv2's giant have; "
+      "none of our nets has one, take a file without"
+    )
   prefix, found = place(tensors, ours, only, where)
   entries = {key: (found.get(key), value) for key, value in tensors.items()}
   variables, report = _copy(entries, variables, ours, where, only)
@@ -159,7 +165,8 @@ def _copy(entries, variables, ours, where, only):
     if path is None or (only and not name.startswith(only + "/")):
       unexpected.append(key)
       continue
-    if value.dtype.kind != "f" and ours[path].dtype.kind == "f":
+    theirs_float, ours_float = (jnp.issubdtype(x.dtype, jnp.floating) for x in (value, ours[path]))
+    if ours_float and not theirs_float:
       raise UserError(
         f"{where}: {key} is {value.dtype}, expected floating point; of a quantised net, load the "
         "weights from before it was quantised"
