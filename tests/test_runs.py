@@ -235,6 +235,17 @@ def test_a_finished_run_without_its_last_checkpoint_is_not_complete(own, capsys)
   }
 
 
+def test_a_restored_experiment_has_the_epochs_of_its_run(own):
+  config, run, _ = own
+  config.schedule.name, config.schedule.warmup_epochs = "cosine", 2.0
+  config_lib.save(config, run / "config.json")
+  (number, _), size = textfiles.read_state(run / "data.json")["train"], config.data.batch_size
+  assert number // size > 1
+  schedule = restore.build(run).schedule
+  assert float(schedule(2 * (number // size))) == pytest.approx(config.schedule.learning_rate)
+  assert float(schedule(number // size)) == pytest.approx(config.schedule.learning_rate / 2)
+
+
 def test_a_training_that_starts_anew_leaves_nothing_of_the_net_before(own):
   config, run, _ = own
   temperature.keep(run, 2, 1.5)

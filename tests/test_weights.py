@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import flax.traverse_util
 import jax
@@ -13,10 +14,11 @@ from conftest import ROOT, write_pairs
 from light import SHALLOW, random_variables, tiers
 
 from segjax import config as config_lib
-from segjax import models, training, weights
+from segjax import models, own_code, training, weights
 from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.tasks import Segmentation
+from segjax.training import experiment as experiment_lib
 from segjax.training import freezing, steps
 from segjax.training.initial import load_initial
 from segjax.training.state import init_state
@@ -87,6 +89,25 @@ def test_narrow_floats_are_floats_and_integers_are_none():
   for ours in (variables, narrow):
     with pytest.raises(UserError, match="is int8, expected floating point; of a quantised net"):
       weights.load_variables(whole, ours)
+
+
+@pytest.mark.parametrize("name", ["adamw", "optax.contrib:dog"])
+def test_an_optimiser_begins_with_the_weights_of_a_file(tmp_path, name):
+  """Some keep the parameters that they began with."""
+  config = config_lib.default()
+  config.model = dict(name="encoder_decoder", widths=(4,), dtype="float32")
+  config.data.update(size=(16, 24), batch_size=2)
+  config.init_from = str(tmp_path / "net.safetensors")
+  config_lib.change_optimizer(config, name)
+  net = models.make(**config.model, num_classes=1)
+  loaded = random_variables(net)
+  weights.save(loaded, tmp_path / "net.safetensors", dict(config.model, num_classes=1))
+  own_code.allow(config)
+  experiment = experiment_lib.build(config, default_table(("a", "b")))
+  state, _ = experiment.init()
+  same = partial(jax.tree.map, np.testing.assert_array_equal)
+  same(state.params, loaded["params"])
+  same(state.opt_state, experiment.optimizer.init(state.params))
 
 
 def test_head_of_another_class_count_stays_and_is_named(tmp_path):
