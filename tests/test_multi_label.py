@@ -325,7 +325,7 @@ def test_boundaries_surfaces_and_calibration_are_those_of_each_mask():
   assert found["ece"] == pytest.approx(answers, abs=2e-6)
   assert found["classwise_ece"] == pytest.approx(np.mean(found["class_ece"]), rel=1e-12)
   index = np.where(VALID, np.arange(4), -1)
-  rows = measures.on_host(task, 1.0)(sums | {INDEX: index}, batch)
+  rows = measures.on_host(task, 1.0)(sums | {INDEX: index}, batch | dict(index=index))
   for i, c in np.ndindex(4, 3):
     maps = [x[i, ..., c].astype(int) for x in (pred, truth)]
     want = metrics.surface_scores(*maps, num_classes=2, valid=scored[i], tolerance=1.0)

@@ -171,7 +171,7 @@ def test_a_loss_far_above_the_trainings_is_explained_once(loss, step, norm, ema,
   lines = []
   seen = SimpleNamespace(loss=2.0, print=lines.append)
   own = SimpleNamespace(
-    _experiment=SimpleNamespace(config=ConfigDict(dict(ema_decay=ema))),
+    _experiment=SimpleNamespace(config=ConfigDict(dict(ema_decay=ema, optimizer={}))),
     _progress=seen, _explained=False,
   )  # fmt: skip
   state = SimpleNamespace(batch_stats=dict(norm=dict(mean=np.zeros(3))) if norm else {})
