@@ -141,6 +141,8 @@ def _missing(result):
   holder = claims.owner(result.workdir)
   step = max((row["step"] for row in result.rows()), default=0)
   begun = f"not finished, {step} steps done" if step else "not begun"
+  if (result.workdir / "finished").exists():
+    begun = "finished, but its last checkpoint or some results are lost; train it again"
   return f"{begun}; {holder} trains it" if holder else begun
 
 
@@ -162,7 +164,10 @@ def finished_before(result: Result) -> bool:
   if result.complete():
     print(f"  finished before: {workdir}", flush=True)
     return True
-  print(f"  finished before, but some results are lost: {workdir}", flush=True)
+  print(
+    f"  finished before, but its last checkpoint or some results are lost; it resumes: {workdir}",
+    flush=True,
+  )
   return False
 
 

@@ -152,7 +152,6 @@ def test_the_schedule_counts_updates():
     optim.make_optimizer("adam", cosine, accumulate_steps=0)
 
 
-@pytest.mark.slow
 def test_averages_forget_the_initial_parameters_by_updates():
   task = SimpleNamespace(uses_ema_teacher=False)
   config = tiny_config("", ema_decay=0.99)
@@ -161,6 +160,7 @@ def test_averages_forget_the_initial_parameters_by_updates():
     assert float(four(4 * update + 3)) == float(one(update))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_between_accumulated_steps(tmp_path):
   changes = {"optimizer.accumulate_steps": 2, "optimizer.name": "adamw", "pictures": 0}
   data = write_pairs(tmp_path / "data", count=10)

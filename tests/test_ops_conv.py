@@ -350,7 +350,7 @@ def test_padding_that_is_none(padding):
 
 def test_ways_to_write_a_padding():
   x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))
-  for padding in (1, np.int64(1), [[1, 1], [1, 1]], "SAME"):
+  for padding in (1, np.int64(1), [[1, 1], [1, 1]], np.ones((2, 2), int), "SAME"):
     assert ops.conv(x, kernel, padding=padding).shape == (1, 4, 4, 2)
 
 

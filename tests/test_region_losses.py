@@ -272,6 +272,8 @@ def test_class_weights_by_hand():
   median = np.median(frequency) / frequency
   got = losses.class_weights(COUNTS, "median_frequency")
   np.testing.assert_allclose(got[[0, 1, 3]], median, rtol=1e-12)
+  got = losses.class_weights(COUNTS, "root_median_frequency")
+  np.testing.assert_allclose(got[[0, 1, 3]] ** 2, median, rtol=1e-12)
   got = losses.class_weights(COUNTS, "fourth_root_median_frequency")
   np.testing.assert_allclose(got[[0, 1, 3]] ** 4, median, rtol=1e-12)
   share = np.array([100, 30, 4]) / 134

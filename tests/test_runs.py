@@ -249,13 +249,19 @@ def test_a_restored_experiment_has_the_epochs_of_its_run(own):
 def test_a_training_that_starts_anew_leaves_nothing_of_the_net_before(own):
   config, run, _ = own
   temperature.keep(run, 2, 1.5)
-  for name in ("finished", "evaluation_test_2.json", "notes.txt"):
+  for name in ("finished", "evaluation_test_2.json", "evaluation_notes.md"):
     (run / name).touch()
+  (run / "evaluation_of_mine_1").mkdir()
   shutil.rmtree(run / "checkpoints")
   training.train(config, run)
   assert temperature.temperature_of(run, 2) is None
-  assert not (run / "finished").exists() and not list(run.glob("evaluation_*"))
-  assert (run / "notes.txt").exists()
+  assert not (run / "finished").exists() and not (run / "evaluation_test_2.json").exists()
+  assert (run / "evaluation_notes.md").exists() and (run / "evaluation_of_mine_1").is_dir()
+  other = run.parent / "other"
+  other.mkdir()
+  (other / "finished").touch()  # somebody's own, in a folder that held no run
+  training.train(config, other)
+  assert (other / "finished").exists()
 
 
 def test_a_studys_finished_run_is_of_these_data_and_complete(own, capsys):

@@ -110,6 +110,11 @@ def test_a_star_marks_the_best_and_large_losses_are_logarithmic(tmp_path, monkey
   assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in stars] == [(2, 0.6)]
   assert not [line for line in dice.lines if line.get_marker() == "*"]
   assert (loss.get_yscale(), loss.get_ylabel()) == ("log", "loss (nats), logarithmic")
+  kept[0].canvas.draw()
+  ticks = [
+    t.get_text() for t in loss.get_yticklabels(minor=False) + loss.get_yticklabels(minor=True)
+  ]
+  assert any(ticks) and not any("$" in t for t in ticks)
   assert (dice.get_yscale(), dice.get_ylim()[0]) == ("linear", 0)
 
 

@@ -77,7 +77,6 @@ def test_round_trip_is_exact(tmp_path):
   assert all((x == 0).all() for x in jax.tree.leaves(empty))
 
 
-@pytest.mark.slow
 def test_narrow_floats_are_floats_and_integers_are_none():
   net = models.make("encoder_decoder", widths=(4,), num_classes=1)
   variables = random_variables(net)
@@ -110,6 +109,7 @@ def test_an_optimiser_begins_with_the_weights_of_a_file(tmp_path, name):
   same(state.opt_state, experiment.optimizer.init(state.params))
 
 
+@pytest.mark.slow
 def test_head_of_another_class_count_stays_and_is_named(tmp_path):
   path, _ = classifier_file(tmp_path, "resnet18", classes=7)
   mine = random_variables(models.make("classifier", backbone="resnet18", num_classes=5))

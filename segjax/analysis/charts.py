@@ -10,6 +10,7 @@ from segjax.analysis.figures import (
   epoch_axis,
   fit_losses,
   interval_means,
+  logarithmic,
   series,
   write,
 )
@@ -245,7 +246,8 @@ def reliability(found, title, file):
   axis.set(ylabel="share of right pixels", title=title, ylim=(0, 1))
   axis.legend(fontsize=8, loc="upper left")
   least = min(c["confidence"][c["pixels"] > 0].min(initial=1) for c in found.values())
-  below.set(xlabel="probability of the predicted class", ylabel="share of pixels", yscale="log")
+  below.set(xlabel="probability of the predicted class", ylabel="share of pixels")
+  logarithmic(below)
   below.set_xlim(min(np.floor(10 * least) / 10, 0.9), 1)
   for each in (axis, below):
     each.grid(alpha=0.3)

@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 matplotlib.rcParams["text.parse_math"] = False  # "$" stands in names of classes and files
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 from PIL import Image
 
 from segjax import config as config_lib
@@ -194,6 +195,13 @@ def curves(workdir, title, file):
   return write(figure, file)
 
 
+def logarithmic(axis):
+  """Makes the y axis logarithmic, its numbers without mathematical signs, which are not read."""
+  axis.set_yscale("log")
+  axis.yaxis.set_major_formatter(ticker.LogFormatter())
+  axis.yaxis.set_minor_formatter(ticker.LogFormatter())
+
+
 def fit_losses(axis, values):
   """Sets the scale of an axis of losses: from 0, or logarithmic where a few dwarf the rest.
 
@@ -202,7 +210,7 @@ def fit_losses(axis, values):
   known, text = values[np.isfinite(values)], axis.get_ylabel()
   axis.set_ylabel(textwrap.fill(text, 40))
   if known.size and known.min() > 0 and known.max() > 20 * np.median(known):
-    axis.set_yscale("log")
+    logarithmic(axis)
     axis.set_ylabel(textwrap.fill(f"{text}, logarithmic", 40))
   elif not known.size or known.min() >= 0:
     axis.set_ylim(bottom=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
 import numpy as np
 
 from segjax import outputs, textfiles
@@ -9,7 +12,7 @@ from segjax.analysis import image_scores, intact
 from segjax.analysis.intervals import decimals, mean_and_deviation
 from segjax.analysis.names import text_of
 from segjax.analysis.variants import data_now, scalars_of, task_of
-from segjax.errors import NoSplit, UserError
+from segjax.errors import NoSplit
 from segjax.metrics.per_image import interval
 from segjax.tasks import TASKS
 from segjax.tasks.segmentation import COUNTS
@@ -96,14 +99,14 @@ def table(document, study, done, draws):
 
 def scores_on_test(document, done):
   """Scores of the last checkpoints on the test split, {(variant, seed): dict}; {} without one."""
-  found = {}
+  found, digests = {}, {}
   for variant, runs in done.items():
     for run in runs:
       if TASKS[task_of(runs)].self_supervised:
         continue
       what = f"test scores of {variant}, seed {run.seed}"
       try:
-        values = intact.or_line(document, what, lambda run=run: _test_of(run))
+        values = intact.or_line(document, what, lambda run=run: _test_of(run, digests))
       except NoSplit:
         return {}
       if values:
@@ -111,18 +114,27 @@ def scores_on_test(document, done):
   return found
 
 
-def _test_of(run):
-  """Scalars of a run on test, read where they are kept, else evaluated."""
+def _test_of(run, digests):
+  """Scalars of a run on test: those that are kept, where they are of the present labels.
+
+  Args:
+    run: pool.Result.
+    digests: {fields of the data: digest of its test split, None where that is gone}, for all runs.
+  """
   step = restore.checkpoint_steps(run.workdir)[-1]
   file = outputs.file_of(run.workdir, "test", step)  # of the run's own data, no others
   values = textfiles.read_state(file) if file.is_file() else {}
-  try:
-    data = restore.data_of_run(run.workdir, run.config, "test", moved=data_now(run))
-  except UserError:
-    if not values:
-      raise
-    data = None  # no longer there
-  if data and values.get("digest") != data.digest:  # none yet, or of labels that have changed since
+  read = partial(restore.data_of_run, run.workdir, run.config, "test", moved=data_now(run))
+  data, key = None, json.dumps(run.config.data.to_dict(), sort_keys=True, default=str)
+  if key not in digests:
+    try:
+      data = read()
+    except NoSplit:
+      if not values:
+        raise
+    digests[key] = data and data.digest
+  if not values or digests[key] not in (None, values.get("digest")):
+    data = data or read()
     experiment, state = restore.run(run.workdir)
     _, file = outputs.evaluate_run(run.workdir, experiment, state, data, "test")
     values = textfiles.read_state(file)

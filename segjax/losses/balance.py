@@ -15,8 +15,8 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
   that contain it; the median is over the classes that occur. Eigen, Fergus, "Predicting Depth,
   Surface Normals and Semantic Labels with a Common Multi-Scale Convolutional Architecture", ICCV
   2015; SegNet has it too.
-  "fourth_root_median_frequency": the fourth roots of these, for a better balance of precision and
-  recall.
+  "root_median_frequency" and "fourth_root_median_frequency": the square or fourth roots of these,
+  for a better balance of precision and recall.
   "inverse_log": 1 / ln(1.02 + p), where p is the class's share of all scored pixels. Paszke et al.,
   "ENet", arXiv 1606.02147.
   "inverse": 1 / (C p), where C is the number of classes that occur; scikit-learn calls it
@@ -24,7 +24,7 @@ def class_weights(counts: ArrayLike, how: str) -> np.ndarray:
 
   Args:
     counts: int[N,C], scored pixels of each class in each image.
-    how: one of the four.
+    how: one of the five.
 
   Returns:
     f64[C]; 1 for a class that does not occur, which changes nothing in the split that was counted.
@@ -68,6 +68,10 @@ def _median_frequency(pixels, of_images):
   return np.median(frequency) / frequency
 
 
+def _root_median_frequency(pixels, of_images):
+  return np.sqrt(_median_frequency(pixels, of_images))
+
+
 def _fourth_root_median_frequency(pixels, of_images):
   return _median_frequency(pixels, of_images) ** 0.25
 
@@ -84,6 +88,7 @@ def _inverse(pixels, of_images):
 
 RULES = dict(
   median_frequency=_median_frequency,
+  root_median_frequency=_root_median_frequency,
   fourth_root_median_frequency=_fourth_root_median_frequency,
   inverse_log=_inverse_log,
   inverse=_inverse,

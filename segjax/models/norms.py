@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -137,10 +138,11 @@ def apply_norm(norm: nn.Module | None, x: jax.Array, *, train: bool) -> jax.Arra
   """`norm(x)`, with `train` or `use_running_average` where it takes one; x without a norm."""
   if norm is None:
     return x
-  if isinstance(norm, nn.InstanceNorm) and x[0, ..., 0].size == 1 and not norm.is_initializing():
+  single = isinstance(norm, nn.InstanceNorm) and math.prod(x.shape[1:-1]) == 1
+  if single and train and not norm.is_initializing():
     raise UserError(
-      f"instance norm {norm.name} sees one value per channel and image, {x.shape}, and makes it 0; "
-      "use norm='group', larger images, or another net"
+      f"{'/'.join(norm.path)}: instance norm of one value per channel and image, {x.shape}, which "
+      "is 0 whatever the image; use norm='group', or larger images where the map is not a mean"
     )
   takes = inspect.signature(type(norm).__call__).parameters
   if "train" in takes:

@@ -153,17 +153,16 @@ def _check(x, kernel, groups):
 
 
 def _pads(size, kernel_size, stride, padding, dilation):
-  if padding == "SAME":
+  if isinstance(padding, str) and padding == "SAME":
     reach = dilation * (kernel_size - 1) + 1
     totals = [jax.core.max_dim((-(-n // stride) - 1) * stride + reach - n, 0) for n in size]
     return tuple((t // 2, t - t // 2) for t in totals)
   if isinstance(padding, int | np.integer):
     return ((int(padding),) * 2,) * 2
-  pairs = [p for p in padding if isinstance(p, Sequence)] if isinstance(padding, Sequence) else []
-  if [len(p) for p in pairs] != [2, 2] or len(padding) != 2:
+  if np.shape(padding) != (2, 2):
     expected = "a number, 'SAME', or ((top, bottom), (left, right))"
     raise ValueError(f"convolution: padding is {padding!r}, expected {expected}")
-  return tuple(map(tuple, pairs))
+  return tuple(tuple(map(int, pair)) for pair in padding)
 
 
 def _padded(x, pads, most):

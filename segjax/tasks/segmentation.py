@@ -74,8 +74,8 @@ class Segmentation(Task):
     label_smoothing: share of the cross-entropy's target that is spread over all classes, in [0,1).
     class_weights: empty, or a weight per class for the cross-entropy, whose mean is then taken over
       the weights, as PyTorch does. In a config also the name of a rule, `("median_frequency",)`,
-      `("fourth_root_median_frequency",)`, `("inverse_log",)` or `("inverse",)`: weights from the
-      labels of the train split, see `losses.class_weights`.
+      `("root_median_frequency",)`, `("fourth_root_median_frequency",)`, `("inverse_log",)` or
+      `("inverse",)`: weights from the labels of the train split, see `losses.class_weights`.
     focal: weight of the focal loss.
     focal_gamma: exponent of the focal loss.
     ohem: weight of the cross-entropy of each image's hardest pixels.

@@ -60,7 +60,8 @@ def build(workdir: Path) -> Experiment:
   labels = experiment_lib.load_labels(workdir / "labels.json")
   weights = class_balance.read(workdir, class_balance.rule(config.loss), labels)
   kept = workdir / "data.json"
-  count = textfiles.read_state(kept).get("train", [1])[0] if kept.exists() else 1
+  of_data = textfiles.read_state(kept, workdir_lib.DATA_KEYS) if kept.exists() else {}
+  count, *_ = of_data.get("train") or [1]
   per_epoch = max(count // config.data.batch_size, 1)  # for durations in epochs
   return experiment_lib.build(config, labels, per_epoch, weights)
 

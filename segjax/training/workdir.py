@@ -23,7 +23,7 @@ PART = 10**4  # names that are hashed at a time
 ELSEWHERE = "or use another folder (--workdir, a study's --runs)"
 SHOWN = 12  # fields that differ, in a message
 # What other programs write about the net of a run, which is another one where it starts anew.
-OF_A_NET = (temperature.FILE, "finished", "evaluation_*")
+OF_A_NET = (temperature.FILE, "finished", "evaluation_*_*")
 
 # Fields that a resumed run may change: they do not change the steps taken so far (`total_` does
 # with some schedules, see `differences`).
@@ -327,10 +327,9 @@ def prepare(config, folder, labels, data, needed_mb, class_weights=()):
       before = old.get("contents") or {}
       contents = {k: v or before.get(k) for k, v in data["contents"].items()}
       data = data | dict(start=data["start"] or old.get("start"), contents=contents)
-    else:
-      for kind in OF_A_NET:
-        for file in folder.glob(kind):
-          file.unlink()
+    elif (folder / "config.json").exists():  # of a training that starts anew
+      for file in (f for kind in OF_A_NET for f in folder.glob(kind) if f.is_file()):
+        file.unlink()
     config_lib.save(config, folder / "config.json")
     experiment_lib.save_labels(labels, folder / "labels.json")
     textfiles.write_state(folder / "data.json", data)

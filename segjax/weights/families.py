@@ -191,7 +191,7 @@ def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Cuts `qkv.weight` and `qkv.bias` into those of `q`, `k` and `v`; constants are left out.
 
   A bias of keys that the file's own `bias_mask` cancels is left out too. Positions without one of
-  the class token get one of zeros.
+  the class token get one of zeros, and so do queries and values of timm's DINOv3 without a bias.
   """
   out = {}
   for name, value in tensors.items():
@@ -209,4 +209,6 @@ def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for part, piece in zip("qkv", np.split(value, 3), strict=True):
       if leaf == "weight" or part != "k" or f"{start}qkv.bias_mask" not in tensors:
         out[f"{start}{part}.{leaf}"] = piece
+      if part != "k" and "blocks.0.gamma_1" in tensors:
+        out.setdefault(f"{start}{part}.bias", np.zeros_like(piece[:, 0]))
   return {name: value for name, value in out.items() if not _CONSTANT.search(name)}

@@ -123,7 +123,7 @@ def load_torch(
   if gated := next(filter(GATED.search, tensors), None):
     raise UserError(
       f"{where}: {gated} is of a gated MLP, as DINOv3's 'plus' and 7B and DINOv2's giant have; "
-      "none of our nets has one, take a file without"
+      "none of our nets has one; take the file of another, such as ViT-S, B or L"
     )
   prefix, found = place(tensors, ours, only, where)
   entries = {key: (found.get(key), value) for key, value in tensors.items()}

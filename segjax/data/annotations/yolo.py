@@ -45,7 +45,7 @@ def read(source):
       notes += files.unread(folder, root)
   if not pictures:
     raise UserError(f"{file}: no image in its folders train, val and test")
-  return Annotations(names, tuple(pictures), tuple(notes))
+  return Annotations(names, tuple(pictures), tuple(dict.fromkeys(notes)))
 
 
 def _listed(value):
