@@ -647,11 +647,11 @@ def run_and_check(study, pool, output, trades=TRADES):
   return results, text, there
 
 
-def places(results):
-  """The line of a report that ranks variants by the best evaluations of their one seed."""
-  sign = -1 if results[0].config.best_mode == "max" else 1
-  best = [sign * r.best() for r in results]
-  return " | ".join(str(1 + sum(other < own for other in best)) for own in best)
+def places(study, results):
+  """The line of a report that ranks variants by the study's metric at the end of their one seed."""
+  sign = 1 if "loss" in study.metric else -1
+  values = [sign * r.final()[study.metric] for r in results]
+  return " | ".join(str(1 + sum(other < own for other in values)) for own in values)
 
 
 @pytest.mark.parametrize(
@@ -687,7 +687,7 @@ def test_studies_write_whole_reports(names, tmp_path, capsys):
     results, text, there = run_and_check(study, tmp_path / "pool", tmp_path / name)
     assert len(results) == count
     assert capsys.readouterr().out.count("finished before") == shared
-    assert re.search(rf"^\| best [^|]+ \| {re.escape(places(results))} \|$", text, re.M)
+    assert re.search(rf"^\| [^|]+ \| {re.escape(places(study, results))} \|$", text, re.M)
     assert "one seed: no interval" in text
     for part in parts:
       assert part in there if part.endswith(".png") else part in text, part
