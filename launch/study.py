@@ -5,12 +5,10 @@
   python launch/study.py --study=configs/studies/aspp.py:smoke --config.total_steps=10
   python launch/study.py --study=configs/studies/aspp.py --engine=slurm:timeout_min=240
 
---config.FIELD=VALUE changes a field of every run. Runs live under --runs and are shared by all
-studies; finished ones are not trained again, an interrupted one resumes where it stopped. The
-report (report.html, report.md, results.csv, figures/) goes to --output, by default
-runs/studies/<file_argument_overrides>/. Exit code: 0 done, 1 an error that the message explains or
-every run failed, 130 or 143 stopped and saved. launch/README.md has a section on several runs at
-once, with --jobs and --engine.
+--config.FIELD=VALUE changes a field of every run. Runs live under --runs, shared by all studies;
+finished ones are not trained again, others resume. The report goes to --output, by default
+runs/studies/<file_argument_overrides>/. launch/README.md has a section on --jobs and --engine. Exit
+code: 0 done, 1 an error that the message explains or every run failed, 130 or 143 stopped, saved.
 """
 
 import re

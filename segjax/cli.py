@@ -155,9 +155,16 @@ def make_folder(folder):
 
 @contextlib.contextmanager
 def _ends_by_signal():
-  """Context in which an interrupt, in whatever guise, ends the program by 128 + signal."""
+  """Context in which an interrupt, in whatever guise, ends the program by 128 + signal.
+
+  So does a reader of the output that has left, as `head` does.
+  """
   try:
     yield
+  except BrokenPipeError:
+    if not streams.reader_is_gone():
+      raise
+    sys.exit(128 + signal.SIGPIPE)
   except Exception:
     if not STOP.interrupted:  # else the interrupt of an import, say, has become an ImportError
       raise
@@ -186,9 +193,7 @@ def _guarded(main):
       print(f"stopped at step {stop.step}; saved. The same command{same} resumes", flush=True)
     sys.exit(128 + stop.signal)
   except BrokenPipeError:
-    if not streams.reader_is_gone():
-      raise
-    sys.exit(128 + signal.SIGPIPE)
+    raise  # `run` knows whose pipe it is
   except Exception as error:
     line = None if STOP.interrupted else _explain(error)
     if line is None:

@@ -546,6 +546,17 @@ def test_a_reader_that_goes_and_a_terminal_of_ascii(tmp_path):
   assert process.wait(30) == 128 + signal.SIGPIPE
 
 
+def test_a_reader_that_goes_before_the_help(tmp_path):
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, "-c", PIPED, "--help"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+    stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False,
+  )  # fmt: skip
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 FULL_DISK = """
 import resource
 from pathlib import Path

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from segjax import cli
 from segjax.data.labels import LabelTable
-from segjax.errors import UserError, writing
+from segjax.errors import UserError
 from segjax.inference import inputs as inputs_lib
 from segjax.inference import loading, rows
 from segjax.inference.folder import TABLE, Predictions
@@ -62,8 +63,7 @@ def run(given: Path, output: Path, **which) -> None:
   found = inputs_lib.find(given, output)
   net = open_net(**which)
   print(net.title)
-  with writing(output):
-    output.mkdir(parents=True, exist_ok=True)
+  cli.make_folder(output)
   predictions = Predictions(output, tuple(found.files.values()))
   earlier = set(predictions.rows)
   broken = net.run(found, predictions)
