@@ -193,7 +193,9 @@ def test_one_process_agrees_with_itself():
 SIZE = (64, 32)
 NETS = {
   "road": dict(name="unet", widths=(4, 8, 12), up="transposed2", up_keeps=True, up_relu=True),
-  "aerial": dict(name="unet", widths=(4, 8), norm="batch"),
+  # A ReLU whose input is 0 but for the last bits decides by the order of sums, and the state of
+  # this net differs by up to 4e-5. With a smooth activation it agrees to 3e-8.
+  "aerial": dict(name="unet", widths=(4, 8), norm="batch", activation="silu"),
   "deeplabv3": dict(name="deeplabv3", backbone="light", rates=(1, 2), head_features=8),
   "segformer": dict(name="segformer", backbone=MIT, decoder_width=8),
 }

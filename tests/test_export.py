@@ -425,7 +425,10 @@ def net_and_state(name):
     task = ClassQuery(tuple("abcd"))
   elif name == "eomt":
     task = MaskClassification(tuple("abc"))
-  return experiment_of(task, random_variables(network), network)
+  # With scales of 1 a residual net's values grow from block to block, until rounding decides.
+  tame = lambda path, x: np.float32(0.7) * x if path[-1].key == "scale" else x  # noqa: E731
+  variables = jax.tree_util.tree_map_with_path(tame, random_variables(network))
+  return experiment_of(task, variables, network)
 
 
 SOME_NETS = pytest.mark.parametrize(

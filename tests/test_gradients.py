@@ -23,6 +23,10 @@ from segjax import models, ops
 pytestmark = pytest.mark.usefixtures("light_backbones")
 
 STEPS, SIZE = 2, 48
+# Nets with a norm of means over whole images.
+POOLED = (
+  models.Projection, models.Prototypes, models.DDRNet, models.DeepLabV3, models.DeepLabV3Plus,
+)  # fmt: skip
 
 
 # One of each kind of block; the others differ from these in their heads' convolutions alone.
@@ -79,7 +83,7 @@ def drawn(net):
 def make_step(net, remat=False):
   """(variables, step) -> (variables after a step of gradient descent, gradients)."""
   # Batch norm of two pooled vectors makes them 1 and -1, whatever they are: no gradient is left.
-  count = 6 if isinstance(net, models.Projection | models.Prototypes) else 2
+  count = 6 if isinstance(net, POOLED) else 2
   shape = (STEPS, count, SIZE, SIZE, 3)
   images = jnp.array(np.random.default_rng(1).normal(size=shape), net.dtype)
 
