@@ -13,7 +13,7 @@ rate of 1e-4. Black pixels, which the benchmark ignores, count as not road.
 The drawn scenes, the default, are learned within minutes only with other settings: He in place of
 Glorot initialisation, centred images, Dice beside the cross-entropy, one cycle up to 6e-3, 550
 steps.
-Drawn scenes, two Zen 4 cores, 2026-11-29, seed 0: road F1 0.953 in 1.9 minutes of training.
+Drawn scenes, two Zen 4 cores, 2026-11-29, seed 0: road F1 0.953 in 1.5 to 1.9 minutes.
 KITTI road, 2026-11-24, the same cores, seeds 0 to 4: F1 0.788 (0.747 to 0.808) with skips, 0.765
 (0.733 to 0.798) without, 1.8 to 2.1 minutes; after 40 epochs (two Xeon cores, 2026-11-25) 0.881
 (0.866 to 0.890) and 0.882 (0.861 to 0.910).

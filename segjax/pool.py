@@ -13,7 +13,7 @@ import numpy as np
 
 from segjax import claims
 from segjax.errors import Stopped, UserError, explain
-from segjax.training import input_pipeline, loop
+from segjax.training import checkpoint_files, input_pipeline, loop
 from segjax.training import workdir as workdir_lib
 from segjax.training.evaluation import read_sums
 from segjax.training.writers import read_metrics
@@ -79,7 +79,7 @@ class Result:
       step = read_sums(self.workdir).get("step")
     except UserError:
       return False
-    saved = [int(p.name) for p in (self.workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    saved = checkpoint_files.steps_in(self.workdir / "checkpoints")
     if max(saved, default=None) != step:
       return False
     return all(any(key in row for row in rows) for key in ("info/steps_per_epoch", "val/loss"))

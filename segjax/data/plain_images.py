@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 
@@ -45,16 +46,23 @@ def read(file, channels, dtype):
   return values
 
 
+@functools.cache
+def _tensorflow():
+  """TensorFlow, which decodes on the host and must not take the memory of a GPU."""
+  import tensorflow as tf
+
+  with contextlib.suppress(RuntimeError):  # which it says where it has begun already
+    tf.config.set_visible_devices([], "GPU")
+  return tf
+
+
 def _of_16_bits(file, decoded):
   """The values of a PNG of 16 bits, of which Pillow keeps those of grey images alone."""
   if decoded.image.mode.startswith("I"):
     return np.asarray(decoded.image).astype(np.uint16)
   if decoded.turned:
     raise UserError(f"{file}: a turned image of 16 bits, expected an upright one; save it so")
-  import tensorflow as tf
-
-  with contextlib.suppress(RuntimeError):  # which it says where it has begun already
-    tf.config.set_visible_devices([], "GPU")
+  tf = _tensorflow()
   try:
     return tf.io.decode_png(file.read_bytes(), dtype=tf.uint16).numpy()
   except tf.errors.OpError as error:

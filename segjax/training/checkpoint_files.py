@@ -45,6 +45,11 @@ def check_metrics(folder):
     raise ValueError("metrics/metrics is not what was saved")
 
 
+def steps_in(folder):
+  """Steps of the checkpoints in a folder by their names alone, whole or not, increasing."""
+  return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+
+
 def is_whole(folder):
   """Whether nothing is found to be wrong with a checkpoint."""
   try:

@@ -314,11 +314,9 @@ class Checkpoints:
         f"{folder}: the checkpoint is no longer there; a training that runs removes older ones. "
         "Start this again"
       )
-    others = sorted(
-      (p for p in self.folder.glob("*") if p.name.isdigit() and p != folder),
-      key=lambda p: int(p.name),
-    )
-    whole = [p.name for p in others if checkpoint_files.is_whole(p)]
+    names = map(str, checkpoint_files.steps_in(self.folder))
+    others = [name for name in names if name != folder.name]
+    whole = [name for name in others if checkpoint_files.is_whole(self.folder / name)]
     move = f"move it away (mv {folder} {self.folder.parent}/damaged_{step})"
     use = (
       f"whole are those of steps {', '.join(whole)}: use one of them, or {move} and start the same "

@@ -14,7 +14,7 @@ from segjax import config as config_lib
 from segjax.data import lists, paths
 from segjax.errors import UserError, writing
 from segjax.tasks import TASKS
-from segjax.training import class_balance, initial, optim, temperature
+from segjax.training import checkpoint_files, class_balance, initial, optim, temperature
 from segjax.training import experiment as experiment_lib
 
 DATA_KEYS = ("classes", "train", "val", "contents", "start")  # of data.json
@@ -293,8 +293,8 @@ def locked(folder):
 
 def begun(folder):
   """Whether a folder holds a run with a checkpoint, which is then resumed."""
-  saved = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-  return saved and (folder / "config.json").exists()
+  saved = checkpoint_files.steps_in(folder / "checkpoints")
+  return bool(saved) and (folder / "config.json").exists()
 
 
 def kept_class_weights(rule, folder, labels):
