@@ -2,12 +2,15 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import tomllib
 
 import pytest
-from conftest import ROOT, run_with_core_packages
+from conftest import DATA, ROOT, run_with_core_packages, write_pairs
+from PIL import Image
 
 from segjax import config as config_lib
 from segjax import study as study_lib
@@ -124,6 +127,65 @@ def test_mistakes_in_commands_are_found(command, monkeypatch):
   monkeypatch.chdir(ROOT)
   with pytest.raises((AssertionError, UserError)):
     check(shlex.split(command), {"test": []})
+
+
+def shorten(line):
+  """The same command with trainings of six steps, by the argument `smoke`, and with two seeds."""
+  configs = re.compile(r"(/(?:train|study)\.py --(?:config|study)=[\w/]+\.py)(:\S+)?")
+  line = configs.sub(lambda m: f"{m[1]}{f'{m[2]},' if m[2] else ':'}smoke", line)
+  return re.sub(r"--seeds=\d+", "--seeds=2", line)
+
+
+BLOCKS = [
+  [line for line in block.splitlines() if not line.startswith("pip ")]  # CI runs those
+  for block in blocks("README.md", "bash")
+]
+LEFT = {  # by a block's first line: a file of each command
+  "python launch/train.py --config=configs/unet_road.py --workdir=runs/road": (
+    "runs/road/metrics.jsonl", "runs/road/evaluation_val_*_images.csv", "out/photo_overlay.png",
+    "road.stablehlo", "runs/road/figures/crops.png",
+  ),
+  "python launch/analyze.py data --config=configs/segmentation_folder.py "
+  "--config.data.source.folder=PATH": (
+    "runs/analysis-segmentation_folder/classes_train.png",
+    "runs/segmentation_folder-*/metrics.jsonl",
+  ),
+  "python launch/train.py --config=configs/unet_road.py:skip=0 --config.optimizer.name=sgd "
+  "--config.seed=1": ("runs/unet_road_noskip-*/metrics.jsonl", "runs/studies/*/report.html"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [lines for lines in BLOCKS if lines], ids=lambda lines: lines[0])
+def test_commands_run(lines, tmp_path):
+  """One after the other, `shorten`ed, with a folder in the place of PATH."""
+  if any("kitti_road" in line for line in lines) and not (DATA / "kitti_road").is_dir():
+    pytest.skip("KITTI road is not in SEGJAX_DATA")
+  for name in ("launch", "configs"):
+    (tmp_path / name).symlink_to(ROOT / name)
+  write_pairs(tmp_path / "photos", count=20)
+  Image.open(tmp_path / "photos/images/x000.png").save(tmp_path / "photo.jpg")
+  left = LEFT[lines[0]]
+  assert len(left) == len(lines)
+  for line, file in zip(lines, left, strict=True):
+    done = subprocess.run(
+      ["bash", "-c", shorten(line).replace("PATH", "photos")], cwd=tmp_path, capture_output=True,
+      text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, line + done.stdout[-2000:] + done.stderr
+    (path,) = tmp_path.glob(file)
+    assert path.stat().st_size > 0
+
+
+def test_trainings_are_shortened():
+  assert shorten("python launch/train.py --config=configs/a.py:skip=0 --config.seed=1") == (
+    "python launch/train.py --config=configs/a.py:skip=0,smoke --config.seed=1"
+  )
+  assert shorten("python launch/study.py --study=configs/studies/b.py --seeds=5") == (
+    "python launch/study.py --study=configs/studies/b.py:smoke --seeds=2"
+  )
+  line = "python launch/analyze.py data --config=configs/c.py"
+  assert shorten(line) == line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
