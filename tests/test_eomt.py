@@ -196,6 +196,19 @@ def test_ignored_pixels_and_images_count_for_nothing():
   assert np.isnan(wrong["mask"][0]) and np.isfinite(wrong["mask"][1])
 
 
+def test_the_side_of_a_cell_is_that_of_the_label():
+  masks, logits, label = drawn()
+  found = losses.mask_classification(masks, logits, label.astype(np.uint8))
+  want = losses.mask_classification(masks, logits, label, cell=2.0)
+  assert found.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_array_equal(found[name], value)
+  with pytest.raises(ValueError, match=r"6x8 cells for labels of 12x14 pixels .*give `cell`"):
+    losses.mask_classification(masks, logits, label[:, :, :14])
+  with pytest.raises(TypeError, match="class indices"):
+    losses.mask_classification(masks, logits, label.astype(np.float32))
+
+
 def test_more_classes_than_queries():
   masks, logits, label = drawn(queries=2)
   found = jax.jit(partial(losses.mask_classification, cell=2.0))(masks, logits, label)

@@ -18,7 +18,8 @@ from segjax import config as config_lib
 from segjax import study as study_lib
 from segjax.analysis import regions
 from segjax.analysis.predictions import Predictor
-from segjax.data import sources
+from segjax.data import rasters, sources
+from segjax.data.labels import default_table
 from segjax.errors import UserError
 from segjax.inference import run_model
 from segjax.training import optim, restore
@@ -415,3 +416,78 @@ def test_launchers(elsewhere, tmp_path):
     assert one.returncode == 0, (one.args, one.stderr, one.stdout)
   assert "mean IoU" in done[1].stdout
   assert (tmp_path / "report" / "report.html").is_file()
+
+
+class Odd:
+  """A source whose examples are one thing, changed by a function."""
+
+  labels = default_table(("ground", "square"))
+  names = ("a", "b")
+
+  def __init__(self, split, change):
+    self.change = change
+
+  def __len__(self):
+    return 2
+
+  def __getitem__(self, i):
+    image = np.full((6, 8, 3), 100, np.uint8)
+    return self.change(image, np.ones((6, 8), np.int64))
+
+
+@pytest.mark.parametrize(
+  ("change", "text"),
+  [
+    (lambda image, label: (image, label), "example 'b' is a tuple, expected a dict of image"),
+    (lambda image, label: None, "example 'b' is a NoneType, expected a dict"),
+    (lambda image, label: dict(image=image, mask=label), "has image, mask, expected image and"),
+    (
+      lambda image, label: dict(image=image, label=label.T),
+      r"label is int64\[8, 6\], expected who",
+    ),
+    (lambda image, label: dict(image=image, label=label[::2, ::2]), r"label is int64\[3, 4\], exp"),
+    (
+      lambda image, label: dict(image=image, label=label * 0.5),
+      r"label is float64\[6, 8\], expect",
+    ),
+    (
+      lambda image, label: dict(image=image, label=-label),
+      "label has the value -1, expected 0 to 1",
+    ),
+    (
+      lambda image, label: dict(image=image, label=label + 1),
+      "label has the value 2, expected 0 to",
+    ),
+    (
+      lambda image, label: dict(image=image / 255, label=label),
+      r"image is float64\[6, 8, 3\], exp",
+    ),
+    (lambda image, label: dict(image=image[..., 0], label=label), r"image is uint8\[6, 8\], expec"),
+    (lambda image, label: dict(image=image.astype(np.uint16), label=label), r"is uint16\[6, 8, 3"),
+    (lambda image, label: dict(image=image.transpose(2, 0, 1), label=label), r"is uint8\[3, 6, 8"),
+    (lambda image, label: dict(image=image, target=label), r"target is int64\[6, 8\], expected ui"),
+  ],
+)
+def test_examples_of_an_own_source_are_checked(change, text, monkeypatch):
+  monkeypatch.setattr(own_code, "_allowed", {f"{__name__}:Odd"})
+  source = sources.make(f"{__name__}:Odd", "val", change=change)
+  with pytest.raises(UserError, match=text) as error:
+    source[1]
+  assert f"data source '{__name__}:Odd'" in str(error.value)
+
+
+def test_values_of_an_own_source(monkeypatch):
+  monkeypatch.setattr(own_code, "_allowed", {f"{__name__}:Odd"})
+
+  def value(change, **how):
+    return sources.make(f"{__name__}:Odd", "val", change=change, **how)[0]
+
+  label = value(lambda image, label: dict(image=image, label=(label > 0).tolist()))["label"]
+  assert label.dtype == np.uint8 and label.sum() == 48
+  floats = rasters.Pixels(3, "float32")
+  for number in (np.nan, np.inf):
+    with pytest.raises(UserError, match="nan or infinite"):
+      value(
+        lambda image, label, n=number: dict(image=np.full(image.shape, n, np.float32), label=label),
+        pixels=floats,
+      )

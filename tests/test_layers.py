@@ -1,5 +1,7 @@
 """The fast layers against the standard ones, in value and gradient."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from segjax import config as config_lib
 from segjax import ops, ranges
 from segjax.errors import UserError
 from segjax.models import layers
+from segjax.models.conv import Conv
 
 KEY = jax.random.key(0)
 
@@ -137,6 +140,67 @@ def test_nearest_pixels():
   np.testing.assert_array_equal(ops.resize_nearest(x, (5, 2)), x[:, [0, 0, 0, 1, 1]][:, :, [0, 1]])
   one = jnp.ones((1, 1, 1, 1))
   assert ops.resize_nearest(one, (1, 1)) is one
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_means_of_integers_are_those_of_floats(dtype):
+  x = np.random.default_rng(0).integers(0, 200, (1, 6, 8, 3)).astype(dtype)
+  forms = {
+    "adaptive": lambda x: ops.adaptive_avg_pool(x, (2, 3)),
+    "average": lambda x: ops.avg_pool(x, 2),
+    "corners": lambda x: ops.resize_bilinear(x, (9, 11), corners=True),
+    "bilinear": lambda x: ops.resize_bilinear(x, (9, 11)),
+  }
+  for name, form in forms.items():
+    got = form(x)
+    assert got.dtype == jnp.float32, name
+    np.testing.assert_array_equal(got, form(x.astype(np.float32)), err_msg=name)
+  for pool in (ops.max_pool_2x2, ops.max_pool_3x3):
+    assert pool(jnp.asarray(x)).dtype == dtype
+    np.testing.assert_array_equal(pool(jnp.asarray(x)), pool(jnp.asarray(x, jnp.float32)))
+  low = jnp.full((1, 4, 4, 1), -7, jnp.int32)
+  assert (ops.max_pool_3x3(low) == -7).all()
+
+
+def test_sizes_that_are_none():
+  x = jnp.zeros((1, 4, 6, 3))
+  assert ops.resize_nearest(x, np.array([8, 8])).shape == (1, 8, 8, 3)
+  assert isinstance(ops.resize_bilinear(np.zeros((1, 4, 6, 3)), (4, 6), corners=True), jax.Array)
+  for resize in (ops.resize_bilinear, ops.resize_nearest):
+    for image, size in ((x, 8), (x, (8,)), (x[0], (8, 8)), (x, (1, 8, 8, 3))):
+      with pytest.raises(ValueError, match=r"expected \[B,H,W,C\] and \(height, width\)"):
+        resize(image, size)
+
+
+def test_what_changes_a_convolution_counts_before_a_norm_with_known_statistics():
+  net, x = layers.ConvNorm(2, kernel_size=1), jnp.ones((1, 4, 4, 3))
+  variables = jax.tree.map(jnp.ones_like, net.init(jax.random.key(0), x, train=False))
+
+  def silence(call, args, kwargs, context):
+    out = call(*args, **kwargs)
+    return (
+      0 * out if isinstance(context.module, Conv) and context.method_name == "__call__" else out
+    )
+
+  def run():
+    with nn.intercept_methods(silence):
+      return net.apply(variables, x, train=False)
+
+  with ops.plain_forms():
+    usual = jax.jit(lambda: net.apply(variables, x, train=False))()
+    changed = jax.jit(run)()
+  np.testing.assert_allclose(usual, 3.0, rtol=1e-4)
+  np.testing.assert_array_equal(changed, jax.jit(partial(run))())  # traced anew
+  np.testing.assert_allclose(changed, 0.0, atol=1e-4)
+
+
+def test_boxed_parameters_are_evaluated():
+  divided = nn.with_partitioning(nn.initializers.he_normal(), (None, None, None, "model"))
+  net, x = layers.ConvNorm(2, kernel_init=divided), jnp.ones((1, 4, 4, 3))
+  variables = net.init(jax.random.key(0), x, train=False)
+  assert isinstance(variables["params"]["conv"]["kernel"], nn.Partitioned)
+  want = net.apply(nn.unbox(variables), x, train=False)
+  np.testing.assert_array_equal(net.apply(variables, x, train=False), want)
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.5, 2), (0.25, 3), (0.375, 5), (0.1, 40)])

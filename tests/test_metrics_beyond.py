@@ -261,6 +261,27 @@ def test_temperature_is_that_of_a_search(classes, scale):
   assert metrics.fit_temperature(sums) == pytest.approx(1 / want, rel=2e-4)
 
 
+def test_infinite_logits():
+  logits, _, label, valid = scored(3)
+  more = np.concatenate([logits, np.full_like(logits[..., :1], -np.inf)], -1)  # left out
+  found = metrics.temperature_sums(more, label, valid=valid)
+  np.testing.assert_allclose(
+    found, metrics.temperature_sums(logits, label, valid=valid), rtol=1e-5, atol=1e-5
+  )
+  one = np.array([[[[np.inf], [1.0]]]], np.float32)
+  sums = metrics.calibration_sums(one, np.array([[[0, 1]]]))
+  assert np.asarray(sums["confidence_bins"]).sum(1).tolist() == [2, 1]
+
+
+def test_counts_of_images_are_whole_numbers():
+  for bad in (0.5, np.nan, -1):
+    with pytest.raises(ValueError, match="whole numbers of 0 or more"):
+      metrics.mean_ious(np.array([[[bad, 1, 1]]]))
+  assert metrics.mean_ious(np.array([[[1.0, 1.0, 1.0]]])) == metrics.mean_ious(
+    np.array([[[1, 1, 1]]])
+  )
+
+
 def test_temperatures_without_a_minimum():
   _, two, label, valid = scored(3)
   best = two.argmax(-1)

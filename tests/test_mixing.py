@@ -44,6 +44,12 @@ def test_mixup_by_hand_and_its_weights():
   assert float(out.max()) <= 1
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_mixup_keeps_the_dtype(dtype):
+  image, label = numbered()
+  assert mixup(jax.random.key(0), image.astype(dtype), label[:, 0, 0])[0].dtype == dtype
+
+
 def test_cutmix_pastes_a_rectangle_of_image_and_label():
   image, label = numbered()
   out, mixed = cutmix(jax.random.key(0), image, label)

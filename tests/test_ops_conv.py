@@ -341,10 +341,12 @@ def test_an_image_smaller_than_the_kernel():
   assert ops.conv(np.zeros((1, 2, 5, 2), np.float32), kernel).shape == (1, 0, 3, 4)
 
 
-@pytest.mark.parametrize("padding", ["VALID", "same", (1, 1), ((1, 1),), 0.5, None])
+@pytest.mark.parametrize(
+  "padding", ["valid", "same", (1, 1), ((1, 1),), 0.5, ((0.5, 0.5), (0.5, 0.5)), None]
+)
 def test_padding_that_is_none(padding):
   x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))
-  with pytest.raises(ValueError, match=r"padding is .*, expected a number, 'SAME', or"):
+  with pytest.raises(ValueError, match=r"padding is .*, expected a whole number, 'SAME', 'VAL"):
     ops.conv(x, kernel, padding=padding)
 
 
@@ -369,6 +371,15 @@ def test_padding_that_cuts_or_that_no_tap_reaches_over(pads, size):
   ours = functools.partial(ops.conv, padding=pads)
   for transform in (TRANSFORMS["value"], TRANSFORMS["grad"]):
     assert_equal(jax.jit(transform(ours))(x, kernel), jax.jit(transform(padded))(x, kernel))
+
+
+@pytest.mark.parametrize("field", ["stride", "dilation"])
+@pytest.mark.parametrize("value", [(2, 2), 0, -1, 1.0, "2"])
+def test_strides_and_dilations_that_are_none(field, value):
+  x, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 2, 2))
+  with pytest.raises(ValueError, match=f"{field} is .*, expected one whole number of 1 or more"):
+    ops.conv(x, kernel, **{field: value})
+  assert ops.conv(x, kernel, **{field: np.int64(1)}, padding="VALID").shape == (1, 2, 2, 2)
 
 
 def test_shapes_and_dtypes_that_do_not_fit():

@@ -566,3 +566,53 @@ def test_it_is_said_where_the_place_is_lost(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   assert rows.loses_georeference([Path("x.png"), Path("x.TIF")])
   assert not rows.loses_georeference([Path("x.png")])
+
+
+def placed(values, east=500000.0, side=10.0, by_matrix=False, **more):
+  """extratags of a mask whose upper left corner is `east` metres east; `values` is GDAL_NODATA."""
+  if by_matrix:
+    matrix = (side, 0, 0, east, 0, -side, 0, 4600000, 0, 0, 0, 0, 0, 0, 0, 1)
+    tags = ((34264, 12, 16, tuple(map(float, matrix)), True),)
+  else:
+    tie = (0.0, 0.0, 0.0, east, 4600000.0, 0.0)
+    tags = ((33550, 12, 3, (side, side, 0.0), True), (33922, 12, 6, tie, True))
+  return (*tags, (42113, "s", 0, str(values), True)) if values is not None else tags
+
+
+def with_masks(folder, values=lambda label: label, nodata=None, **how):
+  write_set(folder)
+  for file in sorted((folder / "masks").glob("*.png")):
+    label = values(np.asarray(Image.open(file)))
+    write(file.with_suffix(".tif"), label, extratags=placed(nodata, **how))
+    file.unlink()
+  return sources.make("folder", "train", pixels=SIX, folder=str(folder), train_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+  ("how", "found"),
+  [
+    (dict(), False),
+    (dict(by_matrix=True), False),
+    (dict(east=500004.0), False),  # within a pixel
+    (dict(east=500020.0), True),
+    (dict(east=500020.0, by_matrix=True), True),
+    (dict(side=10.5), True),  # the lower right corner
+  ],
+)
+def test_masks_that_lie_elsewhere_are_named(how, found, tmp_path):
+  notes = " ".join(with_masks(tmp_path / "set", **how).notes)
+  assert ("2 masks of 2 looked at lie elsewhere than the image: x" in notes) == found
+
+
+def test_numbers_that_masks_declare_as_missing(tmp_path):
+  source = with_masks(tmp_path / "zero", nodata=0)
+  assert any("masks declare 0 as missing (GDAL_NODATA), and it is read as 'ground'; "
+             "--config.data.source.ignore_value=0 leaves" in n for n in source.notes)  # fmt: skip
+  how = dict(pixels=SIX, folder=str(tmp_path / "zero"), train_fraction=0.5, ignore_value=0)
+  assert not any("GDAL" in n for n in sources.make("folder", "train", **how).notes)
+  far = lambda label: np.where(label > 0, 1, -9999).astype(np.int16)  # noqa: E731
+  source = with_masks(tmp_path / "far", far, nodata=-9999)
+  with pytest.raises(UserError, match=r"label value -9999 .*declares -9999 as missing .*_value=-9"):
+    source[0]
+  how |= dict(folder=str(tmp_path / "far"), ignore_value=-9999)
+  assert set(np.unique(sources.make("folder", "train", **how)[0]["label"])) == {1, 255}

@@ -3,6 +3,8 @@
 Against their formulas in NumPy's float64, written from the papers, on random and extreme logits.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,16 @@ def test_lovasz_hinge_is_its_definition(positive, scale):
     want.append(extension(np.maximum(errors, 0), truth) if len(z) else 0.0)
   np.testing.assert_allclose(got, want, rtol=2e-6)
   assert got[0] > 0.5
+
+
+@pytest.mark.parametrize("loss", [losses.dice, losses.jaccard, losses.tversky])
+def test_nothing_is_lost_where_nothing_counts_without_smoothing(loss):
+  logits, label = np.zeros((2, 2, 2, 3), np.float32), np.zeros((2, 2, 2), np.int32)
+  valid = np.zeros(label.shape, bool)
+  valid[1] = True
+  how = partial(loss, label=label, valid=valid, smooth=0.0)
+  assert how(logits)[0] == 0 and 0 < how(logits)[1] < 1
+  assert np.isfinite(jax.grad(lambda z: how(z).sum())(logits)).all()
 
 
 def test_lovasz_of_hard_predictions_is_the_jaccard_loss():

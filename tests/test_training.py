@@ -16,7 +16,7 @@ from conftest import ROOT, eight_devices, write_pairs
 from light import random_variables
 
 from segjax import config as config_lib
-from segjax import models, training
+from segjax import models, ops, training
 from segjax.data import pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import UserError
@@ -286,7 +286,7 @@ def test_recomputing_keeps_fewer_bytes_and_the_same_numbers(data):
         rngs=dict(dropout=jax.random.key(1)),
       )[0].sum()
 
-    function = jax.checkpoint(loss, policy=steps.is_product) if remat else loss
+    function = jax.checkpoint(loss, policy=ops.products_saveable) if remat else loss
     residuals = jax.eval_shape(lambda p: jax.vjp(function, p)[1], variables["params"])
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(residuals))
 

@@ -32,7 +32,7 @@ class Mixed(NamedTuple):
 def _blend(key, image, alpha):
   """MixUp: (weight * own + (1 - weight) * next, f32[B] weight from Beta(alpha, alpha))."""
   weight = jax.random.beta(key, alpha, alpha, (len(image),))
-  w = weight[:, None, None, None]
+  w = weight.astype(image.dtype)[:, None, None, None]
   return w * image + (1 - w) * jnp.roll(image, -1, 0), weight
 
 

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from segjax.data import kept_hashes
+from segjax.data.georeferences import displaced
 from segjax.data.lists import count, some
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
@@ -31,7 +32,7 @@ class OfFiles:
   @functools.cached_property
   def notes(self):
     """Sentences about files that are not read, or are read in a way that may surprise."""
-    return (*self.remarks, *_twins(self), *_doubles(self))
+    return (*self.remarks, *displaced(self.pairs), *_twins(self), *_doubles(self))
 
   @functools.cached_property
   def hashes(self):

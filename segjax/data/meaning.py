@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from segjax.data import decoding, masks
+from segjax.data import decoding, georeferences, masks
 from segjax.data.labels import IGNORE, LabelTable
 from segjax.data.threads import map_threads
 from segjax.errors import UserError
@@ -130,7 +130,7 @@ def read(file, meaning):
     _require_one_meaning(stored, file, meaning)
   elif stored.palette is not None:
     _require_indices(stored, file, meaning)
-  return masks.by_values(stored, file, labels, values, lambda: _hint(stored, meaning))
+  return masks.by_values(stored, file, labels, values, lambda: _hint(stored, meaning, file))
 
 
 def _by_colors(stored, file, meaning, grey):
@@ -165,7 +165,7 @@ def _by_palette(stored, file, meaning):
   if unknown:
     _require_indices(stored, file, meaning)
     values = by_index
-  return masks.by_values(stored, file, meaning.labels, values, lambda: _hint(stored, meaning))
+  return masks.by_values(stored, file, meaning.labels, values, lambda: _hint(stored, meaning, file))
 
 
 def _require_one_meaning(stored, file, meaning):
@@ -198,8 +198,14 @@ def _require_indices(stored, file, meaning):
     )
 
 
-def _hint(stored, meaning):
+def _hint(stored, meaning, file):
   """The likely cause of numbers outside the table, a sentence."""
+  missing = georeferences.missing(file)
+  if missing not in meaning.values and (stored.values == missing).any():
+    return (
+      f"; the file declares {missing:g} as missing (GDAL_NODATA): "
+      f"--config.data.source.ignore_value={missing:g} leaves it out"
+    )
   used = masks.used_values(stored.values)
   count = len(meaning.labels)
   if meaning.binary:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from segjax import own_code, textfiles
-from segjax.data import files, label_sets, lists, rasters
+from segjax.data import files, label_sets, lists, own_sources, rasters
 from segjax.data.checks import check, without_broken
 from segjax.data.datasets.ade20k import ade20k
 from segjax.data.datasets.camvid import camvid
@@ -34,9 +34,9 @@ from segjax.data.datasets.kitti_road import kitti_road
 from segjax.data.datasets.landcover import landcover
 from segjax.data.datasets.tfds import tfds_source
 from segjax.data.files import SPLITS, TEST, list_images, read_image, skipped
-from segjax.data.labels import IGNORE, LabelTable
+from segjax.data.labels import IGNORE
 from segjax.data.synthetic.sources import aerial_scenes, road_scenes
-from segjax.errors import NoSplit, UserError
+from segjax.errors import UserError
 
 __all__ = [
   "SOURCES", "SPLITS", "TEST", "check", "labelled", "list_images", "make", "read_image", "skipped",
@@ -80,12 +80,15 @@ def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
   own_code.check_arguments(build, fields, what, passed=(first,))
   if split not in (*SPLITS, TEST):
     raise UserError(f"unknown split {split!r} (splits: {', '.join((*SPLITS, TEST))})")
-  if own_code.is_own(name) and split == TEST:
-    source = _own_test(build, fields, what)
+  is_own = own_code.is_own(name)
+  if is_own and split == TEST:
+    source = own_sources.test_of(build, fields, what)
   else:
     source = build(split, **fields)
-  if own_code.is_own(name):
-    _check_parts(source, what)
+  if not pixels.is_rgb and hasattr(source, "read_image"):
+    source = dataclasses.replace(source, read_image=pixels.read)
+  if is_own:
+    source = own_sources.checked(source, what, pixels)
   if not len(source):
     said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
     raise UserError(
@@ -110,13 +113,14 @@ def make(name, split, *, complete=True, pixels=rasters.RGB, **fields):
     label_sets.check_count(count)
   if complete:
     files.require_complete(source)
-  return source if pixels.is_rgb else _of_pixels(source, pixels, what)
+  _check_pixels(source, pixels, what)
+  return source
 
 
-def _of_pixels(source, pixels, what):
-  """A source whose images are no photographs; one that reads no files must give them so."""
-  if hasattr(source, "read_image"):
-    return dataclasses.replace(source, read_image=pixels.read)
+def _check_pixels(source, pixels, what):
+  """Raises a UserError where a source gives images of other pixels, as drawn scenes do."""
+  if pixels.is_rgb or hasattr(source, "read_image"):
+    return
   image = source[0]["image"]
   found = f"{image.dtype}{list(image.shape)}"
   if image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
@@ -125,32 +129,6 @@ def _of_pixels(source, pixels, what):
       f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; files of such images "
       "are read by data.source.name='folder'"
     )
-  return source
-
-
-def _own_test(build, fields, what):
-  """The split "test" of somebody's own function; a NoSplit where it knows of none."""
-  try:
-    source = build(TEST, **fields)
-  except Exception as error:
-    raise NoSplit(f"{what} has no split 'test' ({type(error).__name__}: {error})") from error
-  other = tuple(source.names) != tuple(build("val", **fields).names)
-  lists.require_test(TEST, other, what, "its function gives the examples of val")
-  return source
-
-
-def _check_parts(source, what):
-  """Raises a UserError where a source of somebody's own lacks what every source has."""
-  lost = [n for n in ("labels", "names", "__len__", "__getitem__") if not hasattr(source, n)]
-  if lost:
-    raise UserError(f"{what} has no {lost[0]!r}; see the first lines of segjax/data/sources.py")
-  if not isinstance(source.labels, LabelTable):
-    raise UserError(
-      f"{what}: labels is {source.labels!r}, expected a LabelTable, such as "
-      "segjax.data.labels.default_table(('ground', 'road'))"
-    )
-  if len(source.names) != len(source):
-    raise UserError(f"{what} has {len(source)} examples but {len(source.names)} names")
 
 
 KINDS = {

@@ -64,7 +64,7 @@ def signed_distances(
 
 def _signed(label, classes, valid):
   """`signed_distances` of the classes i32[C] to i32[B,H,W], -1 for no class."""
-  inside = (label[:, None] == classes[:, None, None]) & valid[:, None]
+  inside = (label[:, None] == classes[None, :, None, None]) & valid[:, None]
   outside = valid[:, None] & ~inside
   away = jnp.where(inside, 1 - _distance(outside), _distance(inside))
   both = inside.any((2, 3), keepdims=True) & outside.any((2, 3), keepdims=True)
@@ -78,10 +78,11 @@ def _distance(inside):
   First along the columns, then the least over each row of the sum of both squares.
   """
   height, width = inside.shape[-2:]
-  y, x = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width, dtype=jnp.float32)
   axis = inside.ndim - 2
+  x = jnp.arange(width, dtype=jnp.float32)
+  y = jnp.expand_dims(jnp.arange(height, dtype=jnp.float32)[:, None], range(axis))
   above = jax.lax.cummax(jnp.where(inside, y, -jnp.inf), axis=axis)
   below = jax.lax.cummin(jnp.where(inside, y, jnp.inf), axis=axis, reverse=True)
   column = jnp.square(jnp.minimum(y - above, below - y))
-  row = jnp.square(x[:, None] - x)
+  row = jnp.expand_dims(jnp.square(x[:, None] - x[None]), range(axis + 1))
   return jnp.sqrt((column[..., None, :] + row).min(-1))

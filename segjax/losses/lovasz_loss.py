@@ -39,8 +39,8 @@ def lovasz(logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = Non
     errors = 1 - jnp.where(positive, 1.0, -1.0) * logits[:, None, ..., 0]
   else:
     p = jnp.moveaxis(jax.nn.softmax(logits), -1, 1)
-    positive = label == jnp.arange(p.shape[1])[:, None, None]
-    errors = jnp.abs(positive - p)
+    positive = label == jnp.arange(p.shape[1])[None, :, None, None]
+    errors = jnp.abs(positive.astype(p.dtype) - p)
   positive &= valid
   weights = _derivatives(errors, positive, valid)
   errors = jax.nn.relu(errors) if logits.shape[-1] == 1 else errors
@@ -48,7 +48,8 @@ def lovasz(logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = Non
   if logits.shape[-1] == 1:
     return loss[:, 0]
   present = positive.any((2, 3))
-  return (jnp.where(present, 1.0, 0.0) * loss).sum(1) / jnp.maximum(present.sum(1), 1)
+  count = present.sum(1).astype(loss.dtype)
+  return (jnp.where(present, 1.0, 0.0) * loss).sum(1) / jnp.maximum(count, 1)
 
 
 def _derivatives(errors, positive, valid):
@@ -74,10 +75,12 @@ def _derivatives(errors, positive, valid):
   hit, scored = (jnp.take_along_axis(x, order, -1) for x in (positive, valid))
   truth = positive.sum(-1, keepdims=True)
   negatives = jnp.cumsum(scored & ~hit, -1)
-  union, left = truth + negatives, (truth - jnp.cumsum(hit, -1)).astype(errors.dtype)
+  union, left = truth + negatives, truth - jnp.cumsum(hit, -1)
+  union, left = union.astype(errors.dtype), left.astype(errors.dtype)
   change = jnp.where(hit, 1 / jnp.maximum(union, 1), left / union / jnp.maximum(union - 1, 1))
   # Without a positive pixel the first false one loses all.
-  change = jnp.where(truth == 0, negatives == 1, change)
-  change = jnp.where(scored, change, 0.0).astype(errors.dtype)
-  change = jnp.put_along_axis(jnp.zeros_like(errors), order, change, -1, inplace=False)
+  change = jnp.where(truth == 0, (negatives == 1).astype(errors.dtype), change)
+  change = jnp.where(scored, change, 0.0)
+  image, of = (jnp.arange(n) for n in shape[:2])
+  change = jnp.zeros_like(errors).at[image[:, None, None], of[None, :, None], order].set(change)
   return change.reshape(shape)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.class_index import counted
-from segjax.ops import wide
+from segjax.class_index import class_index, counted
+from segjax.ops import undivided, wide
 
 LARGE = 1e4  # in the place of a cost that is no number
 
@@ -22,6 +22,7 @@ def match(cost: jax.Array, present: jax.Array) -> jax.Array:
   """Gives each target a query of its own so that the sum of the costs is the least there is.
 
   The Hungarian method (Kuhn, 1955; Munkres, 1957), exact but for float32's rounding, on the device.
+  Its loop is optax's; within `jax.shard_map` it needs `check_vma=False`.
 
   Args:
     cost: f32[...,N,Q], cost of query q for target n, N <= Q.
@@ -37,7 +38,7 @@ def match(cost: jax.Array, present: jax.Array) -> jax.Array:
   if targets > queries:
     raise ValueError(f"match: {targets} targets for {queries} queries, expected no more targets")
   cost = jnp.nan_to_num(cost, nan=LARGE, posinf=LARGE, neginf=-LARGE)
-  cost = jnp.where(present[..., None], cost, 0.0)
+  cost = undivided(jnp.where(present[..., None], cost, 0.0))
 
   def one(cost):
     target, query = optax.assignment.hungarian_algorithm(cost)
@@ -76,7 +77,7 @@ def mask_classification(
   label: jax.Array,
   *,
   valid: jax.Array | None = None,
-  cell: jax.Array | float = 1.0,
+  cell: jax.Array | float | None = None,
   weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
   no_object: float = 0.1,
 ) -> dict[str, jax.Array]:
@@ -90,9 +91,10 @@ def mask_classification(
   Args:
     masks: f32[B,h,w,Q], logits of the masks.
     classes: f32[B,Q,K+1], logits of the classes, the last one of "no object".
-    label: i32[B,H,W], class indices in [0,K).
+    label: [B,H,W], class indices in [0,K) of any integer dtype.
     valid: bool[B,H,W], or None for all pixels.
-    cell: height and width of a mask's cell, pixels of the label.
+    cell: height and width of a mask's cell, pixels of the label; None: H / h = W / w. Masks of an
+      image that was extended go beyond it, so theirs is to be given.
     weights: of the class, the binary cross-entropy and Dice in the cost of a match.
     no_object: weight of a query without a target in the cross-entropy of the classes.
 
@@ -100,9 +102,22 @@ def mask_classification(
     dict of sums over each image, f32[B]: `cross_entropy` (nats) over queries, `weight`, the sum of
     their weights, `mask` (nats, binary cross-entropy, the mean over cells) and `dice` (in [0,1])
     over targets, and `targets`, their number. nan for an image with a label that is no class.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: without `cell`, masks of other proportions than the label.
   """
   masks, classes = wide(masks), wide(classes)
   (_, rows, columns, queries), count = masks.shape, classes.shape[-1] - 1
+  label = class_index(label, count)
+  height, width = label.shape[1:]
+  if cell is None:
+    if height * columns != width * rows:
+      raise ValueError(
+        f"mask_classification: masks of {rows}x{columns} cells for labels of {height}x{width} "
+        "pixels (height x width), of other proportions; give `cell`, the side of a cell in pixels"
+      )
+    cell = height / rows
   valid = counted(valid, label.shape)
   number = jnp.arange(count)[:, None, None]
   present = ((label[:, None] == number) & valid[:, None]).any((2, 3))
@@ -130,7 +145,7 @@ def mask_classification(
   matched = jax.nn.one_hot(query, queries, dtype=bce.dtype) * present[..., None]
 
   free = 1 - matched.sum(1)
-  wrong = (valid & ((label < 0) | (label >= count))).any((1, 2))
+  wrong = (valid & (label < 0)).any((1, 2))
   factor = jnp.where(wrong, jnp.nan, 1.0).astype(bce.dtype)
   nothing = no_object * (free * log_p[..., -1]).sum(1)
   return dict(

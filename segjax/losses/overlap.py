@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from segjax.losses import arguments
 from segjax.losses.pixelwise import class_probabilities
+from segjax.ops import per_channel
 
 
 def _overlap(logits, label, valid):
@@ -23,6 +24,12 @@ def _overlap(logits, label, valid):
   scored = jnp.where(valid, factor, 0.0)[..., None]
   p, y = p * scored, y * scored
   return (p * y).sum((1, 2)), (p + y).sum((1, 2)), y.sum((1, 2))
+
+
+def _quotient(part, whole):
+  """part / whole, and 1 where there is nothing: of a class that is neither there nor predicted."""
+  none = whole == 0
+  return jnp.where(none, 1.0, part / jnp.where(none, 1.0, whole))
 
 
 def dice(
@@ -43,7 +50,7 @@ def dice(
     logits: [B,H,W,K], see `log_likelihood`.
     label: [B,H,W], see `log_likelihood`.
     valid: bool[B,H,W], or None for all pixels.
-    smooth: pixels.
+    smooth: pixels, 0 or more.
     class_weights: [K] of which one is above 0, or None; the mean over classes is weighted by them.
       They need one logit per class.
 
@@ -56,14 +63,14 @@ def dice(
     ValueError: shapes that do not fit, or class weights with one logit.
   """
   overlap, total, _ = _overlap(logits, label, valid)
-  score = (2 * overlap + smooth) / (total + smooth)
+  score = _quotient(2 * overlap + smooth, total + smooth)
   if class_weights is None:
     return 1 - score.mean(-1)
   classes = score.shape[-1]
   if classes == 1:
     raise ValueError("class_weights of dice need one logit per class, found one logit (sigmoid)")
   weights = arguments.read_weights(class_weights, classes, score.dtype)
-  return 1 - (score * weights).sum(-1) / weights.sum()
+  return 1 - (score * per_channel(weights, score)).sum(-1) / weights.sum()
 
 
 def jaccard(
@@ -88,14 +95,14 @@ def jaccard(
   0.6667
   """
   overlap, total, _ = _overlap(logits, label, valid)
-  return 1 - ((overlap + smooth) / (total - overlap + smooth)).mean(-1)
+  return 1 - _quotient(overlap + smooth, total - overlap + smooth).mean(-1)
 
 
 def _tversky_index(logits, label, valid, alpha, beta, smooth):
   """[B,C] in [0,1], see `tversky`."""
   overlap, total, truth = _overlap(logits, label, valid)
   false, missed = total - truth - overlap, truth - overlap
-  return (overlap + smooth) / (overlap + alpha * false + beta * missed + smooth)
+  return _quotient(overlap + smooth, overlap + alpha * false + beta * missed + smooth)
 
 
 def tversky(

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from segjax.class_index import counted
 from segjax.losses import arguments
-from segjax.ops import by_platform, undivided, wide
+from segjax.ops import by_platform, of_class, per_channel, undivided, wide
 
 
 def class_probabilities(logits: ArrayLike) -> jax.Array:
@@ -70,7 +70,7 @@ def _gathered(values, label):
 
 def _summed(values, label):
   """`_gathered` as a sum, whose gradient is no scatter and fuses with its neighbours."""
-  own = label[..., None] == jnp.arange(values.shape[-1])
+  own = label[..., None] == per_channel(jnp.arange(values.shape[-1]), values)
   return jnp.where(own, values, 0).sum(-1)
 
 
@@ -115,7 +115,7 @@ def cross_entropy(
     loss = (1 - label_smoothing) * loss + label_smoothing * jnp.where(valid, -log_p, 0.0)
   if class_weights is not None:
     count = max(logits.shape[-1], 2)
-    loss = loss * arguments.read_weights(class_weights, count, loss.dtype)[label]
+    loss = loss * of_class(arguments.read_weights(class_weights, count, loss.dtype), label)
   return loss
 
 
@@ -165,7 +165,9 @@ def hardest(loss: ArrayLike, *, valid: ArrayLike | None = None, share: float = 0
   shape, loss = loss.shape, jnp.where(jnp.isnan(loss), jnp.inf, loss)
   loss, valid = (undivided(x).reshape(x.shape[0], -1) for x in (loss, valid))
   scored = valid.sum(-1, keepdims=True)
-  count = jnp.clip(jnp.round(share * scored).astype(jnp.int32), 1, jnp.maximum(scored, 1))
+  count = jnp.clip(
+    jnp.round(share * scored.astype(jnp.float32)).astype(jnp.int32), 1, jnp.maximum(scored, 1)
+  )
   order = jnp.sort(jnp.where(valid, loss, -jnp.inf), descending=True)
   least = jnp.take_along_axis(order, count - 1, -1)
   above, equal = valid & (loss > least), valid & (loss == least)

@@ -127,9 +127,11 @@ def contour_counts(
     pairs = own & _within(true, tolerance), own, true & _within(own, tolerance), true
     return jnp.stack([x.sum((1, 2), dtype=jnp.int32) for x in pairs], -1)
 
+  nothing = jnp.zeros_like(jnp.stack([label[:, 0, 0]] * 4, -1))  # divided as the batch is
+
   def one(c):  # most of many classes are in no image of a batch
     there = ((pred == c) | (label == c)).any()
-    return jax.lax.cond(there, of_class, lambda c: jnp.zeros((batch, 4), jnp.int32), c)
+    return jax.lax.cond(there, of_class, lambda c: nothing, c)
 
   return jnp.moveaxis(jax.lax.map(one, jnp.arange(num_classes)), 0, 1)
 
@@ -145,7 +147,7 @@ def _contour(mask):
 def _within(mask, radius):
   """Where a pixel of the mask bool[B,H,W] is within radius i32[B], Euclidean."""
   height = mask.shape[1]
-  x = jnp.arange(mask.shape[2], dtype=jnp.int32)
+  x = jnp.arange(mask.shape[2], dtype=jnp.int32)[None, None]
   far = jnp.int32(2**14)
   before = jax.lax.cummax(jnp.where(mask, x, -far), axis=2)
   after = jax.lax.cummin(jnp.where(mask, x, far), axis=2, reverse=True)
@@ -159,7 +161,7 @@ def _within(mask, radius):
       near |= (row >= 0) & (row < height) & (there + dy * dy <= most)
     return near
 
-  return jax.lax.fori_loop(0, radius.max() + 1, look, jnp.zeros(mask.shape, bool))
+  return jax.lax.fori_loop(0, radius.max() + 1, look, jnp.zeros_like(mask))
 
 
 def boundary_f(counts: ArrayLike) -> dict[str, float | np.ndarray]:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
 from segjax.metrics.counting import counts_of, ratio
-from segjax.ops import undivided, wide
+from segjax.ops import per_channel, undivided, wide
 
 BINS = 15  # of equal width; bin k holds k/15 <= probability < (k+1)/15, the last one also 1
 SHARPNESS = 2.0 ** np.linspace(-4, 4, 33)  # 1 / temperature, at which `temperature_sums` looks
@@ -60,7 +60,10 @@ def _read(logits, label, valid):
 def _of_classes(logits):
   """Logits of at least two classes; one logit is that of the second against 0."""
   logits = wide(logits)
-  return jnp.concatenate([0 * logits, logits], -1) if logits.shape[-1] == 1 else logits
+  if logits.shape[-1] > 1:
+    return logits
+  most = jnp.finfo(logits.dtype).max  # the softmax of inf is nan, its sigmoid 1
+  return jnp.concatenate([jnp.zeros_like(logits), jnp.clip(logits, -most, most)], -1)
 
 
 def _binned(p, right, inside):
@@ -68,8 +71,8 @@ def _binned(p, right, inside):
   index = jnp.clip((jnp.where(inside, p, 0) * BINS).astype(jnp.int32), 0, BINS - 1)
   pixels = counts_of(jnp.where(inside, index, BINS), BINS + 1)[:-1]
   hits = counts_of(jnp.where(inside & right, index, BINS), BINS + 1)[:-1]
-  offset = jnp.where(inside, p - (index + 0.5) / BINS, 0.0)
-  own = index[:, None] == jnp.arange(BINS)
+  offset = jnp.where(inside, p - (index.astype(p.dtype) + 0.5) / BINS, 0.0)
+  own = index[:, None] == jnp.arange(BINS)[None]
   return pixels, hits, jnp.where(own, offset[:, None], 0.0).sum(0)
 
 
@@ -123,12 +126,13 @@ def temperature_sums(
   """
   z, label, inside = _read(logits, label, valid)
   z = jnp.where(inside[..., None], z - z.max(-1, keepdims=True), 0.0)
-  own = jnp.where(label[..., None] == jnp.arange(z.shape[-1]), z, 0.0).sum(-1)
+  own = jnp.where(label[..., None] == per_channel(jnp.arange(z.shape[-1]), z), z, 0.0).sum(-1)
 
   def at(factor):
     p = jax.nn.softmax(factor * z)
-    mean = (p * z).sum(-1)
-    variance = (p * jnp.square(z - mean[..., None])).sum(-1)
+    some = jnp.where(p > 0, z, 0.0)  # of a class that a logit of -inf leaves out 0 * inf is nan
+    mean = (p * some).sum(-1)
+    variance = (p * jnp.square(some - mean[..., None])).sum(-1)
     return jnp.stack([jnp.where(inside, x, 0.0).sum() for x in (mean - own, variance)])
 
   return jax.lax.map(at, jnp.asarray(SHARPNESS, z.dtype))

@@ -112,6 +112,14 @@ def score_histogram(
   return counts_of(cell, 2 * THRESHOLDS + 1)[:-1].reshape(2, THRESHOLDS)
 
 
+def are_counts(values):
+  """Whether an array holds whole numbers of 0 or more."""
+  whole = values.dtype.kind in "biu" or (
+    values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all()
+  )
+  return whole and not (values.size and values.min() < 0)
+
+
 def _whole(counts, name, shape):
   """Counts as int64 of the host; `shape` is their expected shape, for the message.
 
@@ -119,10 +127,7 @@ def _whole(counts, name, shape):
     ValueError: counts that are negative or not whole, or are no matrix.
   """
   counts = np.asarray(counts)
-  whole = counts.dtype.kind in "biu" or (
-    counts.dtype.kind == "f" and np.isfinite(counts).all() and (counts == np.round(counts)).all()
-  )
-  if counts.ndim != 2 or not whole or counts.size == 0 or counts.min() < 0:
+  if counts.ndim != 2 or counts.size == 0 or not are_counts(counts):
     raise ValueError(
       f"{name} has shape {counts.shape} and dtype {counts.dtype}; expected counts of pixels, whole "
       f"numbers of 0 or more, of shape {shape}"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from segjax.metrics.confusion import class_counts, image_matrices
+from segjax.metrics.confusion import are_counts, class_counts, image_matrices
 from segjax.metrics.counting import counts_of, mean_of_present, means_of_present, ratio
 
 WORST = 0.05  # share of the images that `mean_iou_worst_images` is about
@@ -127,6 +127,9 @@ def _iou(counts):
 def read_counts(counts, kinds):
   """Counts int[N,C,kinds] as int64; a ValueError for another shape or negative ones."""
   counts = np.asarray(counts)
-  if counts.ndim != 3 or counts.shape[-1] != kinds or (counts.size and counts.min() < 0):
-    raise ValueError(f"counts has shape {counts.shape}; expected counts of pixels, [N,C,{kinds}]")
+  if counts.ndim != 3 or counts.shape[-1] != kinds or not are_counts(counts):
+    raise ValueError(
+      f"counts has shape {counts.shape} and dtype {counts.dtype}; expected counts of pixels, whole "
+      f"numbers of 0 or more, of shape [N,C,{kinds}]"
+    )
   return counts.astype(np.int64)

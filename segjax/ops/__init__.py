@@ -5,7 +5,7 @@
 (1, 5, 5, 4)
 """
 
-from segjax.ops.conv import conv, conv_transpose
+from segjax.ops.conv import conv, conv_transpose, products_saveable
 from segjax.ops.platforms import by_platform, plain_forms
 from segjax.ops.pool import adaptive_avg_pool, avg_pool, max_pool_2x2, max_pool_3x3
 from segjax.ops.resize import (
@@ -15,7 +15,7 @@ from segjax.ops.resize import (
   resize_bilinear,
   resize_nearest,
 )
-from segjax.ops.shapes import per_channel, split, undivided, wide
+from segjax.ops.shapes import floats, of_class, per_channel, split, undivided, wide
 
 __all__ = [
   "adaptive_avg_pool",
@@ -24,12 +24,15 @@ __all__ = [
   "conv",
   "conv_transpose",
   "cut_or_enlarge",
+  "floats",
   "max_pool_2x2",
   "max_pool_3x3",
+  "of_class",
   "pad_to_least",
   "pad_to_multiple",
   "per_channel",
   "plain_forms",
+  "products_saveable",
   "resize_bilinear",
   "resize_nearest",
   "split",

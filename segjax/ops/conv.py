@@ -77,7 +77,8 @@ def conv(
     kernel: [K,K,C//groups,features], same dtype.
     stride: stride of both axes.
     padding: rows and columns of zeros on each side, as in PyTorch, or "SAME" as in TensorFlow
-      (which pads an even size with stride 2 at the bottom and right only), or pairs.
+      (which pads an even size with stride 2 at the bottom and right only), "VALID" for none, or
+      pairs.
     dilation: dilation of both axes.
     groups: number of groups of channels.
 
@@ -85,11 +86,11 @@ def conv(
     [B,H',W',features], same dtype.
 
   Raises:
-    ValueError: shapes that do not fit each other.
+    ValueError: shapes that do not fit each other, or a stride, dilation or padding of another form.
     TypeError: different dtypes.
   """
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-  _check(x, kernel, groups)
+  _check(x, kernel, groups, stride, dilation)
   pads = _pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
   x, pads = _padded(x, pads, dilation * (kernel.shape[0] - 1))
   return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
@@ -135,7 +136,18 @@ def _by_parity(x, kernel):
   return interleave(*(interleave(part(i, 0), part(i, 1), 2) for i in (0, 1)), 1)
 
 
-def _check(x, kernel, groups):
+def products_saveable(primitive: Any, *_, **__) -> bool:
+  """A policy of `jax.checkpoint` that keeps the results of convolutions and matrix products.
+
+  JAX's `dots_saveable` knows nothing of the primitive here and computes each convolution again.
+  """
+  return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+
+
+def _check(x, kernel, groups, stride=1, dilation=1):
+  for name, value in (("stride", stride), ("dilation", dilation)):
+    if not isinstance(value, int | np.integer) or value < 1:
+      raise ValueError(f"convolution: {name} is {value!r}, expected one whole number of 1 or more")
   if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1]:
     raise ValueError(
       f"convolution: an image of shape {x.shape} and a kernel of shape {kernel.shape}, expected "
@@ -153,14 +165,16 @@ def _check(x, kernel, groups):
 
 
 def _pads(size, kernel_size, stride, padding, dilation):
+  if isinstance(padding, str) and padding == "VALID":
+    return ((0, 0),) * 2
   if isinstance(padding, str) and padding == "SAME":
     reach = dilation * (kernel_size - 1) + 1
     totals = [jax.core.max_dim((-(-n // stride) - 1) * stride + reach - n, 0) for n in size]
     return tuple((t // 2, t - t // 2) for t in totals)
   if isinstance(padding, int | np.integer):
     return ((int(padding),) * 2,) * 2
-  if np.shape(padding) != (2, 2):
-    expected = "a number, 'SAME', or ((top, bottom), (left, right))"
+  if np.shape(padding) != (2, 2) or np.asarray(padding).dtype.kind not in "iu":
+    expected = "a whole number, 'SAME', 'VALID', or ((top, bottom), (left, right))"
     raise ValueError(f"convolution: padding is {padding!r}, expected {expected}")
   return tuple(tuple(map(int, pair)) for pair in padding)
 

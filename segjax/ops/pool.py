@@ -102,7 +102,8 @@ def _padded(x, fill):
 def _members_3x3(x):
   """The members of each 3x3 window: 4 * row + column of the window -> member."""
   h, w = (-(-size // 2) for size in x.shape[1:3])
-  x, last = _padded(x, -jnp.inf), (2 * h - 1, 2 * w - 1)
+  least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+  x, last = _padded(x, least), (2 * h - 1, 2 * w - 1)
   return {
     4 * i + j: x[:, i : i + last[0] : 2, j : j + last[1] : 2] for i in range(3) for j in range(3)
   }
@@ -167,7 +168,7 @@ def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Means over a grid of `size` = (rows, columns) cells, [B,H,W,C] -> [B,rows,columns,C].
 
   Cells of PyTorch's `AdaptiveAvgPool2d`: cell i covers floor(i*H/rows) to ceil((i+1)*H/rows), so
-  neighbours overlap where rows does not divide H.
+  neighbours overlap where rows does not divide H. Means of integers are float32.
   """
 
   def cells(n, m):
@@ -184,7 +185,7 @@ def avg_pool(x: jax.Array, stride: int) -> jax.Array:
   """Sums over windows of 2 * stride + 1 pixels by the pixels of a window, zeros beyond the image.
 
   PyTorch's `AvgPool2d(2 * stride + 1, stride, padding=stride)`, [B,H,W,C] ->
-  [B,ceil(H/stride),ceil(W/stride),C].
+  [B,ceil(H/stride),ceil(W/stride),C]; float32 of integers.
   """
 
   def windows(n):

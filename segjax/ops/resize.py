@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.ops.platforms import is_plain
-from segjax.ops.shapes import interleave, mix_rows_and_columns
+from segjax.ops.shapes import floats, interleave, mix_rows_and_columns
 
 
 def resize_bilinear(
@@ -21,7 +21,7 @@ def resize_bilinear(
   shrinking it averages over the covered pixels (antialias), as PyTorch's `antialias=True` does.
 
   Args:
-    x: [B,H,W,C].
+    x: [B,H,W,C]; integers are read as float32.
     size: (height, width) of the result.
     corners: the centres of the outermost pixels keep their places, PyTorch's `align_corners=True`,
       which some published nets were trained with; never an average.
@@ -29,9 +29,13 @@ def resize_bilinear(
 
   Returns:
     [B,*size,C], same dtype.
+
+  Raises:
+    ValueError: an array without a batch axis, or a size that is no pair.
   """
+  x, size = floats(x), _size(x, size)
   if corners:
-    if tuple(x.shape[1:3]) == tuple(size):
+    if x.shape[1:3] == size:
       return x
     return mix_rows_and_columns(x, *map(_between_corners, x.shape[1:3], size))
   if not antialias:
@@ -51,12 +55,23 @@ def _between_corners(n, m):
   return np.maximum(1 - np.abs(place[:, None] - np.arange(n)), 0)
 
 
+def _size(x, size):
+  """`size` as a tuple; a ValueError where it or the array is of another form."""
+  if np.ndim(x) != 4 or np.shape(size) != (2,):
+    raise ValueError(
+      f"resize: an array of shape {np.shape(x)} to size {size}, expected [B,H,W,C] and (height, "
+      "width); add a batch axis to a single image, x[None]"
+    )
+  return tuple(size)
+
+
 def resize_nearest(x: jax.Array, size: Sequence[int] | None = None) -> jax.Array:
   """The nearest pixels of [B,H,W,C] for `size` = (height, width), twice as large by default.
 
-  An axis of an odd size that is enlarged twice is repeated and cut at its end.
+  An axis of an odd size that is enlarged twice is repeated and cut at its end. The dtype stays.
   """
-  for axis, n in zip((1, 2), size or [2 * n for n in x.shape[1:3]], strict=True):
+  size = _size(x, [2 * n for n in x.shape[1:3]] if size is None else size)
+  for axis, n in zip((1, 2), size, strict=True):
     count = x.shape[axis]
     if n in (2 * count - 1, 2 * count) and n != count:
       x = jax.lax.slice_in_dim(interleave(x, x, axis), 0, n, axis=axis)

@@ -15,6 +15,12 @@ def wide(x: jax.typing.ArrayLike) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def floats(x: jax.typing.ArrayLike) -> jax.Array:
+  """x as it is where it holds floats or complex numbers, else in float32."""
+  x = jnp.asarray(x)
+  return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+
+
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
   """[C] -> [1,...,1,C], of the rank of x: for programs that refuse to promote ranks."""
   return jnp.expand_dims(values, range(x.ndim - 1))
@@ -43,7 +49,11 @@ def interleave(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
 
 
 def mix_rows_and_columns(x: jax.Array, rows: Any, columns: Any) -> jax.Array:
-  """Weighted sums of rows and of columns: [B,H,W,C], [R,H] and [S,W] -> [B,R,S,C], same dtype."""
+  """Weighted sums of rows and of columns: [B,H,W,C], [R,H] and [S,W] -> [B,R,S,C].
+
+  The dtype is that of `floats`: weights below 1 are none of an integer dtype.
+  """
+  x = floats(x)
   rows, columns = (jnp.asarray(weights, x.dtype) for weights in (rows, columns))
   return jnp.einsum("bhwc,rh,sw->brsc", x, rows, columns, precision="highest")
 
@@ -52,6 +62,15 @@ def undivided(x: jax.Array) -> jax.Array:
   """x, whole on every device of an explicit mesh: for operations that JAX does not divide there."""
   mesh = _explicit_mesh(x)
   return x if mesh is None else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+
+
+def of_class(values: jax.Array, index: jax.Array) -> jax.Array:
+  """`values[index]` of values [C] and an index i32[...] in [0, C), divided as the index is."""
+  if _explicit_mesh(index) is None and _explicit_mesh(values) is None:
+    return values[index]
+  own = index[..., None] == per_channel(jnp.arange(len(values)), index[..., None])
+  values = per_channel(undivided(values), index[..., None])
+  return jnp.where(own, values, jnp.zeros((), values.dtype)).sum(-1)
 
 
 def _explicit_mesh(x):

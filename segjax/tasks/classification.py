@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import losses, metrics
+from segjax import losses, metrics, ops
 from segjax.augment import Mixed
 from segjax.errors import UserError
 from segjax.pictures import bars, enlarge
@@ -95,7 +95,7 @@ class Classification(Task):
           logits, y, valid=valid, class_weights=weights, label_smoothing=self.label_smoothing
         )
       ),
-      weight=expected(lambda y: weights[jnp.where(valid, y, 0)]),
+      weight=expected(lambda y: ops.of_class(weights, jnp.where(valid, y, 0))),
       top_k=(known & (ahead.sum(-1) < self.k)).sum(),
       matrix=metrics.confusion_matrix(
         self.predict(logits), label, num_classes=len(self.classes), valid=valid

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import losses, metrics
+from segjax import losses, metrics, ops
 from segjax.data.labels import IGNORE
 from segjax.errors import UserError
 from segjax.metrics.counting import number_of, sum_of
@@ -185,7 +185,9 @@ class Segmentation(Task):
       how = dict(class_weights=weights, label_smoothing=self.label_smoothing)
       sums["cross_entropy"] = losses.cross_entropy(logits, label, valid=scored, **how).sum()
       if self.class_weights:
-        sums["weight"] = jnp.where(scored, weights[jnp.where(scored, label, 0)], 0.0).sum()
+        sums["weight"] = jnp.where(
+          scored, ops.of_class(weights, jnp.where(scored, label, 0)), 0.0
+        ).sum()
     if self.focal:
       sums["focal"] = losses.focal(logits, label, valid=scored, gamma=self.focal_gamma).sum()
     if self.ohem:

@@ -15,7 +15,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from segjax.ops.conv import conv_p
+from segjax import ops
 from segjax.ops.rows import rows_over
 from segjax.tasks.task import Task
 from segjax.training.devices import (
@@ -177,7 +177,7 @@ def make_train_step(
       return loss, (sums, task.batch_stats(net.batch_stats, outputs))
 
     if remat:
-      loss_fn = jax.checkpoint(loss_fn, policy=is_product)
+      loss_fn = jax.checkpoint(loss_fn, policy=ops.products_saveable)
     grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads = jax.tree.map(row_major, grads) if accelerated else grads
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -241,11 +241,6 @@ def global_norm(tree, small=2**16):
   few = [x for x in leaves if x.size <= small]
   parts = [x for x in leaves if x.size > small] + ([jnp.concatenate(few)] if few else [])
   return jnp.sqrt(sum(jnp.square(x).sum() for x in parts))
-
-
-def is_product(primitive, *_, **__):
-  """A policy of `jax.checkpoint` that keeps the results of convolutions and matrix products."""
-  return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
 
 
 def both(augment, batch_augment):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from segjax.data import class_files, class_masks, decoding, files, layouts, lists, meaning
+from segjax.data import (
+  class_files,
+  class_masks,
+  decoding,
+  files,
+  georeferences,
+  layouts,
+  lists,
+  meaning,
+)  # fmt: skip
 from segjax.data.labels import IGNORE, LabelTable, default_table, read_table
 from segjax.errors import UserError
 
@@ -112,6 +121,7 @@ def _label_reader(labels, found, where, *, ignore_value, ignore_colors, shift):
   if ignore_value + shift in range(len(labels)):
     name = labels.names[ignore_value + shift]
     notes += (f"ignore_value {ignore_value} is also the number of the class {name!r}",)
+  notes += georeferences.missing_note(mask_files, labels, values)
   return functools.partial(meaning.read, meaning=how), notes
 
 
