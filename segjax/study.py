@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from segjax import config as config_lib
 from segjax import own_code
 from segjax import pool as pool_lib
-from segjax.errors import UserError, check_fields
+from segjax.errors import UserError, check_fields, did_you_mean
 from segjax.pool import NEUTRAL, Result
 from segjax.training import workdir as workdir_lib
 
@@ -55,6 +55,27 @@ class Study:
   derived: dict[str, Callable] = dataclasses.field(default_factory=dict)
   notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    if not isinstance(self.variants, dict) or not self.variants:
+      raise UserError(
+        f"the study's variants are {self.variants!r}, expected a dict of name: config"
+      )
+    seeds = self.seeds
+    if isinstance(seeds, str | int) or not all(isinstance(s, int) and s >= 0 for s in seeds):
+      raise UserError(
+        f"the study's seeds are {seeds!r}, expected whole numbers of 0 or more such as (0, 1, 2)"
+      )
+    pairs = [variant for pair in self.compare for variant in pair]
+    for part, named in dict(
+      changes=self.changes, derived=self.derived, notes=self.notes, compare=pairs
+    ).items():
+      for variant in named:
+        if variant not in self.variants:
+          raise UserError(
+            f"the study's {part} name the variant {variant!r}, which is none of "
+            f"{', '.join(self.variants)}{did_you_mean(variant, self.variants)}"
+          )
+
 
 def read(spec: str) -> Study:
   """The Study of a file with its argument, `configs/studies/aspp.py:smoke`.
@@ -63,9 +84,15 @@ def read(spec: str) -> Study:
     spec: path, or path:argument.
 
   Raises:
-    UserError: no such file, or an argument that its `get_study` refuses.
+    UserError: no such file, an argument that its `get_study` refuses, or a result that is no Study.
   """
-  return config_lib.call_file(spec, "get_study", "study")
+  study = config_lib.call_file(spec, "get_study", "study")
+  if not isinstance(study, Study):
+    raise UserError(
+      f"{config_lib.split_spec(spec)[0]}: get_study returns a {type(study).__name__}, expected a "
+      "segjax.study.Study"
+    )
+  return study
 
 
 def override(config: ConfigDict, field: str, text: Any) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from segjax.data import rasters
-from segjax.data.annotations import coco, convert, drawing, label_studio, shapes, yolo
+from segjax.data.annotations import coco, convert, drawing, label_studio, labelme, shapes, yolo
 from segjax.data.sources import make
 from segjax.errors import UserError
 
@@ -293,6 +293,22 @@ def test_compressed_runs_are_pycocotools():
       lambda root: (root / "labels/train/x.txt").write_text("0 1 1 5 1 5 5 1 5\n"),
       r"x\.txt, line 1: found 5, expected shares of the image's width and height",
     ),
+    (
+      lambda root: (root / "labels/train/x.txt").write_text("0 0 -300 1 0 1 1\n"),
+      r"x\.txt, line 1: found -300, expected shares",
+    ),
+    (
+      lambda root: (root / "data.yaml").write_text("names: [no, yes]\ntrain: images/train"),
+      r"data\.yaml: a class has the name False, expected a text; put it in quotes",
+    ),
+    (
+      lambda root: (root / "data.yaml").write_text("names: {0: null, 1: b}\ntrain: images/train"),
+      "a class has the name None",
+    ),
+    (
+      lambda root: (root / "data.yaml").write_text("names: ['a ', a]\ntrain: images/train"),
+      "the export's classes, as classes.txt, lines 2 and 3: two classes of the name 'a'",
+    ),
   ],
 )
 def test_broken_exports_are_one_error_and_leave_nothing(tmp_path, change, words):
@@ -395,3 +411,70 @@ def test_shapes_that_cover_no_pixel_are_said(tmp_path, capsys):
   file.write_text(json.dumps(value))
   convert.convert("coco", tmp_path, tmp_path / "set")
   assert "note: 1 shapes cover no pixel: they lie outside" in capsys.readouterr().out
+
+
+def test_yolo_names_by_numbers_in_quotes(tmp_path):
+  write_yolo(tmp_path)
+  (tmp_path / "data.yaml").write_text("names: {'0': a, '1': b}\ntrain: images/train\n")
+  assert yolo.read(tmp_path).names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda v: v["annotations"][1].update(segmentation=[in_shares_flat(A)]),
+     r"annotation 2: found numbers from 0 to 1 alone, expected pixels; export it anew"),
+    (lambda v: v["annotations"][0].update(segmentation="x"),
+     r"annotation 1: not an annotation of COCO .*; export it anew"),
+    (lambda v: v["annotations"].__setitem__(0, None), r"annotation 0: not an annotation of COCO"),
+    (lambda v: v["categories"][0].update(name=None), "category 9: a class has the name None"),
+    (lambda v: v["images"].append(v["images"][0] | dict(id=8)), "lists this image twice"),
+  ],
+)  # fmt: skip
+def test_broken_entries_of_coco_are_named(change, words, tmp_path):
+  write_coco(tmp_path)
+  file = next(tmp_path.rglob("*.json"))
+  value = json.loads(file.read_text())
+  change(value)
+  file.write_text(json.dumps(value))
+  with pytest.raises(UserError, match=words):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+
+
+def in_shares_flat(corners):
+  return flat(in_shares(corners))
+
+
+def test_a_shape_of_labelme_that_is_broken_is_named(tmp_path):
+  write_labelme(tmp_path)
+  value = json.loads((tmp_path / "x.json").read_text())
+  for change, words in (
+    (dict(points=[[1, 1], [2, 2], [3, 3]]), r"x\.json: shape 1: not a shape of LabelMe"),
+    (dict(label=None), r"x\.json: shape 1: a class has the name None"),
+  ):
+    broken = json.loads(json.dumps(value))
+    broken["shapes"][1].update(change)
+    (tmp_path / "x.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match=words):
+      labelme.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["_background_", "Background", "__ignore__"])
+def test_names_that_mean_no_class(name, tmp_path, capsys):
+  write_labelme(tmp_path)
+  text = (tmp_path / "x.json").read_text().replace('"b"', f'"{name}"')
+  (tmp_path / "x.json").write_text(text)
+  convert.convert("labelme", tmp_path, tmp_path / "set")
+  out = capsys.readouterr().out
+  assert (tmp_path / "set" / "classes.txt").read_text() == "background\na\n"
+  found = np.asarray(Image.open(tmp_path / "set" / "masks" / "x.png"))
+  ignored = name == "__ignore__"
+  np.testing.assert_array_equal(found, np.where(WANTED == 2, 255 if ignored else 0, WANTED))
+  assert f"note: {name!r} is " + ("not scored" if ignored else "read as 'background'") in out
+
+
+def test_classes_that_differ_in_case_are_noted(tmp_path, capsys):
+  write_labelme(tmp_path)
+  (tmp_path / "x.json").write_text((tmp_path / "x.json").read_text().replace('"b"', '"A"'))
+  convert.convert("labelme", tmp_path, tmp_path / "set")
+  assert "note: 'a' and 'A' differ in case alone" in capsys.readouterr().out

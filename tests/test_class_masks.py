@@ -255,3 +255,11 @@ def test_masks_that_lists_do_not_name_are_no_fault(tmp_path):
   source = read(tmp_path)
   assert source.names == ("x2", "x3") and source.orphans == ()
   assert any("holds 1 mask without an image: other.png" in note for note in source.notes)
+
+
+def test_masks_of_two_forms_are_an_error(tmp_path):
+  write(tmp_path, one=1)
+  for file in (tmp_path / "masks" / "shadow").iterdir():
+    save(file, np.asarray(Image.open(file)) * np.uint8(255))
+  with pytest.raises(UserError, match="masks/shadow/ holds 0 and 255 alone, and masks of other"):
+    read(tmp_path)

@@ -19,7 +19,8 @@ from test_training import tiny_config
 
 from segjax import cli, errors, models, ranges, startup, streams, textfiles, training
 from segjax import config as config_lib
-from segjax.data.labels import LabelTable, default_table
+from segjax.data import sources
+from segjax.data.labels import LabelTable, default_table, read_table
 from segjax.errors import UserError, did_you_mean, explain, nearest
 from segjax.stopping import SIGNALS, StopSignals
 from segjax.training import experiment as experiment_lib
@@ -603,3 +604,40 @@ def test_hints_are_empty_where_nothing_is_near():
   assert did_you_mean("zzz", ["unet"]) == ""
   assert did_you_mean("x", []) == ""
   assert did_you_mean("s", ["seed"]) == ""  # one letter is no initials
+
+
+@pytest.mark.parametrize(
+  "line", ['"road"', "'road'", "- road", "road\tRD", "ground;road", "road rgb(255,0,0)"]
+)
+def test_names_of_other_kinds_of_tables_are_refused(line, tmp_path):
+  (tmp_path / "classes.txt").write_text(f"ground\n{line}\n")
+  with pytest.raises(UserError, match=r"classes\.txt, line 2: found .*expected one name without"):
+    read_table(tmp_path / "classes.txt")
+
+
+def test_parts_of_a_schedule_beyond_the_end_are_said():
+  config = config_lib.default()
+  config.total_epochs = 10.0
+  for fields, said in (
+    ({"schedule.warmup_epochs": 10.0}, "schedule.warmup_epochs is 10 and total_epochs 10"),
+    ({"schedule.warmup_epochs": 9.0}, None),
+    ({"schedule.name": "step", "schedule.every_epochs": 12.0}, "schedule.every_epochs is 12"),
+    ({"schedule.name": "cosine", "schedule.every_epochs": 12.0}, None),
+    ({"schedule.name": "multi_step", "schedule.milestone_epochs": (5.0, 20.0)}, "is 20 and total"),
+    ({"keep_epochs": (5.0, 11.0)}, "keep_epochs is 11"),
+    ({"keep_epochs": (5.0, 10.0)}, None),
+    ({"schedule.warmup_steps": 100}, None),  # of a length in epochs
+  ):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(fields)
+    found = preflight.lengths(changed)
+    assert len(found) == (said is not None) and all(said in text for text in found), fields
+
+
+def test_names_of_a_list_that_are_paths(tmp_path):
+  write_pairs(tmp_path / "set")
+  for split, names in (("train", "x000\nimages/x001.png"), ("val", "x002")):
+    (tmp_path / "set" / f"{split}.txt").write_text(f"{names}\n")
+  with pytest.raises(UserError, match=r"no image, e.g. 'images/x001.png'; a line of a list is one "
+                                      r"name without folder, such as 'x000'"):  # fmt: skip
+    sources.make("folder", "train", folder=str(tmp_path / "set"))

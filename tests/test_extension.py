@@ -107,8 +107,18 @@ def test_a_run_is_evaluated_and_predicted_with_its_own_code(run, elsewhere, fres
 
   image = sources.make("parts:Squares", "val")[0]["image"]
   Image.fromarray(image).save(tmp_path / "x.png")
-  predict = inference.Predictor(run_model.RunModel(experiment, state))
+  model = run_model.RunModel(experiment, state)
+  predict = inference.Predictor(model)
   assert predict(tmp_path / "x.png").label.shape == (32, 32)
+  assert len(predict(file for file in [tmp_path / "x.png"] * 2)) == 2
+  for how, text in (
+    (dict(tile="64"), "tile is '64', expected whole numbers"),
+    (dict(tile=64.0), "tile is 64.0, expected whole numbers"),
+    (dict(tile=(64, 64, 64)), "expected whole numbers of pixels: a side"),
+    (dict(batch_size=1.5), "batch_size is 1.5, expected a whole number"),
+  ):
+    with pytest.raises(UserError, match=re.escape(text)):
+      inference.Predictor(model, **how)
   found = regions.best_and_worst(Predictor(folder, "latest", ()), 2)
   assert len(found) == 2
 

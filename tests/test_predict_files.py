@@ -338,6 +338,17 @@ def test_a_users_file_of_a_new_kind_is_not_replaced(tmp_path):
   assert (out / "a_probabilities.npz").read_bytes() == b"mine"
 
 
+def test_a_table_that_is_none(tmp_path):
+  image, out = save(picture(20, 30), tmp_path / "a.png"), tmp_path / "out"
+  (out / "predictions.csv").mkdir(parents=True)
+  with pytest.raises(UserError, match=r"predictions\.csv is there already and is no file"):
+    predict(image, out)
+  (out / "predictions.csv").rmdir()
+  (out / "predictions.csv").write_bytes(b"\xef\xbb\xbf")  # of a table that was emptied
+  assert predict(image, out) == []
+  assert b"a.png" in (out / "predictions.csv").read_bytes()
+
+
 # ------------------------------------------------------------------- probabilities
 
 

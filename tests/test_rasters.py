@@ -15,7 +15,7 @@ from PIL import Image
 
 from segjax import config as config_lib
 from segjax import own_code, ranges, training
-from segjax.analysis import commands
+from segjax.analysis import channel_statistics, commands
 from segjax.data import labels as labels_lib
 from segjax.data import pipeline, rasters, sizes, sources, tiffs
 from segjax.errors import UserError
@@ -616,3 +616,9 @@ def test_numbers_that_masks_declare_as_missing(tmp_path):
     source[0]
   how |= dict(folder=str(tmp_path / "far"), ignore_value=-9999)
   assert set(np.unique(sources.make("folder", "train", **how)[0]["label"])) == {1, 255}
+
+
+def test_a_constant_channel_is_said():
+  said = channel_statistics.text(np.array([0.5, 0.25]), np.array([0.1, 0.0]))
+  assert '--config.data.std="(0.1, 1)"' in said
+  assert "1 stands for 0, the deviation of channel 1 (from 0 on)" in said

@@ -147,7 +147,7 @@ LEFT = {  # by a block's first line: a file of each command
   ),
   "python launch/analyze.py data --config=configs/segmentation_folder.py "
   "--config.data.source.folder=PATH": (
-    "runs/analysis-segmentation_folder/classes_train.png",
+    "runs/analysis-segmentation_folder-photos/classes_train.png",
     "runs/segmentation_folder-*/metrics.jsonl",
   ),
   "python launch/train.py --config=configs/unet_road.py:skip=0 --config.optimizer.name=sgd "

@@ -234,6 +234,21 @@ def test_ade20k_split_folders_and_names_without_a_list(tmp_path):
   assert val.labels.names[::149] == ("class_001", "class_150")
 
 
+@pytest.mark.parametrize(
+  "text",
+  ["", "Idx,Name\n1,wall\n", "Idx;Name\n" + "".join(f"{i};x\n" for i in range(1, 151)),
+   "idx,name\n" + "".join(f"{i},x\n" for i in range(1, 151)),
+   "Idx,Name\n" + "".join(f"{i},x\n" for i in range(1, 150)) + "last,x\n",
+   "Idx,Name\n" + "".join(f"{i},x\n" for i in range(1, 150)) + "150\n"],
+)  # fmt: skip
+def test_another_table_of_ade20k_is_one_error(text, tmp_path):
+  write(tmp_path / "images" / "training" / "a.jpg", picture((1, 2)))
+  write(tmp_path / "annotations" / "training" / "a.png", [[0, 150]])
+  (tmp_path / "objectInfo150.csv").write_text(text)
+  with pytest.raises(UserError, match=r"objectInfo150\.csv: found \d+ rows .*, expected a table"):
+    sources.make("ade20k", "train", folder=str(tmp_path))
+
+
 @pytest.mark.parametrize("size", [8, 32])
 def test_digits(size):
   train, val = (sources.make("digits", s, size=size) for s in ("train", "val"))

@@ -292,6 +292,41 @@ def test_seeds_are_each_one_run(seeds, said, tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    (dict(seeds=3), r"seeds are 3, expected whole numbers"),
+    (dict(seeds="012"), r"seeds are '012', expected whole numbers"),
+    (dict(seeds=(0, -1)), r"seeds are \(0, -1\), expected whole numbers"),
+    (dict(variants=["skips"]), r"variants are \['skips'\], expected a dict"),
+    (dict(variants={}), r"variants are \{\}, expected a dict"),
+    (dict(changes={"skipz": {}}), r"changes name the variant 'skipz', .* did you mean 'skips'"),
+    (dict(derived={"skipz": dict}), r"derived name the variant 'skipz'"),
+    (dict(notes={"skipz": ""}), r"notes name the variant 'skipz'"),
+    (dict(compare=(("skips", "none"),)), r"compare name the variant 'none', which is none of no s"),
+  ],
+)
+def test_a_study_names_its_own_variants(fields, said):
+  with pytest.raises(UserError, match=said):
+    dataclasses.replace(read_smoke("skip_connections"), **fields)
+
+
+def test_a_file_that_returns_no_study(tmp_path):
+  (tmp_path / "x.py").write_text("def get_study(arg=''):\n  return {}\n")
+  with pytest.raises(UserError, match=r"x.py: get_study returns a dict, expected a segjax.study"):
+    study_lib.read(str(tmp_path / "x.py"))
+
+
+def test_a_metric_that_no_run_has():
+  runs = [SimpleNamespace(final=lambda: {"val/mean_iou": 0.5})]
+  study = SimpleNamespace(metric="val/mean_iuo")
+  found = answer.unmeasured(study, {"a": runs})
+  assert found.endswith(
+    "'val/mean_iuo' is none that a run has measured; did you mean 'val/mean_iou'?"
+  )
+  assert answer.unmeasured(SimpleNamespace(metric="val/mean_iou"), {"a": runs}) == ""
+
+
+@pytest.mark.parametrize(
   "metric, sign",
   [("val/l1", -1), ("val/content", -1), ("val/loss/dice", -1), ("val/color_error", -1),
    ("val/ssim", 1), ("val/iou/road", 1)],
@@ -394,6 +429,9 @@ def test_a_report_has_a_folder_of_its_own():
     ("configs/studies/aspp.py:data=x,weights=a/b.pth", "aspp_data=x_weights=a_b.pth_total_steps=1"),
   ):
     assert studies.folder_name(spec, {"total_steps": "1"}) == name
+  long = {"data.source.folder": "x" * 150}
+  names = {studies.folder_name("a.py", long | {"total_steps": n}) for n in ("100", "999")}
+  assert len(names) == 2 and all(len(n) == 120 for n in names)
 
 
 def test_identity_ignores_what_changes_no_number():

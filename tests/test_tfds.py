@@ -292,3 +292,11 @@ def test_a_folder_of_ones_own_as_shards(tmp_path, capsys):
     Image.fromarray(label).save(mask)
   assert len(digests[0]) == 16
   assert digests[0] == digests[1] != digests[2] == digests[3]
+
+
+@pytest.mark.parametrize("value", [0.9, None, "road", np.nan])
+def test_labels_that_are_no_whole_numbers_are_named(value):
+  data = [dict(image=np.zeros((2, 2, 3), np.uint8), label=np.full((2, 2), value))]
+  source = TfdsSource(default_table(("a",)), ("set/train/0",), data, "image", "label", 0, 255)
+  with pytest.raises(UserError, match=r"set/train/0: 'label' is .*expected whole numbers"):
+    source[0]

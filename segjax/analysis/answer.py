@@ -7,6 +7,7 @@ import numpy as np
 from segjax.analysis.intervals import mean_and_deviation, paired_by_seed
 from segjax.analysis.names import text_of
 from segjax.analysis.variants import common_score, loss_of, sign_of
+from segjax.errors import did_you_mean
 
 
 def score_of(study, done, knn):
@@ -28,6 +29,15 @@ def score_of(study, done, knn):
   text, sign, values = judged
   seeds = {v: [r.seed for r in runs] for v, runs in done.items()}
   return text, sign, {v: dict(zip(seeds[v], values[v], strict=True)) for v in done}
+
+
+def unmeasured(study, done):
+  """A sentence where no run has measured the study's metric, else ""."""
+  known = dict.fromkeys(name for runs in done.values() for r in runs for name in r.final())
+  if study.metric in known:
+    return ""
+  hint = did_you_mean(study.metric, known) or "."
+  return f"The study's metric {study.metric!r} is none that a run has measured{hint}"
 
 
 def sentence(score):

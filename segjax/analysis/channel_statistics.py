@@ -38,6 +38,10 @@ def text(mean, std):
   mean and standard deviation of each channel:
     --config.data.mean="(0.25, 0.5)" --config.data.std="(0.1, 0.125)"
   """
+  fixed = [str(i) for i, value in enumerate(std) if not value > 0]
+  std = np.where(std > 0, std, 1.0)
   both = (f"({', '.join(f'{v:.5g}' for v in values)})" for values in (mean, std))
   flags = " ".join(f'--config.data.{k}="{v}"' for k, v in zip(("mean", "std"), both, strict=True))
-  return f"mean and standard deviation of each channel:\n  {flags}"
+  said = f"\n  1 stands for 0, the deviation of channel {', '.join(fixed)} (from 0 on)"
+  constant = said if fixed else ""
+  return f"mean and standard deviation of each channel:\n  {flags}{constant}"

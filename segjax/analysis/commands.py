@@ -78,7 +78,7 @@ def data(config, split, output, samples):
   print(title)
   for note in header.notes_of(whole):
     print(f"  note: {note}")
-  folder = _folder(output or f"runs/analysis-{config.name}")
+  folder = _folder(output or _name_of(config))
   _write(sheets.samples(source, samples or 8), folder / f"samples_{split}.png")
   if source.labels.overlapping:
     print(class_statistics.table_of_masks(source, threads))
@@ -116,7 +116,7 @@ def augment(config, output, samples):
   source = input_pipeline.make_source(config, "train", training=True).source
   how = dict(seed=config.seed, crop=config.data.fit == "crop", wanted=samples or 4)
   sheet = sheets.augmented(source, change, config.data.size, **how)
-  _write(sheet, _folder(output or f"runs/analysis-{config.name}") / "augment.png")
+  _write(sheet, _folder(output or _name_of(config)) / "augment.png")
 
 
 # ---------------------------------------------------------------------------- of a run
@@ -293,6 +293,13 @@ COMMANDS = {
 def _moved(workdir, folder):
   """Where the data of a run lie now, see `restore.moved_to`."""
   return restore.moved_to(config_lib.load(workdir / "config.json"), folder)
+
+
+def _name_of(config):
+  """The folder of pictures of a config: of other data another one."""
+  data = Path(config.data.source.get("folder") or "").absolute().name
+  parts = [config.name] + ([data] if config.data.source.get("folder") else [])
+  return f"runs/analysis-{'-'.join(parts)}"
 
 
 def _run_folder(workdir, output):

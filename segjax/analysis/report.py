@@ -52,6 +52,8 @@ def write(study, results, output):
   if done:
     score = answer.score_of(study, done, knn)
     document.answer(answer.sentence(score))
+    if unmeasured := answer.unmeasured(study, done):
+      document.text(unmeasured)
   textfiles.replace_text(output / "results.csv", _csv(study, results, costs, knn))
   report_tables.setup(document, study, results, done, costs)
   if done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import sys
 from concurrent.futures import Future
@@ -136,4 +137,6 @@ def folder_name(spec, overrides):
   """The study's file, its argument and the overrides: reports of others stay."""
   file, arg = split_spec(spec)
   parts = [Path(file).stem, arg, *(f"{k}={v}" for k, v in sorted(overrides.items()))]
-  return re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))[:120]
+  name = re.sub(r"[^\w.=-]+", "_", "_".join(filter(None, parts)))
+  short = hashlib.sha256(name.encode()).hexdigest()[:8]  # what is cut off may differ
+  return name if len(name) <= 120 else f"{name[:111]}-{short}"

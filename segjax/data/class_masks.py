@@ -123,6 +123,8 @@ def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value,
     raise UserError(f"{root / masks}: no mask in the folders of its classes")
   values = {0: 0, 1: 1, ignore_value: IGNORE}
   meant, _ = meaning.decide(OF_A_CLASS, values, (), mask_files, masks)
+  if not meant.binary:
+    _require_one_form(found, values, masks)
   part = split if split in found.images else "all"
   image_files = found.images[part]
   chosen, left = lists.split_part(root, split, list(image_files), part != "all", **how)
@@ -144,6 +146,22 @@ def class_masks(root, split, names, *, images, masks, mask_suffix, ignore_value,
   elsewhere = layouts.others_images(root, split, found, **how)
   orphans = () if files.has_lists(root) else tuple(lone)
   return MaskFiles(labels, root, tuple(chosen), pairs, read, orphans, notes, elsewhere)
+
+
+def _require_one_form(found, values, masks):
+  """Raises a UserError where the masks of one class hold 0 and 255 alone, and those of others 1."""
+  of_class = {}
+  for part, by_class in found.labels.items():
+    for name, named in by_class.items() if part != lists.TEST else ():
+      of_class.setdefault(name, []).extend(named.values())
+  how = (OF_A_CLASS, values, ())
+  binary = [n for n, of in of_class.items() if meaning.decide(*how, of, masks)[0].binary]
+  if binary:
+    raise UserError(
+      f"{masks}/{binary[0]}/ holds 0 and 255 alone, and masks of other classes hold other numbers: "
+      "it is not clear whether 255 is the class; write 0 and 1 in all masks, and 255 where nothing "
+      "is scored"
+    )
 
 
 def _table(root, names, found, masks):

@@ -159,8 +159,10 @@ def require_complete(source):
   lost = [n for n, (image, _) in zip(source.names, pairs, strict=False) if image is None]
   said = "".join(f". {note}" for note in getattr(source, "remarks", ()))
   if lost:
+    there = next((n for n, (image, _) in zip(source.names, pairs, strict=False) if image), "")
     raise UserError(
-      f"{source.root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}{said}"
+      f"{source.root}: {len(lost)} listed name(s) have no image, e.g. {lost[0]!r}; a line of a "
+      f"list is one name without folder, such as {there or 'x05'!r}{said}"
     )
   bare = [image.name for image, label in pairs if label is None]
   if bare:

@@ -73,7 +73,12 @@ def read_table(file):
       f"no {file.absolute()}; write one class per line, 'name' or 'name red green blue', in the "
       "order of the label values, or set --config.data.source.classes"
     )
-  given = [(i, HEX.sub(_decimal, line)) for i, line in lists.read_lines(file)]
+  return parse_table(lists.read_lines(file), file)
+
+
+def parse_table(lines, file):
+  """The table of lines (number, text), see `read_table`; `file` is for the messages."""
+  given = [(i, HEX.sub(_decimal, line)) for i, line in lines]
   given = [(i, line) for i, line in ((i, lists.without_comment(t)) for i, t in given) if line]
   if given and HEADER.fullmatch(given[0][1]):
     given = given[1:]
@@ -100,6 +105,7 @@ def read_table(file):
 HEADER = re.compile(r"(?i)[\w ]+[\s,;]+(r|red)[\s,;]+(g|green)[\s,;]+(b|blue)")
 COLUMNS = ("name", "names", "class", "classes", "class name", "class_name", "label", "labels")
 HEX = re.compile(r"[\s,;:=]+#([0-9a-fA-F]{6})(?:[fF]{2})?\b")  # a colour, opaque
+NO_NAME = re.compile(r"^[\"'].*[\"']$|[\t;]|^- |\brgba?\(?$")  # of other forms of a table
 NUMBER = r"[\s,;(\[]+([^\s,;()\[\]]+)"
 COLORED = re.compile(rf"(.*?)[\s,;:]*{NUMBER * 3}[\s,;)\]]*")
 
@@ -113,6 +119,11 @@ def _parse(line, file, number):
     color = tuple(int(v) if re.fullmatch("[0-9]{1,9}", v) else -1 for v in match.groups()[1:])
   words = re.split(r"[\s,;:]+", name.strip(" \t,;:"))
   lone = len(words) > 1 and (_is_number(words[0]) or _is_number(words[-1]))
+  if NO_NAME.search(name):
+    raise UserError(
+      f"{file}, line {number}: found {line!r}, expected one name without quotes, tabs, semicolons "
+      "and dashes before it, or 'name red green blue'"
+    )
   if not name or lone or (color and not all(0 <= v <= 255 for v in color)):
     raise UserError(
       f"{file}, line {number}: found {line!r}, expected 'name' or 'name red green blue' with "

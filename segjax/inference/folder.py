@@ -213,8 +213,10 @@ def _read_table(file):
     (columns, {name: row}, whether a row is torn or an image has several); (None, {}, False) where
     there is none. Of several rows of an image the last counts.
   """
+  if file.exists() and not file.is_file():
+    raise UserError(f"{file} is there already and is no file; choose another --output")
   data = file.read_bytes() if file.exists() else b""
-  if not data:
+  if not data.removeprefix(codecs.BOM_UTF8).strip():
     return None, {}, False
   try:
     text = data.decode("utf-8-sig", "surrogateescape")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -112,8 +113,8 @@ class Predictor:
       UserError: no such run or file, or an argument that does not fit the net.
     """
     model = loading.load(model, checkpoint) if isinstance(model, str | os.PathLike) else model
-    if batch_size < 1:
-      raise UserError(f"batch_size is {batch_size}, expected 1 or more")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+      raise UserError(f"batch_size is {batch_size!r}, expected a whole number of 1 or more")
     self.model = model
     self.view = _choose_view(model, mode, tile, overlap)
     self.pixels = getattr(model, "pixels", rasters.RGB)
@@ -147,14 +148,14 @@ class Predictor:
       return next(self.stream([images]))
     return list(self.stream(images))
 
-  def stream(self, images: Sequence) -> Iterator[Prediction]:
+  def stream(self, images: Iterable) -> Iterator[Prediction]:
     """Predictions of images one after the other; resized ones go to the net in batches.
 
     Args: see `__call__`.
     """
     together = self._batch_size if self.view.mode == "resize" else 1
-    for start in range(0, len(images), together):
-      group = [self._as_array(image) for image in images[start : start + together]]
+    images = iter(images)
+    while group := [self._as_array(image) for image in itertools.islice(images, together)]:
       maps = self._resized_maps(group) if self.view.mode == "resize" else [None]
       for image, small in zip(group, maps, strict=True):
         blocks = self.blocks(tiles.ArrayRows(image), small)
@@ -250,7 +251,13 @@ def _choose_view(model, mode, tile, overlap):
     if tile is not None:
       raise UserError("tile is for mode 'tiles'; leave it out, or use that mode")
     return View(mode, own.size if own.mode == "native" else None, overlap)
-  size = (int(tile),) * 2 if isinstance(tile, Integral) else tile and tuple(tile)
+  size = (int(tile),) * 2 if isinstance(tile, Integral) else tile
+  if size is not None:
+    if np.shape(size) != (2,) or not all(isinstance(n, Integral) for n in size):
+      raise UserError(
+        f"tile is {tile!r}, expected whole numbers of pixels: a side, or (height, width)"
+      )
+    size = tuple(size)
   size = size if tile is not None else fixed or (own.size if own.mode == mode else None)
   if size is None and mode == "resize":
     raise UserError("mode 'resize' needs a size, and this net says none; give tile=HEIGHT,WIDTH")

@@ -114,7 +114,7 @@ def train(  # noqa: PLR0912, PLR0915
     else:
       sources = train_source.source, val_source.source
       warnings, counted = hosts.of_first(coverage.at_start, config, *sources, task.label_kind)
-      warnings += preflight.directions(config)
+      warnings += preflight.directions(config) + preflight.lengths(config)
       state, report = experiment.init()
       classes = initial.compare_classes(config.init_from, config.init_part, labels, task)
       report = "\n".join(filter(None, (report and str(report), classes)))

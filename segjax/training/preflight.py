@@ -49,6 +49,30 @@ def directions(config):
   return found
 
 
+def lengths(config):
+  """Sentences about parts of a schedule that lie beyond the training's end.
+
+  Args:
+    config: ConfigDict of an experiment.
+  """
+  s, found = config.schedule, []
+  for unit in ("epochs", "steps"):
+    total = config[f"total_{unit}"]
+    latest = {f"schedule.warmup_{unit}": s[f"warmup_{unit}"]}
+    if s.name == "step":
+      latest[f"schedule.every_{unit}"] = s[f"every_{unit}"]
+    if s.name == "multi_step":
+      latest[f"schedule.milestone_{unit}"] = max(s[f"milestone_{unit}"], default=0)
+    latest[f"keep_{unit}"] = max(config[f"keep_{unit}"], default=0)
+    for field, value in latest.items():
+      at_the_end = value == total and not field.startswith("keep")
+      if total and (value > total or (value and at_the_end)):
+        found.append(
+          f"{field} is {value:g} and total_{unit} {total:g}: the training ends before it counts"
+        )
+  return found
+
+
 def check_experiment(experiment, label):
   """Raises a UserError for a net that does not fit its task or its data; it computes shapes alone.
 

@@ -12,6 +12,7 @@ from segjax.data.annotations.shapes import (
   Annotations,
   Picture,
   Shape,
+  class_name,
   expecting,
   not_drawn,
   polygon,
@@ -61,17 +62,19 @@ def _read_value(file, value, split):
   for key in ("images", "annotations", "categories"):
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
       raise UserError(f"{file}: expected COCO's JSON with a list {key!r} in it")
-  with expecting("COCO's JSON", file):
+  with expecting("COCO's JSON", file, ANEW):
     for key in ("images", "categories"):
       _require_ids(file, key, value[key])
     categories = {
-      c["id"]: str(c["name"]) for c in sorted(value["categories"], key=itemgetter("id"))
+      c["id"]: class_name(c["name"], f"{file}: category {c['id']}")
+      for c in sorted(value["categories"], key=itemgetter("id"))
     }
     images = {i["id"]: i for i in value["images"]}
     sizes = {k: (int(i["height"]), int(i["width"])) for k, i in images.items()}
-    shapes, without = {k: [] for k in images}, Counter()
-    for a in value["annotations"]:
-      where = f"{file}: annotation {a.get('id')}"
+  shapes, without = {k: [] for k in images}, Counter()
+  for place, a in enumerate(value["annotations"]):
+    where = f"{file}: annotation {a.get('id', place) if isinstance(a, dict) else place}"
+    with expecting("an annotation of COCO", where, ANEW):
       if a["image_id"] not in images or a["category_id"] not in categories:
         raise UserError(f"{where}: its image or category is not in the file")
       name = categories[a["category_id"]]
@@ -79,6 +82,7 @@ def _read_value(file, value, split):
         shapes[a["image_id"]].append(_shape(name, a["segmentation"], sizes[a["image_id"]], where))
       else:
         without[name] += 1
+  with expecting("COCO's JSON", file, ANEW):
     pictures = tuple(
       Picture(_path(i["file_name"]), tuple(shapes[k]), sizes[k], split) for k, i in images.items()
     )
@@ -100,6 +104,8 @@ def _path(name):
 
 def _shape(name, segmentation, size, where):
   if isinstance(segmentation, list):
+    if min(size) > 2 and all(0 <= v <= 1 for numbers in segmentation for v in numbers):
+      raise UserError(f"{where}: found numbers from 0 to 1 alone, expected pixels; {ANEW}")
     return Shape(name, tuple(polygon(numbers, where) for numbers in segmentation))
   counts = segmentation["counts"]
   if isinstance(counts, str):

@@ -13,10 +13,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from segjax import errors
-from segjax.data import decoding, files
+from segjax.data import decoding, files, lists
 from segjax.data.annotations import coco, cvat, label_studio, labelme, yolo
 from segjax.data.annotations.drawing import RULE, draw
-from segjax.data.labels import IGNORE, read_table
+from segjax.data.labels import IGNORE, parse_table
 from segjax.data.lists import TEST
 from segjax.errors import UserError, choose
 
@@ -30,6 +30,7 @@ READERS = {
   "yolo": yolo.read,
 }
 BACKGROUND = "background"
+NOT_SCORED = "__ignore__"  # of LabelMe
 JPEG = (".jfif", ".jpe")  # which become .jpg, as training reads it
 
 
@@ -59,22 +60,23 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
   source, images = source.absolute(), images and images.absolute()
   found = _splits(reader(source))
   root = images or (source if source.is_dir() else source.parent)
-  names, empty = _classes(found.names, unlabelled)
-  numbers = {name: i for i, name in enumerate(names)}
+  names, numbers, empty, notes = _classes(found.names, unlabelled)
+  found = dataclasses.replace(found, notes=(*found.notes, *notes))
+  _check_names(names)
   targets = _targets(found.pictures, root)
   with errors.writing(output):
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
       part = Path(folder) / output.name
       part.mkdir()
-      _write_names(part / "classes.txt", names)
+      (part / "classes.txt").write_text(_table_of(names), encoding="utf-8")
       overlap, pixels, empty_shapes, counts, values = 0, 0, 0, Counter(), set()
       for picture, (file, name) in tqdm(
         list(zip(found.pictures, targets, strict=True)), "drawing masks", leave=False, disable=None
       ):
         twice, lost, mask = _write(picture, file, part, name, numbers, empty)
         overlap, empty_shapes, pixels = overlap + twice, empty_shapes + lost, pixels + mask.size
-        counts.update(s.name for s in picture.shapes)
+        counts.update(numbers[s.name] for s in picture.shapes)
         if picture.split != TEST:
           values.update(np.unique(mask).tolist())
       if len(names) == 2 and values == {0, IGNORE}:
@@ -93,18 +95,33 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
 
 
 def _classes(names, unlabelled):
-  """(classes in the order of their numbers, number of pixels without a shape)."""
+  """What a mask holds.
+
+  Args:
+    names: the export's.
+    unlabelled: see `convert`.
+
+  Returns:
+    (classes in the order of their numbers, {name of the export: number}, number of pixels without a
+    shape, notes).
+  """
   twice = [n for n, count in Counter(names).items() if count > 1]
   if twice:
     raise UserError(f"the export has two classes {twice[0]!r}; rename one of them")
-  if unlabelled == "ignore":
-    empty = IGNORE
-  else:
-    names = names if BACKGROUND in names else (BACKGROUND, *names)
-    empty = names.index(BACKGROUND)
-  if not 0 < len(names) < IGNORE:
-    raise UserError(f"the export has {len(names)} classes, expected 1 to {IGNORE - 1}")
-  return names, empty
+  ignored = [n for n in names if n == NOT_SCORED]
+  others = [n for n in names if n != BACKGROUND and n.strip("_ ").casefold() == BACKGROUND]
+  kept = tuple(n for n in names if n not in (*ignored, *others))
+  if (others or unlabelled != "ignore") and BACKGROUND not in kept:
+    kept = (BACKGROUND, *kept)
+  numbers = {name: i for i, name in enumerate(kept)} | dict.fromkeys(ignored, IGNORE)
+  numbers |= {name: kept.index(BACKGROUND) for name in others}
+  if not 0 < len(kept) < IGNORE:
+    raise UserError(f"the export has {len(kept)} classes, expected 1 to {IGNORE - 1}")
+  notes = [f"{name!r} is read as {BACKGROUND!r}" for name in others]
+  notes += [f"{name!r} is not scored: {IGNORE} in the masks" for name in ignored]
+  notes += [text for i, name in enumerate(kept) for text in lists.alike([name], kept[:i])]
+  empty = IGNORE if unlabelled == "ignore" else kept.index(BACKGROUND)
+  return kept, numbers, empty, notes
 
 
 def _splits(found):
@@ -143,6 +160,8 @@ def _targets(pictures, root):
       raise UserError(f"{file}: an image of another ending, expected {endings}; convert it")
     name = Path(picture.split) / file.stem
     if name in taken:
+      if file == taken[name]:
+        raise UserError(f"{file}: the export lists this image twice; leave one entry of it")
       raise UserError(f"{file} and {taken[name]} have one name; rename one of them")
     taken[name] = file
     targets.append((file, name))
@@ -175,10 +194,15 @@ def _write(picture, file, folder, name, numbers, empty):
   return twice, lost, mask
 
 
-def _write_names(file, names):
-  """classes.txt; a UserError where it would be read as other names."""
-  file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-  read = read_table(file).names
+def _table_of(names):
+  """The text of classes.txt."""
+  return "".join(f"{name}\n" for name in names)
+
+
+def _check_names(names):
+  """Raises a UserError where classes.txt would be read as other names."""
+  rows = [(i, name.strip()) for i, name in enumerate(names, 1)]
+  read = parse_table(rows, "the export's classes, as classes.txt").names
   for wanted, found in zip(names, (*read, *[""] * len(names)), strict=False):
     if wanted != found:
       raise UserError(f"the class {wanted!r} would be read as {found!r} in classes.txt; rename it")
@@ -188,7 +212,7 @@ def _describe(output, found, names, counts, overlap):
   splits = Counter(p.split for p in found.pictures)
   several = f" ({', '.join(f'{n} {s}' for s, n in splits.items())})" if len(splits) > 1 else ""
   print(f"{output}: {len(found.pictures)} images with masks{several}")
-  print("  classes: " + ", ".join(f"{i} {n} ({counts[n]} shapes)" for i, n in enumerate(names)))
+  print("  classes: " + ", ".join(f"{i} {n} ({counts[i]} shapes)" for i, n in enumerate(names)))
   print(f"  {RULE}: {100 * overlap:.2f} % of the pixels")
   bare = sum(not p.shapes for p in found.pictures)
   notes = (*found.notes, f"{bare} images without a shape") if bare else found.notes

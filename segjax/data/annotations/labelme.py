@@ -15,6 +15,7 @@ from segjax.data.annotations.shapes import (
   Annotations,
   Picture,
   Shape,
+  class_name,
   ellipse,
   expecting,
   not_drawn,
@@ -37,8 +38,11 @@ def read(source):
     raise UserError(f"{source}: expected JSON files of LabelMe in it, with shapes and imagePath")
   pictures, left = [], Counter()
   for file, value in read:
-    with expecting("LabelMe's JSON", file):
-      shapes = [_shape(s, f"{file}: shape {i}") for i, s in enumerate(value["shapes"])]
+    shapes = []
+    for i, entry in enumerate(value["shapes"]):
+      with expecting("a shape of LabelMe", f"{file}: shape {i}", ANEW):
+        shapes.append(_shape(entry, f"{file}: shape {i}"))
+    with expecting("LabelMe's JSON", file, ANEW):
       image = file.parent / str(value["imagePath"]).replace("\\", "/")
       sizes = [value.get(f"image{side}") for side in ("Height", "Width")]
       size = tuple(map(int, sizes)) if all(sizes) else None
@@ -50,7 +54,8 @@ def read(source):
 
 def _shape(value, where):
   """Shape of an entry, or the name of a kind that has no area."""
-  kind, name, points = value.get("shape_type") or "polygon", str(value["label"]), value["points"]
+  kind, points = value.get("shape_type") or "polygon", value["points"]
+  name = class_name(value["label"], where)
   if kind == "polygon":
     return Shape(name, (polygon(points, where),))
   if kind == "rectangle":

@@ -70,14 +70,25 @@ class Annotations:
 
 
 @contextlib.contextmanager
-def expecting(what, where):
+def expecting(what, where, mend=""):
   """Context in which an entry that is missing or of another kind is a UserError: "not `what`"."""
   try:
     yield
   except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
     if isinstance(error, UserError):
       raise
-    raise UserError(f"{where}: not {what} ({type(error).__name__}: {error})") from error
+    mend = f"; {mend}" if mend else ""
+    raise UserError(f"{where}: not {what} ({type(error).__name__}: {error}){mend}") from error
+
+
+def class_name(value, where):
+  """The name of a class; a UserError for what is neither a text nor a whole number.
+
+  YAML reads no, yes, on, off and null as something else than names.
+  """
+  if isinstance(value, bool) or not isinstance(value, str | int):
+    raise UserError(f"{where}: a class has the name {value!r}, expected a text; put it in quotes")
+  return str(value)
 
 
 def not_drawn(what, counts):

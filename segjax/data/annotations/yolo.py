@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from segjax.data import decoding, files, lists
-from segjax.data.annotations.shapes import Annotations, Picture, Shape, polygon
+from segjax.data.annotations.shapes import Annotations, Picture, Shape, class_name, polygon
 from segjax.errors import UserError
 
 BEYOND = 2.0  # shares that are no outline which leaves the image a little
@@ -30,11 +30,13 @@ def read(source):
   except yaml.YAMLError as error:
     raise UserError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
   names = value.get("names") if isinstance(value, dict) else None
-  if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-    names = [names[i] for i in range(len(names))]
+  if isinstance(names, dict):
+    numbered = {str(i): name for i, name in names.items()}
+    if set(numbered) == set(map(str, range(len(names)))):
+      names = [numbered[str(i)] for i in range(len(names))]
   if not isinstance(names, list) or not names:
     raise UserError(f"{file}: found names {names!r}, expected a list of the classes")
-  names = tuple(map(str, names))
+  names = tuple(class_name(name, file) for name in names)
   root = file.parent / str(value.get("path") or "")
   root = root if root.is_dir() else file.parent  # the path of the machine that wrote it
   pictures, notes = [], []
@@ -91,9 +93,10 @@ def _shapes(file, names, scale):
       raise UserError(f"{where}: class {index}, expected 0 to {len(names) - 1}")
     if len(words) == BOX:
       raise UserError(f"{where}: a box; a mask needs polygons, class x y x y x y ...")
-    if numbers and max(numbers) > BEYOND:
+    far = max(numbers, key=abs, default=0)
+    if abs(far) > BEYOND:
       raise UserError(
-        f"{where}: found {max(numbers):g}, expected shares of the image's width and height, from 0 "
+        f"{where}: found {far:g}, expected shares of the image's width and height, from 0 "
         "to 1; divide pixels by them"
       )
     shapes.append(Shape(names[index], (polygon(numbers, where, scale),)))

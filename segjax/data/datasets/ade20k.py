@@ -7,6 +7,7 @@ import csv
 
 from segjax.data import files, lists, masks
 from segjax.data.labels import IGNORE, table_of
+from segjax.errors import UserError
 
 NUM_CLASSES = 150
 # objectInfo150.csv parts words by the same ";" as synonyms: these names are longer than a word.
@@ -86,8 +87,17 @@ def _class_names(file):
   """The first name of each of the 150 classes."""
   if not file.is_file():
     return tuple(f"class_{i + 1:03d}" for i in range(NUM_CLASSES))
-  lines = lists.read_text(file).splitlines()
-  rows = sorted(csv.DictReader(lines), key=lambda row: int(row["Idx"]))
+  rows = list(csv.DictReader(lists.read_text(file).splitlines()))
+  numbers = [row.get("Idx") for row in rows]
+  wanted = list(map(str, range(1, NUM_CLASSES + 1)))
+  if sorted(map(str, numbers)) != sorted(wanted) or not all(row.get("Name") for row in rows):
+    columns = lists.some(list(rows[0]) if rows else ())
+    raise UserError(
+      f"{file}: found {len(rows)} rows with the columns {columns}, expected a table with commas, "
+      f"the columns Idx and Name and a row for each of 1 to {NUM_CLASSES}; take the file of the "
+      "set, or remove it"
+    )
+  rows.sort(key=lambda row: int(row["Idx"]))
   return tuple(_first_name(row["Name"]) for row in rows)
 
 

@@ -73,7 +73,13 @@ class TfdsSource:
   def __getitem__(self, i):
     example = self.data[i]
     image = self._decode(i, example[self.image_key], rgb=True)
-    stored = self._decode(i, example[self.label_key]).astype(np.int64)
+    stored = self._decode(i, example[self.label_key])
+    if stored.dtype.kind not in "buif" or (stored != np.floor(stored)).any():
+      raise UserError(
+        f"{self.names[i]}: {self.label_key!r} is {stored.dtype}{list(stored.shape)}, expected "
+        "whole numbers of classes"
+      )
+    stored = stored.astype(np.int64)
     if image.dtype != np.uint8 or image.shape[2:] != (3,):
       raise UserError(
         f"{self.names[i]}: {self.image_key!r} is {image.dtype}{list(image.shape)}, expected "
