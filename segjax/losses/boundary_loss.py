@@ -26,6 +26,10 @@ def boundary(logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = N
   Returns:
     f32[B,H,W], 0 where not `valid`. A label that counts and is none of the classes gives nan at its
     pixel, and counts as a pixel of another class elsewhere.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   classes = max(jnp.shape(logits)[-1], 2)
   logits, index, scored, factor = arguments.read(logits, label, valid)
@@ -54,6 +58,10 @@ def signed_distances(
   Returns:
     f32[B,H,W,C], pixels; 0 where not valid, and everywhere for a class that no or every valid pixel
     of the image has.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
 
   >>> signed_distances(jnp.array([[[0, 0, 1, 1, 1]]]), num_classes=2)[0, 0, :, 1].tolist()
   [2.0, 1.0, 0.0, -1.0, -2.0]

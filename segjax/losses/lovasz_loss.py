@@ -28,6 +28,10 @@ def lovasz(logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = Non
     f32[B], 0 or more, with softmax at most 1. An example without a valid pixel has loss 0, and one
     with a label that counts and is none of the classes nan.
 
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
+
   >>> logits = jnp.array([[[[2.0], [-0.5]]]])  # hinges 3 (false) and 1.5 (missed): 3 / 2 + 1.5 / 2
   >>> lovasz(logits, jnp.array([[[0, 1]]])).tolist()
   [2.25]

@@ -90,6 +90,10 @@ def jaccard(
   Returns:
     f32[B]; 0 and nan as of `dice`.
 
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
+
   >>> two = jnp.zeros((1, 1, 2, 1))  # probabilities 0.5, one of two pixels positive
   >>> round(float(jaccard(two, jnp.array([[[0, 1]]]), smooth=0.0)[0]), 4)
   0.6667
@@ -130,6 +134,10 @@ def tversky(
 
   Returns:
     f32[B] in [0,1]; 0 and nan as of `dice`.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   return 1 - _tversky_index(logits, label, valid, alpha, beta, smooth).mean(-1)
 
@@ -161,6 +169,10 @@ def focal_tversky(
 
   Returns:
     f32[B] in [0,1]; nan as of `dice`. An example without a valid pixel has loss 0.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   lost = 1 - _tversky_index(logits, label, valid, alpha, beta, smooth)
   # The gradient of a power below 1 is infinite at 0, where nothing is lost.

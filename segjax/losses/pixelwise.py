@@ -134,6 +134,10 @@ def focal(
 
   Returns:
     f32[B,H,W], 0 where not `valid`. A label that counts and is none of the classes gives nan.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   log_p = log_likelihood(logits, label, valid=valid)
   missed = -jnp.expm1(log_p)  # 1 - p without cancellation
@@ -156,6 +160,9 @@ def hardest(loss: ArrayLike, *, valid: ArrayLike | None = None, share: float = 0
 
   Returns:
     bool[B,H,W], False everywhere in an image without a scored pixel.
+
+  Raises:
+    ValueError: `valid` of another shape.
 
   >>> hardest(jnp.array([[[0.1, 3.0, 2.0, 2.0]]]), share=0.5).tolist()
   [[[False, True, True, False]]]
@@ -193,6 +200,10 @@ def ohem(
 
   Returns:
     f32[B,H,W]. A label that counts and is none of the classes gives nan.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   loss = cross_entropy(logits, label, valid=valid)
   return jnp.where(hardest(loss, valid=valid, share=share), loss, 0.0)

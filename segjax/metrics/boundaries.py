@@ -55,6 +55,10 @@ def boundary_counts(
   Returns:
     i32[B,C,3]: pixels in both outlines, in that of the truth, in that of the prediction.
     `mean_ious` reads them: `mean_iou` is then over the outlines of all images.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   pred, label = _read(pred, label, num_classes, valid)
   batch, height, across = label.shape
@@ -116,6 +120,10 @@ def contour_counts(
 
   Returns:
     i32[B,C,4]: matched and all pixels of the prediction's contour, then of the truth's.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   pred, label = _read(pred, label, num_classes, valid)
   batch, height, across = label.shape

@@ -31,6 +31,10 @@ def calibration_sums(
     `confidence_offset` f32[15], `class_offset` f32[C,15]: sums of the probabilities less the middle
     of their bins, which keeps float32 exact enough. A pixel whose label is none of the classes is
     counted nowhere.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   z, label, inside = _read(logits, label, valid)
   p = jax.nn.softmax(z)
@@ -123,6 +127,10 @@ def temperature_sums(
   Returns:
     f32[33,2]: first and second derivative of the summed cross-entropy by the factor 1 / T of the
     logits, at each of 33 factors from 1/16 to 16.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   z, label, inside = _read(logits, label, valid)
   z = jnp.where(inside[..., None], z - z.max(-1, keepdims=True), 0.0)

@@ -57,6 +57,10 @@ def image_matrices(
 
   Returns:
     i32[B,C,C], pixels; row = truth, column = prediction.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   pred, label, scored = read_labels(pred, label, num_classes, valid)
   cells, batch = num_classes * num_classes, label.shape[0]

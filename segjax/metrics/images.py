@@ -32,6 +32,9 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> jax.Array:
 
   Returns:
     f32[B]; 100 where the images are equal to within 1e-10.
+
+  Raises:
+    TypeError: integers, whose range is not [0,1].
   """
   image, truth = _picture(image), _picture(truth)
   error = jnp.square(image - truth).mean((1, 2, 3))
@@ -86,6 +89,9 @@ def colorfulness(image: ArrayLike) -> jax.Array:
 
   Returns:
     f32[B].
+
+  Raises:
+    TypeError: integers, whose range is not [0,1].
   """
   image = _picture(image)
   red, green, blue = (255 * image[..., i] for i in range(3))

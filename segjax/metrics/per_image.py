@@ -29,6 +29,10 @@ def image_counts(
   Returns:
     i32[B,C,3], pixels that are the class in both, in the truth, in the prediction. A pixel whose
     label or prediction is none of the classes is counted nowhere.
+
+  Raises:
+    TypeError: labels that are not integers.
+    ValueError: shapes that do not fit.
   """
   return class_counts(image_matrices(pred, label, num_classes=num_classes, valid=valid))
 
@@ -57,6 +61,9 @@ def mean_ious(counts: ArrayLike) -> dict[str, float]:
       mean IoU); `mean_iou_images`: over the classes of each image, then over images;
     `mean_iou_classes`: over the images of each class, then over classes;
     `mean_iou_worst_images`: `mean_iou_images` of the worst 5 % of the images, at least one.
+
+  Raises:
+    ValueError: counts of another shape, or that are not whole numbers of 0 or more.
 
   >>> scores = mean_ious([[[4, 4, 4], [0, 0, 0]], [[1, 3, 2], [1, 1, 2]]])
   >>> {k: round(v, 4) for k, v in scores.items() if k != "mean_iou_worst_images"}

@@ -11,7 +11,9 @@ Every net composes with the transformations of JAX and Flax; `tests/test_composa
 these lines:
 
 - `jit`, `grad`, `jvp`, `linearize`, products with the Hessian in any order, `lax.scan`,
-  `jax.checkpoint`, `disable_jit`, `numpy_rank_promotion="raise"`, several threads.
+  `jax.checkpoint`, `disable_jit`, `numpy_rank_promotion="raise"`, several threads. JAX's policies
+  of `jax.checkpoint` do not know our convolutions, `ops.products_saveable` does; `jet` of
+  `jax.experimental` knows neither them nor max-pools.
 - `vmap` over images, parameters or both. Gradients per example: `train=False`, or a norm that does
   not look at the batch.
 - A mesh with the batch divided over it, Auto or Explicit, and over Auto axes rows of images too.

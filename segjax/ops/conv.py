@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from segjax.ops import cpu, gpu
+from segjax.ops import arguments, cpu, gpu
 from segjax.ops.forms import PLAIN, choose, others
 from segjax.ops.llvm import Convolution
 from segjax.ops.platforms import is_plain
@@ -90,8 +89,8 @@ def conv(
     TypeError: different dtypes.
   """
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-  _check(x, kernel, groups, stride, dilation)
-  pads = _pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
+  arguments.check(x, kernel, groups, stride, dilation)
+  pads = arguments.pads(x.shape[1:3], kernel.shape[0], stride, padding, dilation)
   x, pads = _padded(x, pads, dilation * (kernel.shape[0] - 1))
   return _bind("output", Spec(stride, dilation, pads, groups), x, kernel)
 
@@ -115,7 +114,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
     TypeError: different dtypes.
   """
   x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-  _check(x, kernel, 1)
+  arguments.check(x, kernel, 1)
   size = kernel.shape[0]
   if size == 4:
     return _by_parity(x, kernel)
@@ -142,41 +141,6 @@ def products_saveable(primitive: Any, *_, **__) -> bool:
   JAX's `dots_saveable` knows nothing of the primitive here and computes each convolution again.
   """
   return primitive in (conv_p, jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
-
-
-def _check(x, kernel, groups, stride=1, dilation=1):
-  for name, value in (("stride", stride), ("dilation", dilation)):
-    if not isinstance(value, int | np.integer) or value < 1:
-      raise ValueError(f"convolution: {name} is {value!r}, expected one whole number of 1 or more")
-  if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1]:
-    raise ValueError(
-      f"convolution: an image of shape {x.shape} and a kernel of shape {kernel.shape}, expected "
-      "[B,H,W,C] and [K,K,C,features]; add a batch axis to a single image, x[None]"
-    )
-  if x.shape[3] != kernel.shape[2] * groups or kernel.shape[3] % groups:
-    raise ValueError(
-      f"convolution: the image has {x.shape[3]} channels, the kernel {kernel.shape[2]} for each of "
-      f"{groups} groups and {kernel.shape[3]} features"
-    )
-  if x.dtype != kernel.dtype:
-    raise TypeError(
-      f"convolution: the image is {x.dtype}, the kernel {kernel.dtype}; cast one with astype"
-    )
-
-
-def _pads(size, kernel_size, stride, padding, dilation):
-  if isinstance(padding, str) and padding == "VALID":
-    return ((0, 0),) * 2
-  if isinstance(padding, str) and padding == "SAME":
-    reach = dilation * (kernel_size - 1) + 1
-    totals = [jax.core.max_dim((-(-n // stride) - 1) * stride + reach - n, 0) for n in size]
-    return tuple((t // 2, t - t // 2) for t in totals)
-  if isinstance(padding, int | np.integer):
-    return ((int(padding),) * 2,) * 2
-  if np.shape(padding) != (2, 2) or np.asarray(padding).dtype.kind not in "iu":
-    expected = "a whole number, 'SAME', 'VALID', or ((top, bottom), (left, right))"
-    raise ValueError(f"convolution: padding is {padding!r}, expected {expected}")
-  return tuple(tuple(map(int, pair)) for pair in padding)
 
 
 def _padded(x, pads, most):
