@@ -46,14 +46,8 @@ def main():
   study = dict(overrides=OVERRIDES, seeds=SEEDS.value, runs=Path(RUNS.value))
   if ONLY.value:
     sys.exit(studies.train_one(STUDY.value, **study, only=ONLY.value))
-  studies.run(
-    STUDY.value,
-    **study,
-    output=OUTPUT.value,
-    engine=ENGINE.value,
-    jobs=JOBS.value,
-    report_only=REPORT_ONLY.value,
-  )
+  how = dict(output=OUTPUT.value, engine=ENGINE.value, jobs=JOBS.value)
+  studies.run(STUDY.value, **study, **how, report_only=REPORT_ONLY.value)
 
 
 if __name__ == "__main__":

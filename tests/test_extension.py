@@ -492,6 +492,11 @@ def test_values_of_an_own_source(monkeypatch):
   def value(change, **how):
     return sources.make(f"{__name__}:Odd", "val", change=change, **how)[0]
 
+  assert set(value(lambda image, label: dict(image=image))) == {"image"}
+  alone = sources.make(f"{__name__}:Odd", "val", change=lambda image, label: dict(image=image))
+  assert sources.labelled(alone, "nothing", "the data", "simclr")[0]["label"] == 0
+  with pytest.raises(UserError, match="the data, example 'a' has an image alone, unet needs a lab"):
+    sources.labelled(alone, "mask", "the data", "unet")
   label = value(lambda image, label: dict(image=image, label=(label > 0).tolist()))["label"]
   assert label.dtype == np.uint8 and label.sum() == 48
   floats = rasters.Pixels(3, "float32")

@@ -78,13 +78,16 @@ class Checked:
       raise UserError(
         f"{where} is a {type(example).__name__}, expected a dict of image and label; {SHOWN}"
       )
-    if "image" not in example or not {"label", "target"} & set(example):
+    lone = set(example) == {"image"}  # which will do for tasks without labels
+    if "image" not in example or not (lone or {"label", "target"} & set(example)):
       raise UserError(
         f"{where} has {lists.some(list(example)) or 'nothing'}, expected image and label, or image "
         f"and target; {SHOWN}"
       )
     image = np.asarray(example["image"])
     self._check_image(image, where)
+    if lone:
+      return dict(image=image)
     if "label" not in example:
       target = np.asarray(example["target"])
       wanted = f"uint8{[*image.shape[:2], 3]}, as the image"

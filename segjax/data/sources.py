@@ -204,6 +204,10 @@ def labelled(source, needs, what, user, least=(0, 0)):
   if needs != "nothing":
     example = source[0]
     label = example.get("label", example.get("target"))
+    if label is None:
+      raise UserError(
+        f"{what}, example {source.names[0]!r} has an image alone, {user} needs {KINDS[needs]}"
+      )
     mask = "masks" if source.labels.overlapping else "mask"
     found = ("class", "", mask, "target")[np.ndim(label)]
     if found != needs:
