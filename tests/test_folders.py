@@ -346,7 +346,7 @@ def test_malformed_lines_of_classes_txt_are_named(tmp_path, line):
     ("a 1 2 3\nb 4 5 6\nc 1 2 3\n", r"lines 1 and 3: two classes of the colour \(1, 2, 3\)"),
     ("background,road\n", "expected one class per line, without commas"),
     ("name\nroad\n", "line 1: found 'name', expected the name of class 0"),
-    ('# ours\n"Label"\nroad\n', "line 2: found '\"Label\"', expected the name of class 0"),
+    ('# ours\n"Label"\nroad\n', "line 2: found '\"Label\"', expected one name without"),
   ],
 )
 def test_classes_that_contradict_themselves_are_refused(tmp_path, text, says):

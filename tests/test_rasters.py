@@ -424,7 +424,9 @@ def test_classes_by_folder_and_sources_of_ones_own_have_many_channels_too(tmp_pa
     image = source[0]["image"]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0]["image"], image)  # workers
     assert image.dtype == np.float32 and image.shape == (1, 2, 6)
-  with pytest.raises(UserError, match=r"'own_six:build' gives images float32\[1, 2, 6\], expected"):
+  with pytest.raises(
+    UserError, match=r"'own_six:build', example 'one': image is float32\[1, 2, 6\]"
+  ):
     sources.make("own_six:build", "train", pixels=rasters.Pixels(4, "float32"))
 
 

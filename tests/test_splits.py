@@ -7,7 +7,7 @@ import pytest
 from conftest import write_kitti, write_pairs
 from PIL import Image
 
-from segjax.data import sources
+from segjax.data import own_sources, sources
 from segjax.data.labels import default_table
 from segjax.errors import NoSplit, UserError
 
@@ -139,8 +139,8 @@ def test_a_source_of_ones_own_may_have_no_test():
   def strict(split):
     return Own({"train": "train", "val": "val"}[split])
 
-  assert sources._own_test(Own, {}, "my:source").names == ("z",)
+  assert own_sources.test_of(Own, {}, "my:source").names == ("z",)
   with pytest.raises(NoSplit, match="its function gives the examples of val"):
-    sources._own_test(two, {}, "my:source")
+    own_sources.test_of(two, {}, "my:source")
   with pytest.raises(NoSplit, match="KeyError"):
-    sources._own_test(strict, {}, "my:source")
+    own_sources.test_of(strict, {}, "my:source")

@@ -135,7 +135,7 @@ def _by_parity(x, kernel):
   return interleave(*(interleave(part(i, 0), part(i, 1), 2) for i in (0, 1)), 1)
 
 
-def products_saveable(primitive: Any, *_, **__) -> bool:
+def products_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
   """A policy of `jax.checkpoint` that keeps the results of convolutions and matrix products.
 
   JAX's `dots_saveable` knows nothing of the primitive here and computes each convolution again.
