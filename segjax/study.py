@@ -65,16 +65,20 @@ class Study:
       raise UserError(
         f"the study's seeds are {seeds!r}, expected whole numbers of 0 or more such as (0, 1, 2)"
       )
-    pairs = [variant for pair in self.compare for variant in pair]
-    for part, named in dict(
-      changes=self.changes, derived=self.derived, notes=self.notes, compare=pairs
-    ).items():
-      for variant in named:
-        if variant not in self.variants:
-          raise UserError(
-            f"the study's {part} name the variant {variant!r}, which is none of "
-            f"{', '.join(self.variants)}{did_you_mean(variant, self.variants)}"
-          )
+
+
+def _check_names(study):
+  """Raises a UserError where a part of a study names a variant that it does not have."""
+  pairs = [variant for pair in study.compare for variant in pair]
+  for part, named in dict(
+    changes=study.changes, derived=study.derived, notes=study.notes, compare=pairs
+  ).items():
+    for variant in named:
+      if variant not in study.variants:
+        raise UserError(
+          f"the study's {part} name the variant {variant!r}, which is none of "
+          f"{', '.join(study.variants)}{did_you_mean(variant, study.variants)}"
+        )
 
 
 def read(spec: str) -> Study:
@@ -84,7 +88,8 @@ def read(spec: str) -> Study:
     spec: path, or path:argument.
 
   Raises:
-    UserError: no such file, an argument that its `get_study` refuses, or a result that is no Study.
+    UserError: no such file, an argument that its `get_study` refuses, a result that is no Study,
+      or a part of it that names another variant.
   """
   study = config_lib.call_file(spec, "get_study", "study")
   if not isinstance(study, Study):
@@ -92,6 +97,7 @@ def read(spec: str) -> Study:
       f"{config_lib.split_spec(spec)[0]}: get_study returns a {type(study).__name__}, expected a "
       "segjax.study.Study"
     )
+  _check_names(study)
   return study
 
 

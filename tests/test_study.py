@@ -299,15 +299,32 @@ def test_seeds_are_each_one_run(seeds, said, tmp_path):
     (dict(seeds=(0, -1)), r"seeds are \(0, -1\), expected whole numbers"),
     (dict(variants=["skips"]), r"variants are \['skips'\], expected a dict"),
     (dict(variants={}), r"variants are \{\}, expected a dict"),
-    (dict(changes={"skipz": {}}), r"changes name the variant 'skipz', .* did you mean 'skips'"),
-    (dict(derived={"skipz": dict}), r"derived name the variant 'skipz'"),
-    (dict(notes={"skipz": ""}), r"notes name the variant 'skipz'"),
-    (dict(compare=(("skips", "none"),)), r"compare name the variant 'none', which is none of no s"),
   ],
 )
-def test_a_study_names_its_own_variants(fields, said):
+def test_seeds_and_variants_of_another_kind(fields, said):
   with pytest.raises(UserError, match=said):
     dataclasses.replace(read_smoke("skip_connections"), **fields)
+
+
+@pytest.mark.parametrize(
+  ("field", "said"),
+  [
+    (
+      "changes={'bb': {}}",
+      "changes name the variant 'bb', which is none of a, b; did you mean 'b'",
+    ),
+    ("derived={'c': dict}", "derived name the variant 'c', which is none of a, b"),
+    ("notes={'c': ''}", "notes name the variant 'c'"),
+    ("compare=(('a', 'c'),)", "compare name the variant 'c'"),
+  ],
+)
+def test_a_file_names_its_own_variants(field, said, tmp_path):
+  (tmp_path / "x.py").write_text(
+    "from segjax.study import Study\n\ndef get_study(arg=''):\n"
+    f"  return Study('t', 'q', dict(a='a.py', b='b.py'), {field})\n"
+  )
+  with pytest.raises(UserError, match=said):
+    study_lib.read(str(tmp_path / "x.py"))
 
 
 def test_a_file_that_returns_no_study(tmp_path):
