@@ -297,9 +297,8 @@ def _moved(workdir, folder):
 
 def _name_of(config):
   """The folder of pictures of a config: of other data another one."""
-  data = Path(config.data.source.get("folder") or "").absolute().name
-  parts = [config.name] + ([data] if config.data.source.get("folder") else [])
-  return f"runs/analysis-{'-'.join(parts)}"
+  folder = config.data.source.get("folder")
+  return f"runs/analysis-{config.name}" + (f"-{Path(folder).absolute().name}" if folder else "")
 
 
 def _run_folder(workdir, output):

@@ -20,9 +20,10 @@ def displaced(pairs):
   Args:
     pairs: (image file, label file), or in its place ((class, mask file), ...) or something else.
   """
-  firsts = ((image, of[0][1] if isinstance(of, tuple) and of else of) for image, of in pairs)
+  looked = min(len(pairs), LOOKED)
+  chosen = (pairs[i * len(pairs) // looked] for i in range(looked))
+  firsts = ((image, of[0][1] if isinstance(of, tuple) and of else of) for image, of in chosen)
   both = [pair for pair in firsts if all(map(_is_tiff, pair))]
-  both = [both[i * len(both) // LOOKED] for i in range(LOOKED)] if len(both) > LOOKED else both
   found = [mask.name for image, mask in both if _differ(_corners(image), _corners(mask))]
   said = (
     f"by the georeferences {count(found, 'mask')} of {len(both)} looked at "
@@ -38,8 +39,8 @@ def missing(file):
     return None
   try:
     with decoding.opened(file, file) as stream:
-      return float(tiffs.tag(stream, tiffs.NODATA) or "")
-  except (UserError, TypeError, ValueError):
+      return tiffs.nodata(stream)
+  except UserError:  # an error of its own when it is read
     return None
 
 

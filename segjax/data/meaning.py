@@ -201,7 +201,7 @@ def _require_indices(stored, file, meaning):
 def _hint(stored, meaning, file):
   """The likely cause of numbers outside the table, a sentence."""
   missing = georeferences.missing(file)
-  if missing not in meaning.values and (stored.values == missing).any():
+  if missing is not None and missing not in meaning.values and (stored.values == missing).any():
     return (
       f"; the file declares {missing:g} as missing (GDAL_NODATA): "
       f"--config.data.source.ignore_value={missing:g} leaves it out"

@@ -85,7 +85,8 @@ class Checked:
         f"and target; {SHOWN}"
       )
     image = np.asarray(example["image"])
-    self._check_image(image, where)
+    self.pixels.check_kind(image, f"{where}: image is")
+    self.pixels.check_values(image, f"{where}: image")
     if lone:
       return dict(image=image)
     if "label" not in example:
@@ -95,17 +96,6 @@ class Checked:
                f"{where}: target", target, wanted)  # fmt: skip
       return {**example, "image": image, "target": target}
     return {**example, "image": image, "label": self._label(example["label"], image, where)}
-
-  def _check_image(self, image, where):
-    channels = self.pixels.channels
-    _require(
-      image.dtype == self.pixels.kept and image.shape[2:] == (channels,) and image.size > 0,
-      f"{where}: image", image, f"{self.pixels.kept}[height,width,{channels}] by "
-      f"data.channels={channels} and data.dtype={self.pixels.dtype!r}; files of such images are "
-      "read by data.source.name='folder'",
-    )  # fmt: skip
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-      raise UserError(f"{where}: image has values that are nan or infinite, expected numbers")
 
   def _label(self, label, image, where):
     label, size = np.asarray(label), image.shape[:2]

@@ -95,6 +95,23 @@ class Pixels:
     self.check_values(found.values, file, found.nodata)
     return found
 
+  def check_kind(self, image, what):
+    """Checks that an image, as it is kept, is of this dtype and has these channels.
+
+    Args:
+      image: array.
+      what: begins the message, such as "the image is".
+
+    Raises:
+      UserError: it is not.
+    """
+    if image.dtype != self.kept or image.shape[2:] != (self.channels,) or not image.size:
+      raise UserError(
+        f"{what} {image.dtype}{list(image.shape)}, expected {self.kept}"
+        f"[height,width,{self.channels}] by data.channels={self.channels} and "
+        f"data.dtype={self.dtype!r}; files of such images are read by data.source.name='folder'"
+      )
+
   def check_values(self, values, name, nodata=None):
     """Checks that the values of an image are finite and stand for something.
 

@@ -121,14 +121,7 @@ def _check_pixels(source, pixels, what):
   """Raises a UserError where a source gives images of other pixels, as drawn scenes do."""
   if pixels.is_rgb or hasattr(source, "read_image"):
     return
-  image = source[0]["image"]
-  found = f"{image.dtype}{list(image.shape)}"
-  if image.dtype != pixels.kept or image.shape[2:] != (pixels.channels,):
-    raise UserError(
-      f"{what} gives images {found}, expected float32[height,width,{pixels.channels}] by "
-      f"data.channels={pixels.channels} and data.dtype={pixels.dtype!r}; files of such images "
-      "are read by data.source.name='folder'"
-    )
+  pixels.check_kind(source[0]["image"], f"{what} gives images")
 
 
 KINDS = {

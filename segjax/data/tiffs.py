@@ -120,6 +120,15 @@ def tag(stream, code):
     return None
 
 
+def nodata(stream):
+  """The number that stands for no data in an open TIFF file, by GDAL's tag; None without one."""
+  try:
+    with _tiff(stream) as tiff:
+      return _nodata(tiff.pages[0])
+  except (ImportError, *DAMAGE):
+    return None
+
+
 def text(channels, dtype):
   """Channels and dtype in words."""
   return f"{channels} channel{'s'[: channels != 1]} of {dtype}"

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from segjax.class_index import counted
 from segjax.losses import arguments
-from segjax.ops import by_platform, of_class, per_channel, undivided, wide
+from segjax.ops import by_platform, of_class, own_channel, undivided, wide
 
 
 def class_probabilities(logits: ArrayLike) -> jax.Array:
@@ -59,19 +59,13 @@ def _log_likelihood(logits, label, valid, factor):
     out = jax.nn.log_sigmoid(jnp.where(label == 1, z, -z))
   else:
     values = jax.nn.log_softmax(logits)
-    out = by_platform(values, label, cpu=_gathered, default=_summed)
+    out = by_platform(values, label, cpu=_gathered, default=own_channel)
   return jnp.where(valid, out * factor, 0.0)
 
 
 def _gathered(values, label):
   """[...,C] at the class i32[...] of each pixel, in [0, C): [...]."""
   return jnp.take_along_axis(values, label[..., None], -1)[..., 0]
-
-
-def _summed(values, label):
-  """`_gathered` as a sum, whose gradient is no scatter and fuses with its neighbours."""
-  own = label[..., None] == per_channel(jnp.arange(values.shape[-1]), values)
-  return jnp.where(own, values, 0).sum(-1)
 
 
 def cross_entropy(

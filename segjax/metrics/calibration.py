@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from segjax.class_index import class_index, counted
 from segjax.metrics.counting import counts_of, ratio
-from segjax.ops import per_channel, undivided, wide
+from segjax.ops import own_channel, undivided, wide
 
 BINS = 15  # of equal width; bin k holds k/15 <= probability < (k+1)/15, the last one also 1
 SHARPNESS = 2.0 ** np.linspace(-4, 4, 33)  # 1 / temperature, at which `temperature_sums` looks
@@ -134,7 +134,7 @@ def temperature_sums(
   """
   z, label, inside = _read(logits, label, valid)
   z = jnp.where(inside[..., None], z - z.max(-1, keepdims=True), 0.0)
-  own = jnp.where(label[..., None] == per_channel(jnp.arange(z.shape[-1]), z), z, 0.0).sum(-1)
+  own = own_channel(z, label)
 
   def at(factor):
     p = jax.nn.softmax(factor * z)

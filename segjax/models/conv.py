@@ -118,7 +118,7 @@ class Conv(nn.Module):
       y = self._convolved(x, kernel * ops.per_channel(factor, kernel))
       return y + ops.per_channel(shift.astype(self.dtype), y)
 
-    if nn.module._global_interceptor_stack:  # which may have changed y
+    if getattr(nn.module, "_global_interceptor_stack", ()):  # which may have changed y
       return after(x, y, kernel, factor, shift)
     # On a CPU both are one pass over the result, and the kernel would be one more.
     return ops.by_platform(x, y, kernel, factor, shift, cpu=after, default=folded)

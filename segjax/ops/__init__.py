@@ -15,7 +15,15 @@ from segjax.ops.resize import (
   resize_bilinear,
   resize_nearest,
 )
-from segjax.ops.shapes import floats, of_class, per_channel, split, undivided, wide
+from segjax.ops.shapes import (
+  floats,
+  of_class,
+  own_channel,
+  per_channel,
+  split,
+  undivided,
+  wide,
+)
 
 __all__ = [
   "adaptive_avg_pool",
@@ -28,6 +36,7 @@ __all__ = [
   "max_pool_2x2",
   "max_pool_3x3",
   "of_class",
+  "own_channel",
   "pad_to_least",
   "pad_to_multiple",
   "per_channel",

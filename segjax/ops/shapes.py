@@ -68,9 +68,16 @@ def of_class(values: jax.Array, index: jax.Array) -> jax.Array:
   """`values[index]` of values [C] and an index i32[...] in [0, C), divided as the index is."""
   if _explicit_mesh(index) is None and _explicit_mesh(values) is None:
     return values[index]
-  own = index[..., None] == per_channel(jnp.arange(len(values)), index[..., None])
-  values = per_channel(undivided(values), index[..., None])
-  return jnp.where(own, values, jnp.zeros((), values.dtype)).sum(-1)
+  return own_channel(per_channel(undivided(values), index[..., None]), index)
+
+
+def own_channel(values: jax.Array, index: jax.Array) -> jax.Array:
+  """[...,C] at the index i32[...] in [0, C) of each place, [...].
+
+  A sum, whose gradient is no scatter, and which fuses with its neighbours.
+  """
+  own = index[..., None] == per_channel(jnp.arange(values.shape[-1]), values)
+  return jnp.where(own, values, 0).sum(-1)
 
 
 def _explicit_mesh(x):

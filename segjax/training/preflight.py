@@ -58,18 +58,19 @@ def lengths(config):
   s, found = config.schedule, []
   for unit in ("epochs", "steps"):
     total = config[f"total_{unit}"]
-    latest = {f"schedule.warmup_{unit}": s[f"warmup_{unit}"]}
+    starts = {f"schedule.warmup_{unit}": s[f"warmup_{unit}"]}
     if s.name == "step":
-      latest[f"schedule.every_{unit}"] = s[f"every_{unit}"]
+      starts[f"schedule.every_{unit}"] = s[f"every_{unit}"]
     if s.name == "multi_step":
-      latest[f"schedule.milestone_{unit}"] = max(s[f"milestone_{unit}"], default=0)
-    latest[f"keep_{unit}"] = max(config[f"keep_{unit}"], default=0)
-    for field, value in latest.items():
-      at_the_end = value == total and not field.startswith("keep")
-      if total and (value > total or (value and at_the_end)):
-        found.append(
-          f"{field} is {value:g} and total_{unit} {total:g}: the training ends before it counts"
-        )
+      starts[f"schedule.milestone_{unit}"] = max(s[f"milestone_{unit}"], default=0)
+    late = {field: value for field, value in starts.items() if value >= total}
+    if (kept := max(config[f"keep_{unit}"], default=0)) > total:
+      late[f"keep_{unit}"] = kept
+    if total:
+      found += [
+        f"{field} is {value:g} and total_{unit} {total:g}: the training ends before it counts"
+        for field, value in late.items()
+      ]
   return found
 
 

@@ -69,7 +69,8 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
       part = Path(folder) / output.name
       part.mkdir()
-      (part / "classes.txt").write_text(_table_of(names), encoding="utf-8")
+      text = "".join(f"{name}\n" for name in names)
+      (part / "classes.txt").write_text(text, encoding="utf-8")
       overlap, pixels, empty_shapes, counts, values = 0, 0, 0, Counter(), set()
       for picture, (file, name) in tqdm(
         list(zip(found.pictures, targets, strict=True)), "drawing masks", leave=False, disable=None
@@ -192,11 +193,6 @@ def _write(picture, file, folder, name, numbers, empty):
   shutil.copyfile(file, image)
   Image.fromarray(mask).save(target)
   return twice, lost, mask
-
-
-def _table_of(names):
-  """The text of classes.txt."""
-  return "".join(f"{name}\n" for name in names)
 
 
 def _check_names(names):
