@@ -110,6 +110,25 @@ def test_max_pool_3x3_is_bit_for_bit(size):
   np.testing.assert_array_equal(got_back(g)[0], want_back(g)[0])
 
 
+def test_gradient_of_max_pool_3x3_adds_windows_by_columns():
+  """A pixel of four windows gets a sum of sums; another order would be another run of a seed."""
+  rng = np.random.default_rng(0)
+  x, g = (rng.normal(size=(2, n, n, 5)).astype(np.float32) for n in (16, 8))
+  windows = np.lib.stride_tricks.sliding_window_view(
+    np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf), (3, 3), (1, 2)
+  )[:, ::2, ::2]
+  index = windows.reshape(*g.shape, 9).argmax(-1)
+  want = np.zeros((2, 18, 18, 5), np.float32)
+  for column in range(3):
+    of_column = np.zeros_like(want)
+    for row in range(3):
+      taps = of_column[:, row : row + 15 : 2, column : column + 15 : 2]
+      taps += np.where(index == 3 * row + column, g, np.float32(0))
+    want += of_column
+  (got,) = jax.vjp(ops.max_pool_3x3, jnp.array(x))[1](jnp.array(g))
+  np.testing.assert_array_equal(got, want[:, 1:-1, 1:-1])
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_batch_norm_equals_flax_but_for_the_unbiased_variance(train):
   x = jax.random.normal(jax.random.key(0), (3, 4, 5, 6)) * 2 + 1

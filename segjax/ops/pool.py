@@ -132,13 +132,15 @@ def _tangent_3x3(index, t):
   row = jnp.maximum(index // 4, (jnp.arange(h) == 0)[None, :, None, None])
   column = jnp.maximum(index % 4, (jnp.arange(w) == 0)[None, None, :, None])
   index = 4 * row + column
-  # Windows overlap: window i has both rows of block i and the first of block i + 1.
+  # Windows overlap: window i has both rows of block i and the first of block i + 1. Its transpose
+  # adds a pixel's windows by columns, each the sum of its rows.
   blocks = _in_blocks(_padded(t, 0))
   parts = []
-  for i in (0, 1):
-    for j in (0, 1):
+  for j in (0, 1):
+    columns = blocks[:, :, :, j : j + w]
+    for i in (0, 1):
       codes = [[4 * (2 * i + r) + 2 * j + s for s in (0, 1)] for r in (0, 1)]
-      parts.append(_selected(index, blocks[:, i : i + h, :, j : j + w], codes))
+      parts.append(_selected(index, columns[:, i : i + h], codes))
   return sum(parts)
 
 
