@@ -47,6 +47,8 @@ FUNCTIONS = {
   "temperature_sums": (of_logits(metrics.temperature_sums), LOGITS, LABEL, VALID),
   "score_histogram": (of_logits(metrics.score_histogram), (*LABEL[:1], jnp.float32), LABEL, VALID),
 }  # fmt: skip
+LOSSES = [n for n in FUNCTIONS
+          if n.split()[0] in (*PIXELWISE, "weights", "mask_classification")]  # fmt: skip
 # Its matching is optax's loop, which mixes what differs between devices with what does not.
 NOT_CHECKED = ("mask_classification",)
 
@@ -86,9 +88,10 @@ def test_vmap(name):
 
 
 def on_eight_devices():
-  """{"name, kind of division": error} of what cannot be traced."""
+  """{"name, kind of division": what is wrong there}."""
   auto = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   explicit = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+  both = jax.make_mesh((4, 2), ("data", "rows"), axis_types=(AxisType.Explicit,) * 2)
   found = {}
 
   def attempt(name, kind, function, *specs):
@@ -104,10 +107,23 @@ def on_eight_devices():
     )  # fmt: skip
     if name not in ("confusion_matrix", "score_histogram", "calibration_sums", "temperature_sums"):
       attempt(name, "shard_map", parts, *arguments(name))
-    divided = arguments(name, sharding=NamedSharding(explicit, P("data")))
-    attempt(name, "explicit", function, *divided)
-    with jax.set_mesh(explicit):
-      attempt(name, "explicit, set", function, *divided)
+    for mesh, spec in ((explicit, P("data")), (both, P("data", "rows")), (both, P(None, "rows"))):
+      divided = arguments(name, sharding=NamedSharding(mesh, spec))
+      gradient = jax.grad(lambda *xs, f=function: sum(x.sum() for x in jax.tree.leaves(f(*xs))))
+      what = dict(value=function) | (dict(gradient=gradient) if name in LOSSES else {})
+      for kind, each in what.items():
+        attempt(name, f"explicit {spec}, {kind}", each, *divided)
+        with jax.set_mesh(mesh):
+          attempt(name, f"explicit {spec}, {kind}, set", each, *divided)
+  rng = np.random.default_rng(0)
+  for name in ("boundary", "boundary_counts", "contour_counts"):  # these read rows of other devices
+    function, *specs = FUNCTIONS[name]
+    draws = {"f": rng.normal, "i": lambda size: rng.integers(0, CLASSES, size),
+             "b": lambda size: rng.random(size) > 0.2}  # fmt: skip
+    whole = [jnp.asarray(draws[dtype.dtype.kind](size=shape), dtype) for shape, dtype in specs]
+    divided = jax.device_put(whole, NamedSharding(both, P("data", "rows")))
+    if not (jax.jit(function)(*divided) == jax.jit(function)(*whole)).all():
+      found[name] = "another value where rows are divided"
   return found
 
 

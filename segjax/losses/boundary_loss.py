@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from segjax.class_index import class_index, counted
 from segjax.losses import arguments
 from segjax.losses.pixelwise import class_probabilities
+from segjax.ops import undivided
 
 
 def boundary(logits: ArrayLike, label: ArrayLike, *, valid: ArrayLike | None = None) -> jax.Array:
@@ -72,6 +73,7 @@ def signed_distances(
 
 def _signed(label, classes, valid):
   """`signed_distances` of the classes i32[C] to i32[B,H,W], -1 for no class."""
+  label, valid = (undivided(x, (1, 2)) for x in (label, valid))
   inside = (label[:, None] == classes[None, :, None, None]) & valid[:, None]
   outside = valid[:, None] & ~inside
   away = jnp.where(inside, 1 - _distance(outside), _distance(inside))

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from segjax.metrics.counting import mean_of_present, means_of_present, ratio, read_labels
 from segjax.metrics.per_image import by_image, read_counts
+from segjax.ops import undivided
 
 
 def boundary_width(height: int, width: int) -> int:
@@ -28,7 +29,7 @@ def contour_tolerance(height: int, width: int) -> int:
 
 def _read(pred, label, num_classes, valid):
   pred, label, valid = read_labels(pred, label, num_classes, valid)
-  return jnp.where(valid, pred, -1), jnp.where(valid, label, -1)
+  return [undivided(jnp.where(valid, x, -1), (1, 2)) for x in (pred, label)]
 
 
 def boundary_counts(

@@ -58,10 +58,19 @@ def mix_rows_and_columns(x: jax.Array, rows: Any, columns: Any) -> jax.Array:
   return jnp.einsum("bhwc,rh,sw->brsc", x, rows, columns, precision="highest")
 
 
-def undivided(x: jax.Array) -> jax.Array:
-  """x, whole on every device of an explicit mesh: for operations that JAX does not divide there."""
+def undivided(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+  """x, whole on every device of an explicit mesh: for operations that JAX does not divide there.
+
+  Args:
+    x: array of any rank.
+    axes: from 0 on, those that shall be whole; None: all.
+  """
   mesh = _explicit_mesh(x)
-  return x if mesh is None else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+  if mesh is None:
+    return x
+  axes = range(x.ndim) if axes is None else axes
+  spec = [None if i in axes else part for i, part in enumerate(jax.typeof(x).sharding.spec)]
+  return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def of_class(values: jax.Array, index: jax.Array) -> jax.Array:
