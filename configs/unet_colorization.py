@@ -1,10 +1,10 @@
 """Colourisation by a U-Net, with or without skip connections: lightness in, colour out.
 
-Regression of a and b of CIELAB; with `output=bins` a softmax over a grid of colours with rare
-colours weighted up; with `output=lab` regression of the whole picture, lightness too. Batch norm,
-widths 16 to 128, images at 96x128, batch 16, Adam, one cycle up to 3e-3. CamVid, seeds 0 to 2, two
-Xeon cores, 2026-11-25, a and b alone: PSNR 29.7 dB, SSIM 0.981, 2.7 minutes beside tests; the whole
-picture 27.0 dB, 0.923, 1.5 minutes.
+Regression of a and b of CIELAB, by `norm=l1` or `l2`; with `output=bins` a softmax over a grid of
+colours with rare colours weighted up; with `output=lab` regression of the whole picture, lightness
+too. Batch norm, widths 16 to 128, images at 96x128, batch 16, Adam, one cycle up to 3e-3. CamVid,
+seeds 0 to 2, two Xeon cores, 2026-11-25, a and b alone: PSNR 29.7 dB, SSIM 0.981, 2.7 minutes
+beside tests; the whole picture 27.0 dB, 0.923, 1.5 minutes.
 
   python launch/train.py --config=configs/unet_colorization.py
   python launch/train.py --config=configs/unet_colorization.py:data=camvid,skip=0

@@ -1,6 +1,7 @@
 """Other / road / sidewalk / vehicle: the small road U-Net of `unet_road.py` with a softmax.
 
-256x256, batch 4, cross-entropy, Adam, a cosine from 3e-3 to 0, no augmentation.
+256x256, batch 4, cross-entropy, Adam, a cosine from 3e-3 to 0, no augmentation. `skip=0` leaves the
+skip connections out.
 
   python launch/train.py --config=configs/unet_road_four.py
   python launch/train.py --config=configs/unet_road_four.py:data=camvid

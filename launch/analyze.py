@@ -6,8 +6,8 @@
 
 Of a config: data (every file checked, classes counted, samples drawn), augment. Of a run: curves,
 crops (best and worst regions), worst (images), confusion, examples (labels that are wrong), stages
-of its training, replay (of a step that was not finite), cost, features. launch/README.md has a
-section on each. Pictures go to --output, by default runs/analysis-CONFIG-FOLDER/, or
+of its training, replay (of a step that was not finite), cost, features. launch/README.md has
+more on each. Pictures go to --output, by default runs/analysis-CONFIG-FOLDER/, or
 figures/ of the run, each as PNG and as PDF.
 Exit code: 0 done, 1 broken files (listed; the rest is analysed all the same) or another error.
 """

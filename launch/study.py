@@ -8,7 +8,8 @@
 --config.FIELD=VALUE changes a field of every run. Runs live under --runs, shared by all studies;
 finished ones are not trained again, others resume. The report goes to --output, by default
 runs/studies/<file_argument_overrides>/. launch/README.md has a section on --jobs and --engine. Exit
-code: 0 done, 1 an error that the message explains or every run failed, 130 or 143 stopped, saved.
+code: 0 done, 1 an error that the message explains or every run failed, 129, 130 or 143 stopped and
+saved.
 """
 
 import re

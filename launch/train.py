@@ -13,7 +13,7 @@ with --profile_steps a trace of these steps in profile/, for TensorBoard's profi
 ui.perfetto.dev. With --distributed it is one of several processes that train one run; --dry_run
 trains nothing: it prints what a step needs and saves what a batch looks like beside the workdir,
 in WORKDIR-dry_run.png. Both have a section in launch/README.md.
-Exit code: 0 done, 1 an error that the message explains, 130 or 143 stopped and saved.
+Exit code: 0 done, 1 an error that the message explains, 129, 130 or 143 stopped and saved.
 """
 
 import time

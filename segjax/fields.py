@@ -31,7 +31,7 @@ FIELDS = {
   "checkpoint_epochs": (0.0, "the same in epochs"),
   "keep_steps": (
     (),
-    "steps whose checkpoints stay, besides the best and the latest; set at most one",
+    "steps whose checkpoints stay, besides the best and the latest; not with keep_epochs",
   ),
   "keep_epochs": ((), "the same in epochs"),
   "log_steps": (10, "steps between rows of training"),
@@ -107,7 +107,7 @@ FIELDS = {
   "init_from": (
     "",
     "weights to start from: a torch or safetensors file (of `weights.save` too), the workdir of a "
-    "run, or `efficientnet_lite0` (ImageNet weights of a pip package)",
+    "run, or `efficientnet_lite0` to `2` (ImageNet weights of a pip package)",
   ),
   "init_part": ("all", "or the submodule to load alone, such as `backbone`"),
   "freeze": (

@@ -112,7 +112,7 @@ def letter_size(width, least):
   return max(round(width / 90), least)
 
 
-def panel(rows, *, gap=6, most=400):
+def panel(rows, *, most=400):
   """Lays out captioned pictures in rows on white, those of each row to one scale.
 
   Captions stand above the pictures, in two lines where one would be too wide, and grow with the
@@ -120,7 +120,6 @@ def panel(rows, *, gap=6, most=400):
 
   Args:
     rows: a list per row of (title, u8[H,W,3]).
-    gap: pixels between pictures.
     most: pixels of a picture's longer side; larger pictures are shrunk, and in each row the longest
       side becomes that of the largest picture of all.
 
@@ -129,6 +128,7 @@ def panel(rows, *, gap=6, most=400):
   """
   from PIL import Image, ImageDraw, ImageFont
 
+  gap = 6
   shapes = [np.max([np.shape(image)[:2] for _, image in row], 0) for row in rows]
   widest, side = max(w for _, w in shapes), max(max(s) for s in shapes)
   # Captions need some width: tiny pictures are enlarged.
@@ -180,20 +180,19 @@ def _fit(text, font, width):
   return text + "..."
 
 
-def bars(rows, *, width=220, height=18):
-  """Horizontal bars of shares, longest in the caller's order.
+def bars(rows):
+  """Horizontal bars of shares, in the caller's order.
 
   Args:
     rows: list of (name, share in [0,1], whether it is the right one); right ones are blue, the
       others orange.
-    width: pixels.
-    height: pixels of a row.
 
   Returns:
-    u8[len(rows)*height,width,3].
+    u8[len(rows)*18,220,3].
   """
   from PIL import Image, ImageDraw, ImageFont
 
+  width, height = 220, 18  # of a row
   canvas = Image.new("RGB", (width, height * len(rows)), "white")
   draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
   for i, (name, share, right) in enumerate(rows):

@@ -74,20 +74,19 @@ def write_json(file, value, **how):
   replace_text(file, json.dumps(value, **how) + "\n")
 
 
-def read_json(file, kind, missing="expected the folder of a training run", mend=MEND):
+def read_json(file, kind, mend=MEND):
   """Reads a JSON file, with or without a byte order mark.
 
   Args:
     file: path.
     kind: dict or list of the whole, or a tuple of both.
-    missing: end of the message where there is no such file.
     mend: end of the message where it is damaged.
 
   Raises:
     UserError: no such file, not UTF-8, not JSON, or not of this kind.
   """
   if not file.is_file():
-    raise UserError(f"no {file.absolute()}; {missing}")
+    raise UserError(f"no {file.absolute()}; expected the folder of a training run")
   try:
     value = json.loads(file.read_bytes().decode("utf-8-sig"))
   except UnicodeDecodeError as error:

@@ -188,6 +188,8 @@ def test_surface_scores_are_distances_between_all_pixels():
   assert found >= 10
   with pytest.raises(ValueError, match=r"expected \[H,W\]"):
     metrics.surface_scores(PRED, LABEL, num_classes=CLASSES)
+  with pytest.raises(TypeError, match="pred has dtype float32; expected class indices"):
+    metrics.surface_scores(PRED[0].astype(np.float32), LABEL[0], num_classes=CLASSES)
 
 
 # ---------------------------------------------------------------------------- calibration

@@ -6,6 +6,8 @@ Dubai's photographs, 160x160, 24 epochs, seeds 0 to 2, two Xeon cores, 2026-11-2
 python launch/study.py --study=configs/studies/aspp.py
 python launch/study.py --study=configs/studies/aspp.py:data=dubai_aerial
 python launch/study.py --study=configs/studies/aspp.py:smoke
+
+`backbone=` names another backbone than ResNet-18.
 """
 
 from segjax import config as config_lib

@@ -7,10 +7,11 @@ as the mark to reach, the same net trained whole from random weights.
   python launch/study.py --study=configs/studies/frozen_encoder.py:data=camvid,dino=runs/dino
   python launch/study.py --study=configs/studies/frozen_encoder.py:smoke
 
-`rotation=`, `dino=` and `simclr=` take the workdirs of `configs/pretraining.py`. CamVid, 6 epochs,
-two seeds, two Xeon cores, 2026-11-25: mean IoU 0.402 ± 0.013 random, 0.537 ± 0.004 DINO, 0.595 ±
-0.005 trained whole; 4.4 minutes per run, trained whole 5.9, beside tests. Seed 0, one Zen 4 core,
-2026-11-28: 0.402, 0.437 rotation, 0.526, 0.600; 11 to 14 minutes per run.
+`rotation=`, `dino=` and `simclr=` take the workdirs of `configs/pretraining.py`, `backbone=` the
+encoder that they trained. CamVid, 6 epochs, two seeds, two Xeon cores, 2026-11-25: mean IoU 0.402 ±
+0.013 random, 0.537 ± 0.004 DINO, 0.595 ± 0.005 trained whole; 4.4 minutes per run, trained whole
+5.9, beside tests. Seed 0, one Zen 4 core, 2026-11-28: 0.402, 0.437 rotation, 0.526, 0.600; 11 to 14
+minutes per run.
 """
 
 from segjax import config as config_lib

@@ -6,13 +6,14 @@
   python launch/study.py --study=configs/studies/pretraining.py:smoke
 
 The report scores the features of every run by k nearest neighbours, beside those of the random
-weights that the run began with. `methods=rotation+dino` leaves others out. The runs in --runs can
-be handed to `configs/studies/frozen_encoder.py`. Zen 4 cores, 2026-11-28, minutes of a run
-(rotation's on one core, others on two) and kNN accuracy, random / trained: crops of Dubai, three
-seeds, rotation 3.7, 0.708 / 0.779 (+0.070, 0.048 to 0.093), DINO 4.4, 0.708 / 0.784 (+0.076, 0.047
-to 0.105); crops of CamVid, three seeds, rotation 4.0, 0.533 / 0.549 (+0.016, -0.039 to 0.072; stage
-3 0.548 / 0.628, +0.080, 0.010 to 0.150), seed 0, DINO 8.9, 0.518 / 0.602, SimCLR 4.7, 0.518 /
-0.554; CIFAR-10's 5000 images, seed 0, rotation 18.0, 0.280 / 0.326, DINO 24.8, 0.280 / 0.342.
+weights that the run began with. `methods=rotation+dino` leaves others out, `backbone=` names
+another encoder. The runs in --runs can be handed to `configs/studies/frozen_encoder.py`. Zen 4
+cores, 2026-11-28, minutes of a run (rotation's on one core, others on two) and kNN accuracy, random
+/ trained: crops of Dubai, three seeds, rotation 3.7, 0.708 / 0.779 (+0.070, 0.048 to 0.093), DINO
+4.4, 0.708 / 0.784 (+0.076, 0.047 to 0.105); crops of CamVid, three seeds, rotation 4.0, 0.533 /
+0.549 (+0.016, -0.039 to 0.072; stage 3 0.548 / 0.628, +0.080, 0.010 to 0.150), seed 0, DINO 8.9,
+0.518 / 0.602, SimCLR 4.7, 0.518 / 0.554; CIFAR-10's 5000 images, seed 0, rotation 18.0, 0.280 /
+0.326, DINO 24.8, 0.280 / 0.342.
 """
 
 from segjax import config as config_lib

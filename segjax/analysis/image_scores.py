@@ -36,9 +36,9 @@ def rows_of(sums):
 
 
 @functools.lru_cache(maxsize=1)
-def draws(count, *, samples=SAMPLES, seed=0):
+def draws(count, *, samples=SAMPLES):
   """How often each of `count` images is drawn, f64[samples,count], as `metrics.bootstrap` draws."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   drawn = [rng.integers(0, count, count) for _ in range(samples)]
   return np.array([np.bincount(d, minlength=count) for d in drawn], np.float64)
 
@@ -113,7 +113,7 @@ def intervals(rows, classes, **how):
   Args:
     rows: see `scores`.
     classes: likewise.
-    **how: `samples` and `seed` of `draws`.
+    **how: `samples` of `draws`.
 
   Returns:
     dict of name -> (low, high).

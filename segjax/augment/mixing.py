@@ -118,16 +118,16 @@ def make_batch_augment(
   """Builds the augmentation of a batch, or None where everything is off.
 
   Args:
-    mixup: probability that an example that gets no rectangle is blended with the next (Zhang et
-      al., ICLR 2018); class labels alone.
+    mixup: probability that an example without a rectangle of CutMix is blended with the next
+      (Zhang et al., ICLR 2018); class labels alone.
     mixup_alpha: parameter of the Beta distribution of its weight.
     cutmix: probability that an example gets a rectangle of the next (Yun et al., ICCV 2019).
     cutmix_alpha: parameter of the Beta distribution of the rectangle's share, before the border
       cuts it.
-    classmix: probability that an example that gets no rectangle gets the pixels of half of the
-      classes of the next (Olsson et al., WACV 2021); masks alone.
-    classmix_classes: numbers of the classes that it gets, as many of them as the next has, in place
-      of a random half: rare objects are copied and pasted.
+    classmix: probability that the pixels of a random half of the next example's classes are pasted
+      onto an example without a rectangle of CutMix (Olsson et al., WACV 2021); masks alone.
+    classmix_classes: numbers of the classes that are pasted in place of a random half, where the
+      next example has them: rare objects are copied.
 
   Returns:
     (key, f32[B,H,W,C], label) -> (image, label): i32[B,H,W] gives the same, i32[B] Mixed. It raises

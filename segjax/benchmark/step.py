@@ -130,7 +130,7 @@ def measure(program, config, mode, *, repeats=20):
     `images_per_s`, `compile_s`, `gflops` of a step in its plain forms, `gflops_per_s`,
     `matrix_gflops_per_s` of a device measured just before, `share` of it on all `devices`,
     `gbytes` that a device moves, `memory_gbytes_per_s` likewise, `floor_s` (the longer of the FLOPs
-    and the bytes at these rates), `peak_mb`, `parameters`, `device`, and the measured times. On a
+    and the bytes at these rates), `peak_mb`, `parameters`, `device`, and what was measured. On a
     CPU `ops.llvm.winograd` takes fewer products than the plain form, so a share may be above 1.
   """
   rate = matrix_rate(config.model.get("dtype", "float32"))

@@ -43,7 +43,7 @@ class About:
     mean: of images of which that value is 1, subtracted within the file, a number per channel.
     std: divides them within the file.
     weights: dtype that the weights are stored in.
-    run: name of the run, hash of its config, step and checkpoint, the net's config, its task.
+    run: name and folder of the run, hash of its config, step, its task, the net's config.
     versions: of segjax and of the packages that wrote the file.
     format: FORMAT, or FIRST.
   """

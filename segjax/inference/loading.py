@@ -26,6 +26,6 @@ def load(path: str | os.PathLike, checkpoint: str | int = "best") -> Model:
     return run_model.load(path, checkpoint)
   if not path.exists():
     raise UserError(f"no such file or folder: {path.absolute()}; expected a run or an exported net")
-  from segjax.export import open_model  # a room above this one
+  from segjax.export import open_model  # which imports this package
 
   return open_model(path)

@@ -1,6 +1,6 @@
 """The interface of a segmentation net for prediction: a run's, or one in an exported file.
 
-numpy in, numpy out. Neither this room nor a class that implements `Model` needs jax, unless its
+numpy in, numpy out. Neither this package nor a class that implements `Model` needs jax, unless its
 net does.
 """
 

@@ -1,4 +1,4 @@
-"""Trained runs before images of any size; the one module of this room that needs jax."""
+"""Trained runs before images of any size; the one module of this package that needs jax."""
 
 from __future__ import annotations
 

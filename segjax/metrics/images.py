@@ -55,6 +55,7 @@ def ssim(image: ArrayLike, truth: ArrayLike) -> jax.Array:
     f32[B] in [-1,1].
 
   Raises:
+    TypeError: integers, whose range is not [0,1].
     UserError: smaller images.
   """
   image, truth = _picture(image), _picture(truth)

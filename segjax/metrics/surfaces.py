@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from segjax.class_index import class_index
+
 
 def surface_scores(
   pred: ArrayLike,
@@ -38,7 +40,10 @@ def surface_scores(
   """
   from scipy import ndimage  # which takes 0.3 s and no training needs
 
-  pred, label = np.asarray(pred), np.asarray(label)
+  pred, label = (
+    np.asarray(class_index(x, num_classes, name=name))
+    for x, name in ((pred, "pred"), (label, "label"))
+  )
   if pred.ndim != 2 or pred.shape != label.shape:
     raise ValueError(f"pred has shape {pred.shape}, label {label.shape}; expected [H,W] of both")
   valid = np.ones(label.shape, bool) if valid is None else np.asarray(valid, bool)

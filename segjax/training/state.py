@@ -19,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
 
   Attributes:
     step: i32[], updates done.
-    params: parameters, float32.
+    params: parameters, float32 unless the net's `param_dtype` is another.
     batch_stats: running statistics of batch norm; empty without it.
     opt_state: state of the optax optimiser.
     ema_params: moving average of the parameters, or None.

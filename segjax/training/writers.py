@@ -70,7 +70,7 @@ class JsonLines:
 
 
 class Pictures:
-  """Writes `images/<name>_<step>.png`."""
+  """Writes `images/<name>_step<step>.png`."""
 
   pictures = "sheets"
 

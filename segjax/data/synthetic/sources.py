@@ -56,7 +56,7 @@ class Synthetic:
     return dict(image=image, label=label)
 
   def faults(self, i):
-    """None: a drawing is never broken, and `checks.check` need not draw it."""
+    """No faults: a drawing is never broken, and `checks.check` need not draw it."""
     return []
 
 
