@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import runpy
 from pathlib import Path
 
@@ -86,10 +87,13 @@ def call_file(spec, function, what="file"):
   except TypeError as error:
     if "override field" not in str(error) or " type" not in str(error):
       raise
-    raise UserError(
-      f"{file}: {' '.join(str(error).split())}; a class or function of your own stands in a config "
-      "by its name, 'package.module:attribute'"
-    ) from error
+    said = " ".join(str(error).split())
+    how = "give a value of the field's own type"
+    if re.search(r"\(reference\)\. <(class|function|bound method|built-in) ", said):
+      how = (
+        "a class or function of your own stands in a config by its name, 'package.module:attribute'"
+      )
+    raise UserError(f"{file}: {said}; {how}") from error
 
 
 def split_spec(spec):

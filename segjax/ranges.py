@@ -61,7 +61,7 @@ RANGES = {
   "schedule.learning_rate": (0, INF),
   "schedule.warmup_steps": (0, INF),
   "schedule.warmup_epochs": (0, MOST_EPOCHS),
-  "schedule.factor": (0, INF),
+  "schedule.factor": ("above 0", INF),
   "schedule.every_steps": (0, INF),
   "schedule.every_epochs": (0, MOST_EPOCHS),
   "schedule.milestone_steps": (0, INF),
@@ -120,8 +120,8 @@ def check(config):
   for field, value in flat.items():
     values = value if isinstance(value, tuple) else (value,)
     _check_shape(field, value, pixels)
-    if field == "loss.class_weights" and any(isinstance(v, str) for v in value):
-      _check_rule(value)
+    if field == "loss.class_weights" and any(isinstance(v, str) for v in values):
+      _check_rule(values)
       continue
     if field in ranges and not (field in of_three and flat["optimizer.name"] not in THREE):
       least, most = ranges[field]
@@ -156,7 +156,7 @@ def _check_shape(field, value, pixels):
     _check_length(field, value, pixels)
   count, names = LENGTHS.get(field, (None, ""))
   wrong = count is not None and (not isinstance(value, tuple) or len(value) != count)
-  wrong = wrong or (field in WHOLE and not all(type(v) is int for v in value))
+  wrong = wrong or (field in WHOLE and not _is_whole(value))
   wrong = wrong or (field == "model.widths" and not value)
   if wrong:
     what = "whole numbers" if field in WHOLE else "numbers"
@@ -164,6 +164,10 @@ def _check_shape(field, value, pixels):
       f"{field} is {value!r}, expected {f'{count} ' if count else ''}{what}"
       f"{f' ({names})' if names else ''}"
     )
+
+
+def _is_whole(value):
+  return isinstance(value, tuple) and all(type(v) is int for v in value)
 
 
 def _check_length(field, value, pixels):

@@ -57,6 +57,10 @@ def config_of(**changes):
       "mesh.space is 4, which does not divide the 66 rows",
     ),
     ({"mesh.data": 5, "mesh.space": 2}, "need 10 devices; there are 8"),
+    (
+      {"mesh.space": 2, "data.eval_fit": "full", "data.eval_multiple": 15},
+      "mesh.space is 2, which does not divide data.eval_multiple=15",
+    ),
   ],
 )
 def test_a_mesh_that_does_not_fit_is_one_error(monkeypatch, changes, message):

@@ -186,6 +186,26 @@ def test_an_optimiser_of_optax_has_ranges_of_its_own():
     ranges.check(config)
 
 
+@pytest.mark.parametrize("field", ["loss.class_weights", "keep_steps", "schedule.milestone_steps",
+                                   "keep_epochs", "data.size", "freeze"])  # fmt: skip
+def test_none_in_place_of_several_values_is_one_line(field):
+  config = config_lib.default()
+  config_lib.set_task(config, "segmentation")
+  config.update_from_flattened_dict({field: None})
+  with pytest.raises(UserError, match=rf"{field} is None, expected"):
+    preflight.check_config(config)
+
+
+@pytest.mark.parametrize("line", ["data.size = 256", "total_steps = 'many'", "keep_steps = 3"])
+def test_a_value_of_another_type_in_a_config_file(line, tmp_path):
+  (tmp_path / "x.py").write_text(
+    "from segjax import config\n"
+    f"def get_config():\n  c = config.default()\n  c.{line}\n  return c\n"
+  )
+  with pytest.raises(UserError, match=r"x\.py: Could not .* a value of the field's own type$"):
+    config_lib.read(str(tmp_path / "x.py"))
+
+
 def test_a_batch_beyond_the_memory_is_named(monkeypatch):
   config = config_lib.default()
   config.data.size, config.data.batch_size = (3000, 3000), 64
@@ -615,7 +635,7 @@ def test_names_of_other_kinds_of_tables_are_refused(line, tmp_path):
     read_table(tmp_path / "classes.txt")
 
 
-def test_parts_of_a_schedule_beyond_the_end_are_said():
+def test_fields_that_change_nothing_are_said():
   config = config_lib.default()
   config.total_epochs = 10.0
   for fields, said in (
@@ -627,6 +647,10 @@ def test_parts_of_a_schedule_beyond_the_end_are_said():
     ({"keep_epochs": (5.0, 11.0)}, "keep_epochs is 11"),
     ({"keep_epochs": (5.0, 10.0)}, None),
     ({"schedule.warmup_steps": 100}, None),  # of a length in epochs
+    ({"early_stopping.metric": "val/loss"}, "patience is 0: nothing stops early"),
+    ({"early_stopping.metric": "val/loss", "early_stopping.patience": 2}, None),
+    ({"ema_decay_end": 1.0}, "ema_decay is 0: no average is kept"),
+    ({"ema_decay": 0.9, "ema_decay_end": 1.0}, None),
   ):
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(fields)

@@ -292,3 +292,8 @@ def test_pixels_have_pictures_too(runs):
   assert picture.std() > 10
   with pytest.raises(UserError, match="query 99"):
     feature_pictures.neighbor_picture(train, val, *sources, queries=[99])
+
+
+def test_a_run_without_a_checkpoint_has_no_features():
+  with pytest.raises(UserError, match="no checkpoint yet"):
+    commands._steps([], [], 3)

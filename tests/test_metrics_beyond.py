@@ -161,6 +161,15 @@ def test_an_extended_image_counts_as_alone(count):
   np.testing.assert_array_equal(both[0], first[0])
 
 
+def test_contours_of_a_wide_image():
+  label = np.zeros((1, 3, 40000), np.int32)
+  label[..., 17000:17010] = 1
+  counts = metrics.contour_counts(label, label, num_classes=2, tolerance=1)
+  assert counts[0].tolist() == [[6] * 4] * 2  # two columns of three pixels
+  counts = metrics.contour_counts(np.roll(label, 5, 2), label, num_classes=2, tolerance=1)
+  assert counts[0, 1].tolist() == [0, 6] * 2
+
+
 # ---------------------------------------------------------------------------- surfaces
 
 

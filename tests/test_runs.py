@@ -740,6 +740,17 @@ def test_an_error_of_ours_in_restoring_keeps_its_stack(tmp_path, monkeypatch):
       c.wait()
 
 
+def test_a_checkpoint_that_was_not_finished_is_no_damaged_one(tmp_path):
+  state = dict(params=jnp.arange(6.0))
+  with checkpoints(tmp_path) as c:
+    c.save(1, state, Position(b"{}"))
+  torn = tmp_path / "2.orbax-checkpoint-tmp" / "metrics"
+  torn.mkdir(parents=True)
+  (torn / "metrics").touch()
+  with checkpoints(tmp_path) as c:
+    assert same(c.restore(1, state), state)
+
+
 def test_checkpoints_of_before_their_files_were_summed(tmp_path):
   state = dict(params=jnp.arange(600.0))
   with checkpoints(tmp_path) as c:

@@ -12,7 +12,7 @@ from conftest import write_pairs
 from segjax import config as config_lib
 from segjax import losses, ranges, study, textfiles, training
 from segjax.errors import UserError
-from segjax.tasks import ClassQuery, Segmentation
+from segjax.tasks import ClassQuery, MaskClassification, Segmentation
 from segjax.training import class_balance, preflight, restore, workdir
 from segjax.training import experiment as experiment_lib
 from segjax.training.evaluation import merge
@@ -104,6 +104,13 @@ def test_class_weights_of_the_task_weigh_dice_where_asked():
 def test_losses_that_do_not_fit_together(fields, words):
   with pytest.raises(UserError, match=words):
     Segmentation(("a", "b"), **fields)
+
+
+def test_a_loss_of_a_tasks_own_term_is_not_empty():
+  ClassQuery(("a", "b"), cross_entropy=0.0, attention=1.0)
+  MaskClassification(("a", "b"), cross_entropy=0.0, dice=0.0, mask=1.0)
+  with pytest.raises(UserError, match="one of cross_entropy, attention must be above 0"):
+    ClassQuery(("a", "b"), cross_entropy=0.0)
 
 
 @pytest.mark.parametrize("name", ["jaccard", "tversky", "lovasz", "ohem", "boundary", "dice"])

@@ -598,6 +598,17 @@ CHARTS = {
 }
 
 
+def test_curves_of_seeds_that_stopped_early_or_measured_nothing(tmp_path, monkeypatch):
+  kept = []
+  monkeypatch.setattr(charts, "write", lambda figure, file: kept.append(figure))
+  later = [*CURVE, {"step": 30, "train/steps": 10, "train/loss": 1.0, "val/loss": 5.0}]
+  charts.curves(dict(a=[CURVE, later]), [("loss", "loss")], tmp_path / "a.png")
+  (line,) = [x for x in kept[0].axes[0].lines if x.get_linestyle() == "-"]
+  assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == [2, 2, 5]
+  charts.curves(dict(a=[CURVE]), [("mIoU", "mIoU")], tmp_path / "a.png")
+  assert not kept[1].axes[0].lines
+
+
 def test_a_single_evaluation_is_seen(tmp_path, monkeypatch):
   kept = []
   monkeypatch.setattr(charts, "write", lambda figure, file: kept.append(figure))

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from conftest import write_pairs
+from jax.sharding import AbstractMesh
 
 from segjax import config as config_lib
 from segjax import training
 from segjax.errors import UserError
 from segjax.inference import Predictor, run_model
+from segjax.training import devices, input_pipeline, restore, tiled
 from segjax.training import experiment as experiment_lib
-from segjax.training import input_pipeline, restore, tiled
 from segjax.training.evaluation import evaluate
 
 
@@ -62,6 +63,18 @@ def test_tiles_give_the_numbers_of_the_whole_image_and_of_prediction(data, sigmo
     example = source[i]
     np.add.at(by_hand, (example["label"], predict(example["image"]).label), 1)
   np.testing.assert_array_equal(sums["matrix"], by_hand)
+
+
+def test_batches_of_own_sizes_are_divided_as_the_mesh_is(data, monkeypatch):
+  config = tiny_config(data, **{"data.eval_fit": "full", "data.batch_size": 6})
+  source = input_pipeline.make_source(config, "val")
+  for parts, rows in ((1, 3), (2, 4), (6, 6)):  # of three images
+    mesh = AbstractMesh((parts, 1), ("data", "space"))
+    monkeypatch.setattr(devices, "mesh_of", lambda config, mesh=mesh: mesh)
+    assert [len(b["image"]) for b in input_pipeline.eval_batches(config, source)] == [rows]
+  config.data.eval_fit = "tiles"
+  experiment = experiment_lib.build(config, source.source.labels)
+  assert experiment.eval_mesh().devices.size == 1
 
 
 def test_logits_of_probabilities_give_them_back():

@@ -82,6 +82,23 @@ def same(a, b):
 # ---------------------------------------------------------------------------- steps
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_averages_and_norms_of_narrow_parameters_are_wide(dtype):
+  net, task, optimizer = parts(param_dtype=dtype)
+  mesh = steps.make_mesh(jax.devices()[:1])
+  init = lambda: init_state(net, optimizer, jax.random.key(0), size=SIZE, ema=True)  # noqa: E731
+  state = jax.eval_shape(init)
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(dtype)}
+  assert {x.dtype for x in jax.tree.leaves(state.ema_params)} == {jnp.dtype("float32")}
+  kinds = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+  step = steps.make_train_step(net, task, optimizer, mesh=mesh, ema_decay=lambda step: 0.9)
+  new, _ = jax.eval_shape(step, state, random_batch(2))
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == kinds
+  for value in (1e-5, 300.0):  # squares that float16 does not have
+    found = steps.global_norm(dict(a=jnp.full(100, value, dtype)))
+    assert float(found) == pytest.approx(10 * float(dtype(value)), rel=1e-6)
+
+
 @pytest.mark.slow
 def test_the_loss_of_a_step_is_optaxs_and_so_is_the_update():
   """One step against the textbook: optax's own loss on float images, Adam by hand."""

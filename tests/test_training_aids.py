@@ -114,6 +114,10 @@ def test_the_state_before_the_step_and_its_batch_are_kept(tmp_path):
   assert kept.step == 4
   np.testing.assert_array_equal(kept.params["w"], [2.0, -1.0])
   np.testing.assert_array_equal(batch["image"], [1.0, np.inf])
+  narrow = state.replace(params=dict(w=jnp.array([2.0, -1.0], jnp.bfloat16)))
+  nan_debug.write(tmp_path / "narrow.npz", narrow, bad)
+  kept = nan_debug.read(tmp_path / "narrow.npz", narrow)[0].params["w"]
+  assert kept.dtype == jnp.bfloat16 and kept.tolist() == [2.0, -1.0]
   with pytest.raises(UserError, match="state/params/v is not in it"):
     nan_debug.read(tmp_path / nan_debug.FILE, state.replace(params=dict(v=1.0)))
   content = bytearray((tmp_path / nan_debug.FILE).read_bytes())

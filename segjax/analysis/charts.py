@@ -38,7 +38,10 @@ def curves(runs, metrics, file, best=None):
     1, len(metrics), figsize=(5.2 * len(metrics), 4.0), layout="constrained", squeeze=False
   )
   firsts = [seeds[0] for seeds in runs.values()]
-  all_ends = [series(rows, "val/loss")[0] for rows in firsts]
+  all_ends = [  # of the seeds that stopped early too
+    np.unique(np.concatenate([series(rows, "val/loss")[0] for rows in seeds]))
+    for seeds in runs.values()
+  ]
   places, axis_text = epoch_axis(firsts, all_ends)
   for axis, (name, text) in zip(axes[0], metrics, strict=True):
     plotted = []
@@ -161,6 +164,8 @@ def _bars(values, classes, colors, text, file):
 def _legend_below(figure, axis):
   """The axis' legend under all axes, in columns that fit; the figure grows by its rows."""
   handles, texts = axis.get_legend_handles_labels()
+  if not texts:
+    return
   width, height = figure.get_size_inches()
   fitting = int(width / (0.07 * max(map(len, texts)) + 0.55))  # inches of a letter, of a marker
   columns = min(max(fitting, 1), len(texts))

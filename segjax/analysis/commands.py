@@ -262,6 +262,8 @@ def _numbers(kind, flag, texts):
 
 def _steps(kept, epochs, per_epoch):
   """The steps of the epochs that were asked for, or the first, a middle and the last kept."""
+  if not kept:
+    raise UserError("the run has no checkpoint yet; train it further")
   if not epochs:
     return predictions.early_middle_last(kept)
   steps = [round(e * per_epoch) for e in epochs]

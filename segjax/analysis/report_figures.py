@@ -33,8 +33,8 @@ def curves(document, study, done, figures):
   document.figure(
     file,
     "Training (dashed) and validation (solid): mean over seeds, the band from the lowest to the "
-    "highest seed. A training value is the mean since the evaluation before, augmentation on. A "
-    f"star marks the best mean of a variant in {text_of(study.metric)}.",
+    "highest seed, of those that trained so far. A training value is the mean since the evaluation "
+    f"before, augmentation on. A star marks a variant's best mean in {text_of(study.metric)}.",
   )
 
 

@@ -155,11 +155,11 @@ def _contour(mask):
 
 def _within(mask, radius):
   """Where a pixel of the mask bool[B,H,W] is within radius i32[B], Euclidean."""
-  height = mask.shape[1]
-  x = jnp.arange(mask.shape[2], dtype=jnp.int32)[None, None]
-  far = jnp.int32(2**14)
+  height, width = mask.shape[1:]
+  x = jnp.arange(width, dtype=jnp.int32)[None, None]
+  far = jnp.int32(2**14)  # whose square, and one more, is in int32
   before = jax.lax.cummax(jnp.where(mask, x, -far), axis=2)
-  after = jax.lax.cummin(jnp.where(mask, x, far), axis=2, reverse=True)
+  after = jax.lax.cummin(jnp.where(mask, x, width + far), axis=2, reverse=True)
   square = jnp.square(jnp.minimum(jnp.minimum(x - before, after - x), far))
   most = jnp.square(radius)[:, None, None]
   rows = jnp.arange(height, dtype=jnp.int32)[None, :, None]

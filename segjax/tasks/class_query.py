@@ -38,6 +38,7 @@ class ClassQuery(Segmentation):
   present: float = 0.75
   attention: float = 0.0
 
+  loss_terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "attention")
   train_metrics: ClassVar[tuple[str, ...]] = (*Segmentation.train_metrics, "asked_iou")
 
   def __post_init__(self):

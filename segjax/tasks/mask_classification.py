@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -38,6 +39,8 @@ class MaskClassification(Segmentation):
   mask: float = 5.0
   no_object: float = 0.1
   mask_steps: int = 0
+
+  loss_terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "dice", "mask")
 
   def __post_init__(self):
     super().__post_init__()

@@ -93,7 +93,8 @@ class MultiLabel(Task):
     n = len(self.classes)
     if n < 1:
       raise UserError("multi_label needs at least 1 class, the data has none")
-    if len(self.thresholds) not in (0, 1, n) or not all(0 < t < 1 for t in self.thresholds):
+    numbers = all(isinstance(t, int | float) and 0 < t < 1 for t in self.thresholds)
+    if len(self.thresholds) not in (0, 1, n) or not numbers:
       raise UserError(
         f"task.thresholds is {self.thresholds!r}, expected no number (0.5), one, or one for each "
         f"of the {n} classes {', '.join(self.classes)}, between 0 and 1"

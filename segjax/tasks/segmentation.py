@@ -112,6 +112,7 @@ class Segmentation(Task):
   boundary: float = 0.0
   own: Any = ""
 
+  loss_terms: ClassVar[tuple[str, ...]] = tuple(MEANS)
   train_metrics: ClassVar[tuple[str, ...]] = ("loss", "pixel_accuracy", "mean_iou")
   class_colors: ClassVar[bool] = True
 
@@ -129,8 +130,8 @@ class Segmentation(Task):
         "loss.dice_weighted needs loss.class_weights and a softmax (task.sigmoid=False); set it to "
         "False"
       )
-    if not (self.own or any(getattr(self, name) for name in MEANS)):
-      raise UserError(f"the loss is empty: one of {', '.join(MEANS)} must be above 0")
+    if not (self.own or any(getattr(self, name) for name in self.loss_terms)):
+      raise UserError(f"the loss is empty: one of {', '.join(self.loss_terms)} must be above 0")
 
   @classmethod
   def loss_label_of(cls, fields):

@@ -298,11 +298,11 @@ class Checkpoints:
 
   def _check_metrics(self):
     """Raises a UserError where the scalars of a checkpoint's evaluation are damaged."""
-    for folder in sorted(self.folder.glob("*")):
+    for step in checkpoint_files.steps_in(self.folder):  # not what orbax has left half written
       try:
-        checkpoint_files.check_metrics(folder)
+        checkpoint_files.check_metrics(self.folder / str(step))
       except Exception as error:
-        raise self._damaged(folder.name, error) from error
+        raise self._damaged(step, error) from error
 
   def _damaged(self, step, error):
     """The UserError for an error in reading a checkpoint."""

@@ -92,6 +92,12 @@ def _check_space(config, count):
       f"mesh.space is {space}, which does not divide the {config.data.size[0]} rows of data.size; "
       "use another size"
     )
+  data = config.data
+  if data.eval_fit == "full" and jax.process_count() == 1 and data.eval_multiple % space:
+    raise UserError(
+      f"mesh.space is {space}, which does not divide data.eval_multiple={data.eval_multiple}, of "
+      "which the rows of images are multiples in an evaluation; use a multiple of both"
+    )
 
 
 # ---------------------------------------------------------------------------- shardings

@@ -20,7 +20,7 @@ from segjax.fields import defaults_of
 from segjax.tasks import TASKS, own_loss
 from segjax.training import class_balance, devices, freezing, optim, programs, steps, tiled
 from segjax.training import eval_step as eval_step_lib
-from segjax.training.state import init_state
+from segjax.training.state import init_state, wide_copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Experiment:
     opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
     state = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
     if state.ema_params is not None:
-      ema = jax.tree.map(lambda x: x.copy(), (params, batch_stats))
-      state = state.replace(ema_params=ema[0], ema_batch_stats=ema[1])
+      ema = dict(ema_params=wide_copy(params), ema_batch_stats=wide_copy(batch_stats))
+      state = state.replace(**ema)
     return state, report
 
   @programs.shared
@@ -143,12 +143,16 @@ class Experiment:
   def eval_mesh(self):
     """The mesh of evaluations: each process's own where images differ in size among them.
 
+    Tiles are put before the net one image after another, so one device has them all.
+
     Raises:
       UserError: tiles, in several processes.
     """
     fit = self.config.data.eval_fit
     if jax.process_count() > 1 and fit == "tiles":
       raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
+    if fit == "tiles":
+      return devices.make_mesh(jax.local_devices()[:1])
     return devices.local_mesh() if jax.process_count() > 1 and fit == "full" else self.mesh
 
   def seen(self, step, batch):

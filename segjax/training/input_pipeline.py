@@ -9,7 +9,7 @@ from segjax.config import RENAMED
 from segjax.data import checks, label_sets, limits, pipeline, rasters, sources
 from segjax.errors import UserError, choose
 from segjax.tasks import PIXELWISE, TASKS
-from segjax.training import steps
+from segjax.training import devices, steps
 
 
 def processes():
@@ -193,7 +193,9 @@ def eval_batches(config, source):
   data = config.data
   if isinstance(source, pipeline.FullSize):
     how = dict(batch_size=data.batch_size, num_threads=data.threads)
-    how |= dict(devices=jax.local_device_count())
+    alone = jax.process_count() == 1
+    parts = devices.mesh_of(config).shape["data"] if alone else jax.local_device_count()
+    how |= dict(devices=parts)
     return pipeline.full_size_batches(source, **how, **processes())
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()

@@ -83,7 +83,12 @@ def read(file, like):
   lost = [n for n in names if n not in arrays]
   if lost:
     raise UserError(f"{file}: {lost[0]} is not in it, so it is of another net; remove it")
-  state = jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in names])
+  # NumPy's files know no bfloat16.
+  leaves = [
+    arrays[n].view(x.dtype) if arrays[n].dtype.kind == "V" else arrays[n]
+    for n, x in zip(names, jax.tree.leaves(like), strict=True)
+  ]
+  state = jax.tree.unflatten(jax.tree.structure(like), leaves)
   start = "batch/"
   return state, {k.removeprefix(start): x for k, x in arrays.items() if k.startswith(start)}
 

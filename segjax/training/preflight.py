@@ -50,7 +50,7 @@ def directions(config):
 
 
 def lengths(config):
-  """Sentences about parts of a schedule that lie beyond the training's end.
+  """Sentences about fields that change nothing, such as parts of a schedule beyond the end.
 
   Args:
     config: ConfigDict of an experiment.
@@ -71,6 +71,12 @@ def lengths(config):
         f"{field} is {value:g} and total_{unit} {total:g}: the training ends before it counts"
         for field, value in late.items()
       ]
+  if config.early_stopping.metric and not config.early_stopping.patience:
+    found.append(
+      "early_stopping.metric is set, and early_stopping.patience is 0: nothing stops early"
+    )
+  if config.ema_decay_end and not config.ema_decay:
+    found.append("ema_decay_end is set, and ema_decay is 0: no average is kept")
   return found
 
 

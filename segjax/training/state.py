@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax import ops
+
 __all__ = ["TrainState", "init_state"]
 
 
@@ -22,7 +24,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: parameters, float32 unless the net's `param_dtype` is another.
     batch_stats: running statistics of batch norm; empty without it.
     opt_state: state of the optax optimiser.
-    ema_params: moving average of the parameters, or None.
+    ema_params: moving average of the parameters, float32 at least, or None.
     ema_batch_stats: moving average of the running statistics, with which the averaged parameters
       belong together.
   """
@@ -70,6 +72,11 @@ def init_state(
     params=params,
     batch_stats=batch_stats,
     opt_state=optimizer.init(params),
-    ema_params=jax.tree.map(jnp.copy, params) if ema else None,
-    ema_batch_stats=jax.tree.map(jnp.copy, batch_stats) if ema else None,
+    ema_params=wide_copy(params) if ema else None,
+    ema_batch_stats=wide_copy(batch_stats) if ema else None,
   )
+
+
+def wide_copy(tree):
+  """A copy in which to average: float32 at least, or small changes would be rounded away."""
+  return jax.tree.map(lambda x: jnp.copy(ops.wide(x)), tree)

@@ -236,8 +236,11 @@ def row_major(x):
 
 
 def global_norm(tree, small=2**16):
-  """The root of the sum of squares; arrays up to `small` values go together, in one reduction."""
-  leaves = [x.ravel() for x in jax.tree.leaves(tree)]
+  """The root of the sum of squares; arrays up to `small` values go together, in one reduction.
+
+  Squares are float32 at least: those of float16 vanish below 2e-4 and overflow from 256 on.
+  """
+  leaves = [ops.wide(x).ravel() for x in jax.tree.leaves(tree)]
   few = [x for x in leaves if x.size <= small]
   parts = [x for x in leaves if x.size > small] + ([jnp.concatenate(few)] if few else [])
   return jnp.sqrt(sum(jnp.square(x).sum() for x in parts))
