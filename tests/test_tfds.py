@@ -31,6 +31,8 @@ class Pets(tfds.core.GeneratorBasedBuilder):
       segmentation_mask=tfds.features.Image(shape=(None, None, 1)),
       named=tfds.features.LabeledImage(labels=["a", "b", "c", "d"], shape=(None, None, 1)),
       numbers=tfds.features.Tensor(shape=(8, 10), dtype=np.int32),
+      binary=tfds.features.Image(shape=(None, None, 1)),
+      mixed=tfds.features.Tensor(shape=(8, 10), dtype=np.uint8),
     )
     return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -47,6 +49,9 @@ class Pets(tfds.core.GeneratorBasedBuilder):
       file.seek(0)
       image = np.full((8, 10, 3), i, np.uint8)
       masks = dict(segmentation_mask=file, named=mask[..., None], numbers=mask.astype(np.int32))
+      white = np.where(mask == 1, 255, 0).astype(np.uint8)
+      mixed = np.where(mask == 2, 1, white).astype(np.uint8) if count == 2 else white
+      masks |= dict(binary=white[..., None], mixed=mixed)
       yield str(i), dict(image=image, label=0, **masks)
 
 
@@ -175,6 +180,24 @@ def test_foreign_set(pets, fields, names):
   expected = np.arange(80).reshape(8, 10) % 3 + 1 + fields.get("shift", 0)
   np.testing.assert_array_equal(source[1]["label"], expected)
   assert source[1]["image"].shape == (8, 10, 3) and len(np.unique(source[1]["image"])) == 1
+
+
+def test_masks_of_black_and_white(pets):
+  how = dict(classes=("sky", "pet"), val_split="test", **pets)
+  white = np.arange(80).reshape(8, 10) % 3 == 0
+  for split in sources.SPLITS:
+    source = tfds_source(split, label_key="binary", **how)
+    np.testing.assert_array_equal(source[0]["label"], white)
+    assert source.remarks == ("'binary' holds 0 and 255 alone: 255 is 'pet'",)
+  for other in (dict(ignore_value=254), dict(classes=("a", "b", "c"))):
+    source = tfds_source("train", label_key="binary", **(how | other))
+    assert not source.binary and not source.remarks
+  source = tfds_source("val", label_key="mixed", **how)  # of train alone is binary
+  with pytest.raises(UserError, match="label value 1, and the first masks of train hold 0 and 255"):
+    source[0]
+  source = tfds_source("val", label_key="mixed", **how, train_split="test[:1]", test_split="")
+  assert not source.binary
+  np.testing.assert_array_equal(np.unique(source[0]["label"]), [0, 1, 255])
 
 
 def test_slices_and_ignored_values(pets):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from segjax.data import contents, decoding, lists
 from segjax.data.labels import IGNORE, LabelTable, default_table, table_of
 from segjax.errors import NoSplit, UserError
 
+BINARY, SAMPLE = {0, 255}, 64  # values of masks of two classes; masks that are looked at
 OURS = ("kitti_road", "camvid", "folder")  # sets that launch/prepare_data.py writes
 
 
@@ -52,6 +54,7 @@ class TfdsSource:
     shift: added to the stored label values.
     ignore_value: stored label value that is not scored.
     shards: files of the set, of all splits, and those that describe it.
+    binary: masks hold 0 and 255 alone, classes 0 and 1; nothing is ignored.
   """
 
   labels: LabelTable
@@ -62,6 +65,14 @@ class TfdsSource:
   shift: int
   ignore_value: int
   shards: tuple[Path, ...] = ()
+  binary: bool = False
+
+  @property
+  def remarks(self):
+    """Sentences about how the masks are read."""
+    if not self.binary:
+      return ()
+    return (f"{self.label_key!r} holds 0 and 255 alone: 255 is {self.labels.names[1]!r}",)
 
   def digest(self):
     """16 hex digits over the files of the set, see `contents.of_shards`."""
@@ -92,6 +103,8 @@ class TfdsSource:
         f"{self.names[i]}: {self.label_key!r} has the shape {list(stored.shape)}, expected one "
         f"value per pixel of the image, {list(image.shape[:2])}"
       )
+    if self.binary:
+      stored = self._of_binary(i, stored)
     values = stored + self.shift
     bad = stored[((values < 0) | (values >= len(self.labels))) & (stored != self.ignore_value)]
     if bad.size:
@@ -104,6 +117,24 @@ class TfdsSource:
     return dict(
       image=image, label=np.where(stored == self.ignore_value, IGNORE, values).astype(np.uint8)
     )
+
+  def is_binary(self):
+    """Whether the first masks hold 0 and 255 alone."""
+    found = set()
+    for i in range(min(SAMPLE, len(self))):
+      found |= set(np.unique(self._decode(i, self.data[i][self.label_key])).tolist())
+      if not found <= BINARY:
+        return False
+    return found == BINARY
+
+  def _of_binary(self, i, stored):
+    other = stored[~np.isin(stored, list(BINARY))]
+    if other.size:
+      raise UserError(
+        f"{self.names[i]}: label value {other[0]}, and the first masks of train hold 0 and 255 "
+        f"alone, so that 255 was read as {self.labels.names[1]!r}; write one kind of masks"
+      )
+    return stored // 255
 
   def _decode(self, i, value, rgb=False):
     """Bytes of an image file, or an array, -> array, as the file sources read them."""
@@ -132,7 +163,8 @@ def tfds_source(
 
   The label table is `classes`, else that of the set's metadata (ours) or label feature. Ours need
   `dataset` and `data_dir` alone. For TFDS's own oxford_iiit_pet: label_key="segmentation_mask",
-  val_split="test", classes=("pet", "background", "border"), shift=-1.
+  val_split="test", classes=("pet", "background", "border"), shift=-1. Of two classes masks may also
+  hold 0 and 255.
 
   Args:
     split: "train", "val" or "test".
@@ -167,8 +199,10 @@ def tfds_source(
   part = parts[split]
   taken = f"{test_split!r} is its {'val' if part == val_split else 'train'} split; set test_split"
   lists.require_test(split, part not in (train_split, val_split), f"TFDS set {dataset!r}", taken)
+  decoders = {k: tfds.decode.SkipDecoding() for k in encoded}
+  read = functools.partial(builder.as_data_source, decoders=decoders)
   try:
-    data = builder.as_data_source(part, decoders={k: tfds.decode.SkipDecoding() for k in encoded})
+    data = read(part)
   except (ValueError, KeyError) as error:
     raise (NoSplit if split == lists.TEST else UserError)(
       f"TFDS set {dataset!r} has no split {part!r} (splits: {', '.join(builder.info.splits)}); "
@@ -182,7 +216,15 @@ def tfds_source(
     ) from None
   names = Names(f"{dataset}/{split}/", len(data))
   shards = tuple(sorted(f for f in Path(builder.data_dir).iterdir() if f.is_file()))
-  return TfdsSource(labels, names, data, image_key, label_key, shift, ignore_value, shards)
+  source = TfdsSource(labels, names, data, image_key, label_key, shift, ignore_value, shards)
+  plain = len(labels) == 2 and shift == 0 and ignore_value == IGNORE
+  if not plain or (builder.info.metadata or {}).get("labels"):  # ours say what they store
+    return source
+  train = source
+  if part != train_split:  # a set is read in one way
+    data = read(train_split)
+    train = dataclasses.replace(source, names=Names(f"{dataset}/train/", len(data)), data=data)
+  return dataclasses.replace(source, binary=train.is_binary())
 
 
 def _prepared_builder(tfds, dataset, data_dir):
