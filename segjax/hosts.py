@@ -143,6 +143,11 @@ def check_same(value: dict, what: str) -> None:
       raise error
 
 
+def of_jax() -> tuple[int, ...]:
+  """Numbers of the signals that JAX handles in this process, see `stops`."""
+  return (signal.SIGTERM,) if jax.process_count() > 1 else ()
+
+
 def stops(noted: Any) -> Callable[[], int]:
   """A function that says after each call of the train step whether to stop: a signal, or 0.
 

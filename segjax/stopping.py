@@ -33,10 +33,13 @@ class StopSignals:
     self._listening = True
 
   @contextlib.contextmanager
-  def patiently(self):
+  def patiently(self, but=()):
     """Context in which the first signal is noted alone: who is in it looks at `signal`.
 
     Without `listen` it takes the signals over meanwhile.
+
+    Args:
+      but: numbers of signals that stay whose they are.
 
     Raises:
       KeyboardInterrupt: a signal came before, and its interrupt was dropped.
@@ -47,7 +50,7 @@ class StopSignals:
     else:
       self.signal, self.interrupted = 0, False
       with contextlib.suppress(ValueError):  # not the main thread: signals are somebody else's
-        old = self._take_over()
+        old = self._take_over(but)
     self._patient = True
     try:
       yield self
@@ -56,10 +59,10 @@ class StopSignals:
       for number, handler in old.items():
         signal.signal(number, handler)
 
-  def _take_over(self):
+  def _take_over(self, but=()):
     """{number: its former handler}; SIGHUP stays ignored where it is, as under nohup."""
     kept = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else ()
-    return {n: signal.signal(n, self._note) for n in SIGNALS if n not in kept}
+    return {n: signal.signal(n, self._note) for n in SIGNALS if n not in (*kept, *but)}
 
   def check(self):
     """Raises KeyboardInterrupt where one was raised and dropped."""

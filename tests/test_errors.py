@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, write_pairs
 from test_training import tiny_config
 
-from segjax import cli, errors, models, ranges, startup, streams, textfiles, training
+from segjax import cli, errors, hosts, models, ranges, startup, streams, textfiles, training
 from segjax import config as config_lib
 from segjax.data import sources
 from segjax.data.labels import LabelTable, default_table, read_table
@@ -538,6 +538,16 @@ def test_in_a_training_the_first_signal_is_noted_and_a_later_one_interrupts():
   assert signal.getsignal(signal.SIGINT) is before
   with stop.patiently():  # of the next training in this process
     assert not stop.signal and not stop.interrupted
+
+
+def test_several_processes_leave_sigterm_to_jax(monkeypatch):
+  stop, before = StopSignals(), signal.getsignal(signal.SIGTERM)
+  for count, kept in ((2, True), (1, False)):
+    monkeypatch.setattr(jax, "process_count", lambda count=count: count)
+    with stop.patiently(but=hosts.of_jax()):
+      assert (signal.getsignal(signal.SIGTERM) is before) == kept
+      assert signal.getsignal(signal.SIGINT) == stop._note
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 PIPED = """

@@ -169,7 +169,7 @@ def train(  # noqa: PLR0912, PLR0915
 
     # -------------------------------------------------------------------- loop
     step, position, signalled = first, Position.of(iterator), hosts.stops(STOP)
-    with STOP.patiently() as stop, profile:
+    with STOP.patiently(but=hosts.of_jax()) as stop, profile:
       try:
         while step < plan.total and not stops.done:
           profile.before(step + 1, state)
