@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -411,6 +412,49 @@ def test_shapes_that_cover_no_pixel_are_said(tmp_path, capsys):
   file.write_text(json.dumps(value))
   convert.convert("coco", tmp_path, tmp_path / "set")
   assert "note: 1 shapes cover no pixel: they lie outside" in capsys.readouterr().out
+
+
+def test_pixels_of_an_image_keep_their_own_part():
+  pixels = np.zeros(SIZE, bool)
+  pixels[1:3, 4:7] = True
+  shape = shapes.of_pixels("a", pixels)
+  assert shape.pixels.shape == (2, 3) and shape.corner == (1, 4)
+  mask, _, lost = drawing.draw([shape], dict(a=1), SIZE, 0)
+  np.testing.assert_array_equal(mask, pixels)
+  mask, _, lost = drawing.draw([shapes.of_pixels("a", ~pixels & pixels)], dict(a=1), SIZE, 0)
+  assert lost == 1 and not mask.any()
+
+
+def test_images_that_an_export_does_not_list_are_said(tmp_path, capsys):
+  write_coco(tmp_path)
+  photo(next(tmp_path.rglob("x.png")).with_name("empty road.png"))
+  convert.convert("coco", tmp_path, tmp_path / "my set")
+  out = capsys.readouterr().out
+  assert "note: 1 image without an annotation left out: empty road.png" in out
+  assert f"--config.data.source.folder='{tmp_path / 'my set'}'" in out
+
+
+def test_an_image_that_lies_elsewhere_is_said_and_a_longer_name_is_no_prefix(tmp_path, capsys):
+  write_coco(tmp_path)
+  file, json_file = next(tmp_path.rglob("x.png")), next(tmp_path.rglob("*.json"))
+  value = json.loads(json_file.read_text())
+  value["images"][0]["file_name"] = "building-x.png"
+  json_file.write_text(json.dumps(value))
+  with pytest.raises(UserError, match="there is no file of its name"):
+    convert.convert("coco", tmp_path, tmp_path / "set")
+  for name, said in (("0a1b2c3d-x.png", False), ("train2017/x.png", False), ("cam/x.png", True)):
+    value["images"][0]["file_name"] = name
+    json_file.write_text(json.dumps(value))
+    convert.convert("coco", tmp_path, tmp_path / name[:3])
+    text = f"1 image taken by the name alone: {file.relative_to(tmp_path)} for {name}"
+    assert (text in capsys.readouterr().out) == said
+    shutil.rmtree(tmp_path / name[:3])
+
+
+def test_another_list_beside_labelme(tmp_path):
+  write_labelme(tmp_path)
+  (tmp_path / "labels.json").write_text('["road", "sky"]')
+  convert.convert("labelme", tmp_path, tmp_path / "set")
 
 
 def test_yolo_names_by_numbers_in_quotes(tmp_path):

@@ -1,5 +1,7 @@
 """Decoders over any backbone: what they read, and the outputs of the libraries that have them."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ from light import random_variables
 from test_parity import relative, run_torch
 
 from segjax import models, ops, weights
-from segjax.models import layers
+from segjax.models import convnext, layers
 
 # Of segmentation_models_pytorch over ResNet-18: class, its fields, our net, its fields.
 PAIRS = {
@@ -95,6 +97,21 @@ def cut(image):
   ]
 
 
+def test_groups_of_fpns_norms_are_32():
+  for features in (32, 64):
+    found = set()
+
+    def look(call, args, kwargs, context, found=found):
+      if isinstance(context.module, nn.GroupNorm):
+        found.add(context.module.num_groups)
+      return call(*args, **kwargs)
+
+    net = models.make("fpn", backbone="resnet18", features=features, num_classes=2)
+    with nn.intercept_methods(look):
+      jax.eval_shape(partial(net.init, train=False), jax.random.key(0), images((32, 32)))
+    assert found == {32}
+
+
 class Given(layers.Layered):
   """A backbone that gives `cut` of its image, for the heads alone."""
 
@@ -126,6 +143,28 @@ def test_upernets_head_is_that_of_transformers():
     want = torch.nn.functional.interpolate(theirs(features), size=(97, 131), mode="bilinear")
   got = run(net, variables, image)
   assert relative(got, want.permute(0, 2, 3, 1).numpy()) < 1e-4
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_transformers_upernet_is_read_whole():
+  torchvision_models()  # which transformers imports
+  transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+  stages = [f"stage{i}" for i in (1, 2, 3, 4)]
+  backbone = transformers.ConvNextConfig(
+    hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 2, 1], out_features=stages
+  )
+  config = transformers.UperNetConfig(
+    backbone_config=backbone, hidden_size=12, num_labels=5, use_auxiliary_head=False
+  )
+  theirs = transformers.UperNetForSemanticSegmentation(config)
+  ours = partial(convnext.ConvNeXt, widths=(8, 12, 16, 20), depths=(1, 1, 2, 1))
+  net = models.make("upernet", backbone=ours, features=12, num_classes=5)
+  _, report = weights.load_torch(theirs.state_dict(), random_variables(net))
+  assert not (report.missing or report.reshaped or report.other_classes)
+  # Norms of the features, which this net has not.
+  assert report.unexpected and all("hidden_states_norms" in n for n in report.unexpected)
 
 
 @pytest.mark.torch

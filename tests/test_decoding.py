@@ -167,6 +167,27 @@ def test_bmp_of_few_bits(bits, step):
   np.testing.assert_array_equal(shown[..., 1], values.astype(int) * step % 256)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bmp_of_two_greys_in_many_bits_is_refused(bits):
+  data = bmp(VALUES.astype(int) % 2, bits, [(0, 0, 0), (255, 255, 255)])
+  for read in (decoding.read_image, decoding.read_stored):
+    with pytest.raises(UserError, match=f"x: a BMP of {bits} bits with a palette of greys"):
+      read(data, "x")
+  colored = bmp(VALUES.astype(int) % 2, bits, [(0, 0, 0), (255, 0, 0)])
+  np.testing.assert_array_equal(stored(colored).values, VALUES % 2)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_tiff_mask_of_several_bands_is_refused(count):
+  tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+  file = io.BytesIO()
+  bands = np.repeat(VALUES[..., None], count, -1)
+  extra = [0] * (count - 1)  # of no given meaning, as GDAL writes them
+  tifffile.imwrite(file, bands, photometric="minisblack", planarconfig="contig", extrasamples=extra)
+  with pytest.raises(UserError, match=rf"x: a TIFF of {count} channels.*save the mask as PNG"):
+    stored(file.getvalue())
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparent_pixels_are_refused_and_opaque_ones_are_read(channels):
   array = np.repeat(VALUES[..., None], channels, -1)

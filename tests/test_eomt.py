@@ -69,6 +69,15 @@ def test_another_backbone_is_one_clear_error():
     random_variables(models.make("eomt", backbone="resnet18"))
 
 
+def test_a_backbone_by_position():
+  net = models.make("eomt", backbone=partial(dinov2.DinoV2, 12, 6, 3), num_classes=2, blocks=1)
+  found = jax.eval_shape(
+    partial(net.init, train=False), jax.random.key(0), jnp.zeros((1, 28, 28, 3))
+  )
+  assert found["params"]["backbone"]["pos_embed"].shape[-1] == 12
+  assert "blocks_5" in found["params"]["backbone"] and "blocks_6" not in found["params"]["backbone"]
+
+
 def test_masks_vanish_from_block_to_block():
   net = models.make("eomt", blocks=3)
   found = [[float(net._share(i, p)) for i in range(3)] for p in (0.0, 0.2, 0.3, 0.5, 0.8, 1.0)]

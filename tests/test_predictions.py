@@ -737,3 +737,11 @@ def test_weights_are_proposed_for_classes_that_occur():
   one = dataclasses.replace(counted, pixels=np.array([60, 0, 0]))
   assert "class_weights" not in class_statistics.proposal(one)
   assert "of class 'a', 'b', 'c' have none" in class_statistics.proposal(one)
+
+
+def test_rows_of_another_process_in_a_new_table_stay(tmp_path):
+  one, other = Predictions(tmp_path), Predictions(tmp_path)  # neither sees a table
+  for table, name in ((one, "a"), (other, "b"), (one, "c")):
+    table.begin([name], ["index.png"], ["sky"])
+    table.add(name, (2, 2), [], lambda: dict(sky=1.0))
+  assert list(Predictions(tmp_path).rows) == ["a", "b", "c"]

@@ -45,6 +45,33 @@ def test_a_file_gives_net_and_variables_bit_for_bit(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+def test_a_file_of_fewer_bits_is_widened(tmp_path):
+  _, variables = unet()
+  narrow = jax.tree.map(lambda x: x.astype(jnp.float16), variables)
+  weights.save(narrow, tmp_path / "net.safetensors", UNET)
+  _, loaded = models.load(tmp_path / "net.safetensors")
+  for k, v in flat(narrow).items():
+    assert flat(loaded)[k].dtype == np.float32
+    np.testing.assert_array_equal(flat(loaded)[k], v.astype(np.float32))
+  weights.save(narrow, tmp_path / "half.safetensors", UNET | dict(param_dtype=jnp.float16))
+  _, loaded = models.load(tmp_path / "half.safetensors")
+  kinds = {k: {str(x.dtype) for x in jax.tree.leaves(v)} for k, v in loaded.items()}
+  assert kinds == dict(params={"float16"}, batch_stats={"float32"})
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "fcn16s"])
+def test_every_score_of_an_fcn_may_be_of_other_classes(name):
+  many, few = (
+    random_variables(models.make(name, backbone="vgg11_bn", num_classes=k)) for k in (5, 2)
+  )
+  loaded, report = weights.load_variables(many, few)
+  heads = {"params/score16", "params/head"} | ({"params/score8"} if name == "fcn8s" else set())
+  assert {path.rpartition("/")[0] for path, *_ in report.other_classes} == heads
+  np.testing.assert_array_equal(
+    loaded["params"]["score16"]["kernel"], few["params"]["score16"]["kernel"]
+  )
+
+
 def test_other_programs_read_the_file(tmp_path):
   library = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
   file, _, variables = saved(tmp_path)

@@ -3,6 +3,7 @@
 import functools
 import sys
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,24 @@ def test_drop_path_drops_whole_branches_of_some_samples_in_training():
   assert values.tolist() == [0, 2, 20, 22]  # of each branch, nothing or twice
   assert counts.min() > 5
   assert np.all(quick_jit(lambda: block.apply(variables, x, train=False))() == 11)
+
+
+def test_drop_path_of_a_net_is_its_backbones():
+  small = functools.partial(segformer.MiT, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1))
+  for backbone, rate in ((small, 0.3), (functools.partial(small, drop_path=0.2), 0.2)):
+    found = []
+
+    def look(call, args, kwargs, context, found=found):
+      if isinstance(context.module, segformer.MiT):
+        found.append(context.module.drop_path)
+      return call(*args, **kwargs)
+
+    net = models.make("segformer", backbone=backbone, drop_path=0.3, num_classes=2)
+    with nn.intercept_methods(look):
+      jax.eval_shape(
+        functools.partial(net.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+      )
+    assert set(found) == {rate}
 
 
 def test_drop_path_grows_from_zero_to_its_rate(monkeypatch):

@@ -27,6 +27,14 @@ def test_a_list_of_test_names_it(tmp_path):
   names = sources.make("kitti_road", "train", folder=str(tmp_path), train_fraction=1.0).names
   with pytest.raises(NoSplit, match=r"no split 'test' \(splits: train, val\): write test.txt"):
     sources.make("kitti_road", "test", folder=str(tmp_path))
+  (tmp_path / "test.txt").write_text("\n".join(names[4:]))
+  for split in ("train", "val"):
+    with pytest.raises(UserError, match=r"test\.txt without train\.txt and val\.txt, so its"):
+      sources.make("kitti_road", split, folder=str(tmp_path))
+  with pytest.raises(NoSplit, match=r"write train\.txt and val\.txt beside test\.txt"):
+    sources.make("kitti_road", "test", folder=str(tmp_path))
+  seeded = sources.make("kitti_road", "train", folder=str(tmp_path), split_by="seed")
+  assert any("test.txt not read, as split_by is 'seed'" in note for note in seeded.notes)
   for split, part in (("train", names[:2]), ("val", names[2:4]), ("test", names[4:])):
     (tmp_path / f"{split}.txt").write_text("\n".join(part))
   found = {s: sources.make("kitti_road", s, folder=str(tmp_path)) for s in ("train", "val", "test")}

@@ -16,6 +16,7 @@ from segjax.data.datasets.tfds import TfdsSource, tfds_source
 from segjax.data.labels import default_table
 from segjax.data.tfds_builders import prepare
 from segjax.errors import UserError
+from segjax.training import header
 
 
 class Pets(tfds.core.GeneratorBasedBuilder):
@@ -188,10 +189,10 @@ def test_masks_of_black_and_white(pets):
   for split in sources.SPLITS:
     source = tfds_source(split, label_key="binary", **how)
     np.testing.assert_array_equal(source[0]["label"], white)
-    assert source.remarks == ("'binary' holds 0 and 255 alone: 255 is 'pet'",)
+    assert header.notes_of(source) == ["'binary' holds 0 and 255 alone: 255 is 'pet'"]
   for other in (dict(ignore_value=254), dict(classes=("a", "b", "c"))):
     source = tfds_source("train", label_key="binary", **(how | other))
-    assert not source.binary and not source.remarks
+    assert not source.binary and not header.notes_of(source)
   source = tfds_source("val", label_key="mixed", **how)  # of train alone is binary
   with pytest.raises(UserError, match="label value 1, and the first masks of train hold 0 and 255"):
     source[0]

@@ -22,6 +22,7 @@ from segjax.training import experiment as experiment_lib
 from segjax.training import freezing, steps
 from segjax.training.initial import load_initial
 from segjax.training.state import init_state
+from segjax.weights import families
 from segjax.weights.torch_files import read_tensors
 
 
@@ -293,3 +294,18 @@ def test_torch_free_imagenet_weights_name_photographs():
     photo = photo.resize((224, 224), box=(left, top, left + side, top + side))
     logits = apply(variables, (np.asarray(photo, np.float32)[None] - 127) / 128)
     assert logits[0].argmax() == label
+
+
+def test_names_of_files_are_read_after_a_prefix():
+  draw = np.random.default_rng(0).normal
+  for state in (
+    {"embeddings.position_embeddings.weight": draw(size=(4, 6))},
+    {"pos_embed": draw(size=(1, 4, 6)), "reg_token": draw(size=(1, 2, 6))},
+    {"blocks.1.attn.qkv.weight": draw(size=(18, 6)), "blocks.0.gamma_1": draw(size=6)},
+  ):
+    want = families.separated(state)
+    found = families.separated({f"module.{k}": v for k, v in state.items()})
+    assert found.keys() == {f"module.{k}" for k in want}
+    for k, v in want.items():
+      np.testing.assert_array_equal(found[f"module.{k}"], v)
+    assert want.keys() != state.keys() or any(want[k] is not v for k, v in state.items())

@@ -260,13 +260,16 @@ def _fault(image, head, stream, size, pages, mask):
   width, height = image.size
   if pages > 1:
     return f"{pages} pages or frames, expected 1; save the one that counts by itself"
-  if image.format == "BMP" and image.mode == "L" and head[24 if head[14] == 12 else 28] == 4:
-    return "a BMP of 4 bits with a palette of greys, which Pillow misreads; save it as PNG"
+  if image.format == "BMP":
+    depth = head[24 if head[14] == 12 else 28]
+    if (image.mode, depth) == ("L", 4) or (image.mode == "1" and depth > 1):
+      return f"a BMP of {depth} bits with a palette of greys, which Pillow misreads; save it as PNG"
+  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len(image.getbands()):
+    found = tiffs.describe(stream) or f"{samples} channels"
+    return (tiffs.no_mask if mask else tiffs.no_photograph)(found)
   if mask:
     lossy = _lossy(image, stream)
     return f"a mask in {lossy}, which changes label values; save masks as PNG" if lossy else ""
-  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len(image.getbands()):
-    return tiffs.no_photograph(tiffs.describe(stream) or f"{samples} channels")
   pixels, limit = width * height, Image.MAX_IMAGE_PIXELS or np.inf
   if pixels > limit and size < FEWEST_BYTES * pixels:
     return f"{size} bytes that claim to be {width}x{height} pixels; replace or remove it"

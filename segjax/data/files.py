@@ -280,7 +280,7 @@ def unread(folder, root, taken=None, above=()):
   where, by_ending = inside(folder, root), {}
   for path in found.others:
     name = path.name.lower()
-    if path not in taken and name not in TEXTS and not name.startswith(FOR_PEOPLE):
+    if path not in taken and path.name not in TEXTS and not name.startswith(FOR_PEOPLE):
       kind = path.suffix.lower() or "other"
       kind = "special" if kind in IMAGE_ENDINGS else kind
       by_ending.setdefault(f"{kind} file", []).append(path.name)

@@ -104,8 +104,10 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   if split_by not in ("auto", "files", "seed"):
     raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
   has_test = split_by != "seed" and all((root / f"{s}.txt").is_file() for s in (*SPLITS, TEST))
-  require_test(split, has_test, root.absolute(), "write test.txt beside train.txt and val.txt")
-  there = [f"{s}.txt" for s in SPLITS if (root / f"{s}.txt").is_file()]
+  one, others = "test.txt", "train.txt and val.txt"
+  one, others = (others, one) if (root / one).is_file() else (one, others)
+  require_test(split, has_test, root.absolute(), f"write {one} beside {others}")
+  there = [f"{s}.txt" for s in (*SPLITS, TEST) if (root / f"{s}.txt").is_file()]
   if split_by == "seed":
     notes = (f"{' and '.join(there)} not read, as split_by is 'seed'",) if there else ()
     return seeded_split(names, split, train_fraction, split_seed), notes
@@ -114,6 +116,11 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
       if not file.is_file():
         raise UserError(f"no split file {file.absolute()}; write it, or use split_by='seed'")
   elif not has_lists(root):
+    if there:
+      raise UserError(
+        f"{root}: test.txt without train.txt and val.txt, so its images would be trained on; write "
+        "the other lists too, or set split_by='seed', which reads none"
+      )
     return seeded_split(names, split, train_fraction, split_seed), ()
   listed = {s: _listed(root / f"{s}.txt", set(names)) for s in SPLITS}
   if split == TEST:

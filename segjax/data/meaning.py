@@ -202,9 +202,10 @@ def _hint(stored, meaning, file):
   """The likely cause of numbers outside the table, a sentence."""
   missing = georeferences.missing(file)
   if missing is not None and missing not in meaning.values and (stored.values == missing).any():
+    number = f"{missing:.0f}" if float(missing).is_integer() else f"{missing:g}"
     return (
-      f"; the file declares {missing:g} as missing (GDAL_NODATA): "
-      f"--config.data.source.ignore_value={missing:g} leaves it out"
+      f"; the file declares {number} as missing (GDAL_NODATA): "
+      f"--config.data.source.ignore_value={number} leaves it out"
     )
   used = masks.used_values(stored.values)
   count = len(meaning.labels)

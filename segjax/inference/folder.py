@@ -165,6 +165,8 @@ class Predictions:
   def _append(self, row):
     """Appends a row to the table, or leaves it as it is where the disk is full."""
     with writing(self._file):
+      if not self.rows:  # another process may have begun the table
+        _, self.rows, self._messy = _read_table(self._file)
       if self._messy or not self.rows:
         self._replace()
       data = _table([row])

@@ -39,6 +39,7 @@ these lines:
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -202,7 +203,8 @@ def load(file: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
     file: path of a .safetensors file, which `launch/export.py --format=safetensors` writes too.
 
   Returns:
-    (net, variables): `net.apply(variables, image, train=False)` gives its logits.
+    (net, variables): `net.apply(variables, image, train=False)` gives its logits. Numbers that the
+    file stores in fewer bits than the net's are widened, batch norm's statistics to float32.
 
   Raises:
     UserError: see `weights.load` and `make`.
@@ -211,6 +213,16 @@ def load(file: str | os.PathLike) -> tuple[nn.Module, dict[str, Any]]:
 
   variables, net_config, _ = weights.load(file)
   try:
-    return make(**net_config), variables
+    net = make(**net_config)
   except UserError as error:
     raise UserError(f"{file}: {error}") from error
+  least = dict(params=getattr(net, "param_dtype", jnp.float32))
+  return net, {
+    part: jax.tree.map(partial(_widened, least=least.get(part, jnp.float32)), tree)
+    for part, tree in variables.items()
+  }
+
+
+def _widened(x, least):
+  floats = jnp.issubdtype(x.dtype, jnp.inexact)
+  return x.astype(jnp.promote_types(x.dtype, least)) if floats else x

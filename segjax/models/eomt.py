@@ -164,8 +164,8 @@ class EoMT(Layered):
     maker = choose(dinov2.BACKBONES, maker, "backbone") if isinstance(maker, str) else maker
     if getattr(maker, "func", maker) is not dinov2.DinoV2:
       raise UserError(f"EoMT: backbone is {maker!r}, expected a partial of dinov2.DinoV2")
-    fields = getattr(maker, "keywords", {})
-    vit = self.build(partial(QueryViT, **fields), blocks=self.blocks, name="backbone")
+    own = partial(QueryViT, *getattr(maker, "args", ()), **getattr(maker, "keywords", {}))
+    vit = self.build(own, blocks=self.blocks, name="backbone")
     init = nn.initializers.normal(1.0)
     queries = self.param("query", init, (1, self.queries, vit.width), self.param_dtype)
     parts = self.num_classes, self.queries, self.upscale

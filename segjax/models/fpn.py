@@ -6,6 +6,7 @@ Computes the same as `segmentation_models_pytorch.FPN`, whose files `weights.loa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,8 @@ class FPNDecoder(Layered):
   @nn.compact
   def __call__(self, levels: list[jax.Array], *, train: bool) -> jax.Array:
     """Maps [B,H_i,W_i,C_i], the largest first -> [B,H_0,W_0,features]."""
+    groups = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5)  # also of 32 channels
+    norm = "group" if self.features % 32 else groups
     sizes, x, total = [level.shape[1:3] for level in levels], None, 0
     for i in reversed(range(len(levels))):
       name = f"p{i + 2}" if x is None else f"p{i + 2}_skip_conv"
@@ -39,7 +42,7 @@ class FPNDecoder(Layered):
       y = x = lateral if x is None else ops.resize_nearest(x, sizes[i]) + lateral
       for j in range(max(i, 1)):
         name = f"seg_blocks_{len(levels) - 1 - i}_block_{j}_block"
-        y = self.build(ConvNorm, self.features, own_norm="group", name=name)(y, train=train)
+        y = self.build(ConvNorm, self.features, own_norm=norm, name=name)(y, train=train)
         if i:
           y = ops.resize_bilinear(y, sizes[i - 1 - j], corners=True)
       total += y

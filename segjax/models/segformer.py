@@ -252,7 +252,10 @@ class SegFormer(Layered):
     """
     backbone = self.backbone
     if isinstance(backbone, str):
-      backbone = partial(choose(BACKBONES, backbone, "backbone"), drop_path=self.drop_path)
+      backbone = choose(BACKBONES, backbone, "backbone")
+    if getattr(backbone, "func", backbone) is MiT:
+      fields = dict(drop_path=self.drop_path) | getattr(backbone, "keywords", {})
+      backbone = partial(backbone, **fields)
     if not isinstance(backbone, nn.Module):
       backbone = self.build(backbone, name="backbone")
     features = backbone(image, train=train)[2:]

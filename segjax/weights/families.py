@@ -161,6 +161,7 @@ _FAMILIES = (
 _MODEL = re.compile(
   r"^(convnext|convnextv2|dinov2|dinov2_with_registers|swin)\.|^model\.(?=layer\.\d)"
 )
+_ENCODER = "backbone."
 # Parts of a gated MLP, which none of our nets has.
 GATED = re.compile(r"\.mlp\.(gate_proj|w[123]|w12|weights_(in|out)|fc1_[gx])\.")
 _QKV = re.compile(r"(^|.*\.)qkv\.(weight|bias)$")
@@ -173,6 +174,11 @@ _CONSTANT = re.compile(
 
 def common_names(names: Collection[str]) -> dict[str, str]:
   """Names of a state dict -> names in their family's first repository, or the same."""
+  inner = {name for name in names if name.startswith(_ENCODER)}
+  if 0 < len(inner) < len(names):  # an encoder within a net, which may be of another family
+    found = common_names({name.removeprefix(_ENCODER) for name in inner})
+    rest = common_names(set(names) - inner)
+    return rest | {name: _ENCODER + found[name.removeprefix(_ENCODER)] for name in inner}
   plain = {name: _MODEL.sub("", name) for name in names}
   there, out = set(plain.values()), {}
   rules = [rule for marks, *rules in _FAMILIES if _fit(marks, there) for rule in rules]
@@ -196,10 +202,11 @@ def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   out = {}
   for name, value in tensors.items():
     found = _QKV.match(name)
-    if name == _EOMT:
+    if f".{name}".endswith(f".{_EOMT}"):
       out[name] = np.concatenate([np.zeros_like(value[:1]), value])[None]
       continue
-    if name == "pos_embed" and "reg_token" in tensors:  # timm's
+    start, _, leaf = name.rpartition(".")
+    if leaf == "pos_embed" and f"{start}.reg_token".lstrip(".") in tensors:  # timm's
       out[name] = np.concatenate([np.zeros_like(value[:, :1]), value], 1)
       continue
     if not found or value.ndim == 0 or len(value) % 3:
@@ -209,6 +216,6 @@ def separated(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for part, piece in zip("qkv", np.split(value, 3), strict=True):
       if leaf == "weight" or part != "k" or f"{start}qkv.bias_mask" not in tensors:
         out[f"{start}{part}.{leaf}"] = piece
-      if part != "k" and "blocks.0.gamma_1" in tensors:
+      if part != "k" and f"{start.partition('blocks.')[0]}blocks.0.gamma_1" in tensors:
         out.setdefault(f"{start}{part}.bias", np.zeros_like(piece[:, 0]))
   return {name: value for name, value in out.items() if not _CONSTANT.search(name)}

@@ -18,7 +18,7 @@ from segjax.weights.families import GATED, separated
 from segjax.weights.names import place
 from segjax.weights.torch_files import read_tensors
 
-_HEAD = re.compile(r"^(head|aux_head|final_layer|seghead_extra)/")
+_HEAD = re.compile(r"^(head|aux_head|final_layer|seghead_extra|score16|score8)/")
 # The first convolution on the image, of every net and backbone of the library.
 _FIRST = re.compile(
   r"^(backbone/)?(conv1(_0)?|conv_stem|downsample_layers_0_0|down1/conv1|features_0(/0)?|"

@@ -15,6 +15,7 @@ from segjax.data.annotations.shapes import (
   class_name,
   expecting,
   not_drawn,
+  of_pixels,
   polygon,
   runs,
 )
@@ -113,7 +114,7 @@ def _shape(name, segmentation, size, where):
   found = tuple(segmentation["size"])
   if found != size:
     raise UserError(f"{where}: its run lengths are of {found}, the image of {size}")
-  return Shape(name, pixels=runs(counts, size, where, order="F"))
+  return of_pixels(name, runs(counts, size, where, order="F"))
 
 
 def unpack(text):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import shlex
 import shutil
 import tempfile
 from collections import Counter
@@ -63,7 +66,9 @@ def convert(tool, source, output, *, images=None, unlabelled=BACKGROUND):
   names, numbers, empty, notes = _classes(found.names, unlabelled)
   found = dataclasses.replace(found, notes=(*found.notes, *notes))
   _check_names(names)
-  targets = _targets(found.pictures, root)
+  targets, elsewhere = _targets(found.pictures, root)
+  lone = () if tool == "yolo" else _without_annotation(targets)  # which names them itself
+  found = dataclasses.replace(found, notes=(*found.notes, *elsewhere, *lone))
   with errors.writing(output):
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
@@ -137,8 +142,8 @@ def _splits(found):
 
 
 def _targets(pictures, root):
-  """(image file, name of both new files) of each picture."""
-  everywhere, targets, taken = None, [], {}
+  """([(image file, name of both new files) of each picture], notes)."""
+  everywhere, targets, taken, moved = None, [], {}, []
   for picture in pictures:
     file = root / picture.image
     if not file.is_file():
@@ -156,6 +161,9 @@ def _targets(pictures, root):
           "there, or say where the images are with --images"
         )
       file = matches[0]
+      parts = picture.image.parts
+      if len(parts) > 1 and file.parts[-len(parts) :] != parts:
+        moved.append(f"{file.relative_to(root)} for {picture.image}")
     if file.suffix.lower() not in (*files.IMAGE_ENDINGS, *JPEG):
       endings = ", ".join((*files.IMAGE_ENDINGS, *JPEG))
       raise UserError(f"{file}: an image of another ending, expected {endings}; convert it")
@@ -166,13 +174,23 @@ def _targets(pictures, root):
       raise UserError(f"{file} and {taken[name]} have one name; rename one of them")
     taken[name] = file
     targets.append((file, name))
-  return targets
+  notes = (f"{lists.count(moved, 'image')} taken by the name alone: {lists.some(moved)}",)
+  return targets, notes * bool(moved)
+
+
+def _without_annotation(targets):
+  """A sentence about images beside those of the export that it does not list."""
+  taken = {os.fspath(file) for file, _ in targets}
+  folders = sorted({file.parent for file, _ in targets})
+  found = (file for folder in folders for file in files.entries(folder).files)
+  lone = [file.name for file in found if os.fspath(file) not in taken]
+  text = f"{lists.count(lone, 'image')} without an annotation left out: {lists.some(lone)}"
+  return (text,) * bool(lone)
 
 
 def _without_prefix(name):
-  """Label Studio puts eight digits before the name of an uploaded file."""
-  head, _, rest = name.partition("-")
-  return rest if len(head) == 8 and rest else name
+  """Label Studio puts eight hexadecimal digits before the name of an uploaded file."""
+  return re.sub(r"^[0-9a-f]{8}-(?=.)", "", name)
 
 
 def _write(picture, file, folder, name, numbers, empty):
@@ -216,4 +234,4 @@ def _describe(output, found, names, counts, overlap):
     print(f"  note: {note}")
   print("train from it:")
   print("  python launch/train.py --config=configs/segmentation_folder.py "
-        f"--config.data.source.folder={output}")  # fmt: skip
+        f"--config.data.source.folder={shlex.quote(str(output))}")  # fmt: skip

@@ -17,6 +17,7 @@ from segjax.data.annotations.shapes import (
   ellipse,
   expecting,
   not_drawn,
+  of_pixels,
   polygon,
   rectangle,
 )
@@ -91,7 +92,7 @@ def _shape(region, where):
   pixels = unpack(value["rle"], where)
   if pixels.size != 4 * width * height:
     raise UserError(f"{where}: its brush has {pixels.size // 4} pixels, expected {width * height}")
-  return Shape(str(name), pixels=pixels.reshape(height, width, 4)[:, :, 3] > 0)
+  return of_pixels(str(name), pixels.reshape(height, width, 4)[:, :, 3] > 0)
 
 
 def unpack(data, where):

@@ -32,8 +32,12 @@ def read(source):
   Polygons, rectangles, circles and masks are areas; points and lines are counted in a note.
   """
   found = sorted(source.rglob("*.json")) if source.is_dir() else [source]
-  read = [(file, read_json(file, dict, mend=ANEW)) for file in found]
-  read = [(file, value) for file, value in read if "shapes" in value and "imagePath" in value]
+  read = [(file, read_json(file, (dict, list), mend=ANEW)) for file in found]
+  read = [
+    (file, value)
+    for file, value in read
+    if isinstance(value, dict) and "shapes" in value and "imagePath" in value
+  ]
   if not read:
     raise UserError(f"{source}: expected JSON files of LabelMe in it, with shapes and imagePath")
   pictures, left = [], Counter()

@@ -134,6 +134,16 @@ def ellipse(x, y, radius_x, radius_y, *, degrees=0.0):
   return np.stack([x + c * dx - s * dy, y + s * dx + c * dy], axis=1)
 
 
+def of_pixels(name, pixels):
+  """A Shape of the pixels bool[H,W] of an image, of which it keeps the part around those."""
+  (rows,), (columns,) = (np.nonzero(pixels.any(axis)) for axis in (1, 0))
+  if not len(rows):
+    return Shape(name, pixels=np.zeros((0, 0), bool))
+  top, left = int(rows[0]), int(columns[0])
+  part = pixels[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+  return Shape(name, pixels=part, corner=(top, left))
+
+
 def runs(counts, shape, where, order="C"):
   """Pixels of run lengths: so many outside, so many inside, in turn.
 

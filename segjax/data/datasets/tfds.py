@@ -68,7 +68,7 @@ class TfdsSource:
   binary: bool = False
 
   @property
-  def remarks(self):
+  def notes(self):
     """Sentences about how the masks are read."""
     if not self.binary:
       return ()

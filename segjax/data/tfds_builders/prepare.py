@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shlex
 import tempfile
 import time
 
@@ -38,6 +39,8 @@ def prepare(name, source, data_dir, shards):
     _describe(builder, data_dir)
     return
   splits = [sources.make(builder.name, split, folder=str(source)) for split in sources.SPLITS]
+  for note in dict.fromkeys(note for split in splits for note in split.notes):
+    print(f"  note: {note}")
   shards = min(shards, *map(len, splits))  # TFDS wants an example in each
   start = time.perf_counter()
   print(f"writing {builder.data_dir} ...", flush=True)
@@ -59,7 +62,8 @@ def _describe(builder, data_dir):
   print("train from it:")
   print(
     "  python launch/train.py --config=configs/unet_road.py:data=tfds"
-    f" --config.data.source.dataset={builder.name} --config.data.source.data_dir={data_dir}"
+    f" --config.data.source.dataset={builder.name}"
+    f" --config.data.source.data_dir={shlex.quote(str(data_dir))}"
     + " --config.task.sigmoid=False"
     * many
   )
