@@ -78,9 +78,7 @@ def call_file(spec, function, what="file"):
   names = runpy.run_path(file)
   if function not in names:
     other = next((hint for name, hint in OTHERS.items() if name in names), "")
-    raise UserError(
-      f"{file}: no function {function!r} in it, expected `def {function}(arg)`{other}"
-    )
+    raise UserError(f"{file}: no function {function!r}, expected `def {function}(arg)`{other}")
   call = names[function]
   try:
     return call(arg) if arg or inspect.signature(call).parameters else call()
@@ -90,9 +88,7 @@ def call_file(spec, function, what="file"):
     said = " ".join(str(error).split())
     how = "give a value of the field's own type"
     if re.search(r"\(reference\)\. <(class|function|bound method|built-in) ", said):
-      how = (
-        "a class or function of your own stands in a config by its name, 'package.module:attribute'"
-      )
+      how = "a class or function stands in a config by its name, 'package.module:attribute'"
     raise UserError(f"{file}: {said}; {how}") from error
 
 
