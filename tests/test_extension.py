@@ -32,7 +32,7 @@ MODULES = ("parts", "squares", "canary", "broken", "study")
 def example():
   """The two files that configs/README.md shows."""
   text = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
-  text = text.partition("## Your own net")[2].partition("\n## ")[0]
+  text = text.partition("## Your own code")[2].partition("\n## ")[0]
   return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
