@@ -264,7 +264,12 @@ def _fault(image, head, stream, size, pages, mask):
     depth = head[24 if head[14] == 12 else 28]
     if (image.mode, depth) == ("L", 4) or (image.mode == "1" and depth > 1):
       return f"a BMP of {depth} bits with a palette of greys, which Pillow misreads; save it as PNG"
-  if image.format == "TIFF" and (samples := image.tag_v2.get(277, 1)) > len(image.getbands()):
+  bands = len(image.getbands())
+  if (
+    image.format == "TIFF"
+    and (samples := image.tag_v2.get(277, 1)) > bands
+    and (bands == 1 or not mask)
+  ):
     found = tiffs.describe(stream) or f"{samples} channels"
     return (tiffs.no_mask if mask else tiffs.no_photograph)(found)
   if mask:

@@ -253,7 +253,7 @@ class SegFormer(Layered):
     backbone = self.backbone
     if isinstance(backbone, str):
       backbone = choose(BACKBONES, backbone, "backbone")
-    if getattr(backbone, "func", backbone) is MiT:
+    if getattr(backbone, "func", backbone) is MiT and len(getattr(backbone, "args", ())) < 8:
       fields = dict(drop_path=self.drop_path) | getattr(backbone, "keywords", {})
       backbone = partial(backbone, **fields)
     if not isinstance(backbone, nn.Module):

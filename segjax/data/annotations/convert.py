@@ -180,8 +180,8 @@ def _targets(pictures, root):
 
 def _without_annotation(targets):
   """A sentence about images beside those of the export that it does not list."""
-  taken = {os.fspath(file) for file, _ in targets}
-  folders = sorted({file.parent for file, _ in targets})
+  whole = [Path(os.path.normpath(file)) for file, _ in targets]
+  taken, folders = set(map(os.fspath, whole)), sorted({file.parent for file in whole})
   found = (file for folder in folders for file in files.entries(folder).files)
   lone = [file.name for file in found if os.fspath(file) not in taken]
   text = f"{lists.count(lone, 'image')} without an annotation left out: {lists.some(lone)}"
