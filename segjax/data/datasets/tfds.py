@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from segjax.data import contents, decoding, lists
 from segjax.data.labels import IGNORE, LabelTable, default_table, table_of
 from segjax.errors import NoSplit, UserError
 
-BINARY, SAMPLE = {0, 255}, 64  # values of masks of two classes; masks that are looked at
+BINARY = {0, 255}  # values of masks of two classes
 OURS = ("kitti_road", "camvid", "folder")  # sets that launch/prepare_data.py writes
 
 
@@ -118,20 +120,16 @@ class TfdsSource:
       image=image, label=np.where(stored == self.ignore_value, IGNORE, values).astype(np.uint8)
     )
 
-  def is_binary(self):
-    """Whether the first masks hold 0 and 255 alone."""
-    found = set()
-    for i in range(min(SAMPLE, len(self))):
-      found |= set(np.unique(self._decode(i, self.data[i][self.label_key])).tolist())
-      if not found <= BINARY:
-        return False
-    return found == BINARY
+  def _stored(self):
+    """The label values of each mask, a set, one after the other."""
+    for i in range(len(self)):
+      yield set(np.unique(self._decode(i, self.data[i][self.label_key])).tolist())
 
   def _of_binary(self, i, stored):
     other = stored[~np.isin(stored, list(BINARY))]
     if other.size:
       raise UserError(
-        f"{self.names[i]}: label value {other[0]}, and the first masks of train hold 0 and 255 "
+        f"{self.names[i]}: label value {other[0]}, and the masks of train and val hold 0 and 255 "
         f"alone, so that 255 was read as {self.labels.names[1]!r}; write one kind of masks"
       )
     return stored // 255
@@ -220,11 +218,26 @@ def tfds_source(
   plain = len(labels) == 2 and shift == 0 and ignore_value == IGNORE
   if not plain or (builder.info.metadata or {}).get("labels"):  # ours say what they store
     return source
-  train = source
-  if part != train_split:  # a set is read in one way
-    data = read(train_split)
-    train = dataclasses.replace(source, names=Names(f"{dataset}/train/", len(data)), data=data)
-  return dataclasses.replace(source, binary=train.is_binary())
+  both = []
+  for other in (train_split, val_split):  # as `data.meaning` decides it for files
+    with contextlib.suppress(ValueError, KeyError):  # it may lack one
+      masks = read(other)
+      names = Names(f"{dataset}/{other}/", len(masks))
+      both.append(dataclasses.replace(source, names=names, data=masks))
+  return dataclasses.replace(source, binary=_is_binary(both))
+
+
+def _is_binary(found):
+  """Whether the masks of some sources hold 0 and 255 alone; the first with another value says no.
+
+  Where 255 is ignored, that is soon met.
+  """
+  seen = set()
+  for values in itertools.chain.from_iterable(source._stored() for source in found):
+    seen |= values
+    if not seen <= BINARY:
+      return False
+  return seen == BINARY
 
 
 def _prepared_builder(tfds, dataset, data_dir):
