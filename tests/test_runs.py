@@ -22,7 +22,7 @@ from test_training import tiny_config as unet_config
 
 from segjax import claims, models, pool, study, textfiles, training
 from segjax import config as config_lib
-from segjax.data import checks, pipeline, sources
+from segjax.data import checks, contents, pipeline, sources
 from segjax.data.labels import default_table
 from segjax.errors import Stopped, UserError, explain
 from segjax.stopping import STOP
@@ -32,7 +32,6 @@ from segjax.training import (
   checkpoint_files,
   coverage,
   evaluator,
-  header,
   initial,
   input_pipeline,
   receipt,
@@ -434,7 +433,7 @@ def test_notes_stand_once_and_at_most_ten(capsys):
   class Source:
     notes = tuple(f"n{i}" for i in range(12))
 
-  assert header.notes_of(Source, Source, object()) == [f"n{i}" for i in range(12)]
+  assert contents.notes_of(Source, Source, object()) == [f"n{i}" for i in range(12)]
 
 
 # ---------------------------------------------------------------------------- one at a time

@@ -157,7 +157,13 @@ def test_drop_path_drops_whole_branches_of_some_samples_in_training():
 
 def test_drop_path_of_a_net_is_its_backbones():
   small = functools.partial(segformer.MiT, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1))
-  for backbone, rate in ((small, 0.3), (functools.partial(small, drop_path=0.2), 0.2)):
+  fields = (1, 1, 1, 1), (8, 8, 8, 8), *(getattr(segformer.MiT, n) for n in (
+    "num_heads", "sr_ratios", "mlp_ratios", "patch_sizes", "strides"))  # fmt: skip
+  for backbone, rate in (
+    (small, 0.3),
+    (functools.partial(small, drop_path=0.2), 0.2),
+    (functools.partial(segformer.MiT, *fields, 0.1), 0.1),
+  ):
     found = []
 
     def look(call, args, kwargs, context, found=found):

@@ -40,7 +40,7 @@ def test_a_list_of_test_names_it(tmp_path):
   found = {s: sources.make("kitti_road", s, folder=str(tmp_path)) for s in ("train", "val", "test")}
   assert found["test"].names == names[4:] and found["train"].names == names[:2]
   assert not any("neither" in note for note in found["train"].notes)
-  with pytest.raises(NoSplit):  # the lists are not read
+  with pytest.raises(NoSplit, match="split_by='seed' reads no lists"):
     sources.make("kitti_road", "test", folder=str(tmp_path), split_by="seed")
   (tmp_path / "test.txt").write_text("\n".join(names[3:]))
   with pytest.raises(UserError, match=r"in val\.txt and in test\.txt"):

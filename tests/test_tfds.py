@@ -10,13 +10,12 @@ import tensorflow_datasets as tfds
 from conftest import DATA, launch, write_kitti, write_pairs
 from PIL import Image
 
-from segjax.data import pipeline, sources, tfds_builders
+from segjax.data import contents, pipeline, sources, tfds_builders
 from segjax.data.checks import Subset
 from segjax.data.datasets.tfds import TfdsSource, tfds_source
 from segjax.data.labels import default_table
 from segjax.data.tfds_builders import prepare
 from segjax.errors import UserError
-from segjax.training import header
 
 
 class Pets(tfds.core.GeneratorBasedBuilder):
@@ -189,16 +188,22 @@ def test_masks_of_black_and_white(pets):
   for split in sources.SPLITS:
     source = tfds_source(split, label_key="binary", **how)
     np.testing.assert_array_equal(source[0]["label"], white)
-    assert header.notes_of(source) == ["'binary' holds 0 and 255 alone: 255 is 'pet'"]
+    assert contents.notes_of(source) == ["'binary' holds 0 and 255 alone: 255 is 'pet'"]
   for other in (dict(ignore_value=254), dict(classes=("a", "b", "c"))):
     source = tfds_source("train", label_key="binary", **(how | other))
-    assert not source.binary and not header.notes_of(source)
-  source = tfds_source("val", label_key="mixed", **how)  # of train alone is binary
-  with pytest.raises(UserError, match="label value 1, and the first masks of train hold 0 and 255"):
+    assert not source.binary and not contents.notes_of(source)
+  for split, values in (("train", [0, 255]), ("val", [0, 1, 255])):  # val alone has a 1
+    source = tfds_source(split, label_key="mixed", **how)
+    assert not source.binary
+    np.testing.assert_array_equal(np.unique(source[0]["label"]), values)
+  how |= dict(train_split="train[:4]", val_split="train[4:]")
+  source = tfds_source("test", label_key="mixed", **how)  # the test split alone has one
+  with pytest.raises(
+    UserError, match="label value 1, and the masks of train and val hold 0 and 255"
+  ):
     source[0]
-  source = tfds_source("val", label_key="mixed", **how, train_split="test[:1]", test_split="")
-  assert not source.binary
-  np.testing.assert_array_equal(np.unique(source[0]["label"]), [0, 1, 255])
+  how |= dict(train_split="none", val_split="test")  # a set for evaluations alone
+  np.testing.assert_array_equal(tfds_source("val", label_key="binary", **how)[0]["label"], white)
 
 
 def test_slices_and_ignored_values(pets):

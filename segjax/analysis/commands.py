@@ -23,11 +23,10 @@ from segjax.analysis import (
 )
 from segjax.augment import make_augment
 from segjax.benchmark import cost as cost_lib
-from segjax.data import checks, limits, rasters, sources
+from segjax.data import checks, contents, limits, rasters, sources
 from segjax.errors import UserError, choose
 from segjax.training import (
   evaluation,
-  header,
   input_pipeline,
   nan_debug,
   restore,
@@ -76,7 +75,7 @@ def data(config, split, output, samples):
   source, faults = checks.without_broken(whole, threads)
   title = f"{config.data.source.name}, {split}: {len(source)} examples"
   print(title)
-  for note in header.notes_of(whole):
+  for note in contents.notes_of(whole):
     print(f"  note: {note}")
   folder = _folder(output or _name_of(config))
   _write(sheets.samples(source, samples or 8), folder / f"samples_{split}.png")

@@ -44,6 +44,18 @@ class OfFiles:
     return combine(self.hashes, self.labels)
 
 
+def notes_of(*found):
+  """Sentences of sources about files that they do not read, or read in a way that may surprise.
+
+  Args:
+    *found: sources.
+
+  Returns:
+    list, each sentence once.
+  """
+  return list(dict.fromkeys(note for s in found for note in getattr(s, "notes", ())))
+
+
 def example_hashes(source, pairs):
   """Hashes of the examples of a source that reads files.
 

@@ -104,9 +104,12 @@ def split_names(root, split, names, *, split_by, train_fraction, split_seed):
   if split_by not in ("auto", "files", "seed"):
     raise UserError(f"split_by is {split_by!r}, expected 'auto', 'files' or 'seed'")
   has_test = split_by != "seed" and all((root / f"{s}.txt").is_file() for s in (*SPLITS, TEST))
-  one, others = "test.txt", "train.txt and val.txt"
-  one, others = (others, one) if (root / one).is_file() else (one, others)
-  require_test(split, has_test, root.absolute(), f"write {one} beside {others}")
+  why = "write test.txt beside train.txt and val.txt"
+  if (root / "test.txt").is_file():
+    why = "write train.txt and val.txt beside test.txt"
+  if split_by == "seed":
+    why = "split_by='seed' reads no lists"
+  require_test(split, has_test, root.absolute(), why)
   there = [f"{s}.txt" for s in (*SPLITS, TEST) if (root / f"{s}.txt").is_file()]
   if split_by == "seed":
     notes = (f"{' and '.join(there)} not read, as split_by is 'seed'",) if there else ()

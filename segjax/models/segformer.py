@@ -8,6 +8,7 @@ computes, and its parameters have the names of that library's checkpoints: with 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -253,9 +254,10 @@ class SegFormer(Layered):
     backbone = self.backbone
     if isinstance(backbone, str):
       backbone = choose(BACKBONES, backbone, "backbone")
-    if getattr(backbone, "func", backbone) is MiT and len(getattr(backbone, "args", ())) < 8:
-      fields = dict(drop_path=self.drop_path) | getattr(backbone, "keywords", {})
-      backbone = partial(backbone, **fields)
+    if getattr(backbone, "func", backbone) is MiT:
+      given = getattr(backbone, "args", ()), getattr(backbone, "keywords", {})
+      own = inspect.signature(MiT).bind_partial(*given[0], **given[1]).arguments
+      backbone = partial(MiT, **dict(drop_path=self.drop_path) | own)
     if not isinstance(backbone, nn.Module):
       backbone = self.build(backbone, name="backbone")
     features = backbone(image, train=train)[2:]

@@ -15,6 +15,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segjax.errors import UserError
+from segjax.tasks import TASKS
 
 SMALL = 2**10  # values; a smaller array stays whole, as gathering it would cost more than it saves
 
@@ -49,6 +50,28 @@ def mesh_of(config: Any) -> Mesh:
   space = math.gcd(config.mesh.space, jax.local_device_count(), config.data.size[0])
   wanted = count // space if data == -1 else min(max(data, 1), count // space)
   return make_mesh(data=math.gcd(config.data.batch_size, wanted), space=space)
+
+
+def eval_mesh_of(config: Any, mesh: Mesh | None = None) -> Mesh:
+  """The mesh of evaluations: each process's own where images differ in size among them.
+
+  Tiles are put before the net one image after another, so one device has them all.
+
+  Args:
+    config: ConfigDict of an experiment.
+    mesh: of its training; None: `mesh_of`.
+
+  Raises:
+    UserError: tiles, in several processes.
+  """
+  several, fit = jax.process_count() > 1, config.data.eval_fit
+  if several and fit == "tiles":
+    raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
+  if fit == "tiles":
+    return make_mesh(jax.local_devices()[:1])
+  if several and fit == "full":
+    return local_mesh()
+  return mesh_of(config) if mesh is None else mesh
 
 
 def check(config: Any) -> None:
@@ -93,7 +116,8 @@ def _check_space(config, count):
       "use another size"
     )
   data = config.data
-  if data.eval_fit == "full" and jax.process_count() == 1 and data.eval_multiple % space:
+  extends = data.eval_fit == "full" and not TASKS[config.task.name].forbids_padding
+  if extends and jax.process_count() == 1 and data.eval_multiple % space:
     raise UserError(
       f"mesh.space is {space}, which does not divide data.eval_multiple={data.eval_multiple}, of "
       "which the rows of images are multiples in an evaluation; use a multiple of both"

@@ -141,19 +141,8 @@ class Experiment:
     )
 
   def eval_mesh(self):
-    """The mesh of evaluations: each process's own where images differ in size among them.
-
-    Tiles are put before the net one image after another, so one device has them all.
-
-    Raises:
-      UserError: tiles, in several processes.
-    """
-    fit = self.config.data.eval_fit
-    if jax.process_count() > 1 and fit == "tiles":
-      raise UserError("data.eval_fit='tiles' works in one process; use 'full' or 'resize'")
-    if fit == "tiles":
-      return devices.make_mesh(jax.local_devices()[:1])
-    return devices.local_mesh() if jax.process_count() > 1 and fit == "full" else self.mesh
+    """See `devices.eval_mesh_of`."""
+    return devices.eval_mesh_of(self.config, self.mesh)
 
   def seen(self, step, batch):
     """What the net sees of a batch in a train step, augmented: (inputs, label), see the task.

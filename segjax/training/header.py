@@ -103,11 +103,6 @@ def print_summary(task, sums, minutes, best_metric, checkpoints):
     print("  peak memory of the device: {:.1f} of {:.1f} GB".format(*memory))
 
 
-def notes_of(*sources):
-  """Sentences of sources about files that they do not read, each once."""
-  return list(dict.fromkeys(note for s in sources for note in getattr(s, "notes", ())))
-
-
 def _line(what, text):
   text = str(text).replace("\n", "\n" + " " * 14)
   print(f"  {what:<12}{text}", flush=True)

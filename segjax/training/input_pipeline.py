@@ -193,9 +193,7 @@ def eval_batches(config, source):
   data = config.data
   if isinstance(source, pipeline.FullSize):
     how = dict(batch_size=data.batch_size, num_threads=data.threads)
-    alone = jax.process_count() == 1
-    parts = devices.mesh_of(config).shape["data"] if alone else jax.local_device_count()
-    how |= dict(devices=parts)
+    how |= dict(devices=devices.eval_mesh_of(config).shape["data"])
     return pipeline.full_size_batches(source, **how, **processes())
   return pipeline.eval_batches(
     source, batch_size=data.batch_size, num_threads=data.threads, **processes()

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from segjax import config as config_lib
 from segjax import hosts, models
 from segjax.claims import TakenOver
+from segjax.data import contents
 from segjax.errors import Stopped, UserError
 from segjax.stopping import STOP
 from segjax.training import (
@@ -109,12 +110,12 @@ def train(  # noqa: PLR0912, PLR0915
     first = hosts.of_first(checkpoints.step_of, "latest") or 0
     profile = Profile(profile_steps, workdir / "profile", done=first, total=plan.total)
     report, warnings, counted = None, [], True
+    sources = train_source.source, val_source.source
     if first:
       state = checkpoints.restore(first, abstract, iterator)
     else:
-      sources = train_source.source, val_source.source
       warnings, counted = hosts.of_first(coverage.at_start, config, *sources, task.label_kind)
-      warnings += preflight.directions(config) + preflight.lengths(config)
+      warnings += preflight.directions(config) + preflight.without_effect(config)
       state, report = experiment.init()
       classes = initial.compare_classes(config.init_from, config.init_part, labels, task)
       report = "\n".join(filter(None, (report and str(report), classes)))
@@ -130,7 +131,7 @@ def train(  # noqa: PLR0912, PLR0915
       info=info,
       params=state.params,
       data_on_device=on_device,
-      notes=header.notes_of(train_source.source, val_source.source),
+      notes=contents.notes_of(*sources),
       resumed=first,
       warnings=warnings,
       report=report,

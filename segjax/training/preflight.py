@@ -49,7 +49,7 @@ def directions(config):
   return found
 
 
-def lengths(config):
+def without_effect(config):
   """Sentences about fields that change nothing, such as parts of a schedule beyond the end.
 
   Args:

@@ -12,7 +12,7 @@ import time
 import tensorflow_datasets as tfds
 
 from segjax import errors
-from segjax.data import sources
+from segjax.data import contents, sources
 from segjax.data.tfds_builders import BUILDERS
 from segjax.errors import choose
 
@@ -39,7 +39,7 @@ def prepare(name, source, data_dir, shards):
     _describe(builder, data_dir)
     return
   splits = [sources.make(builder.name, split, folder=str(source)) for split in sources.SPLITS]
-  for note in dict.fromkeys(note for split in splits for note in split.notes):
+  for note in contents.notes_of(*splits):
     print(f"  note: {note}")
   shards = min(shards, *map(len, splits))  # TFDS wants an example in each
   start = time.perf_counter()
