@@ -30,13 +30,10 @@ whose epochs take 0.4 of the time, and `refine=WORKDIR` trains that run on at 36
 
 from segjax import config as config_lib
 from segjax import weights
-from segjax.errors import UserError
 
 
 def get_config(arg=""):
   a = config_lib.parse_arg(arg, data="road_scenes", scratch=False, refine="", smoke=False)
-  if a.scratch and a.refine:
-    raise UserError("scratch and refine are two runs, one after the other: give one of them")
   c = config_lib.default()
   c.name = "camvid_scratch" if a.scratch else "camvid_refined" if a.refine else "camvid"
 
